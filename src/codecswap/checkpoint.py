@@ -1,0 +1,111 @@
+"""Student checkpoints: what is in them, and how they are read back into a codec."""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from codecswap.codecs import FactorizedPrior, read_state
+from codecswap.errors import UserError
+from codecswap.surgery import swap
+
+
+@dataclass(frozen=True)
+class StudentRecord:
+    """How to rebuild a student and find its teacher; stored in every checkpoint under ``codec``."""
+
+    N: int
+    """Channels inside the transforms."""
+    M: int
+    """Channels of the latents."""
+    replacement: str
+    """``upsample``, ``masked`` or ``subpixel``."""
+    kernel_size: int | None
+    """Kernel of the ``upsample`` replacement where it is not the teacher's."""
+    teacher: str | None
+    """The teacher's path, ``tiny``, or None for the zoo."""
+    quality: int
+    """The zoo's quality."""
+    metric: str
+    """The zoo's metric."""
+    teacher_sha256: str | None
+    """`codecswap.codecs.fingerprint` of the teacher."""
+    same_latents: bool
+    """Encoder and entropy model are the teacher's: its bitstreams decode."""
+
+
+@dataclass(frozen=True)
+class StudentCheckpoint:
+    """A student read back from a file."""
+
+    path: Path
+    student: FactorizedPrior
+    """The student, in eval mode."""
+    record: StudentRecord | None
+    """None for files of the original recipe, which do not know their teacher."""
+    content: dict[str, Any]
+    """All that the file holds."""
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """Options of the run that wrote the file."""
+        return dict(self.content.get("config", {}))
+
+
+def load_student(path: str | Path) -> StudentCheckpoint:
+    """Rebuild the student stored in a checkpoint of this project, or of the original recipe (``{'student_state': ...}``).
+
+    Raises:
+        UserError: the file is missing, damaged, no checkpoint, or not a student.
+    """
+    path = Path(path)
+    content = read_state(path)
+    state = content.get("student_state")
+    if not isinstance(state, dict):
+        raise UserError(f"{path} holds no student (no student_state in it): name a checkpoint that distill or finetune wrote.")
+    state = {name.removeprefix("module."): value for name, value in state.items()}
+    try:
+        record = StudentRecord(**content["codec"]) if "codec" in content else None
+        student = _build(state, record)
+        student.load_state_dict(state)
+    except UserError:
+        raise
+    except (KeyError, TypeError, ValueError, RuntimeError, IndexError, AttributeError) as error:
+        raise UserError(f"{path} holds a student of another architecture: only bmshj2018_factorized codecs are known.") from error
+    if student.entropy_bottleneck.quantized_cdf.numel() == 0:
+        student.update()
+    return StudentCheckpoint(path, student.eval(), record, content)
+
+
+def _build(state: dict[str, Tensor], record: StudentRecord | None) -> FactorizedPrior:
+    """An untrained student of the shape that ``state`` has."""
+    if record:
+        n, m, replacement, kernel = record.N, record.M, record.replacement, record.kernel_size
+    else:
+        n, m = state["g_a.0.weight"].shape[0], state["g_a.6.weight"].shape[0]
+        replacement = "upsample" if "g_s.0.1.weight" in state else "subpixel"
+        kernel = state["g_s.0.1.weight"].shape[-1] if replacement == "upsample" else None
+    with torch.random.fork_rng(devices=[]):  # building draws numbers that would disturb a seeded run
+        student, _ = swap(FactorizedPrior(n, m), replacement, kernel_size=kernel, init="random")
+    return student
+
+
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
+    """Let ``write`` fill a file beside ``path``, then rename it into place: readers see the old file or the whole new one."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        write(beside)
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def latents_equal(teacher: nn.Module, student: nn.Module) -> bool:
+    """Whether encoder and entropy model are the teacher's, bit for bit: then its bitstreams decode with the student."""
+    mine, theirs = student.state_dict(), teacher.state_dict()
+    names = [name for name in theirs if name.startswith(("g_a.", "entropy_bottleneck."))]
+    return all(torch.equal(mine[name].cpu(), theirs[name].cpu()) for name in names)
