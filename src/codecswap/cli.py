@@ -1,0 +1,154 @@
+"""The command line: one table of commands, everything else read from the option classes.
+
+Heavy libraries are imported by the commands, never here: ``codecswap --help`` answers at once.
+"""
+
+import importlib
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any, NoReturn
+
+from codecswap import config
+from codecswap.errors import UserError
+
+
+@dataclass(frozen=True)
+class Command:
+    """One sub-command."""
+
+    options: type
+    """Dataclass of its options."""
+    function: str
+    """``module:function`` below codecswap; takes the options and the names of those typed."""
+    extra: str | None = "train"
+    """The extra that must be installed for it."""
+
+
+COMMANDS = {
+    "distill": Command(config.DistillOptions, "training:distill"),
+    "finetune": Command(config.FinetuneOptions, "training:finetune"),
+    "eval": Command(config.EvalOptions, "evaluation:main"),
+    "demo": Command(config.DemoOptions, "demo:main"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run ``codecswap`` with ``argv`` (default: the process's own); returns the exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(_overview())
+        return 0
+    name = {"distil": "distill"}.get(arguments[0], arguments[0])
+    if name not in COMMANDS:
+        print(f"codecswap: there is no command {name!r}; the commands are {', '.join(COMMANDS)}.", file=sys.stderr)
+        return 2
+    return run(name, arguments[1:])
+
+
+def run(name: str, argv: Sequence[str] | None = None) -> int:
+    """Run one command; the recipe's scripts call this. Returns the exit code: 0, or 2 after one sentence on stderr."""
+    command = COMMANDS[name]
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        options, typed = parse(name, arguments)
+        return _function(command)(options, typed) or 0
+    except UserError as error:
+        print(f"codecswap {name}: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"codecswap {name}: {_os_sentence(error)}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"codecswap {name}: stopped.", file=sys.stderr)
+        return 130
+
+
+def launch(name: str) -> NoReturn:
+    """Run one command of the process's own arguments and exit with its code: the whole of the recipe's scripts."""
+    sys.exit(run(name))
+
+
+def parse(name: str, arguments: Sequence[str]) -> tuple[Any, set[str]]:
+    """Read a command's options from its arguments (and ``--config FILE.yaml``).
+
+    Hyphens and underscores in names are the same; a boolean option takes ``--flag``, ``--flag true`` and ``--flag false``.
+
+    Returns: the options, and the names of those that were typed or stood in the file.
+
+    Raises:
+        UserError: an argument is unknown or has a value of the wrong kind.
+    """
+    import jsonargparse
+
+    command = COMMANDS[name]
+    jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    parser = jsonargparse.ArgumentParser(
+        prog=f"codecswap {name}", description=command.options.__doc__, exit_on_error=False, default_env=False
+    )
+    parser.add_argument("--config", action=jsonargparse.ActionConfigFile, help="YAML file with any of these options.")
+    parser.add_class_arguments(command.options, nested_key=None, fail_untyped=False)
+    normal = _normalise(command.options, arguments)
+    try:
+        given = parser.parse_args(normal, defaults=False)
+        typed = {key for key in vars(given) if key != "config"}
+        values = {key: value for key, value in vars(parser.parse_args(normal)).items() if key != "config"}
+    except jsonargparse.ArgumentError as error:
+        sentence = " ".join(str(getattr(error, "message", error) or error).split())
+        raise UserError(f"{sentence.rstrip('.')}. See `codecswap {name} --help`.") from None
+    return command.options(**values), typed
+
+
+def _normalise(options: type, arguments: Sequence[str]) -> list[str]:
+    """Turn hyphens in names into underscores, and a bare boolean ``--flag`` into ``--flag true``."""
+    booleans = {field.name for field in fields(options) if field.type in (bool, "bool")}
+    result: list[str] = []
+    for index, word in enumerate(arguments):
+        if word.startswith("--") and len(word) > 2:
+            key, equals, value = word[2:].partition("=")
+            key = key.replace("-", "_")
+            result.append(f"--{key}{equals}{_bool_word(value) if key in booleans else value}")
+            following = arguments[index + 1] if index + 1 < len(arguments) else "--"
+            if key in booleans and not equals and (following.startswith("-") or not _bool_word(following)):
+                result.append("true")
+        elif result and result[-1][2:] in booleans:
+            result.append(_bool_word(word) or word)
+        else:
+            result.append(word)
+    return result
+
+
+def _bool_word(word: str) -> str:
+    """``true`` or ``false`` for the words people type, else an empty string."""
+    lower = word.lower()
+    if lower in ("true", "yes", "on", "1"):
+        return "true"
+    return "false" if lower in ("false", "no", "off", "0") else ""
+
+
+def _function(command: Command) -> Any:
+    """Import a command's function; a missing extra is named."""
+    module, _, function = command.function.partition(":")
+    try:
+        return getattr(importlib.import_module(f"codecswap.{module}"), function)
+    except ModuleNotFoundError as error:
+        if command.extra is None or (error.name or "").startswith("codecswap"):
+            raise
+        raise UserError(
+            f"This command needs {error.name}, which is not installed: pip install 'codecswap[{command.extra}]'."
+        ) from None
+
+
+def _os_sentence(error: OSError) -> str:
+    where = f": {error.filename}" if error.filename else ""
+    return f"{error.strerror or error}{where}. Check the path, its permissions and the free space."
+
+
+def _overview() -> str:
+    lines = ["usage: codecswap COMMAND [OPTIONS]", "", "Swap the transposed convolutions of a learned image codec, and train it back.", ""]
+    lines += [f"  {name:<12}{(command.options.__doc__ or '').splitlines()[0]}" for name, command in COMMANDS.items()]
+    return "\n".join([*lines, "", "`codecswap COMMAND --help` lists a command's options."])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

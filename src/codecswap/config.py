@@ -1,0 +1,134 @@
+"""Every option of every command: the command line, YAML files and a checkpoint's record all come from here.
+
+Light on purpose: `codecswap --help` reads this file and must not wait for PyTorch.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+
+@dataclass(kw_only=True)
+class TeacherOptions:
+    """Which pretrained codec to start from."""
+
+    teacher: str | None = None
+    """A local codec (.pth, .pth.tar or .safetensors), or tiny: the one inside the package. Default: CompressAI's zoo."""
+    quality: int = 8
+    """Quality of the zoo's bmshj2018_factorized, 1 (fewest bits) to 8."""
+    metric: Literal["mse", "ms-ssim"] = "mse"
+    """What the zoo's codec was trained for."""
+
+
+@dataclass(kw_only=True)
+class PictureOptions:
+    """Which pictures to use."""
+
+    coco_dir: str | None = None
+    """Folder with pictures: raw COCO (train2017/), prepared crops (train/, val/), or any folder of pictures."""
+    use_prepared: bool = False
+    """Insist on prepared crops (the layout is detected anyway)."""
+    max_images: int | None = None
+    """Use only the N training pictures whose names hash lowest, and their share of validation pictures."""
+    val_ratio: float = 0.02
+    """Share of the pictures held out for validation, chosen by a hash of their names."""
+    num_workers: int = 2
+    """Processes that read and crop pictures while the codec trains."""
+
+
+@dataclass(kw_only=True)
+class TrainingOptions(TeacherOptions, PictureOptions):
+    """What distillation and fine-tuning have in common."""
+
+    batch_size: int = 16
+    """Pictures in a step, over all processes."""
+    lr: float = 1e-4
+    """Adam's learning rate at the start; it falls to 0 along a cosine."""
+    lambda_l1: float = 1.0
+    """Weight of the absolute error."""
+    lambda_msssim: float = 0.2
+    """Weight of 1 - MS-SSIM."""
+    lambda_rate: float | None = None
+    """With --unfreeze_all: weight of bits per pixel. Default: adapted at every step to hold the teacher's rate."""
+    unfreeze_all: bool = False
+    """Train encoder and entropy model too. Bitstreams change: those of the teacher no longer decode."""
+    replacement: Literal["upsample", "masked", "subpixel"] = "upsample"
+    """What takes a transposed convolution's place; masked and subpixel equal it and need no training."""
+    kernel_size: Literal[3, 5, 7] | None = None
+    """Kernel of the upsample replacement. Default: that of the layer it replaces."""
+    init: Literal["weights", "random"] = "weights"
+    """Start of the new convolutions: the least-squares fit to the teacher's kernels, or Kaiming noise (to compare)."""
+    wandb_project: str | None = None
+    """Also log to this project of Weights & Biases."""
+    recon_every: int = 5
+    """Save the student's reconstructions every so many epochs (0: never)."""
+    recon_count: int = 16
+    """How many validation pictures to reconstruct, the same ones throughout."""
+    seed: int = 0
+    """Seed of every random choice."""
+    precision: Literal["32", "bf16-mixed", "16-mixed"] = "32"
+    """Lightning's precision; the encoder and the loss stay in float32."""
+    accelerator: str = "auto"
+    """Lightning's accelerator: auto, cpu, gpu, ..."""
+    devices: str = "auto"
+    """How many devices (on the CPU: processes) to train on."""
+    num_nodes: int = 1
+    """How many machines to train on."""
+
+
+@dataclass(kw_only=True)
+class DistillOptions(TrainingOptions):
+    """Train a student to reproduce its teacher's reconstructions."""
+
+    epochs: int = 15
+    """How many times to go through the pictures; 0 saves the start and stops."""
+    train_igdn: bool = False
+    """Train the inverse GDN layers too, not only the new convolutions."""
+    save_dir: str = "./checkpoints"
+    """Folder for checkpoints, metrics.csv, config.yaml and reconstructions."""
+    recon_subdir: str = "recon"
+    """Sub-folder of save_dir for reconstructions."""
+    resume: str | None = None
+    """Checkpoint (last.pt) to go on from; options not typed come from it."""
+
+
+@dataclass(kw_only=True)
+class FinetuneOptions(TrainingOptions):
+    """Train a student on against the pictures themselves."""
+
+    epochs: int = 10
+    """How many times to go through the pictures; 0 saves the start and stops."""
+    freeze_igdn: bool = False
+    """Leave the inverse GDN layers as they are."""
+    save_dir: str = "./checkpoints_ft"
+    """Folder for checkpoints, metrics.csv, config.yaml and reconstructions."""
+    recon_subdir: str = "recon_ft"
+    """Sub-folder of save_dir for reconstructions."""
+    resume_student: str | None = None
+    """Checkpoint of the distilled student to start from; teacher, quality and replacement come from it."""
+    resume_ft: str | None = None
+    """Checkpoint (ft_last.pt) to go on from; options not typed come from it."""
+
+
+@dataclass(kw_only=True)
+class EvalOptions(TeacherOptions, PictureOptions):
+    """Compare a student with its teacher and with the pictures, and count real bytes."""
+
+    checkpoint: str | None = None
+    """A student's checkpoint. Teacher and replacement come from it where it knows them."""
+    output: Path | None = None
+    """Folder for summary.json and pictures.csv."""
+    accelerator: str = "auto"
+    """Where to compute: auto, cpu or cuda."""
+
+
+@dataclass(kw_only=True)
+class DemoOptions:
+    """Run the whole recipe on the codec and the photographs inside the package, offline."""
+
+    output: Path = Path("demo_run")
+    """Folder for everything the demo makes."""
+    distil_epochs: int = 8
+    """Epochs of distillation."""
+    finetune_epochs: int = 4
+    """Epochs of fine-tuning."""
