@@ -1,0 +1,245 @@
+"""What happens beside the loop: reconstructions to look at, checkpoints, metrics."""
+
+import csv
+import io
+import logging
+import math
+import os
+import random
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as L
+import torch
+from lightning.pytorch.loggers import WandbLogger
+from torch import Tensor
+from torchvision.transforms.v2.functional import to_pil_image
+from torchvision.utils import make_grid
+
+from codecswap.checkpoint import StudentRecord, write_atomically
+from codecswap.config import TrainingOptions
+from codecswap.console import say, warn
+
+FORMAT = 1
+"""Version of the checkpoint's layout; readers refuse none so far."""
+
+
+class Reconstructions(L.Callback):
+    """The student's reconstructions of the same few pictures, before training and every few epochs.
+
+    Args:
+        folder: the run's folder.
+        kind: ``recon`` or ``recon_ft``, the name in W&B.
+        options: sub-folder, how often, how many.
+        pictures: ``(B, 3, 224, 224)`` in [0, 1].
+        paths: where they lie.
+    """
+
+    def __init__(self, folder: Path, kind: str, options: Any, pictures: Tensor, paths: list[Path]) -> None:
+        self.folder, self.kind, self.every = folder / options.recon_subdir, kind, options.recon_every
+        self.pictures, self.paths = pictures[: options.recon_count], paths[: options.recon_count]
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Before training: ``pre_e000``, or ``pre_e007`` on resuming at epoch 7."""
+        self._save(trainer, pl_module, f"pre_e{next_epoch(trainer):03d}")
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Every few epochs: ``e004``, ``e009``, ...."""
+        if self.every and (trainer.current_epoch + 1) % self.every == 0:
+            self._save(trainer, pl_module, f"e{trainer.current_epoch:03d}")
+
+    def _save(self, trainer: L.Trainer, module: Any, tag: str) -> None:
+        if not trainer.is_global_zero or not len(self.pictures) or not self.every:
+            return
+        module.eval()
+        images = [module.pair.reconstruct(picture[None].to(module.device))[1][0].cpu() for picture in self.pictures]
+        module.train()
+        folder = self.folder / tag
+        folder.mkdir(parents=True, exist_ok=True)
+        for index, image in enumerate(images):
+            picture = to_pil_image((image * 255).round().to(torch.uint8))
+            write_atomically(folder / f"{index:05d}.png", lambda path, picture=picture: picture.save(path, format="PNG"))
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger):
+                grid = make_grid(torch.stack(images), nrow=4)
+                logger.log_image(f"{self.kind}/{tag}", [to_pil_image(grid)])
+
+
+class Checkpoints(L.Callback):
+    """``last`` after every epoch and ``best`` by MS-SSIM against the stage's target, the start included."""
+
+    def __init__(
+        self, folder: Path, last: str, best: str, stage: str, record: StudentRecord, config: dict[str, Any]
+    ) -> None:
+        self.folder, self.last_name, self.best_name, self.stage = folder, last, best, stage
+        self.record, self.config = record, config
+        self.best = -math.inf
+
+    def state_dict(self) -> dict[str, Any]:
+        """What Lightning keeps in the checkpoint for this callback."""
+        return {"best": self.best}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take the best value back."""
+        self.best = state_dict["best"]
+
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+        """Add what makes the file a student's checkpoint."""
+        student = pl_module.pair.student
+        if pl_module.pair.unfreeze_all:
+            student.update(force=True)
+        checkpoint["state_dict"] = {}
+        checkpoint["student_state"] = {name: value.detach().clone() for name, value in student.state_dict().items()}
+        checkpoint["format"] = FORMAT
+        checkpoint["stage"] = self.stage
+        checkpoint["epoch"] = self.epoch
+        checkpoint["best"] = self.best
+        checkpoint["rate_weight"] = pl_module.rate_weight.item()
+        checkpoint["codec"] = asdict(self.record)
+        checkpoint["config"] = {key: str(value) if isinstance(value, Path) else value for key, value in self.config.items()}
+        checkpoint["random"] = {
+            "torch": torch.get_rng_state(),
+            "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+            "python": random.getstate(),
+        }
+
+    epoch = -1
+    """The last finished epoch; -1 before the first."""
+
+    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+        """Take back what Lightning does not know of."""
+        self.epoch = checkpoint["epoch"]
+        pl_module.rate_weight.fill_(checkpoint["rate_weight"])
+        states = checkpoint["random"]
+        torch.set_rng_state(states["torch"])
+        random.setstate(states["python"])
+        if torch.cuda.is_available() and len(states["cuda"]) == torch.cuda.device_count():
+            torch.cuda.set_rng_state_all(states["cuda"])
+
+    def save(self, trainer: L.Trainer, name: str) -> None:
+        """Write a checkpoint beside its place and rename it; every process must call this."""
+        beside = self.folder / f".{name}.tmp"
+        trainer.save_checkpoint(beside)
+        if trainer.is_global_zero:
+            os.replace(beside, self.folder / name)
+
+    def keep(self, trainer: L.Trainer, epoch: int, value: float) -> None:
+        """Write ``last``, and ``best`` where ``value`` (MS-SSIM against the stage's target) is the best so far."""
+        self.epoch = epoch
+        better = value > self.best
+        if better:
+            self.best = value
+        if epoch >= 0:
+            self.save(trainer, self.last_name)
+        if better:
+            self.save(trainer, self.best_name)
+
+
+class EpochLog(L.Callback):
+    """One row per epoch in ``metrics.csv`` and W&B, one line on a terminal-less output, and the checkpoints' cue."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "metrics.csv"
+        self.started = self.epoch_started = time.perf_counter()
+        self.first: int | None = None
+
+    def on_sanity_check_end(self, trainer: L.Trainer, pl_module: Any) -> None:
+        """The start, before any step, is the row of epoch -1."""
+        self._row(trainer, pl_module, -1)
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: Any) -> None:
+        """Remember where this process began, for the time left."""
+        self.first = trainer.current_epoch
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: Any) -> None:
+        """Start the epoch's clock."""
+        self.epoch_started = time.perf_counter()
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: Any) -> None:
+        """An epoch is done, its validation too."""
+        self._row(trainer, pl_module, trainer.current_epoch)
+
+    def _row(self, trainer: L.Trainer, module: Any, epoch: int) -> None:
+        means = module.take_means()
+        seconds = time.perf_counter() - self.epoch_started
+        pictures = module.steps_per_epoch * module.options.batch_size
+        row: dict[str, float] = {"epoch": epoch, "step": trainer.global_step, "learning_rate": module.options.lr, **means}
+        if epoch >= 0:
+            row["learning_rate"] = trainer.optimizers[0].param_groups[0]["lr"]
+            row["pictures_per_second"] = pictures / seconds
+        if module.pair.unfreeze_all:
+            row["lambda_rate"] = module.rate_weight.item()
+        row["seconds"] = seconds
+        target = "teacher" if module.distil else "picture"
+        checkpoints = next(c for c in trainer.callbacks if isinstance(c, Checkpoints))  # type: ignore[attr-defined]
+        checkpoints.keep(trainer, epoch, means[f"msssim_{target}"])
+        if trainer.is_global_zero:
+            append_row(self.path, row)
+            for logger in trainer.loggers:
+                logger.log_metrics({f"epoch/{key}": value for key, value in row.items()}, step=trainer.global_step)
+            say(self._line(trainer, row))
+
+    def _line(self, trainer: L.Trainer, row: dict[str, float]) -> str:
+        scores = (
+            f"PSNR {row['psnr_picture']:.2f} dB (teacher {row['teacher_psnr_picture']:.2f}), against the teacher "
+            f"{row['psnr_teacher']:.2f} dB, MS-SSIM {row['msssim_teacher']:.4f}"
+        )
+        if "bpp" in row:
+            scores += f", {row['bpp']:.3f} bpp (teacher {row['teacher_bpp']:.3f})"
+        if row["epoch"] < 0:
+            return f"start: {scores}"
+        done = int(row["epoch"]) + 1
+        left = (trainer.max_epochs or done) - done
+        per_epoch = (time.perf_counter() - self.started) / (done - (self.first or 0))
+        remaining = time.strftime("%H:%M:%S", time.gmtime(left * per_epoch))
+        return (
+            f"epoch {done}/{trainer.max_epochs}: loss {row['train_loss']:.5f}, {scores}, "
+            f"{row['pictures_per_second']:.1f} pictures/s, {remaining} left"
+        )
+
+
+def next_epoch(trainer: L.Trainer) -> int:
+    """The epoch that training begins with, counted from 0."""
+    checkpoints = next(c for c in trainer.callbacks if isinstance(c, Checkpoints))  # type: ignore[attr-defined]
+    return checkpoints.epoch + 1
+
+
+def append_row(path: Path, row: dict[str, float]) -> None:
+    """Add an epoch's row to a CSV file; rows of the same or later epochs (of a run resumed earlier) are cut."""
+    rows: list[dict[str, Any]] = []
+    if path.exists():
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = [old for old in csv.DictReader(file) if int(float(old["epoch"])) < row["epoch"]]
+    rows.append(row)
+    columns = list(dict.fromkeys(key for entry in rows for key in entry))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_atomically(path, lambda beside: beside.write_text(text.getvalue(), encoding="utf-8"))
+
+
+def wandb_logger(options: TrainingOptions, folder: Path) -> WandbLogger | None:
+    """W&B for a run that names a project; without it, offline or logged out: one line, and None or an offline logger."""
+    off = os.environ.get("WANDB_DISABLED", "").lower() in ("1", "true", "yes") or os.environ.get("WANDB_MODE") == "disabled"
+    if not options.wandb_project or off:
+        return None
+    try:
+        import wandb
+    except ImportError:
+        warn("wandb is not installed (pip install 'codecswap[wandb]'): the run is logged to metrics.csv only.")
+        return None
+    logging.getLogger("wandb").setLevel(logging.ERROR)
+    try:
+        offline = os.environ.get("WANDB_MODE") == "offline"
+        if not offline and not wandb.api.api_key:
+            warn("not logged in to W&B (run `wandb login`): the run is logged to metrics.csv only.")
+            return None
+        logger = WandbLogger(project=options.wandb_project, save_dir=str(folder), offline=offline, config=asdict(options))
+        _ = logger.experiment  # connects now, so that a failure is found before training
+        return logger
+    except Exception as error:  # whatever W&B fails with, it must not stop a run
+        warn(f"W&B does not answer ({type(error).__name__}): the run is logged to metrics.csv only.")
+        return None

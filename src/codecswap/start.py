@@ -1,0 +1,174 @@
+"""Where a run starts: its options, its teacher, its student, its folder."""
+
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import yaml
+from torch import Tensor
+
+from codecswap.checkpoint import StudentCheckpoint, StudentRecord, load_student, write_atomically
+from codecswap.codecs import fingerprint, load_codec, teacher_name
+from codecswap.console import is_first_process, say, show_table, warn
+from codecswap.errors import UserError
+from codecswap.metrics import psnr
+from codecswap.student import TeacherStudent
+from codecswap.surgery import swap
+
+if TYPE_CHECKING:
+    from codecswap.training import Stage
+
+FIXED = ("replacement", "kernel_size", "unfreeze_all", "train_igdn", "freeze_igdn")
+"""Options that decide what an optimiser's state belongs to: they cannot change on resuming."""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a run starts from."""
+
+    options: Any
+    """The run's options, those of a resumed checkpoint filled in."""
+    student: StudentCheckpoint | None
+    """The student to start from; None where a new one is made."""
+    resume: str | None
+    """The checkpoint whose optimiser and epoch go on."""
+
+
+def read_origin(stage: "Stage", options: Any, typed: set[str]) -> Origin:
+    """Fill in the options that come from a checkpoint, and say which typed ones override it.
+
+    Raises:
+        UserError: fine-tuning without a student, a checkpoint of the other stage, or an option that cannot change.
+    """
+    resume = getattr(options, stage.resume)
+    if resume:
+        student = load_student(resume)
+        return Origin(_resumed(stage, options, typed, student), student, resume)
+    if stage.name == "distill":
+        return Origin(options, None, None)
+    if not options.resume_student:
+        raise UserError("Fine-tuning starts from a student: name its checkpoint with --resume_student checkpoints/best_msssim.pt.")
+    student = load_student(options.resume_student)
+    return Origin(with_record(options, typed, student), student, None)
+
+
+def with_record(options: Any, typed: set[str], student: StudentCheckpoint) -> Any:
+    """Options with teacher, quality and replacement of a student's checkpoint (a typed teacher is where to find it now)."""
+    record = student.record
+    if record is None:
+        return options
+    if "replacement" in typed and options.replacement != record.replacement:
+        raise UserError(f"{student.path} holds a student with --replacement {record.replacement}, not {options.replacement}.")
+    known = {key: getattr(record, key) for key in ("teacher", "quality", "metric") if not typed & {"teacher", "quality"}}
+    if hasattr(options, "replacement"):
+        known |= {"replacement": record.replacement, "kernel_size": record.kernel_size}
+    return replace(options, **known)
+
+
+def _resumed(stage: "Stage", options: Any, typed: set[str], student: StudentCheckpoint) -> Any:
+    content = student.content
+    if content.get("stage") != stage.name or "optimizer_states" not in content:
+        wrote = content.get("stage", "the original recipe")
+        raise UserError(f"{student.path} was written by {wrote}: --{stage.resume} goes on from a checkpoint of {stage.name}.")
+    values, changed = dict(student.config), []
+    for name in sorted(typed):
+        new = getattr(options, name)
+        if name in FIXED and new != values.get(name):
+            raise UserError(f"--{name} is {values.get(name)} in {student.path} and cannot change on resuming.")
+        if new != values.get(name) and name != stage.resume:
+            changed.append(f"--{name} {new} (was {values.get(name)})")
+        values[name] = new
+    values[stage.resume] = str(student.path)
+    if changed:
+        say(f"Options that override the checkpoint's: {', '.join(changed)}.")
+    known = {name: value for name, value in values.items() if hasattr(options, name)}
+    return replace(options, **known)
+
+
+def make_folder(options: Any) -> Path:
+    """Make the run's folder and save its options there, before anything that takes time.
+
+    Raises:
+        UserError: it cannot be written to.
+    """
+    folder = Path(options.save_dir)
+    if not is_first_process():
+        return folder
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        text = yaml.safe_dump(asdict(options), sort_keys=False)
+        write_atomically(folder / "config.yaml", lambda path: path.write_text(text, encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"--save_dir {folder} cannot be written to ({error.strerror}): name another folder.") from error
+    return folder
+
+
+def build(stage: "Stage", origin: Origin) -> tuple[TeacherStudent, StudentRecord]:
+    """Load the teacher, make or load the student, and say what was done."""
+    options = origin.options
+    teacher = load_codec(options.teacher, options.quality, options.metric)
+    identity = fingerprint(teacher)
+    name = teacher_name(options.teacher, options.quality, options.metric)
+    say(f"Teacher: {name}, N={teacher.N}, M={teacher.M}.")
+    if origin.student:
+        student, record = origin.student.student, origin.student.record
+        check_teacher(origin.student, identity, name)
+        say(f"Student: {origin.student.path}.")
+    else:
+        student, replaced = swap(teacher, options.replacement, kernel_size=options.kernel_size, init=options.init)
+        record = None
+        rows = [(r.name, r.before, r.after, _decibels(r.error_db)) for r in replaced]
+        show_table("Replaced in the student", ["layer", "before", "after", "kernel error, dB"], rows)
+    igdn = options.train_igdn if stage.name == "distill" else not options.freeze_igdn
+    pair = TeacherStudent(teacher, student, train_igdn=igdn, unfreeze_all=options.unfreeze_all)
+    trained = sum(p.numel() for p in student.parameters() if p.requires_grad)
+    say(f"Training {trained:,} of {sum(p.numel() for p in student.parameters()):,} parameters.")
+    if options.unfreeze_all:
+        warn("--unfreeze_all trains encoder and entropy model: bitstreams change, and the teacher's no longer decode.")
+    kernel = record.kernel_size if record else options.kernel_size
+    made = StudentRecord(
+        N=teacher.N,
+        M=teacher.M,
+        replacement=record.replacement if record else options.replacement,
+        kernel_size=kernel,
+        teacher=options.teacher,
+        quality=options.quality,
+        metric=options.metric,
+        teacher_sha256=identity,
+        same_latents=pair.same_latents,
+    )
+    return pair, made
+
+
+def check_teacher(student: StudentCheckpoint, identity: str, name: str) -> None:
+    """Refuse a teacher that is not the one the student was made from.
+
+    Raises:
+        UserError: the weights differ.
+    """
+    expected = student.record.teacher_sha256 if student.record else None
+    if expected and expected != identity:
+        raise UserError(
+            f"The teacher {name} is not the one that {student.path} was made from (weights {identity[:12]}, expected "
+            f"{expected[:12]}): name the right one with --teacher."
+        )
+
+
+def prove_exact(pair: TeacherStudent, pictures: Tensor, replacement: str) -> None:
+    """Say that an exact student needs no training, with the figures that prove it on ``pictures: (B, 3, H, W)``."""
+    with torch.no_grad():
+        latents, _ = pair.both_latents(pictures)
+        teacher, student = pair.teach(latents), pair.student.g_s(latents)
+    error = (teacher - student).abs().max().item()
+    decibels = psnr(student, teacher).min().item()
+    say(
+        f"--replacement {replacement} equals its teacher and needs no training: largest error {error:.1e} of 1, "
+        f"PSNR {decibels:.1f} dB against the teacher on {len(pictures)} pictures (8 bits alone cost 58.9 dB)."
+    )
+
+
+def _decibels(value: float | None) -> str:
+    if value is None:
+        return "random start"
+    return "exact" if value == float("-inf") else f"{value:.2f}"

@@ -1,0 +1,305 @@
+"""Distillation and fine-tuning: one module and one loop, with another target, other defaults and other file names."""
+
+import logging
+import math
+import sys
+import warnings
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as L
+import torch
+from lightning.pytorch.callbacks import RichProgressBar
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from torch import Tensor
+from torch.utils.data import DataLoader, Subset
+from torchmetrics import MeanMetric
+
+from codecswap import start
+from codecswap.callbacks import Checkpoints, EpochLog, Reconstructions, wandb_logger
+from codecswap.config import DistillOptions, FinetuneOptions, TrainingOptions
+from codecswap.console import say, warn
+from codecswap.data.coco import (
+    Batch,
+    EpochSampler,
+    Pictures,
+    TrainingPictures,
+    ValidationPictures,
+    collate,
+    find_pictures,
+    first_readable,
+)
+from codecswap.errors import UserError
+from codecswap.losses import reconstruction_loss
+from codecswap.metrics import ms_ssim, psnr, to_8_bits
+from codecswap.student import TeacherStudent
+
+CLIP = 1.0
+"""Largest norm of a step's gradient."""
+QUANTILE_LR = 1e-3
+"""Learning rate of the entropy bottleneck's quantiles, CompressAI's own."""
+RATE_START, RATE_GAIN = 0.01, 0.05
+"""Where the adapted weight of the rate starts, and how fast it follows the teacher's rate (relative change per step)."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What tells distillation from fine-tuning."""
+
+    name: str
+    last: str
+    best: str
+    recon: str
+    resume: str
+
+
+DISTILL = Stage("distill", "last.pt", "best_msssim.pt", "recon", "resume")
+FINETUNE = Stage("finetune", "ft_last.pt", "ft_best.pt", "recon_ft", "resume_ft")
+
+
+def distill(options: DistillOptions, typed: set[str]) -> int:
+    """``codecswap distill``: train a student to reproduce its teacher."""
+    return _run(DISTILL, options, typed)
+
+
+def finetune(options: FinetuneOptions, typed: set[str]) -> int:
+    """``codecswap finetune``: train a student on against the pictures."""
+    return _run(FINETUNE, options, typed)
+
+
+class Training(L.LightningModule):
+    """A teacher and its student in training; Lightning calls it.
+
+    Args:
+        pair: the two codecs.
+        options: the run's options.
+        distil: the target is the teacher's reconstruction, else the picture.
+        steps_per_epoch: optimiser steps in an epoch, for the cosine.
+    """
+
+    def __init__(self, pair: TeacherStudent, options: TrainingOptions, *, distil: bool, steps_per_epoch: int) -> None:
+        super().__init__()
+        self.pair, self.options, self.distil, self.steps_per_epoch = pair, options, distil, steps_per_epoch
+        self.strict_loading = False  # the student is rebuilt before Lightning restores the rest
+        self.unreadable: set[Path] = set()
+        self.epoch_means = torch.nn.ModuleDict()
+        self.register_buffer("rate_weight", torch.tensor(RATE_START if options.lambda_rate is None else options.lambda_rate))
+
+    def configure_optimizers(self) -> Any:
+        """Adam, its learning rate falling along a cosine over all steps of all epochs."""
+        quantiles = [p for name, p in self.pair.student.named_parameters() if name.endswith("quantiles") and p.requires_grad]
+        others = [p for p in self.pair.student.parameters() if p.requires_grad and not any(p is q for q in quantiles)]
+        groups: list[dict[str, Any]] = [{"params": others, "lr": self.options.lr}]
+        if quantiles:
+            groups.append({"params": quantiles, "lr": QUANTILE_LR})
+        optimiser = torch.optim.Adam(groups)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, self._cosine)
+        return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def _cosine(self, step: int) -> float:
+        epochs = getattr(self.options, "epochs", 1)
+        return 0.5 * (1 + math.cos(math.pi * min(1.0, step / max(1, epochs * self.steps_per_epoch))))
+
+    def on_train_start(self) -> None:
+        """Put the schedule where the epoch says, so that options typed on resuming (epochs, lr, batch size) hold."""
+        schedule, optimiser = self.lr_schedulers(), self.optimizers()
+        schedule.last_epoch = self.current_epoch * self.steps_per_epoch
+        schedule.base_lrs = [self.options.lr, QUANTILE_LR][: len(schedule.base_lrs)]
+        for group, base in zip(optimiser.param_groups, schedule.base_lrs, strict=True):
+            group["lr"] = base * self._cosine(schedule.last_epoch)
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Draw the likelihoods' noise from (seed, step, process): resuming does not change it."""
+        if self.pair.unfreeze_all:
+            torch.manual_seed(hash((self.options.seed, self.global_step, self.global_rank)) & 0x7FFFFFFF)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """One batch: decode, compare, and with a trained encoder weigh the rate."""
+        self._note_unreadable(batch)
+        decoded = self.pair(batch.images, distil=self.distil)
+        loss = reconstruction_loss(
+            decoded.student, decoded.target, lambda_l1=self.options.lambda_l1, lambda_msssim=self.options.lambda_msssim
+        )
+        if decoded.bpp is not None and decoded.teacher_bpp is not None:
+            loss = loss + self.rate_weight * decoded.bpp
+            self._hold_rate(decoded.bpp.detach(), decoded.teacher_bpp)
+            self._mean("train_bpp", decoded.bpp.detach())
+        error = (decoded.student.detach().float() - decoded.target).square().mean()
+        decibels = -10 * error.log10()
+        self._mean("train_loss", loss.detach())
+        self._mean("train_psnr", decibels)
+        self.log("loss", loss.detach(), prog_bar=True, logger=True)
+        self.log("PSNR", decibels, prog_bar=True, logger=False)
+        if self.pair.unfreeze_all:  # trains the quantiles alone, and nothing else trains them
+            loss = loss + self.pair.student.entropy_bottleneck.loss()
+        return loss
+
+    def _hold_rate(self, bpp: Tensor, teacher_bpp: Tensor) -> None:
+        """Multiply the rate's weight up where the student spends more bits than its teacher, down where fewer."""
+        if self.options.lambda_rate is None:
+            excess = self.trainer.strategy.reduce(bpp / teacher_bpp - 1, reduce_op="mean")
+            self.rate_weight.mul_(torch.exp(RATE_GAIN * excess.clamp(-1, 1)))
+
+    def configure_gradient_clipping(self, optimizer: Any, *args: Any, **kwargs: Any) -> None:
+        """Clip the codec's gradient; the quantiles' own loss has another scale and must not take part."""
+        torch.nn.utils.clip_grad_norm_(optimizer.param_groups[0]["params"], CLIP)
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Student against teacher and against the picture, teacher against the picture."""
+        self._note_unreadable(batch)
+        if not len(batch.images):
+            return
+        teacher, student = self.pair.reconstruct(batch.images)
+        self._mean("psnr_teacher", psnr(student, teacher))
+        self._mean("msssim_teacher", ms_ssim(student, teacher))
+        student, teacher = to_8_bits(student), to_8_bits(teacher)
+        self._mean("psnr_picture", psnr(student, batch.images))
+        self._mean("msssim_picture", ms_ssim(student, batch.images))
+        self._mean("teacher_psnr_picture", psnr(teacher, batch.images))
+        self._mean("teacher_msssim_picture", ms_ssim(teacher, batch.images))
+        if self.pair.unfreeze_all:
+            teacher_bpp, student_bpp = self.pair.rates(batch.images)
+            self._mean("bpp", student_bpp.expand(len(batch.images)))
+            self._mean("teacher_bpp", teacher_bpp.expand(len(batch.images)))
+
+    def _mean(self, name: str, value: Tensor) -> None:
+        """Add to a mean over the epoch and all processes."""
+        if name not in self.epoch_means:
+            self.epoch_means[name] = MeanMetric().to(self.device)
+        self.epoch_means[name].update(value.float())
+
+    def take_means(self) -> dict[str, float]:
+        """The means since the last call; every process must call it."""
+        means = {}
+        for name, metric in self.epoch_means.items():
+            if metric.update_called:
+                means[name] = metric.compute().item()
+                metric.reset()
+        return means
+
+    def _note_unreadable(self, batch: Batch) -> None:
+        for path in set(batch.unreadable) - self.unreadable:
+            self.unreadable.add(path)
+            print(f"warning: {path} cannot be read and is skipped.", file=sys.stderr, flush=True)
+
+
+class PictureLoaders(L.LightningDataModule):
+    """The loaders of a run, for this process's share of the pictures."""
+
+    def __init__(self, pictures: Pictures, options: TrainingOptions) -> None:
+        super().__init__()
+        self.pictures, self.options = pictures, options
+
+    def _place(self) -> tuple[int, int]:
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+
+    def train_dataloader(self) -> DataLoader:
+        """Random crops, in the one order of the run."""
+        rank, world = self._place()
+        if self.options.batch_size % world:
+            raise UserError(f"--batch_size {self.options.batch_size} cannot be shared out evenly over {world} processes.")
+        dataset = TrainingPictures(self.pictures.train, seed=self.options.seed, prepared=self.pictures.prepared)
+        sampler = EpochSampler(len(dataset), self.options.batch_size, seed=self.options.seed, rank=rank, world=world)
+        return self._loader(dataset, self.options.batch_size // world, sampler)
+
+    def val_dataloader(self) -> DataLoader:
+        """Centre crops, each on one process."""
+        rank, world = self._place()
+        dataset = ValidationPictures(self.pictures.val)
+        return self._loader(Subset(dataset, range(rank, len(dataset), world)), min(16, self.options.batch_size), None)
+
+    def _loader(self, dataset: Any, batch_size: int, sampler: EpochSampler | None) -> DataLoader:
+        workers = self.options.num_workers
+        return DataLoader(
+            dataset,
+            batch_size,
+            sampler=sampler,
+            num_workers=workers,
+            collate_fn=collate,
+            persistent_workers=workers > 0,
+            pin_memory=torch.cuda.is_available(),
+        )
+
+
+def _run(stage: Stage, options: Any, typed: set[str]) -> int:
+    """Train a stage from its options to its last checkpoint."""
+    for name, least in (("epochs", 0), ("batch_size", 1), ("recon_every", 0), ("recon_count", 0), ("num_workers", 0)):
+        if getattr(options, name) < least:
+            raise UserError(f"--{name} is at least {least}, not {getattr(options, name)}.")
+    origin = start.read_origin(stage, options, typed)
+    options = origin.options
+    pictures = find_pictures(
+        options.coco_dir, val_ratio=options.val_ratio, use_prepared=options.use_prepared, max_images=options.max_images
+    )
+    shown = _check_pictures(pictures, options)
+    folder = start.make_folder(options)
+    L.seed_everything(options.seed, workers=True, verbose=False)
+    pair, record = start.build(stage, origin)
+    say(
+        f"Pictures: {len(pictures.train)} for training, {len(pictures.val)} held out ({pictures.layout} layout of "
+        f"{options.coco_dir})."
+    )
+    epochs = options.epochs
+    if stage is DISTILL and record.replacement != "upsample" and not options.unfreeze_all:
+        start.prove_exact(pair, shown[0], record.replacement)
+        epochs = 0
+    steps = len(pictures.train) // options.batch_size
+    module = Training(pair, options, distil=stage is DISTILL, steps_per_epoch=steps)
+    checkpoints = Checkpoints(folder, stage.last, stage.best, stage.name, record, asdict(options))
+    trainer = _trainer(options, epochs, folder, [checkpoints, EpochLog(folder), Reconstructions(folder, stage.recon, options, *shown)])
+    trainer.fit(module, PictureLoaders(pictures, options), ckpt_path=origin.resume, weights_only=True)
+    if epochs == 0:
+        checkpoints.save(trainer, stage.last)
+    if module.unreadable:
+        names = ", ".join(sorted(path.name for path in module.unreadable))
+        warn(f"{len(module.unreadable)} pictures could not be read and were skipped: {names}.")
+    say(f"Done: {folder / stage.last} and the best, {folder / stage.best} (MS-SSIM {checkpoints.best:.5f}).")
+    return 0
+
+
+def _check_pictures(pictures: Pictures, options: TrainingOptions) -> tuple[Tensor, list[Path]]:
+    """Refuse what cannot be trained on; returns the validation pictures to look at."""
+    if options.batch_size > len(pictures.train):
+        raise UserError(
+            f"--batch_size {options.batch_size} is larger than the {len(pictures.train)} training pictures of "
+            f"{options.coco_dir}: use --batch_size {len(pictures.train)} or less, or more pictures."
+        )
+    if not len(first_readable(pictures.train, 1)[0]):
+        raise UserError(f"None of the {len(pictures.train)} training pictures of {options.coco_dir} can be read.")
+    shown = first_readable(pictures.val, max(1, options.recon_count))
+    if not len(shown[0]):
+        raise UserError(f"None of the {len(pictures.val)} validation pictures can be read: raise --val_ratio to hold out others.")
+    if len(shown[0]) < options.recon_count:
+        warn(f"only {len(shown[0])} validation pictures for --recon_count {options.recon_count}: all of them are shown.")
+    return shown
+
+
+def _trainer(options: TrainingOptions, epochs: int, folder: Path, callbacks: list[L.Callback]) -> L.Trainer:
+    """Lightning's Trainer for these options."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="lightning")
+    warnings.filterwarnings("ignore", message=".*modules? in eval mode.*")
+    logger = wandb_logger(options, folder)
+    if sys.stdout.isatty():
+        callbacks = [*callbacks, RichProgressBar()]
+    devices = int(options.devices) if options.devices.isdigit() else options.devices
+    try:
+        return L.Trainer(
+            max_epochs=epochs,
+            accelerator=options.accelerator,
+            devices=devices,
+            num_nodes=options.num_nodes,
+            precision=options.precision,  # type: ignore[arg-type]
+            callbacks=callbacks,
+            logger=logger or False,
+            enable_checkpointing=False,
+            enable_model_summary=False,
+            enable_progress_bar=sys.stdout.isatty(),
+            use_distributed_sampler=False,  # EpochSampler serves any number of processes
+            num_sanity_val_steps=-1,  # the start is measured like every epoch
+            inference_mode=False,
+            default_root_dir=folder,
+        )
+    except (MisconfigurationException, ValueError, RuntimeError) as error:
+        raise UserError(f"Lightning cannot train on this: {' '.join(str(error).split())}") from error
