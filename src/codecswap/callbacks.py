@@ -146,8 +146,12 @@ class EpochLog(L.Callback):
         self.first: int | None = None
 
     def on_sanity_check_end(self, trainer: L.Trainer, pl_module: Any) -> None:
-        """The start, before any step, is the row of epoch -1."""
-        self._row(trainer, pl_module, -1)
+        """The start, before any step, is the row of epoch -1; a resumed run has that row already."""
+        if next_epoch(trainer) == 0:
+            self._row(trainer, pl_module, -1)
+        elif trainer.is_global_zero:
+            cut_rows(self.path, next_epoch(trainer))
+        pl_module.take_means()
 
     def on_train_start(self, trainer: L.Trainer, pl_module: Any) -> None:
         """Remember where this process began, for the time left."""
@@ -176,7 +180,7 @@ class EpochLog(L.Callback):
         checkpoints = next(c for c in trainer.callbacks if isinstance(c, Checkpoints))  # type: ignore[attr-defined]
         checkpoints.keep(trainer, epoch, means[f"msssim_{target}"])
         if trainer.is_global_zero:
-            append_row(self.path, row)
+            cut_rows(self.path, epoch, row)
             for logger in trainer.loggers:
                 logger.log_metrics({f"epoch/{key}": value for key, value in row.items()}, step=trainer.global_step)
             say(self._line(trainer, row))
@@ -206,16 +210,15 @@ def next_epoch(trainer: L.Trainer) -> int:
     return checkpoints.epoch + 1
 
 
-def append_row(path: Path, row: dict[str, float]) -> None:
-    """Add an epoch's row to a CSV file; rows of the same or later epochs (of a run resumed earlier) are cut."""
+def cut_rows(path: Path, epoch: int, row: dict[str, float] | None = None) -> None:
+    """Keep the rows of a CSV file before ``epoch``, and add ``row``: what a run wrote after its checkpoint is done again."""
     rows: list[dict[str, Any]] = []
     if path.exists():
         with path.open(newline="", encoding="utf-8") as file:
-            rows = [old for old in csv.DictReader(file) if int(float(old["epoch"])) < row["epoch"]]
-    rows.append(row)
-    columns = list(dict.fromkeys(key for entry in rows for key in entry))
+            rows = [old for old in csv.DictReader(file) if int(old["epoch"]) < epoch]
+    rows += [row] if row else []
     text = io.StringIO()
-    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
+    writer = csv.DictWriter(text, list(dict.fromkeys(key for entry in rows for key in entry)), restval="", lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     write_atomically(path, lambda beside: beside.write_text(text.getvalue(), encoding="utf-8"))

@@ -119,7 +119,7 @@ def build(stage: "Stage", origin: Origin) -> tuple[TeacherStudent, StudentRecord
         student, replaced = swap(teacher, options.replacement, kernel_size=options.kernel_size, init=options.init)
         record = None
         rows = [(r.name, r.before, r.after, _decibels(r.error_db)) for r in replaced]
-        show_table("Replaced in the student", ["layer", "before", "after", "kernel error, dB"], rows)
+        show_table("Replaced in the student", ["layer", "teacher", "student", "kernel error, dB"], rows)
     igdn = options.train_igdn if stage.name == "distill" else not options.freeze_igdn
     pair = TeacherStudent(teacher, student, train_igdn=igdn, unfreeze_all=options.unfreeze_all)
     trained = sum(p.numel() for p in student.parameters() if p.requires_grad)

@@ -107,17 +107,18 @@ def swap(
         new, error = replace_layer(layer, replacement, kernel_size=kernel_size, init=init)
         parent, _, child = name.rpartition(".")
         setattr(student.get_submodule(parent), child, new)
-        report.append(Replaced(name, str(layer), describe(new), error))
+        report.append(Replaced(name, describe(layer), describe(new), error))
     if not report:
         raise UserError("The codec's synthesis transform g_s holds no ConvTranspose2d: there is nothing to swap.")
     return student, report
 
 
 def describe(layer: nn.Module) -> str:
-    """One line that names a replacement layer, e.g. ``Upsample(x2) + Conv2d(72, 48, 5x5)``."""
-    assert isinstance(layer, UpsampleConv2d | SubpixelConv2d)
-    conv = layer.conv
-    text = f"Conv2d({conv.in_channels}, {conv.out_channels}, {conv.kernel_size[0]}x{conv.kernel_size[1]})"
+    """One line that names a layer, e.g. ``Upsample(x2) + Conv2d(72, 48, 5x5)``."""
+    if isinstance(layer, UpsampleConv2d):
+        return f"Upsample(x2) + {'Mask + ' if layer.masked else ''}{describe(layer.conv)}"
     if isinstance(layer, SubpixelConv2d):
-        return f"{text} + PixelShuffle(2)"
-    return f"Upsample(x2) + {'Mask + ' if layer.masked else ''}{text}"
+        return f"{describe(layer.conv)} + PixelShuffle(2)"
+    assert isinstance(layer, nn.Conv2d | nn.ConvTranspose2d)
+    kernel = "x".join(str(side) for side in layer.kernel_size)
+    return f"{type(layer).__name__}({layer.in_channels}, {layer.out_channels}, {kernel})"

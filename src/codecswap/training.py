@@ -122,7 +122,7 @@ class Training(L.LightningModule):
             decoded.student, decoded.target, lambda_l1=self.options.lambda_l1, lambda_msssim=self.options.lambda_msssim
         )
         if decoded.bpp is not None and decoded.teacher_bpp is not None:
-            loss = loss + self.rate_weight * decoded.bpp
+            loss = loss + self.rate_weight.clone() * decoded.bpp  # the weight changes in place below
             self._hold_rate(decoded.bpp.detach(), decoded.teacher_bpp)
             self._mean("train_bpp", decoded.bpp.detach())
         error = (decoded.student.detach().float() - decoded.target).square().mean()

@@ -5,25 +5,22 @@ read it: the side of the split and every random crop are functions of the pictur
 """
 
 import hashlib
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 from torchvision.transforms import v2
 
+from codecswap.data.pictures import ENDINGS, UNREADABLE, load_picture, scan
 from codecswap.data.split import choose, position
 from codecswap.errors import UserError
 
 CROP = 224
 """Side of a training picture, in pixels."""
-ENDINGS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
-UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError)
-"""What Pillow raises for a picture that is none."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +68,7 @@ def find_pictures(
     if split and layout != "coco":
         where = root / "train"
         layout = "prepared" if _is_crop(where) else "folder"
-    found = _scan(where)
+    found = scan(where)
     if not found:
         raise UserError(f"There are no pictures in {where} ({', '.join(sorted(ENDINGS))}): check --coco_dir.")
     if use_prepared and layout != "prepared":
@@ -79,7 +76,7 @@ def find_pictures(
             f"--use_prepared needs {CROP}x{CROP} crops in {root / 'train'} and there are none: "
             "make them with `codecswap prepare`, or leave --use_prepared out."
         )
-    held_out = _scan(root / "val") if split and layout != "coco" and (root / "val").is_dir() else []
+    held_out = scan(root / "val") if split and layout != "coco" and (root / "val").is_dir() else []
     train, val = choose(found, val_ratio=val_ratio, max_images=max_images, held_out=held_out)
     if not train:
         raise UserError(f"All {len(found)} pictures of {where} fall on the validation side: lower --val_ratio ({val_ratio}).")
@@ -90,40 +87,15 @@ def find_pictures(
     return Pictures(layout, train, val)
 
 
-def _scan(folder: Path) -> list[Path]:
-    """All pictures below a folder, by path."""
-    found = []
-    for parent, folders, names in os.walk(folder):
-        folders.sort()
-        found += [Path(parent, name) for name in names if Path(name).suffix.lower() in ENDINGS and name[0] != "."]
-    return sorted(found)
-
-
 def _is_crop(folder: Path) -> bool:
     """Whether the first picture that opens has the size of a prepared crop."""
-    for path in _scan(folder):
+    for path in scan(folder):
         try:
             with Image.open(path) as picture:
                 return picture.size == (CROP, CROP)
         except UNREADABLE:
             continue
     return False
-
-
-def load_picture(path: str | Path) -> Image.Image:
-    """Read a picture of any mode as 8-bit RGB, upright.
-
-    16-bit grey is scaled to 8 bits; CMYK, palettes and transparency are converted by Pillow.
-
-    Raises:
-        OSError, ValueError, SyntaxError, EOFError, PIL.Image.DecompressionBombError: it cannot be read (`UNREADABLE`).
-    """
-    with Image.open(path) as picture:
-        picture.load()
-        picture = ImageOps.exif_transpose(picture)
-        if picture.mode.startswith(("I;16", "I")):
-            picture = picture.convert("I").point([i / 257 for i in range(65536)], "L")
-        return picture.convert("RGB")
 
 
 _to_tensor = v2.Compose([v2.ToImage(), v2.ToDtype(torch.float32, scale=True)])

@@ -1,0 +1,79 @@
+"""What the preparing commands ask of a disk: whole files only, one writer at a time, enough space."""
+
+import os
+import shutil
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.filesize import decimal
+
+from codecswap.errors import UserError
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """Name a file beside ``path`` to write to, and rename it into place at the end: nobody ever sees half a file.
+
+    The name is always the same, so what a killed process leaves is overwritten by the next run.
+    """
+    beside = path.with_name(f".{path.name}.part")
+    try:
+        yield beside
+        os.replace(beside, path)
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Make ``folder`` and keep other runs out of it; the lock is the folder's own, and ends with the process.
+
+    Raises:
+        UserError: another run is at work there.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        import fcntl
+    except ImportError:  # Windows: two runs at once are then the user's to avoid
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(handle)
+        raise UserError(f"Another run is at work in {folder}: wait for it, or stop it.") from None
+    except OSError:  # network disks that know no locks
+        pass
+    try:
+        yield
+    finally:
+        os.close(handle)
+
+
+def need_space(needs: Sequence[tuple[str, Path, int]]) -> None:
+    """Check that the disks have room before anything is written.
+
+    Args:
+        needs: what for, a folder (it need not exist yet) and how many bytes; folders of one disk add up.
+
+    Raises:
+        UserError: a disk has less; the sentence has the numbers.
+    """
+    disks = defaultdict(list)
+    for what, folder, size in needs:
+        while not folder.exists():
+            folder = folder.parent
+        disks[folder.stat().st_dev].append((what, folder, size))
+    for parts in disks.values():
+        folder, needed = parts[0][1], sum(size for _, _, size in parts)
+        free = shutil.disk_usage(folder).free
+        if needed > free:
+            listing = ", ".join(f"{what} {decimal(size)}" for what, _, size in parts if size)
+            raise UserError(
+                f"The disk of {folder.resolve()} has {decimal(free)} free and {decimal(needed)} are needed "
+                f"({listing}): free some, name folders on another disk, or take fewer pictures with --max_images."
+            )
