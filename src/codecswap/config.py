@@ -115,7 +115,9 @@ class EvalOptions(TeacherOptions, PictureOptions):
     """Compare a student with its teacher and with the pictures, and count real bytes."""
 
     checkpoint: str | None = None
-    """A student's checkpoint. Teacher and replacement come from it where it knows them."""
+    """A student's checkpoint; teacher and replacement come from it where it knows them. Default: the teacher alone."""
+    images: str | None = None
+    """Instead of --coco_dir: a folder whose pictures are all evaluated, whole, at any size."""
     output: Path | None = None
     """Folder for summary.json and pictures.csv."""
     accelerator: str = "auto"

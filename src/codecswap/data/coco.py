@@ -119,6 +119,24 @@ def validation_crop(path: Path) -> Tensor:
     return _to_tensor(picture) if picture.size == (CROP, CROP) else _val_crop(picture)
 
 
+def whole_picture(path: Path) -> Tensor:
+    """A picture as it is, ``(3, H, W)`` in [0, 1]."""
+    return _to_tensor(load_picture(path))
+
+
+def list_pictures(folder: str | Path, option: str) -> list[Path]:
+    """All pictures below a folder, by path; ``option`` is the one that named it.
+
+    Raises:
+        UserError: no such folder, or no pictures in it.
+    """
+    if not Path(folder).is_dir():
+        raise UserError(f"There is no folder {folder}: name the folder that holds the pictures with {option}.")
+    if not (found := scan(folder)):
+        raise UserError(f"There are no pictures in {folder} ({', '.join(sorted(ENDINGS))}): check {option}.")
+    return found
+
+
 @dataclass
 class Sample:
     """One picture as the loader hands it on."""

@@ -6,11 +6,10 @@ import os
 import threading
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from codecswap import __version__
 from codecswap.data.progress import amount, bar
 from codecswap.errors import UserError
 
@@ -67,7 +66,7 @@ class Remote:
             try:
                 with _open(url, "bytes=0-0") as answer:
                     ranges = answer.status == 206
-                    length = _total(answer)
+                    _, length = _span(answer)
                 break
             except _BROKEN as error:
                 tries.failed(error, "before its first byte")
@@ -90,9 +89,10 @@ class Remote:
         while at < end:
             try:
                 with _open(self.url, f"bytes={at}-{end - 1}" if self.ranges else None) as answer:
-                    if _total(answer) not in (None, self.length):
-                        raise ConnectionError("the server has another file than before")
-                    skip = 0 if answer.status == 206 else at  # a server that ignores ranges starts all over again
+                    first, total = _span(answer)
+                    if first > at or total not in (None, self.length):
+                        raise ConnectionError("the server sent another part, or has another file than before")
+                    skip = at - first  # a server that ignores ranges starts all over again
                     while block := answer.read1(min(BLOCK, end - at) if not skip else min(BLOCK, skip)):
                         if self.stop.is_set():
                             return
@@ -178,7 +178,7 @@ class _Tries:
 
 
 def _open(url: str, span: str | None) -> http.client.HTTPResponse:
-    request = urllib.request.Request(url, headers={"User-Agent": f"codecswap/{__version__}"})
+    request = urllib.request.Request(url, headers={"User-Agent": "codecswap"})
     if span:
         request.add_header("Range", span)
     try:
@@ -187,13 +187,11 @@ def _open(url: str, span: str | None) -> http.client.HTTPResponse:
         raise UserError(f"{url} is no address that can be opened ({error}): check --url.") from None
 
 
-def _total(answer: http.client.HTTPResponse) -> int | None:
-    """Length of the whole file, from the headers."""
-    if answer.status == 206:
-        total = answer.headers.get("Content-Range", "").rpartition("/")[2]
-    else:
-        total = answer.headers.get("Content-Length", "")
-    return int(total) if total.isdigit() else None
-
-
-__all__ = ["COCO", "Archive", "Callable", "Remote", "download"]
+def _span(answer: http.client.HTTPResponse) -> tuple[int, int | None]:
+    """First byte that an answer brings, and the length of the whole file where the headers tell."""
+    if answer.status != 206:
+        length = answer.headers.get("Content-Length", "")
+        return 0, int(length) if length.isdigit() else None
+    place, _, total = answer.headers.get("Content-Range", "").removeprefix("bytes ").partition("/")
+    first = place.partition("-")[0]
+    return int(first) if first.isdigit() else 0, int(total) if total.isdigit() else None

@@ -1,0 +1,98 @@
+"""Taking pictures out of a zip: one after the other, whole, checked, and never outside their folder."""
+
+import shutil
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import IO
+from zipfile import BadZipFile, ZipFile, ZipInfo
+
+from codecswap.data.files import whole
+from codecswap.data.pictures import ENDINGS
+from codecswap.errors import UserError
+
+TOP = "train2017"
+"""The zip's own folder, which is left out of the places of its members."""
+
+
+@contextmanager
+def open_zip(source: Path | IO[bytes], name: str) -> Iterator[ZipFile]:
+    """Open a zip; whatever turns out to be wrong with it becomes one sentence.
+
+    Args:
+        source: the file.
+        name: its path or address, for the sentence.
+
+    Raises:
+        UserError: it is no zip, or damaged, or locked.
+    """
+    try:
+        with ZipFile(source) as archive:
+            yield archive
+    except (BadZipFile, EOFError, zlib.error) as error:
+        raise UserError(
+            f"{name} is damaged, or no zip ({error}): delete it where it is a local file, and run the same command "
+            "again, or name another server with --url."
+        ) from None
+    except (RuntimeError, NotImplementedError) as error:
+        raise UserError(f"{name} cannot be unpacked ({error}): name another zip with --url.") from None
+
+
+def pictures(archive: ZipFile, name: str) -> list[ZipInfo]:
+    """The pictures in a zip, in the order in which they lie there.
+
+    Raises:
+        UserError: there are none, or a member (picture or not) would land outside the folder it is unpacked to.
+    """
+    found = []
+    for info in archive.infolist():
+        path = PurePosixPath(info.filename)
+        if path.is_absolute() or ".." in path.parts or set(info.filename) & {"\\", ":", "\0"}:
+            raise UserError(
+                f"{name} has a member that would leave its folder ({info.filename}): nothing of it was unpacked; "
+                "name another zip with --url."
+            )
+        if path.suffix.lower() in ENDINGS and path.name[0] != "." and not info.is_dir():
+            found.append(info)
+    if not found:
+        raise UserError(f"There are no pictures in {name}: name another zip with --url.")
+    return sorted(found, key=lambda info: info.header_offset)
+
+
+def place(info: ZipInfo) -> Path:
+    """Path of a member below the folder that it is unpacked to."""
+    path = PurePosixPath(info.filename)
+    return Path(path.relative_to(TOP) if path.is_relative_to(TOP) else path)
+
+
+def missing(members: Sequence[ZipInfo], folder: Path) -> list[ZipInfo]:
+    """Members that are not in ``folder`` yet; those there are whole, since only whole files get their name."""
+    return [info for info in members if _size(folder / place(info)) != info.file_size]
+
+
+def unpack(archive: ZipFile, members: Sequence[ZipInfo], folder: Path, advance: Callable[[int], None]) -> None:
+    """Write members below ``folder``; each gets its name when its CRC has been found right.
+
+    Args:
+        archive: the zip.
+        members: what to unpack.
+        folder: where to.
+        advance: called with the bytes of each file written.
+
+    Raises:
+        zipfile.BadZipFile, zlib.error, EOFError: a member is damaged.
+    """
+    for info in members:
+        target = folder / place(info)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with whole(target) as beside, open(beside, "wb") as file, archive.open(info) as member:
+            shutil.copyfileobj(member, file, 1 << 20)
+        advance(info.file_size)
+
+
+def _size(path: Path) -> int | None:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return None
