@@ -8,6 +8,7 @@ import os
 import random
 import time
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,7 @@ class Reconstructions(L.Callback):
         folder.mkdir(parents=True, exist_ok=True)
         for index, image in enumerate(images):
             picture = to_pil_image((image * 255).round().to(torch.uint8))
-            write_atomically(folder / f"{index:05d}.png", lambda path, picture=picture: picture.save(path, format="PNG"))
+            write_atomically(folder / f"{index:05d}.png", partial(picture.save, format="PNG"))
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
                 grid = make_grid(torch.stack(images), nrow=4)
@@ -98,7 +99,9 @@ class Checkpoints(L.Callback):
         checkpoint["best"] = self.best
         checkpoint["rate_weight"] = pl_module.rate_weight.item()
         checkpoint["codec"] = asdict(self.record)
-        checkpoint["config"] = {key: str(value) if isinstance(value, Path) else value for key, value in self.config.items()}
+        checkpoint["config"] = {
+            key: str(value) if isinstance(value, Path) else value for key, value in self.config.items()
+        }
         checkpoint["random"] = {
             "torch": torch.get_rng_state(),
             "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
@@ -169,7 +172,12 @@ class EpochLog(L.Callback):
         means = module.take_means()
         seconds = time.perf_counter() - self.epoch_started
         pictures = module.steps_per_epoch * module.options.batch_size
-        row: dict[str, float] = {"epoch": epoch, "step": trainer.global_step, "learning_rate": module.options.lr, **means}
+        row: dict[str, float] = {
+            "epoch": epoch,
+            "step": trainer.global_step,
+            "learning_rate": module.options.lr,
+            **means,
+        }
         if epoch >= 0:
             row["learning_rate"] = trainer.optimizers[0].param_groups[0]["lr"]
             row["pictures_per_second"] = pictures / seconds
@@ -218,7 +226,9 @@ def cut_rows(path: Path, epoch: int, row: dict[str, float] | None = None) -> Non
             rows = [old for old in csv.DictReader(file) if int(old["epoch"]) < epoch]
     rows += [row] if row else []
     text = io.StringIO()
-    writer = csv.DictWriter(text, list(dict.fromkeys(key for entry in rows for key in entry)), restval="", lineterminator="\n")
+    writer = csv.DictWriter(
+        text, list(dict.fromkeys(key for entry in rows for key in entry)), restval="", lineterminator="\n"
+    )
     writer.writeheader()
     writer.writerows(rows)
     write_atomically(path, lambda beside: beside.write_text(text.getvalue(), encoding="utf-8"))
@@ -226,7 +236,10 @@ def cut_rows(path: Path, epoch: int, row: dict[str, float] | None = None) -> Non
 
 def wandb_logger(options: TrainingOptions, folder: Path) -> WandbLogger | None:
     """W&B for a run that names a project; without it, offline or logged out: one line, and None or an offline logger."""
-    off = os.environ.get("WANDB_DISABLED", "").lower() in ("1", "true", "yes") or os.environ.get("WANDB_MODE") == "disabled"
+    off = (
+        os.environ.get("WANDB_DISABLED", "").lower() in ("1", "true", "yes")
+        or os.environ.get("WANDB_MODE") == "disabled"
+    )
     if not options.wandb_project or off:
         return None
     try:
@@ -240,7 +253,9 @@ def wandb_logger(options: TrainingOptions, folder: Path) -> WandbLogger | None:
         if not offline and not wandb.api.api_key:
             warn("not logged in to W&B (run `wandb login`): the run is logged to metrics.csv only.")
             return None
-        logger = WandbLogger(project=options.wandb_project, save_dir=str(folder), offline=offline, config=asdict(options))
+        logger = WandbLogger(
+            project=options.wandb_project, save_dir=str(folder), offline=offline, config=asdict(options)
+        )
         _ = logger.experiment  # connects now, so that a failure is found before training
         return logger
     except Exception as error:  # whatever W&B fails with, it must not stop a run

@@ -66,7 +66,9 @@ def load_student(path: str | Path) -> StudentCheckpoint:
     content = read_state(path)
     state = content.get("student_state")
     if not isinstance(state, dict):
-        raise UserError(f"{path} holds no student (no student_state in it): name a checkpoint that distill or finetune wrote.")
+        raise UserError(
+            f"{path} holds no student (no student_state in it): name a checkpoint that distill or finetune wrote."
+        )
     state = {name.removeprefix("module."): value for name, value in state.items()}
     try:
         record = StudentRecord(**content["codec"]) if "codec" in content else None
@@ -75,7 +77,9 @@ def load_student(path: str | Path) -> StudentCheckpoint:
     except UserError:
         raise
     except (KeyError, TypeError, ValueError, RuntimeError, IndexError, AttributeError) as error:
-        raise UserError(f"{path} holds a student of another architecture: only bmshj2018_factorized codecs are known.") from error
+        raise UserError(
+            f"{path} holds a student of another architecture: only bmshj2018_factorized codecs are known."
+        ) from error
     if student.entropy_bottleneck.quantized_cdf.numel() == 0:
         student.update()
     return StudentCheckpoint(path, student.eval(), record, content)

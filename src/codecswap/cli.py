@@ -145,7 +145,12 @@ def _os_sentence(error: OSError) -> str:
 
 
 def _overview() -> str:
-    lines = ["usage: codecswap COMMAND [OPTIONS]", "", "Swap the transposed convolutions of a learned image codec, and train it back.", ""]
+    lines = [
+        "usage: codecswap COMMAND [OPTIONS]",
+        "",
+        "Swap the transposed convolutions of a learned image codec, and train it back.",
+        "",
+    ]
     lines += [f"  {name:<12}{(command.options.__doc__ or '').splitlines()[0]}" for name, command in COMMANDS.items()]
     return "\n".join([*lines, "", "`codecswap COMMAND --help` lists a command's options."])
 

@@ -83,7 +83,9 @@ def read_state(path: Path) -> dict[str, Any]:
             f"{path} is no checkpoint that can be read safely (weights only, no code): save the state dict alone and try again."
         ) from error
     except Exception as error:  # every reader has exceptions of its own for damaged bytes
-        raise UserError(f"{path} is damaged or no checkpoint ({type(error).__name__}): copy it again or name another.") from error
+        raise UserError(
+            f"{path} is damaged or no checkpoint ({type(error).__name__}): copy it again or name another."
+        ) from error
     if not isinstance(state, dict):
         raise UserError(f"{path} holds a {type(state).__name__}, not a checkpoint's dictionary: name another file.")
     return state

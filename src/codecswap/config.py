@@ -40,6 +40,12 @@ class PictureOptions:
 class TrainingOptions(TeacherOptions, PictureOptions):
     """What distillation and fine-tuning have in common."""
 
+    epochs: int = 15
+    """How many times to go through the pictures; 0 saves the start and stops."""
+    save_dir: str = "./checkpoints"
+    """Folder for checkpoints, metrics.csv, config.yaml and reconstructions."""
+    recon_subdir: str = "recon"
+    """Sub-folder of save_dir for reconstructions."""
     batch_size: int = 16
     """Pictures in a step, over all processes."""
     lr: float = 1e-4
@@ -80,14 +86,8 @@ class TrainingOptions(TeacherOptions, PictureOptions):
 class DistillOptions(TrainingOptions):
     """Train a student to reproduce its teacher's reconstructions."""
 
-    epochs: int = 15
-    """How many times to go through the pictures; 0 saves the start and stops."""
     train_igdn: bool = False
     """Train the inverse GDN layers too, not only the new convolutions."""
-    save_dir: str = "./checkpoints"
-    """Folder for checkpoints, metrics.csv, config.yaml and reconstructions."""
-    recon_subdir: str = "recon"
-    """Sub-folder of save_dir for reconstructions."""
     resume: str | None = None
     """Checkpoint (last.pt) to go on from; options not typed come from it."""
 

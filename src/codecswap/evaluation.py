@@ -140,7 +140,12 @@ def main(options: EvalOptions, typed: set[str]) -> int:
         )
     same = student is not None and latents_equal(teacher, student)
     results = evaluate(teacher.to(device), student.to(device) if student else None, _pictures(options))
-    summary = {"name": name, "checkpoint": options.checkpoint, "same_latents": same if student else None, **summarise(results)}
+    summary = {
+        "name": name,
+        "checkpoint": options.checkpoint,
+        "same_latents": same if student else None,
+        **summarise(results),
+    }
     print_summary(summary)
     if options.output:
         write_results(options.output, summary, results)
@@ -154,7 +159,9 @@ def print_summary(summary: dict[str, Any]) -> None:
     if "student" in summary:
         rows.append(_cells("student against the picture", summary["student"]))
         rows.append(_cells("student against the teacher", summary["student_against_teacher"]))
-    show_table(f"{summary['name']}, {summary['pictures']} pictures", ["", "PSNR, dB", "MS-SSIM", "bits per pixel"], rows)
+    show_table(
+        f"{summary['name']}, {summary['pictures']} pictures", ["", "PSNR, dB", "MS-SSIM", "bits per pixel"], rows
+    )
     if summary.get("same_latents") is False:
         warn("this student's encoder or entropy model was trained: the teacher's bitstreams do not decode with it.")
     elif summary.get("same_latents"):
@@ -183,7 +190,9 @@ def write_results(folder: Path, summary: dict[str, Any], results: list[PictureRe
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")
     scores = ("teacher", "student", "student_against_teacher")
-    writer.writerow(["picture", "teacher_bpp", "student_bpp", *(f"{s}_{m}" for s in scores for m in ("psnr", "ms_ssim"))])
+    writer.writerow(
+        ["picture", "teacher_bpp", "student_bpp", *(f"{s}_{m}" for s in scores for m in ("psnr", "ms_ssim"))]
+    )
     for result in results:
         cells: list[Any] = [result.name, result.teacher_bpp, result.student_bpp]
         for comparison in (result.teacher, result.student, result.against_teacher):
@@ -198,7 +207,10 @@ def _pictures(options: EvalOptions) -> Iterable[tuple[str, Tensor]]:
         paths, read = list_pictures(options.images, "--images"), whole_picture
     else:
         found = find_pictures(
-            options.coco_dir, val_ratio=options.val_ratio, use_prepared=options.use_prepared, max_images=options.max_images
+            options.coco_dir,
+            val_ratio=options.val_ratio,
+            use_prepared=options.use_prepared,
+            max_images=options.max_images,
         )
         paths, read = found.val, validation_crop
     left = len(paths)
@@ -218,5 +230,7 @@ def _device(accelerator: str) -> torch.device:
     if accelerator not in ("auto", "cpu", "cuda", "gpu"):
         raise UserError(f"--accelerator is auto, cpu or cuda, not {accelerator}.")
     if accelerator in ("cuda", "gpu") and not torch.cuda.is_available():
-        raise UserError("--accelerator cuda: this machine has no CUDA device that PyTorch can use; leave the option out.")
+        raise UserError(
+            "--accelerator cuda: this machine has no CUDA device that PyTorch can use; leave the option out."
+        )
     return torch.device("cuda" if torch.cuda.is_available() and accelerator != "cpu" else "cpu")

@@ -41,7 +41,9 @@ def transposed_phase_kernels(layer: nn.ConvTranspose2d) -> Tensor:
     Returns: ``(O, I, 2, 2, F, F)`` in the layer's dtype; phases (p, q), then offsets ``-(F // 2) .. F // 2``.
     """
     kernel, padding = layer.kernel_size[0], int(layer.padding[0])
-    offsets = [(p, (p + padding - tap) // 2, tap) for p in range(2) for tap in range(kernel) if (p + padding - tap) % 2 == 0]
+    offsets = [
+        (p, (p + padding - tap) // 2, tap) for p in range(2) for tap in range(kernel) if (p + padding - tap) % 2 == 0
+    ]
     reach = max(abs(d) for _, d, _ in offsets)
     selection = layer.weight.new_zeros(2, 2 * reach + 1, kernel)
     for phase, d, tap in offsets:

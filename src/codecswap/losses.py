@@ -1,15 +1,12 @@
 """What training minimises."""
 
-from torch import Tensor
-
 import torch
+from torch import Tensor
 
 from codecswap.metrics import ms_ssim
 
 
-def reconstruction_loss(
-    x_hat: Tensor, target: Tensor, *, lambda_l1: float = 1.0, lambda_msssim: float = 0.2
-) -> Tensor:
+def reconstruction_loss(x_hat: Tensor, target: Tensor, *, lambda_l1: float = 1.0, lambda_msssim: float = 0.2) -> Tensor:
     """``lambda_l1 * L1 + lambda_msssim * (1 - MS-SSIM)``, a scalar, in float32 whatever the surrounding precision.
 
     Args:

@@ -68,9 +68,7 @@ def _ssim(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     rows = _window_matrix(x.shape[-2], x.dtype, x.device)
     columns = _window_matrix(x.shape[-1], x.dtype, x.device)
     # the two variances only ever appear as their sum, so four filtered maps do
-    mean_x, mean_y, power, cross = (
-        rows @ (torch.stack([x, y, x * x + y * y, x * y]) @ columns.T)
-    ).unbind()
+    mean_x, mean_y, power, cross = (rows @ (torch.stack([x, y, x * x + y * y, x * y]) @ columns.T)).unbind()
     squares, product = mean_x * mean_x + mean_y * mean_y, mean_x * mean_y
     contrast = (2 * (cross - product) + _C2) / (power - squares + _C2)
     similarity = contrast * (2 * product + _C1) / (squares + _C1)

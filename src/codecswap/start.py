@@ -9,12 +9,12 @@ import yaml
 from torch import Tensor
 
 from codecswap.checkpoint import StudentCheckpoint, StudentRecord, load_student, write_atomically
-from codecswap.codecs import fingerprint, load_codec, teacher_name
+from codecswap.codecs import FactorizedPrior, fingerprint, load_codec, teacher_name
 from codecswap.console import is_first_process, say, show_table, warn
 from codecswap.errors import UserError
 from codecswap.metrics import psnr
 from codecswap.student import TeacherStudent
-from codecswap.surgery import swap
+from codecswap.surgery import Replaced, swap
 
 if TYPE_CHECKING:
     from codecswap.training import Stage
@@ -48,7 +48,9 @@ def read_origin(stage: "Stage", options: Any, typed: set[str]) -> Origin:
     if stage.name == "distill":
         return Origin(options, None, None)
     if not options.resume_student:
-        raise UserError("Fine-tuning starts from a student: name its checkpoint with --resume_student checkpoints/best_msssim.pt.")
+        raise UserError(
+            "Fine-tuning starts from a student: name its checkpoint with --resume_student checkpoints/best_msssim.pt."
+        )
     student = load_student(options.resume_student)
     return Origin(with_record(options, typed, student), student, None)
 
@@ -59,8 +61,12 @@ def with_record(options: Any, typed: set[str], student: StudentCheckpoint) -> An
     if record is None:
         return options
     if "replacement" in typed and options.replacement != record.replacement:
-        raise UserError(f"{student.path} holds a student with --replacement {record.replacement}, not {options.replacement}.")
-    known = {key: getattr(record, key) for key in ("teacher", "quality", "metric") if not typed & {"teacher", "quality"}}
+        raise UserError(
+            f"{student.path} holds a student with --replacement {record.replacement}, not {options.replacement}."
+        )
+    known = {
+        key: getattr(record, key) for key in ("teacher", "quality", "metric") if not typed & {"teacher", "quality"}
+    }
     if hasattr(options, "replacement"):
         known |= {"replacement": record.replacement, "kernel_size": record.kernel_size}
     return replace(options, **known)
@@ -70,7 +76,9 @@ def _resumed(stage: "Stage", options: Any, typed: set[str], student: StudentChec
     content = student.content
     if content.get("stage") != stage.name or "optimizer_states" not in content:
         wrote = content.get("stage", "the original recipe")
-        raise UserError(f"{student.path} was written by {wrote}: --{stage.resume} goes on from a checkpoint of {stage.name}.")
+        raise UserError(
+            f"{student.path} was written by {wrote}: --{stage.resume} goes on from a checkpoint of {stage.name}."
+        )
     values, changed = dict(student.config), []
     for name in sorted(typed):
         new = getattr(options, name)
@@ -116,7 +124,7 @@ def build(stage: "Stage", origin: Origin) -> tuple[TeacherStudent, StudentRecord
         check_teacher(origin.student, identity, name)
         say(f"Student: {origin.student.path}.")
     else:
-        student, replaced = swap(teacher, options.replacement, kernel_size=options.kernel_size, init=options.init)
+        student, replaced = new_student(teacher, options)
         record = None
         rows = [(r.name, r.before, r.after, _decibels(r.error_db)) for r in replaced]
         show_table("Replaced in the student", ["layer", "teacher", "student", "kernel error, dB"], rows)
@@ -139,6 +147,11 @@ def build(stage: "Stage", origin: Origin) -> tuple[TeacherStudent, StudentRecord
         same_latents=pair.same_latents,
     )
     return pair, made
+
+
+def new_student(teacher: FactorizedPrior, options: Any) -> tuple[FactorizedPrior, list[Replaced]]:
+    """A student as it is before any training, and what was replaced in it."""
+    return swap(teacher, options.replacement, kernel_size=options.kernel_size, init=options.init)
 
 
 def check_teacher(student: StudentCheckpoint, identity: str, name: str) -> None:

@@ -57,7 +57,12 @@ class TeacherStudent(nn.Module):
     """
 
     def __init__(
-        self, teacher: FactorizedPrior, student: FactorizedPrior, *, train_igdn: bool = False, unfreeze_all: bool = False
+        self,
+        teacher: FactorizedPrior,
+        student: FactorizedPrior,
+        *,
+        train_igdn: bool = False,
+        unfreeze_all: bool = False,
     ) -> None:
         super().__init__()
         self.teacher = teacher.eval().requires_grad_(False)
@@ -77,6 +82,7 @@ class TeacherStudent(nn.Module):
 
     def both_latents(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The rounded latents that the teacher's and the student's decoder get, each ``(B, M, H/16, W/16)``."""
+        x = x.contiguous(memory_format=torch.channels_last)
         student = encode(self.student, x)
         return (student if self.same_latents else encode(self.teacher, x)), student
 

@@ -2,12 +2,15 @@
 
 import copy
 from dataclasses import dataclass
+from typing import TypeVar
 
 from torch import Tensor, nn
 
 from codecswap.errors import UserError
 from codecswap.initialise import fit_weights
 from codecswap.layers import REPLACEMENTS, SubpixelConv2d, UpsampleConv2d, to_subpixel, transposed_phase_kernels
+
+Codec = TypeVar("Codec", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -27,7 +30,10 @@ class Replaced:
 def refusal(layer: nn.ConvTranspose2d, replacement: str) -> str | None:
     """Why ``layer`` cannot be replaced, as the end of a sentence; None where it can."""
     kernel, stride = layer.kernel_size, layer.stride
-    doubled = all(k + int(op) - 2 * int(p) == 2 for k, op, p in zip(kernel, layer.output_padding, layer.padding, strict=True))
+    padding = layer.padding if isinstance(layer.padding, tuple) else (-1, -1)
+    doubled = all(
+        k + op - 2 * p == 2 for k, op, p in zip(kernel, layer.output_padding, padding, strict=True)
+    )
     if tuple(stride) != (2, 2):
         return f"its stride is {tuple(stride)}, not 2"
     if layer.groups != 1:
@@ -77,8 +83,8 @@ def replace_layer(
 
 
 def swap(
-    codec: nn.Module, replacement: str = "upsample", *, kernel_size: int | None = None, init: str = "weights"
-) -> tuple[nn.Module, list[Replaced]]:
+    codec: Codec, replacement: str = "upsample", *, kernel_size: int | None = None, init: str = "weights"
+) -> tuple[Codec, list[Replaced]]:
     """Copy ``codec`` and replace every ``ConvTranspose2d`` of its synthesis transform ``g_s``.
 
     Everything else keeps its weights and its names; ``g_s.0.weight`` becomes ``g_s.0.1.weight`` (``g_s.0.0.weight`` with

@@ -80,15 +80,22 @@ class Training(L.LightningModule):
 
     def __init__(self, pair: TeacherStudent, options: TrainingOptions, *, distil: bool, steps_per_epoch: int) -> None:
         super().__init__()
-        self.pair, self.options, self.distil, self.steps_per_epoch = pair, options, distil, steps_per_epoch
+        # channels_last: a quarter less time on the CPU, more on a GPU's tensor cores
+        self.pair = pair.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.options, self.distil, self.steps_per_epoch = options, distil, steps_per_epoch
         self.strict_loading = False  # the student is rebuilt before Lightning restores the rest
         self.unreadable: set[Path] = set()
         self.epoch_means = torch.nn.ModuleDict()
-        self.register_buffer("rate_weight", torch.tensor(RATE_START if options.lambda_rate is None else options.lambda_rate))
+        self.rate_weight: Tensor
+        self.register_buffer(
+            "rate_weight", torch.tensor(RATE_START if options.lambda_rate is None else options.lambda_rate)
+        )
 
     def configure_optimizers(self) -> Any:
         """Adam, its learning rate falling along a cosine over all steps of all epochs."""
-        quantiles = [p for name, p in self.pair.student.named_parameters() if name.endswith("quantiles") and p.requires_grad]
+        quantiles = [
+            p for name, p in self.pair.student.named_parameters() if name.endswith("quantiles") and p.requires_grad
+        ]
         others = [p for p in self.pair.student.parameters() if p.requires_grad and not any(p is q for q in quantiles)]
         groups: list[dict[str, Any]] = [{"params": others, "lr": self.options.lr}]
         if quantiles:
@@ -98,12 +105,13 @@ class Training(L.LightningModule):
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def _cosine(self, step: int) -> float:
-        epochs = getattr(self.options, "epochs", 1)
-        return 0.5 * (1 + math.cos(math.pi * min(1.0, step / max(1, epochs * self.steps_per_epoch))))
+        steps = max(1, self.options.epochs * self.steps_per_epoch)
+        return 0.5 * (1 + math.cos(math.pi * min(1.0, step / steps)))
 
     def on_train_start(self) -> None:
         """Put the schedule where the epoch says, so that options typed on resuming (epochs, lr, batch size) hold."""
-        schedule, optimiser = self.lr_schedulers(), self.optimizers()
+        schedule: Any = self.lr_schedulers()
+        optimiser: Any = self.optimizers()
         schedule.last_epoch = self.current_epoch * self.steps_per_epoch
         schedule.base_lrs = [self.options.lr, QUANTILE_LR][: len(schedule.base_lrs)]
         for group, base in zip(optimiser.param_groups, schedule.base_lrs, strict=True):
@@ -198,7 +206,9 @@ class PictureLoaders(L.LightningDataModule):
         """Random crops, in the one order of the run."""
         rank, world = self._place()
         if self.options.batch_size % world:
-            raise UserError(f"--batch_size {self.options.batch_size} cannot be shared out evenly over {world} processes.")
+            raise UserError(
+                f"--batch_size {self.options.batch_size} cannot be shared out evenly over {world} processes."
+            )
         dataset = TrainingPictures(self.pictures.train, seed=self.options.seed, prepared=self.pictures.prepared)
         sampler = EpochSampler(len(dataset), self.options.batch_size, seed=self.options.seed, rank=rank, world=world)
         return self._loader(dataset, self.options.batch_size // world, sampler)
@@ -247,7 +257,9 @@ def _run(stage: Stage, options: Any, typed: set[str]) -> int:
     steps = len(pictures.train) // options.batch_size
     module = Training(pair, options, distil=stage is DISTILL, steps_per_epoch=steps)
     checkpoints = Checkpoints(folder, stage.last, stage.best, stage.name, record, asdict(options))
-    trainer = _trainer(options, epochs, folder, [checkpoints, EpochLog(folder), Reconstructions(folder, stage.recon, options, *shown)])
+    trainer = _trainer(
+        options, epochs, folder, [checkpoints, EpochLog(folder), Reconstructions(folder, stage.recon, options, *shown)]
+    )
     trainer.fit(module, PictureLoaders(pictures, options), ckpt_path=origin.resume, weights_only=True)
     if epochs == 0:
         checkpoints.save(trainer, stage.last)
@@ -269,9 +281,13 @@ def _check_pictures(pictures: Pictures, options: TrainingOptions) -> tuple[Tenso
         raise UserError(f"None of the {len(pictures.train)} training pictures of {options.coco_dir} can be read.")
     shown = first_readable(pictures.val, max(1, options.recon_count))
     if not len(shown[0]):
-        raise UserError(f"None of the {len(pictures.val)} validation pictures can be read: raise --val_ratio to hold out others.")
+        raise UserError(
+            f"None of the {len(pictures.val)} validation pictures can be read: raise --val_ratio to hold out others."
+        )
     if len(shown[0]) < options.recon_count:
-        warn(f"only {len(shown[0])} validation pictures for --recon_count {options.recon_count}: all of them are shown.")
+        warn(
+            f"only {len(shown[0])} validation pictures for --recon_count {options.recon_count}: all of them are shown."
+        )
     return shown
 
 

@@ -55,7 +55,9 @@ def find_pictures(
         UserError: no such folder, no pictures in it, no prepared crops although asked for, or an empty validation side.
     """
     if root is None:
-        raise UserError("No pictures given: name a folder of pictures (or COCO's, with train2017/ in it) with --coco_dir.")
+        raise UserError(
+            "No pictures given: name a folder of pictures (or COCO's, with train2017/ in it) with --coco_dir."
+        )
     root = Path(root)
     if not 0 < val_ratio < 1:
         raise UserError(f"--val_ratio is a share between 0 and 1 (0.02: two in a hundred), not {val_ratio}.")
@@ -64,7 +66,9 @@ def find_pictures(
     if not root.is_dir():
         raise UserError(f"There is no folder {root}: name the folder that holds the pictures with --coco_dir.")
     split = (root / "train").is_dir()
-    layout, where = ("coco", root / "train2017") if (root / "train2017").is_dir() and not use_prepared else ("folder", root)
+    layout, where = (
+        ("coco", root / "train2017") if (root / "train2017").is_dir() and not use_prepared else ("folder", root)
+    )
     if split and layout != "coco":
         where = root / "train"
         layout = "prepared" if _is_crop(where) else "folder"
@@ -79,7 +83,9 @@ def find_pictures(
     held_out = scan(root / "val") if split and layout != "coco" and (root / "val").is_dir() else []
     train, val = choose(found, val_ratio=val_ratio, max_images=max_images, held_out=held_out)
     if not train:
-        raise UserError(f"All {len(found)} pictures of {where} fall on the validation side: lower --val_ratio ({val_ratio}).")
+        raise UserError(
+            f"All {len(found)} pictures of {where} fall on the validation side: lower --val_ratio ({val_ratio})."
+        )
     if not val:
         raise UserError(
             f"None of the {len(found)} pictures of {where} falls on the validation side: raise --val_ratio ({val_ratio})."
@@ -100,7 +106,11 @@ def _is_crop(folder: Path) -> bool:
 
 _to_tensor = v2.Compose([v2.ToImage(), v2.ToDtype(torch.float32, scale=True)])
 _train_crop = v2.Compose(
-    [v2.RandomResizedCrop(CROP, scale=(0.8, 1.0), ratio=(0.9, 1.1), antialias=True), v2.RandomHorizontalFlip(), _to_tensor]
+    [
+        v2.RandomResizedCrop(CROP, scale=(0.8, 1.0), ratio=(0.9, 1.1), antialias=True),
+        v2.RandomHorizontalFlip(),
+        _to_tensor,
+    ]
 )
 _val_crop = v2.Compose([v2.Resize(256, antialias=True), v2.CenterCrop(CROP), _to_tensor])
 
@@ -180,7 +190,7 @@ class TrainingPictures(Dataset):
 
     def __getitem__(self, key: tuple[int, int]) -> Sample:
         epoch, index = key
-        unreadable = []
+        unreadable: list[Path] = []
         for step in range(len(self.paths)):
             path = self.paths[(index + step) % len(self.paths)]
             try:
@@ -244,7 +254,8 @@ class EpochSampler(Sampler[tuple[int, int]]):
 
 def first_readable(paths: list[Path], count: int) -> tuple[Tensor, list[Path]]:
     """Validation crops of the first ``count`` pictures that can be read, ``(n, 3, 224, 224)``, and their paths."""
-    images, taken = [], []
+    images: list[Tensor] = []
+    taken: list[Path] = []
     for path in paths:
         if len(images) == count:
             break
@@ -256,4 +267,13 @@ def first_readable(paths: list[Path], count: int) -> tuple[Tensor, list[Path]]:
     return torch.stack(images) if images else torch.empty(0, 3, CROP, CROP), taken
 
 
-__all__ = ["Batch", "EpochSampler", "Pictures", "TrainingPictures", "ValidationPictures", "find_pictures", "load_picture", "position"]
+__all__ = [
+    "Batch",
+    "EpochSampler",
+    "Pictures",
+    "TrainingPictures",
+    "ValidationPictures",
+    "find_pictures",
+    "load_picture",
+    "position",
+]

@@ -34,9 +34,10 @@ def load_picture(path: str | Path, *, at_least: int | None = None) -> Image.Imag
         OSError, ValueError, SyntaxError, EOFError, PIL.Image.DecompressionBombError: it cannot be read
             (`UNREADABLE`).
     """
-    with Image.open(path) as picture:
+    with Image.open(path) as file:
+        picture: Image.Image = file
         if at_least is not None:
-            picture.draft(None, (at_least, at_least))
+            file.draft(None, (at_least, at_least))
         picture.load()
         picture = ImageOps.exif_transpose(picture)
         if picture.mode.startswith(("I;16", "I")):

@@ -70,7 +70,7 @@ class _Lines:
     def write(self) -> None:
         self.written = time.monotonic()
         speed = (self.done - self.first) / max(self.written - self.start, 1e-9)
-        left = f", {(self.total - self.done) / speed:,.0f} s left" if 0 < speed and self.done < self.total else ""
+        left = f", {(self.total - self.done) / speed:,.0f} s left" if speed > 0 and self.done < self.total else ""
         print(
             f"{self.title}: {amount(self.done, self.unit)} of {amount(self.total, self.unit)}, "
             f"{amount(speed, self.unit)}/s{left}",

@@ -1,0 +1,130 @@
+"""The whole recipe on the codec and photographs inside the package: swap, distil, fine-tune, evaluate, look."""
+
+from collections.abc import Iterator
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms.v2.functional import to_pil_image
+
+from codecswap import start, training
+from codecswap.checkpoint import load_student
+from codecswap.codecs import EMBEDDED, FactorizedPrior, load_codec
+from codecswap.config import DemoOptions, DistillOptions, FinetuneOptions
+from codecswap.console import say, show_table
+from codecswap.data.coco import scan, whole_picture
+from codecswap.errors import UserError
+from codecswap.evaluation import code, show
+from codecswap.metrics import ms_ssim, psnr
+from codecswap.sheet import contact_sheet
+from codecswap.surgery import swap
+
+TILE = 256
+"""Side of the tiles that training pictures are cut into; training crops 224 from them."""
+GRID = (3, 2)
+"""Tiles along a photograph's long and short side."""
+
+
+def main(options: DemoOptions, typed: set[str]) -> int:
+    """``codecswap demo``: about five minutes on two cores, without a network."""
+    folder = Path(options.output)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--output {folder} cannot be written to ({error.strerror}): name another folder.") from error
+    with as_file(files("codecswap") / "assets" / "photos") as photos:
+        say("1/4  Cut the embedded photographs into training tiles.")
+        pictures = folder / "pictures"
+        for side in ("train", "val"):
+            cut_tiles(photos / side, pictures / side)
+        common: dict[str, Any] = {
+            "teacher": EMBEDDED,
+            "coco_dir": str(pictures),
+            "batch_size": 6,
+            "recon_count": 8,
+            "recon_every": 4,
+            "num_workers": 1,
+        }
+        say("\n2/4  Swap and distil: the student learns its teacher's reconstructions.")
+        distil = DistillOptions(
+            **common, save_dir=str(folder / "checkpoints"), epochs=options.distil_epochs, train_igdn=True, lr=5e-4
+        )
+        training.distill(distil, set())
+        say("\n3/4  Fine-tune: the student learns the pictures themselves.")
+        tune = FinetuneOptions(
+            **common,
+            save_dir=str(folder / "checkpoints_ft"),
+            epochs=options.finetune_epochs,
+            resume_student=str(folder / "checkpoints" / "best_msssim.pt"),
+            lr=5e-4,
+        )
+        training.finetune(tune, set())
+        say("\n4/4  Compare on photographs that training never saw.")
+        teacher = load_codec(EMBEDDED)
+        before, _ = start.new_student(teacher, distil)
+        students = {
+            "upsample, before training": before,
+            "upsample, distilled": load_student(folder / "checkpoints" / "best_msssim.pt").student,
+            "upsample, fine-tuned": load_student(folder / "checkpoints_ft" / "ft_best.pt").student,
+            "masked, no training": swap(teacher, "masked")[0],
+            "subpixel, no training": swap(teacher, "subpixel")[0],
+        }
+        compare(teacher, students, [whole_picture(path) for path in scan(photos / "val")], folder / "contact_sheet.png")
+    say(f"Look at {folder / 'contact_sheet.png'}: the original, the teacher, and the student's way towards it.")
+    return 0
+
+
+def cut_tiles(source: Path, target: Path) -> None:
+    """Cut each photograph into 3x2 square tiles that cover it."""
+    target.mkdir(parents=True, exist_ok=True)
+    for path in scan(source):
+        with Image.open(path) as photo:
+            for index, box in enumerate(_boxes(*photo.size)):
+                photo.crop(box).save(target / f"{path.stem}_{index}.png")
+
+
+def _boxes(width: int, height: int) -> Iterator[tuple[int, int, int, int]]:
+    across, down = GRID if width >= height else GRID[::-1]
+    for row in range(down):
+        for column in range(across):
+            left = (width - TILE) * column // (across - 1)
+            top = (height - TILE) * row // (down - 1)
+            yield left, top, left + TILE, top + TILE
+
+
+@torch.no_grad()
+def compare(
+    teacher: FactorizedPrior, students: dict[str, FactorizedPrior], pictures: list[Tensor], sheet: Path
+) -> None:
+    """Print teacher and students (sharing its latents) against whole pictures, and draw the contact sheet."""
+    scores: dict[str, list[tuple[float, float]]] = {name: [] for name in ("teacher", *students)}
+    rates, rows = [], []
+    for picture in pictures:
+        x = picture[None]
+        bpp, latents = code(teacher, x)
+        rates.append(bpp)
+        decoded = {"teacher": show(teacher, latents, x)} | {
+            name: show(codec, latents, x) for name, codec in students.items()
+        }
+        for name, y in decoded.items():
+            scores[name].append((psnr(y, x).item(), ms_ssim(y, x).item()))
+        drawn = [name for name in decoded if "no training" not in name]
+        rows.append([(_cell(x), "")] + [(_cell(decoded[name]), f"{scores[name][-1][0]:.2f} dB") for name in drawn])
+    bpp = sum(rates) / len(rates)
+    table = []
+    for name, values in scores.items():
+        decibels, similarity = (sum(column) / len(values) for column in zip(*values, strict=True))
+        table.append([name, f"{decibels:.2f}", f"{similarity:.4f}", f"{bpp:.3f}"])
+    show_table(f"{len(pictures)} photographs of 768x512", ["decoder", "PSNR, dB", "MS-SSIM", "bits per pixel"], table)
+    titles = ["original", "teacher", "student before training", "distilled", "fine-tuned"]
+    contact_sheet(sheet, titles, rows)
+
+
+def _cell(x: Tensor) -> Image.Image:
+    """The middle of a picture, small enough to set several side by side."""
+    side = 288
+    top, left = (x.shape[-2] - side) // 2, (x.shape[-1] - side) // 2
+    return to_pil_image(x[0, :, top : top + side, left : left + side].clamp(0, 1))
