@@ -26,6 +26,7 @@ class Command:
 
 
 COMMANDS = {
+    "prepare": Command(config.PrepareOptions, "data.prepare:main", extra=None),
     "distill": Command(config.DistillOptions, "training:distill"),
     "finetune": Command(config.FinetuneOptions, "training:finetune"),
     "eval": Command(config.EvalOptions, "evaluation:main"),

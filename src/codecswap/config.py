@@ -134,3 +134,34 @@ class DemoOptions:
     """Epochs of distillation."""
     finetune_epochs: int = 4
     """Epochs of fine-tuning."""
+
+
+@dataclass(kw_only=True)
+class PrepareOptions:
+    """Download COCO, or take any folder of pictures, and make the crops that training reads."""
+
+    coco_dir: str | None = None
+    """Folder for COCO: downloaded and unpacked to train2017/ in it, unless that is there already."""
+    images: str | None = None
+    """Instead of COCO: a folder of your own pictures, sub-folders too."""
+    out_dir: str | None = None
+    """Folder for the crops: train/ and val/, with sub-folders."""
+    val_ratio: float = 0.02
+    """Share of the pictures held out for validation, chosen by a hash of their names."""
+    max_images: int | None = None
+    """Only the N training pictures whose names hash lowest, and their share of validation pictures; only those
+    are downloaded. Running it again with more adds what is missing."""
+    size: int = 224
+    """Side of the crops, in pixels; training takes 224."""
+    format: Literal["jpg", "png"] = "jpg"
+    """JPEG of quality 95, or lossless PNG (three times the bytes)."""
+    workers: int | None = None
+    """Processes that crop. Default: one for each core."""
+    url: str | None = None
+    """Where train2017.zip is downloaded from. Default: COCO's own server."""
+    md5: str | None = None
+    """MD5 of the zip behind --url, in hexadecimal digits; that of COCO's own is known."""
+    download_only: bool = False
+    """Only download: the zip, which is kept (with --max_images: the pictures)."""
+    keep_zip: bool = False
+    """Keep the downloaded zip after unpacking it. A train2017.zip that was there before is always kept."""

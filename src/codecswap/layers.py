@@ -5,6 +5,8 @@ resolution with four times the outputs, followed by PixelShuffle: output positio
 at ``i + d`` for a few ``d``. `phase_matrix` writes down which kernel tap lands on which ``d``; everything else follows.
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -96,9 +98,11 @@ class UpsampleConv2d(nn.Sequential):
         super().__init__(upsample, nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2))
         self.masked = masked
         self.fold = fold
-        self._phases: Tensor
-        matrix = phase_matrix(kernel_size, masked=masked).to(self.conv.weight.dtype)
-        self.register_buffer("_phases", matrix, persistent=False)
+        phases = phase_matrix(kernel_size, masked=masked)
+        # every 2D phase kernel is linear in the kernel: one (4 F F, k k) matrix folds them all
+        fold_matrix = torch.einsum("pas,qbt->pqabst", phases, phases).flatten(4).flatten(0, 3)
+        self._fold_matrix: Tensor
+        self.register_buffer("_fold_matrix", fold_matrix.to(self.conv.weight.dtype), persistent=False)
 
     @property
     def conv(self) -> nn.Conv2d:
@@ -107,9 +111,10 @@ class UpsampleConv2d(nn.Sequential):
 
     def folded_weight(self) -> Tensor:
         """The kernel at low resolution, ``(4 O, I, F, F)``, in PixelShuffle's channel order; differentiable."""
-        weight, phases = self.conv.weight, self._phases
-        rows = torch.einsum("pas,oist->oipat", phases, weight)
-        return to_subpixel(torch.einsum("oipat,qbt->oipqab", rows, phases))
+        outputs, inputs = self.conv.weight.shape[:2]
+        size = math.isqrt(self._fold_matrix.shape[0] // 4)
+        kernels = self.conv.weight.reshape(outputs * inputs, -1) @ self._fold_matrix.T
+        return to_subpixel(kernels.view(outputs, inputs, 2, 2, size, size))
 
     def forward(self, x: Tensor) -> Tensor:
         """Compute ``(B, I, H, W) -> (B, O, 2H, 2W)``."""

@@ -5,6 +5,7 @@ import http.client
 import os
 import threading
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -59,7 +60,8 @@ class Remote:
             UserError: the address is wrong, the server does not answer, or the file has another length.
         """
         url = archive.url
-        if not url.startswith(("http://", "https://")):
+        parts = urllib.parse.urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
             raise UserError(f"{url} is no web address (http:// or https://): check --url.")
         tries = _Tries(url, threading.Event())
         while True:
@@ -183,7 +185,7 @@ def _open(url: str, span: str | None) -> http.client.HTTPResponse:
         request.add_header("Range", span)
     try:
         return urllib.request.urlopen(request, timeout=TIMEOUT)
-    except ValueError as error:  # http.client's InvalidURL among them
+    except (ValueError, http.client.InvalidURL) as error:
         raise UserError(f"{url} is no address that can be opened ({error}): check --url.") from None
 
 

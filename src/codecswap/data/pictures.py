@@ -39,7 +39,7 @@ def load_picture(path: str | Path, *, at_least: int | None = None) -> Image.Imag
         if at_least is not None:
             file.draft(None, (at_least, at_least))
         picture.load()
-        picture = ImageOps.exif_transpose(picture)
+        ImageOps.exif_transpose(picture, in_place=True)
         if picture.mode.startswith(("I;16", "I")):
             picture = picture.convert("I").point([i / 257 for i in range(65536)], "L")
-        return picture.convert("RGB")
+        return picture if picture.mode == "RGB" else picture.convert("RGB")

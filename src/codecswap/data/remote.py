@@ -5,6 +5,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import pairwise
 from typing import TypeVar
 from zipfile import ZipFile, ZipInfo
 
@@ -60,8 +61,9 @@ class RemoteFile(io.RawIOBase):
 
     def _turn(self, size: int) -> None:
         """Take the part with the current byte at hand: the next that comes, or a new one of about ``size``."""
-        for self.start, self.data in self.coming:
-            if self.start <= self.at < self.start + len(self.data):
+        for start, data in self.coming:
+            self.start, self.data = start, data
+            if start <= self.at < start + len(data):
                 return
         end = min(self.at + max(size, SMALLEST), self.remote.length)
         self.start, self.data = self.at, b"".join(self.remote.blocks(self.at, end))
@@ -80,7 +82,7 @@ class RemoteFile(io.RawIOBase):
 def extents(archive: ZipFile, members: Sequence[ZipInfo]) -> list[tuple[int, int]]:
     """Where members lie in their zip, header included; direct neighbours share an extent of up to `LARGEST` bytes."""
     starts = sorted({info.header_offset for info in archive.infolist()} | {archive.start_dir})
-    following = dict(zip(starts, starts[1:], strict=False))
+    following = dict(pairwise(starts))
     result: list[tuple[int, int]] = []
     for start in sorted(info.header_offset for info in members):
         end = following.get(start, start)
