@@ -1,0 +1,44 @@
+"""Shared ground: one thread, the embedded teacher, and a folder of small pictures cut from the embedded photographs."""
+
+from importlib.resources import files
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from codecswap.codecs import FactorizedPrior, load_codec
+from codecswap.data.pictures import scan
+
+PHOTOS = Path(str(files("codecswap") / "assets" / "photos"))
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_thread() -> None:
+    """Tests run side by side; one thread each is faster than all fighting for the cores, and makes results repeatable."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def teacher() -> FactorizedPrior:
+    """The embedded codec, a fresh copy."""
+    return load_codec("tiny")
+
+
+@pytest.fixture(scope="session")
+def photos() -> list[Path]:
+    """The embedded photographs held out for validation, 768x512."""
+    return scan(PHOTOS / "val")
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with train/ (8 pictures of 240x240) and val/ (2), not prepared crops."""
+    root = tmp_path_factory.mktemp("pictures")
+    for side, count in (("train", 8), ("val", 2)):
+        (root / side).mkdir()
+        for path in scan(PHOTOS / side)[:count]:
+            with Image.open(path) as photo:
+                left, top = (photo.width - 240) // 2, (photo.height - 240) // 2
+                photo.crop((left, top, left + 240, top + 240)).save(root / side / f"{path.stem}.png")
+    return root

@@ -1,0 +1,119 @@
+"""The command line: what it accepts, and how it refuses."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from codecswap.cli import COMMANDS, main, parse, run
+from codecswap.errors import UserError
+
+
+def test_help_needs_no_heavy_library() -> None:
+    code = (
+        "import sys, codecswap, codecswap.cli; codecswap.cli.main(['--help']);"
+        "bad = {'torch', 'numpy', 'lightning', 'jsonargparse', 'compressai'} & set(sys.modules); sys.exit(repr(bad) if bad else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert all(name in done.stdout for name in COMMANDS)
+
+
+def test_booleans_hyphens_and_equals() -> None:
+    options, typed = parse("distill", ["--train-igdn", "--use_prepared", "true", "--unfreeze_all=false", "--coco-dir", "x"])
+    assert (options.train_igdn, options.use_prepared, options.unfreeze_all, options.coco_dir) == (True, True, False, "x")
+    assert typed == {"train_igdn", "use_prepared", "unfreeze_all", "coco_dir"}
+    assert parse("distill", ["--train_igdn", "False"])[0].train_igdn is False
+    assert parse("finetune", ["--freeze_igdn", "--lr", "1e-5"])[0].freeze_igdn is True
+
+
+def test_recipe_defaults() -> None:
+    distil, _ = parse("distill", [])
+    assert (distil.epochs, distil.batch_size, distil.lr, distil.quality) == (15, 16, 1e-4, 8)
+    assert (distil.lambda_l1, distil.lambda_msssim, distil.save_dir) == (1.0, 0.2, "./checkpoints")
+    assert (distil.recon_every, distil.recon_count, distil.recon_subdir, distil.val_ratio) == (5, 16, "recon", 0.02)
+    tune, _ = parse("finetune", [])
+    assert (tune.epochs, tune.save_dir, tune.recon_subdir) == (10, "./checkpoints_ft", "recon_ft")
+
+
+def test_configuration_file_then_typed_options(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("epochs: 3\nlr: 0.001\ntrain_igdn: true\n")
+    options, typed = parse("distill", ["--config", str(tmp_path / "a.yaml"), "--epochs", "4"])
+    assert (options.epochs, options.lr, options.train_igdn) == (4, 1e-3, True)
+    assert typed == {"epochs", "lr", "train_igdn"}
+
+
+def test_the_saved_configuration_is_a_configuration_file(tmp_path: Path) -> None:
+    from codecswap.start import make_folder
+
+    options, _ = parse("finetune", ["--epochs", "2", "--save_dir", str(tmp_path), "--kernel_size", "7"])
+    make_folder(options)
+    assert parse("finetune", ["--config", str(tmp_path / "config.yaml")])[0] == options
+
+
+@pytest.mark.parametrize("arguments", [["--epochs", "x"], ["--nope"], ["--kernel_size", "4"], ["--coco_dir"], ["stray"],
+                                       ["--use_prepared", "perhaps"], ["--precision", "64"], ["--config", "missing.yaml"]])
+def test_bad_arguments_are_one_sentence(arguments: list[str], capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(UserError):
+        parse("distill", arguments)
+    assert run("distill", arguments) == 2
+    said = capsys.readouterr()
+    assert said.out == "" and said.err.startswith("codecswap distill: ") and said.err.count("\n") == 1
+
+
+def test_unknown_command_and_missing_extra(capsys, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert main(["destil"]) == 2
+    assert "there is no command 'destil'" in capsys.readouterr().err
+    for name in [name for name in sys.modules if name.startswith(("codecswap.training", "codecswap.callbacks"))]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "lightning.pytorch", None)
+    assert main(["distill"]) == 2
+    assert "pip install 'codecswap[train]'" in capsys.readouterr().err
+
+
+def bad_runs(pictures: Path, tmp_path: Path) -> dict[str, tuple[list[str], str]]:
+    """Runs that cannot work, and a part of the sentence each must give."""
+    (tmp_path / "text").mkdir()
+    (tmp_path / "text" / "a.txt").write_text("no picture")
+    (tmp_path / "broken").mkdir()
+    for index in range(60):
+        (tmp_path / "broken" / f"{index}.jpg").write_text("no picture")
+    (tmp_path / "file").write_text("in the way")
+    torch.save({"student_state": {"a": torch.zeros(1)}}, tmp_path / "other.pt")
+    good = ["--coco_dir", str(pictures), "--teacher", "tiny", "--batch_size", "4", "--num_workers", "0"]
+    return {
+        "missing folder": ([*good, "--coco_dir", str(tmp_path / "none")], "There is no folder"),
+        "no pictures": ([*good, "--coco_dir", str(tmp_path / "text")], "There are no pictures"),
+        "broken pictures": ([*good, "--coco_dir", str(tmp_path / "broken"), "--val_ratio", "0.2"], "can be read"),
+        "batch": ([*good, "--batch_size", "9"], "larger than the 8 training pictures"),
+        "folder": ([*good, "--save_dir", str(tmp_path / "file" / "x")], "cannot be written to"),
+        "no checkpoint": ([*good, "--resume", str(tmp_path / "text" / "a.txt")], "no checkpoint"),
+        "other checkpoint": ([*good, "--resume", str(tmp_path / "other.pt")], "another architecture"),
+        "no teacher": ([*good, "--teacher", str(tmp_path / "none.pth")], "There is no checkpoint"),
+        "epochs": ([*good, "--epochs", "-1"], "at least 0"),
+        "devices": ([*good, "--accelerator", "abacus"], "cannot train on this"),
+    }
+
+
+def test_bad_input_is_one_sentence_and_leaves_nothing(pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    for name, (arguments, sentence) in bad_runs(pictures, tmp_path).items():
+        folder = tmp_path / f"run of {name}"
+        arguments = arguments if "--save_dir" in arguments else [*arguments, "--save_dir", str(folder)]
+        assert run("distill", arguments) == 2, name
+        error = capsys.readouterr().err.strip().splitlines()
+        assert sentence in error[-1] and error[-1].startswith("codecswap distill: "), (name, error)
+        assert not any("Traceback" in line for line in error)
+        assert not list(folder.rglob("*.pt*")), name
+
+
+@pytest.mark.slow
+def test_help_in_under_a_second() -> None:
+    times = []
+    for _ in range(5):
+        start = time.perf_counter()
+        subprocess.run([sys.executable, "-m", "codecswap", "--help"], check=True, capture_output=True)
+        times.append(time.perf_counter() - start)
+    assert min(times) < 5, "a heavy import crept in"
