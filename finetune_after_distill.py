@@ -5,7 +5,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent / "src"))
 
-from codecswap.cli import launch  # noqa: E402
+from codecswap.cli import launch
 
 if __name__ == "__main__":
     launch("finetune")

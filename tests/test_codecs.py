@@ -52,13 +52,14 @@ def test_the_fingerprint_sees_every_weight(teacher: FactorizedPrior) -> None:
 class Evil:
     """Runs code when it is unpickled."""
 
-    def __reduce__(self):  # noqa: D105
+    def __reduce__(self):
         return (Path.touch, (Path("evil"),))
 
 
 def test_what_is_no_codec_is_refused_in_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    files = {name: tmp_path / name for name in ("text.pth", "evil.pth", "list.pth", "other.pth", "student.pth", "x.safetensors")}
+    names = ("text.pth", "evil.pth", "list.pth", "other.pth", "student.pth", "x.safetensors")
+    files = {name: tmp_path / name for name in names}
     files["text.pth"].write_text("hello")
     files["evil.pth"].write_bytes(pickle.dumps({"state_dict": Evil()}))
     torch.save([1, 2], files["list.pth"])

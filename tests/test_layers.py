@@ -51,8 +51,19 @@ def test_folding_saves_the_multiplications_it_promises(kernel: int) -> None:
 
 
 @pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize(("replacement", "kernel"), [("masked", 3), ("masked", 5), ("masked", 7), ("subpixel", 2),
-                                                     ("subpixel", 3), ("subpixel", 4), ("subpixel", 5), ("subpixel", 7)])
+@pytest.mark.parametrize(
+    ("replacement", "kernel"),
+    [
+        ("masked", 3),
+        ("masked", 5),
+        ("masked", 7),
+        ("subpixel", 2),
+        ("subpixel", 3),
+        ("subpixel", 4),
+        ("subpixel", 5),
+        ("subpixel", 7),
+    ],
+)
 def test_exact_replacements_equal_the_transposed_convolution(replacement: str, kernel: int, bias: bool) -> None:
     torch.manual_seed(1)
     padding = (kernel - 1) // 2

@@ -22,8 +22,10 @@ def test_names_and_everything_else_stay(teacher: FactorizedPrior) -> None:
     assert any(isinstance(module, nn.ConvTranspose2d) for module in teacher.modules()), "the teacher was changed"
 
 
-@pytest.mark.parametrize(("replacement", "key", "shape"), [("masked", "g_s.0.1.weight", (48, 72, 5, 5)),
-                                                           ("subpixel", "g_s.0.0.weight", (192, 72, 3, 3))])
+@pytest.mark.parametrize(
+    ("replacement", "key", "shape"),
+    [("masked", "g_s.0.1.weight", (48, 72, 5, 5)), ("subpixel", "g_s.0.0.weight", (192, 72, 3, 3))],
+)
 def test_exact_students_equal_their_teacher(
     teacher: FactorizedPrior, replacement: str, key: str, shape: tuple[int, ...]
 ) -> None:
@@ -39,7 +41,9 @@ def test_weight_start_is_far_better_than_noise_and_worse_than_exact(teacher: Fac
     latents = torch.randn(2, 72, 6, 6).mul(3).round()
     with torch.no_grad():
         wanted = teacher.g_s(latents)
-        errors = {init: (swap(teacher, init=init)[0].g_s(latents) - wanted).square().mean() for init in ("weights", "random")}
+        errors = {
+            init: (swap(teacher, init=init)[0].g_s(latents) - wanted).square().mean() for init in ("weights", "random")
+        }
     assert 0 < errors["weights"] < errors["random"] / 2
 
 

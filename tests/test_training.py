@@ -18,7 +18,20 @@ from codecswap.checkpoint import latents_equal, load_student
 from codecswap.cli import run
 from codecswap.codecs import FactorizedPrior
 
-FAST = ["--teacher", "tiny", "--batch_size", "4", "--num_workers", "0", "--recon_count", "2", "--accelerator", "cpu"]
+FAST = [
+    "--teacher",
+    "tiny",
+    "--batch_size",
+    "4",
+    "--num_workers",
+    "0",
+    "--recon_count",
+    "2",
+    "--accelerator",
+    "cpu",
+    "--warmup_steps",
+    "0",
+]
 
 
 def train(command: str, pictures: Path, folder: Path, *options: str) -> None:
@@ -27,7 +40,9 @@ def train(command: str, pictures: Path, folder: Path, *options: str) -> None:
 
 def rows(folder: Path) -> list[dict[str, float]]:
     with (folder / "metrics.csv").open() as file:
-        return [{key: float(value) if value else math.nan for key, value in row.items()} for row in csv.DictReader(file)]
+        return [
+            {key: float(value) if value else math.nan for key, value in row.items()} for row in csv.DictReader(file)
+        ]
 
 
 def weights(path: Path) -> dict[str, torch.Tensor]:
@@ -42,7 +57,9 @@ def files_in(folder: Path) -> set[str]:
     return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
 
 
-def test_distillation_brings_the_student_closer_and_writes_what_it_says(pictures: Path, tmp_path: Path, teacher) -> None:
+def test_distillation_brings_the_student_closer_and_writes_what_it_says(
+    pictures: Path, tmp_path: Path, teacher
+) -> None:
     train("distill", pictures, tmp_path, "--epochs", "4", "--recon_every", "2", "--lr", "3e-4")
     log = rows(tmp_path)
     assert [row["epoch"] for row in log] == [-1, 0, 1, 2, 3]
@@ -51,7 +68,9 @@ def test_distillation_brings_the_student_closer_and_writes_what_it_says(pictures
     pngs = {f"recon/{tag}/0000{i}.png" for tag in ("pre_e000", "e001", "e003") for i in range(2)}
     assert files_in(tmp_path) == {"last.pt", "best_msssim.pt", "metrics.csv", "config.yaml"} | pngs
     content = torch.load(tmp_path / "last.pt", weights_only=True)
-    assert {"student_state", "optimizer_states", "lr_schedulers", "epoch", "best", "random", "config", "codec"} <= set(content)
+    assert {"student_state", "optimizer_states", "lr_schedulers", "epoch", "best", "random", "config", "codec"} <= set(
+        content
+    )
     assert content["epoch"] == 3 and content["codec"]["replacement"] == "upsample"
     best = max(row["msssim_teacher"] for row in log)
     assert torch.load(tmp_path / "best_msssim.pt", weights_only=True)["best"] == pytest.approx(best)
@@ -64,8 +83,14 @@ def test_distillation_brings_the_student_closer_and_writes_what_it_says(pictures
 
 def test_fine_tuning_moves_towards_the_picture_and_keeps_every_bit(pictures: Path, tmp_path: Path, teacher) -> None:
     train("distill", pictures, tmp_path / "d", "--epochs", "0", "--recon_every", "1")
-    assert files_in(tmp_path / "d") == {"last.pt", "best_msssim.pt", "metrics.csv", "config.yaml",
-                                        "recon/pre_e000/00000.png", "recon/pre_e000/00001.png"}
+    assert files_in(tmp_path / "d") == {
+        "last.pt",
+        "best_msssim.pt",
+        "metrics.csv",
+        "config.yaml",
+        "recon/pre_e000/00000.png",
+        "recon/pre_e000/00001.png",
+    }
     student = ["--resume_student", str(tmp_path / "d" / "best_msssim.pt")]
     train("finetune", pictures, tmp_path / "f", "--epochs", "4", "--lr", "3e-4", *student)
     log = rows(tmp_path / "f")
@@ -157,8 +182,24 @@ def test_exact_students_are_proved_and_done(pictures: Path, tmp_path: Path, caps
 @pytest.mark.slow
 def test_two_processes_give_the_loss_curve_of_one(pictures: Path, tmp_path: Path) -> None:
     for devices in ("1", "2"):
-        command = [sys.executable, "-m", "codecswap", "distill", "--coco_dir", str(pictures), *FAST, "--epochs", "3",
-                   "--save_dir", str(tmp_path / devices), "--devices", devices, "--lr", "3e-4", "--train_igdn"]
+        command = [
+            sys.executable,
+            "-m",
+            "codecswap",
+            "distill",
+            "--coco_dir",
+            str(pictures),
+            *FAST,
+            "--epochs",
+            "3",
+            "--save_dir",
+            str(tmp_path / devices),
+            "--devices",
+            devices,
+            "--lr",
+            "3e-4",
+            "--train_igdn",
+        ]
         done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
         assert done.returncode == 0, done.stderr
         assert done.stdout.count("Teacher: tiny") == 1, "only the first process speaks"

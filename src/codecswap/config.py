@@ -49,11 +49,15 @@ class TrainingOptions(TeacherOptions, PictureOptions):
     batch_size: int = 16
     """Pictures in a step, over all processes."""
     lr: float = 1e-4
-    """Adam's learning rate at the start; it falls to 0 along a cosine."""
+    """Adam's highest learning rate; it falls to 0 along a cosine."""
+    warmup_steps: int = 50
+    """Steps in which the learning rate rises to --lr: a good start is lost where Adam begins at full rate."""
     lambda_l1: float = 1.0
     """Weight of the absolute error."""
     lambda_msssim: float = 0.2
     """Weight of 1 - MS-SSIM."""
+    lambda_mse: float = 0.0
+    """Weight of the squared error (of pictures in [0, 1]); 0 is the recipe's loss."""
     lambda_rate: float | None = None
     """With --unfreeze_all: weight of bits per pixel. Default: adapted at every step to hold the teacher's rate."""
     unfreeze_all: bool = False
@@ -62,8 +66,10 @@ class TrainingOptions(TeacherOptions, PictureOptions):
     """What takes a transposed convolution's place; masked and subpixel equal it and need no training."""
     kernel_size: Literal[3, 5, 7] | None = None
     """Kernel of the upsample replacement. Default: that of the layer it replaces."""
-    init: Literal["weights", "random"] = "weights"
-    """Start of the new convolutions: the least-squares fit to the teacher's kernels, or Kaiming noise (to compare)."""
+    init: Literal["calibrated", "weights", "random"] = "calibrated"
+    """Start of the new convolutions: fitted to what the teacher's layers put out on pictures, to its kernels, or noise."""
+    calibration_images: int = 256
+    """Training pictures that the calibrated start is fitted to."""
     wandb_project: str | None = None
     """Also log to this project of Weights & Biases."""
     recon_every: int = 5

@@ -1,6 +1,7 @@
 """The whole recipe on the codec and photographs inside the package: swap, distil, fine-tune, evaluate, look."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2.functional import to_pil_image
 
-from codecswap import start, training
+from codecswap import training
 from codecswap.checkpoint import load_student
 from codecswap.codecs import EMBEDDED, FactorizedPrior, load_codec
 from codecswap.config import DemoOptions, DistillOptions, FinetuneOptions
@@ -24,6 +25,8 @@ from codecswap.surgery import swap
 
 TILE = 256
 """Side of the tiles that training pictures are cut into; training crops 224 from them."""
+LEARNING_RATE = 2e-4
+"""Higher than the recipe's: the demo has minutes."""
 GRID = (3, 2)
 """Tiles along a photograph's long and short side."""
 
@@ -36,7 +39,7 @@ def main(options: DemoOptions, typed: set[str]) -> int:
     except OSError as error:
         raise UserError(f"--output {folder} cannot be written to ({error.strerror}): name another folder.") from error
     with as_file(files("codecswap") / "assets" / "photos") as photos:
-        say("1/4  Cut the embedded photographs into training tiles.")
+        say("1/5  Cut the embedded photographs into training tiles.")
         pictures = folder / "pictures"
         for side in ("train", "val"):
             cut_tiles(photos / side, pictures / side)
@@ -47,24 +50,31 @@ def main(options: DemoOptions, typed: set[str]) -> int:
             "recon_count": 8,
             "recon_every": 4,
             "num_workers": 1,
+            "warmup_steps": 13,
         }
-        say("\n2/4  Swap and distil: the student learns its teacher's reconstructions.")
-        distil = DistillOptions(
-            **common, save_dir=str(folder / "checkpoints"), epochs=options.distil_epochs, train_igdn=True, lr=5e-4
+        say("\n2/5  Swap: the student before any training.")
+        begin = DistillOptions(**common, save_dir=str(folder / "start"), epochs=0, train_igdn=True, lr=LEARNING_RATE)
+        training.distill(begin, set())
+        say("\n3/5  Distil: the student learns its teacher's reconstructions.")
+        distil = replace(
+            begin,
+            resume=str(folder / "start" / "last.pt"),
+            save_dir=str(folder / "checkpoints"),
+            epochs=options.distil_epochs,
         )
-        training.distill(distil, set())
-        say("\n3/4  Fine-tune: the student learns the pictures themselves.")
+        training.distill(distil, {"resume", "save_dir", "epochs"})
+        say("\n4/5  Fine-tune: the student learns the pictures themselves.")
         tune = FinetuneOptions(
             **common,
             save_dir=str(folder / "checkpoints_ft"),
             epochs=options.finetune_epochs,
             resume_student=str(folder / "checkpoints" / "best_msssim.pt"),
-            lr=5e-4,
+            lr=LEARNING_RATE,
         )
         training.finetune(tune, set())
-        say("\n4/4  Compare on photographs that training never saw.")
+        say("\n5/5  Compare on photographs that training never saw.")
         teacher = load_codec(EMBEDDED)
-        before, _ = start.new_student(teacher, distil)
+        before = load_student(folder / "start" / "last.pt").student
         students = {
             "upsample, before training": before,
             "upsample, distilled": load_student(folder / "checkpoints" / "best_msssim.pt").student,

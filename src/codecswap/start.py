@@ -1,5 +1,7 @@
 """Where a run starts: its options, its teacher, its student, its folder."""
 
+import shutil
+import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,14 +12,20 @@ from torch import Tensor
 
 from codecswap.checkpoint import StudentCheckpoint, StudentRecord, load_student, write_atomically
 from codecswap.codecs import FactorizedPrior, fingerprint, load_codec, teacher_name
+from codecswap.config import TrainingOptions
 from codecswap.console import is_first_process, say, show_table, warn
+from codecswap.data.coco import Pictures, first_readable
 from codecswap.errors import UserError
-from codecswap.metrics import psnr
-from codecswap.student import TeacherStudent
-from codecswap.surgery import Replaced, swap
+from codecswap.initialise import calibrate
+from codecswap.metrics import psnr, to_8_bits
+from codecswap.student import TeacherStudent, encode
+from codecswap.surgery import swap
 
 if TYPE_CHECKING:
     from codecswap.training import Stage
+
+SHOWN = 16
+"""Pictures on which the cost of an inexact replacement is measured."""
 
 FIXED = ("replacement", "kernel_size", "unfreeze_all", "train_igdn", "freeze_igdn")
 """Options that decide what an optimiser's state belongs to: they cannot change on resuming."""
@@ -94,7 +102,7 @@ def _resumed(stage: "Stage", options: Any, typed: set[str], student: StudentChec
     return replace(options, **known)
 
 
-def make_folder(options: Any) -> Path:
+def make_folder(stage: "Stage", options: Any) -> Path:
     """Make the run's folder and save its options there, before anything that takes time.
 
     Raises:
@@ -107,12 +115,16 @@ def make_folder(options: Any) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         text = yaml.safe_dump(asdict(options), sort_keys=False)
         write_atomically(folder / "config.yaml", lambda path: path.write_text(text, encoding="utf-8"))
+        resumed = getattr(options, stage.resume)
+        best = Path(resumed).with_name(stage.best) if resumed else None
+        if best and best.exists() and best.parent.resolve() != folder.resolve():  # the best so far comes along
+            write_atomically(folder / stage.best, lambda path: shutil.copyfile(best, path))
     except OSError as error:
         raise UserError(f"--save_dir {folder} cannot be written to ({error.strerror}): name another folder.") from error
     return folder
 
 
-def build(stage: "Stage", origin: Origin) -> tuple[TeacherStudent, StudentRecord]:
+def build(stage: "Stage", origin: Origin, pictures: Pictures) -> tuple[TeacherStudent, StudentRecord]:
     """Load the teacher, make or load the student, and say what was done."""
     options = origin.options
     teacher = load_codec(options.teacher, options.quality, options.metric)
@@ -124,10 +136,7 @@ def build(stage: "Stage", origin: Origin) -> tuple[TeacherStudent, StudentRecord
         check_teacher(origin.student, identity, name)
         say(f"Student: {origin.student.path}.")
     else:
-        student, replaced = new_student(teacher, options)
-        record = None
-        rows = [(r.name, r.before, r.after, _decibels(r.error_db)) for r in replaced]
-        show_table("Replaced in the student", ["layer", "teacher", "student", "kernel error, dB"], rows)
+        student, record = new_student(teacher, options, pictures.train), None
     igdn = options.train_igdn if stage.name == "distill" else not options.freeze_igdn
     pair = TeacherStudent(teacher, student, train_igdn=igdn, unfreeze_all=options.unfreeze_all)
     trained = sum(p.numel() for p in student.parameters() if p.requires_grad)
@@ -149,9 +158,45 @@ def build(stage: "Stage", origin: Origin) -> tuple[TeacherStudent, StudentRecord
     return pair, made
 
 
-def new_student(teacher: FactorizedPrior, options: Any) -> tuple[FactorizedPrior, list[Replaced]]:
-    """A student as it is before any training, and what was replaced in it."""
-    return swap(teacher, options.replacement, kernel_size=options.kernel_size, init=options.init)
+def new_student(teacher: FactorizedPrior, options: TrainingOptions, pictures: list[Path]) -> FactorizedPrior:
+    """Make a student as it is before any training, and say what was replaced and what that costs.
+
+    Args:
+        pictures: training pictures; a calibrated start is fitted to the first ``calibration_images`` of them.
+    """
+    # only the first process calibrates; the others get its weights when training starts
+    calibrated = options.init == "calibrated" and options.replacement == "upsample" and is_first_process()
+    init = "random" if options.init == "random" else "weights"
+    student, replaced = swap(teacher, options.replacement, kernel_size=options.kernel_size, init=init)
+    rows = [[r.name, r.before, r.after, _decibels(r.error_db)] for r in replaced]
+    columns = ["layer", "teacher", "student", "kernel error, dB"]
+    if options.replacement == "upsample":
+        crops, _ = first_readable(pictures, options.calibration_images)
+        device = torch.device("cuda" if torch.cuda.is_available() and options.accelerator != "cpu" else "cpu")
+        teacher, student = teacher.to(device), student.to(device)
+        latents = torch.cat([encode(teacher, batch.to(device)) for batch in crops.split(8)])
+        if calibrated:
+            began = time.perf_counter()
+            fits = calibrate(teacher, student, latents, seed=options.seed)
+            rows = [[*row, f"{f.error_before_db:.2f}", f"{f.error_db:.2f}"] for row, f in zip(rows, fits, strict=True)]
+            columns += ["output error, dB", "calibrated, dB"]
+            say(f"Calibrated on {len(crops)} pictures in {time.perf_counter() - began:.0f} s.")
+        show_table("Replaced in the student", columns, rows)
+        _say_the_loss(teacher, student, crops[:SHOWN].to(device), latents[:SHOWN])
+    else:
+        show_table("Replaced in the student", columns, rows)
+    return student
+
+
+@torch.no_grad()
+def _say_the_loss(teacher: FactorizedPrior, student: FactorizedPrior, pictures: Tensor, latents: Tensor) -> None:
+    """What the inexact replacement costs before training, measured, and what costs nothing."""
+    theirs, mine = (psnr(to_8_bits(codec.g_s(latents)), pictures).mean().item() for codec in (teacher, student))
+    say(
+        f"--replacement upsample cannot equal this teacher: on {len(pictures)} training pictures the teacher has "
+        f"{theirs:.2f} dB, the student starts at {mine:.2f} dB ({theirs - mine:.2f} dB lost), and training wins back a part. "
+        "--replacement masked (Resize, Mul, Conv) and subpixel (Conv, DepthToSpace) lose nothing and need no training."
+    )
 
 
 def check_teacher(student: StudentCheckpoint, identity: str, name: str) -> None:

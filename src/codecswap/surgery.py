@@ -31,9 +31,7 @@ def refusal(layer: nn.ConvTranspose2d, replacement: str) -> str | None:
     """Why ``layer`` cannot be replaced, as the end of a sentence; None where it can."""
     kernel, stride = layer.kernel_size, layer.stride
     padding = layer.padding if isinstance(layer.padding, tuple) else (-1, -1)
-    doubled = all(
-        k + op - 2 * p == 2 for k, op, p in zip(kernel, layer.output_padding, padding, strict=True)
-    )
+    doubled = all(k + op - 2 * p == 2 for k, op, p in zip(kernel, layer.output_padding, padding, strict=True))
     if tuple(stride) != (2, 2):
         return f"its stride is {tuple(stride)}, not 2"
     if layer.groups != 1:

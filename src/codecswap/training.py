@@ -85,14 +85,14 @@ class Training(L.LightningModule):
         self.options, self.distil, self.steps_per_epoch = options, distil, steps_per_epoch
         self.strict_loading = False  # the student is rebuilt before Lightning restores the rest
         self.unreadable: set[Path] = set()
-        self.epoch_means = torch.nn.ModuleDict()
+        self.epoch_means: dict[str, MeanMetric] = {}
         self.rate_weight: Tensor
         self.register_buffer(
             "rate_weight", torch.tensor(RATE_START if options.lambda_rate is None else options.lambda_rate)
         )
 
     def configure_optimizers(self) -> Any:
-        """Adam, its learning rate falling along a cosine over all steps of all epochs."""
+        """Adam; the learning rate rises for a moment and falls along a cosine over all steps of all epochs."""
         quantiles = [
             p for name, p in self.pair.student.named_parameters() if name.endswith("quantiles") and p.requires_grad
         ]
@@ -101,12 +101,14 @@ class Training(L.LightningModule):
         if quantiles:
             groups.append({"params": quantiles, "lr": QUANTILE_LR})
         optimiser = torch.optim.Adam(groups)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, self._cosine)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, self._schedule)
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
-    def _cosine(self, step: int) -> float:
+    def _schedule(self, step: int) -> float:
+        """The share of the learning rate at a step: a short rise, and a cosine over all epochs."""
         steps = max(1, self.options.epochs * self.steps_per_epoch)
-        return 0.5 * (1 + math.cos(math.pi * min(1.0, step / steps)))
+        rise = min(1.0, (step + 1) / (self.options.warmup_steps + 1))
+        return rise * 0.5 * (1 + math.cos(math.pi * min(1.0, step / steps)))
 
     def on_train_start(self) -> None:
         """Put the schedule where the epoch says, so that options typed on resuming (epochs, lr, batch size) hold."""
@@ -115,7 +117,7 @@ class Training(L.LightningModule):
         schedule.last_epoch = self.current_epoch * self.steps_per_epoch
         schedule.base_lrs = [self.options.lr, QUANTILE_LR][: len(schedule.base_lrs)]
         for group, base in zip(optimiser.param_groups, schedule.base_lrs, strict=True):
-            group["lr"] = base * self._cosine(schedule.last_epoch)
+            group["lr"] = base * self._schedule(schedule.last_epoch)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Draw the likelihoods' noise from (seed, step, process): resuming does not change it."""
@@ -127,7 +129,11 @@ class Training(L.LightningModule):
         self._note_unreadable(batch)
         decoded = self.pair(batch.images, distil=self.distil)
         loss = reconstruction_loss(
-            decoded.student, decoded.target, lambda_l1=self.options.lambda_l1, lambda_msssim=self.options.lambda_msssim
+            decoded.student,
+            decoded.target,
+            lambda_l1=self.options.lambda_l1,
+            lambda_msssim=self.options.lambda_msssim,
+            lambda_mse=self.options.lambda_mse,
         )
         if decoded.bpp is not None and decoded.teacher_bpp is not None:
             loss = loss + self.rate_weight.clone() * decoded.bpp  # the weight changes in place below
@@ -234,7 +240,14 @@ class PictureLoaders(L.LightningDataModule):
 
 def _run(stage: Stage, options: Any, typed: set[str]) -> int:
     """Train a stage from its options to its last checkpoint."""
-    for name, least in (("epochs", 0), ("batch_size", 1), ("recon_every", 0), ("recon_count", 0), ("num_workers", 0)):
+    for name, least in (
+        ("epochs", 0),
+        ("batch_size", 1),
+        ("recon_every", 0),
+        ("recon_count", 0),
+        ("num_workers", 0),
+        ("warmup_steps", 0),
+    ):
         if getattr(options, name) < least:
             raise UserError(f"--{name} is at least {least}, not {getattr(options, name)}.")
     origin = start.read_origin(stage, options, typed)
@@ -243,9 +256,9 @@ def _run(stage: Stage, options: Any, typed: set[str]) -> int:
         options.coco_dir, val_ratio=options.val_ratio, use_prepared=options.use_prepared, max_images=options.max_images
     )
     shown = _check_pictures(pictures, options)
-    folder = start.make_folder(options)
+    folder = start.make_folder(stage, options)
     L.seed_everything(options.seed, workers=True, verbose=False)
-    pair, record = start.build(stage, origin)
+    pair, record = start.build(stage, origin, pictures)
     say(
         f"Pictures: {len(pictures.train)} for training, {len(pictures.val)} held out ({pictures.layout} layout of "
         f"{options.coco_dir})."

@@ -68,8 +68,13 @@ def test_prepared_without_val_is_split_like_raw(tmp_path: Path) -> None:
     [
         (lambda root: root / "nowhere", {}, "There is no folder"),
         (lambda root: None, {}, "No pictures given"),
-        (lambda root: write(root / "notes" / "a.png").parent.joinpath("a.png").rename(root / "notes" / "a.txt").parent, {},
-         "There are no pictures in"),
+        (
+            lambda root: (
+                write(root / "notes" / "a.png").parent.joinpath("a.png").rename(root / "notes" / "a.txt").parent
+            ),
+            {},
+            "There are no pictures in",
+        ),
         (coco, {"use_prepared": True}, "--use_prepared needs 224x224 crops"),
         (coco, {"val_ratio": 1e-9}, "raise --val_ratio"),
         (coco, {"val_ratio": 1 - 1e-9}, "lower --val_ratio"),
@@ -95,7 +100,7 @@ def test_every_kind_of_picture_becomes_rgb(tmp_path: Path) -> None:
     for name, picture in kinds.items():
         picture.save(tmp_path / name)
         for crop in (training_crop(tmp_path / name, seed=0, epoch=0), validation_crop(tmp_path / name)):
-            assert crop.shape == (3, 224, 224) and 0 <= crop.min() and crop.max() <= 1
+            assert crop.shape == (3, 224, 224) and crop.min() >= 0 and crop.max() <= 1
     deep, grey = (np.asarray(load_picture(tmp_path / name), dtype=int) for name in ("deep.png", "grey.png"))
     assert abs(deep - grey).max() <= 1, "16 bits are scaled, not cut off"
     red = np.asarray(load_picture(tmp_path / "cmyk.jpg"))[0, 0]
@@ -110,8 +115,11 @@ def test_crops_depend_on_seed_epoch_and_name_alone(tmp_path: Path) -> None:
     before = torch.get_rng_state()
     assert torch.equal(crop, training_crop(path, seed=1, epoch=2))
     assert torch.equal(before, torch.get_rng_state()), "the global generator is left alone"
-    for other in (training_crop(path, seed=2, epoch=2), training_crop(path, seed=1, epoch=3),
-                  training_crop(moved, seed=1, epoch=2)):
+    for other in (
+        training_crop(path, seed=2, epoch=2),
+        training_crop(path, seed=1, epoch=3),
+        training_crop(moved, seed=1, epoch=2),
+    ):
         assert not torch.equal(crop, other)
 
 
@@ -144,7 +152,8 @@ def test_one_order_for_any_number_of_processes() -> None:
             assert len(list(sampler)) == len(sampler) == 48 // world
             ranks.append([index for _, index in sampler])
         share = 8 // world
-        return [sum((rank[step * share : (step + 1) * share] for rank in ranks), []) for step in range(6)]
+        steps = [slice(step * share, (step + 1) * share) for step in range(6)]
+        return [[index for rank in ranks for index in rank[step]] for step in steps]
 
     assert run(1, 0) == run(2, 0) == run(4, 0)
     assert run(1, 0) != run(1, 1)

@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,8 @@ def fetch(options: PrepareOptions) -> Path | None:
     """
     coco = CocoFolder(Path(options.coco_dir or ""))
     if coco.pictures.is_dir():
-        coco.own_zip.unlink(missing_ok=True)  # a run was killed between unpacking and this
+        if coco.own_zip.exists():  # a run was killed between unpacking and removing it
+            coco.own_zip.unlink()
         return coco.pictures
     if any(path.suffix.lower() in ENDINGS for path in coco.folder.iterdir()):
         raise UserError(
@@ -160,6 +162,8 @@ def _needs(coco: CocoFolder, options: PrepareOptions, size: int, count: int) -> 
     """Space for pictures of ``size`` bytes and, if they are to be made, ``count`` crops."""
     needs = [("pictures", coco.folder, max(size, 0))]
     if options.out_dir is not None and not options.download_only:
+        if options.max_images is not None:
+            count = min(count, math.ceil(options.max_images / (1 - options.val_ratio)))
         crops = round(count * options.size**2 * BYTES_PER_PIXEL[options.format])
         needs.append(("crops", Path(options.out_dir), crops))
     return needs
