@@ -1,0 +1,44 @@
+"""codecswap: swap the transposed convolutions of a learned image codec for layers that NPUs run, and train it back.
+
+The public API, imported when it is first used (so that a device without PyTorch can import the package):
+
+- `load_codec`: a pretrained codec, from CompressAI's zoo, a local file or the package.
+- `swap`: a student with other layers in place of the transposed convolutions.
+- `calibrate`: the closed-form start of such a student, fitted on real latents.
+- `load_student`: a student from a checkpoint.
+- `encode`: the rounded latents that a bitstream carries.
+- `evaluate`: PSNR, MS-SSIM and bits per pixel from real bytes.
+- `ms_ssim`, `psnr`: the metrics, per picture.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from codecswap.checkpoint import load_student
+    from codecswap.codecs import load_codec
+    from codecswap.evaluation import evaluate
+    from codecswap.initialise import calibrate
+    from codecswap.metrics import ms_ssim, psnr
+    from codecswap.student import encode
+    from codecswap.surgery import swap
+
+__version__ = "0.1.0"
+__all__ = ["calibrate", "encode", "evaluate", "load_codec", "load_student", "ms_ssim", "psnr", "swap"]
+
+_HOMES = {
+    "calibrate": "initialise",
+    "encode": "student",
+    "evaluate": "evaluation",
+    "load_codec": "codecs",
+    "load_student": "checkpoint",
+    "ms_ssim": "metrics",
+    "psnr": "metrics",
+    "swap": "surgery",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'codecswap' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"codecswap.{_HOMES[name]}"), name)

@@ -30,6 +30,7 @@ COMMANDS = {
     "distill": Command(config.DistillOptions, "training:distill"),
     "finetune": Command(config.FinetuneOptions, "training:finetune"),
     "eval": Command(config.EvalOptions, "evaluation:main"),
+    "advise": Command(config.AdviseOptions, "advise:main"),
     "demo": Command(config.DemoOptions, "demo:main"),
 }
 

@@ -171,3 +171,13 @@ class PrepareOptions:
     """Only download: the zip, which is kept (with --max_images: the pictures)."""
     keep_zip: bool = False
     """Keep the downloaded zip after unpacking it. A train2017.zip that was there before is always kept."""
+
+
+@dataclass(kw_only=True)
+class AdviseOptions(TeacherOptions):
+    """Show the replacements side by side for a teacher, and say which one is needed."""
+
+    images: str | None = None
+    """Folder of pictures to measure on: half calibrates, half measures. Default: the photographs in the package."""
+    operators: str | None = None
+    """ONNX operators that the target accepts, separated by commas, e.g. Conv,Resize,Mul,Sqrt. Default: all."""

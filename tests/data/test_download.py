@@ -212,4 +212,4 @@ def test_progress_tells_speed_and_time_left(capsys, monkeypatch):
     monkeypatch.setenv("FORCE_COLOR", "1")
     with progress.bar("Cropping", 10, unit="pictures") as advance:
         advance(10)
-    assert "10 pictures of 10 pictures" in capsys.readouterr().err
+    assert "10 of 10 pictures" in capsys.readouterr().err

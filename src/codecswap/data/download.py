@@ -123,7 +123,7 @@ def download(archive: Archive, path: Path, remote: Remote) -> None:
     digest = hashlib.md5(usedforsecurity=False)
     with open(part, "ab+") as file:
         done = _digest(part, digest)
-        with bar(f"Downloading {path.name}", remote.length, unit="bytes", done=done) as advance:
+        with bar("Downloading", remote.length, unit="bytes", done=done) as advance:
             for block in remote.blocks(done, remote.length):
                 file.write(block)
                 digest.update(block)
@@ -143,7 +143,7 @@ def _digest(path: Path, digest: "hashlib._Hash") -> int:
     """Feed what is there already to the checksum; returns its bytes."""
     size = path.stat().st_size
     if size:
-        with bar(f"Checking what is there of {path.name}", size, unit="bytes") as advance, open(path, "rb") as file:
+        with bar("Checking what is there", size, unit="bytes") as advance, open(path, "rb") as file:
             while block := file.read(BLOCK):
                 digest.update(block)
                 advance(len(block))

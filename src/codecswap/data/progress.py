@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.filesize import decimal
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.table import Column
 from rich.text import Text
 
 LINE_EVERY = 30.0
@@ -18,16 +19,22 @@ def amount(number: float, unit: str) -> str:
     return decimal(round(number)) if unit == "bytes" else f"{number:,.0f} {unit}"
 
 
+def _amounts(done: float, total: float, speed: float, unit: str) -> str:
+    """``1.2 GB of 19.3 GB, 60.1 MB/s`` or ``64 of 118,287 pictures, 404/s``."""
+    if unit == "bytes":
+        return f"{amount(done, unit)} of {amount(total, unit)}, {amount(speed, unit)}/s"
+    return f"{done:,.0f} of {total:,.0f} {unit}, {speed:,.0f}/s"
+
+
 class _Amounts(ProgressColumn):
     """Done, total and speed."""
 
     def __init__(self, unit: str) -> None:
-        super().__init__()
+        super().__init__(table_column=Column(no_wrap=True))
         self.unit = unit
 
     def render(self, task: Task) -> Text:
-        speed = f", {amount(task.speed, self.unit)}/s" if task.speed else ""
-        return Text(f"{amount(task.completed, self.unit)} of {amount(task.total or 0, self.unit)}{speed}")
+        return Text(_amounts(task.completed, task.total or 0, task.speed or 0, self.unit))
 
 
 @contextmanager
@@ -45,7 +52,7 @@ def bar(title: str, total: int, *, unit: str, done: int = 0) -> Iterator[Callabl
     """
     console = Console(stderr=True)
     if console.is_terminal:
-        columns = (TextColumn("{task.description}"), BarColumn(), _Amounts(unit), TimeRemainingColumn())
+        columns = (TextColumn("{task.description}"), BarColumn(20), _Amounts(unit), TimeRemainingColumn())
         with Progress(*columns, console=console) as progress:
             task = progress.add_task(title, total=total, completed=done)
             yield lambda step: progress.update(task, advance=step)
@@ -71,8 +78,4 @@ class _Lines:
         self.written = time.monotonic()
         speed = (self.done - self.first) / max(self.written - self.start, 1e-9)
         left = f", {(self.total - self.done) / speed:,.0f} s left" if speed > 0 and self.done < self.total else ""
-        print(
-            f"{self.title}: {amount(self.done, self.unit)} of {amount(self.total, self.unit)}, "
-            f"{amount(speed, self.unit)}/s{left}",
-            flush=True,
-        )
+        print(f"{self.title}: {_amounts(self.done, self.total, speed, self.unit)}{left}", flush=True)

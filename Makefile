@@ -1,0 +1,29 @@
+# Two commands are enough on a fresh machine: `make demo` and `make test`.
+PYTHON ?= $(shell for p in python3.11 python3.12 python3; do \
+	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null && echo $$p && break; done)
+BIN := .venv/bin
+
+.PHONY: demo test test-all check clean
+
+demo: .venv/installed  ## the whole recipe on embedded data, offline
+	$(BIN)/codecswap demo
+
+test: .venv/installed  ## a few minutes on two cores
+	$(BIN)/python -m pytest -n 2 -m "not slow"
+
+test-all: .venv/installed  ## the slow ones too
+	$(BIN)/python -m pytest -n 2
+
+check: .venv/installed  ## style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+.venv/installed: pyproject.toml
+	@test -n "$(PYTHON)" || { echo "codecswap needs Python 3.11 or 3.12: install one, or name it with make PYTHON=/path/to/python"; exit 2; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --editable '.[train,dev]'
+	touch $@
+
+clean:
+	rm -rf .venv demo_run
