@@ -97,7 +97,9 @@ def main():
     for way, values in speeds.items():
         ratio = statistics.median(mine / theirs for mine, theirs in zip(values, first, strict=True))
         spread = f"{min(values):.0f} to {max(values):.0f}"
-        table.add_row(way, f"{statistics.median(values):.0f}", spread, f"{ratio:.2f}", f"{statistics.median(costs[way]):.2f}")
+        table.add_row(
+            way, f"{statistics.median(values):.0f}", spread, f"{ratio:.2f}", f"{statistics.median(costs[way]):.2f}"
+        )
     Console().print(table)
 
 

@@ -101,7 +101,7 @@ def _recommend(costs: dict[str, float], operators: str | None, lost: float) -> N
         say(f"Whatever you choose, this target lacks {', '.join(missing)} for the inverse GDNs.")
     if accepted is None:
         say(
-            "subpixel and masked equal the teacher and need no training: use subpixel where the target has DepthToSpace, masked "
+            "subpixel and masked equal the teacher, untrained: use subpixel where the target has DepthToSpace, masked "
             "where it has Resize and Mul. Name what it has with --operators, and the cheapest exact choice is named here."
         )
     elif best == "transposed":
@@ -114,7 +114,9 @@ def _recommend(costs: dict[str, float], operators: str | None, lost: float) -> N
             "it, or train the encoder too (--unfreeze_all) if old bitstreams need not decode."
         )
     else:
-        say("None of the four runs on this target: its list has neither ConvTranspose, nor Conv with Resize or DepthToSpace.")
+        say(
+            "None of the four runs on this target: its list has neither ConvTranspose, nor Conv with Resize or DepthToSpace."
+        )
 
 
 def _halves(images: str | None) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,108 @@
+"""The entropy model as integers: what encoder and decoder must share to the last bit, on any machine."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from codecswap.errors import UserError
+
+PRECISION = 16
+"""Cumulative frequencies count up to 2^16."""
+
+
+@dataclass(frozen=True)
+class EntropyTables:
+    """Tables of a factorized prior, one row per channel of the latents.
+
+    They are written once, by the machine that trained or exported the codec, and travel as they are: computed anew from
+    the weights elsewhere, a float rounded differently could change one entry, and everything behind it would be garbage.
+    """
+
+    cdf: np.ndarray
+    """``(M, L)``, int32: cumulative frequencies, 0 to 65536, ascending; zeros behind a row's length."""
+    lengths: np.ndarray
+    """``(M,)``, int32: entries of each row, 3 to L; the last interval stands for every symbol outside the table."""
+    offsets: np.ndarray
+    """``(M,)``, int32: the symbol that a row's first interval stands for."""
+    medians: np.ndarray
+    """``(M,)``, float32: a latent is ``symbol + median``."""
+
+    def __post_init__(self) -> None:
+        for row, length in zip(self.cdf, self.lengths, strict=True):
+            if not 3 <= length <= len(row) or row[0] or row[length - 1] != 1 << PRECISION:
+                raise UserError("These entropy tables are damaged: export the codec again.")
+            if not (np.diff(row[:length]) > 0).all():
+                raise UserError("These entropy tables are damaged: export the codec again.")
+        if not len(self.cdf) == len(self.offsets) == len(self.medians) or not np.isfinite(self.medians).all():
+            raise UserError("These entropy tables are damaged: export the codec again.")
+
+    @classmethod
+    def of(cls, codec: Any) -> "EntropyTables":
+        """The tables that a CompressAI codec with a factorized prior holds."""
+        bottleneck = codec.entropy_bottleneck
+        return cls(
+            cdf=bottleneck.quantized_cdf.cpu().numpy().astype(np.int32),
+            lengths=bottleneck.cdf_length.cpu().numpy().astype(np.int32).reshape(-1),
+            offsets=bottleneck.offset.cpu().numpy().astype(np.int32).reshape(-1),
+            medians=bottleneck.quantiles[:, 0, 1].detach().cpu().numpy().astype(np.float32),
+        )
+
+    @property
+    def channels(self) -> int:
+        """M, the channels of the latents."""
+        return len(self.lengths)
+
+    def digest(self) -> bytes:
+        """SHA-256 of everything that must match: two codecs with the same digest read each other's files."""
+        digest = hashlib.sha256(f"codecswap factorized prior, {self.channels} channels".encode())
+        digest.update(self.lengths.astype("<i4").tobytes())
+        digest.update(self.offsets.astype("<i4").tobytes())
+        digest.update(self.medians.astype("<f4").tobytes())
+        for row, length in zip(self.cdf, self.lengths, strict=True):
+            digest.update(row[:length].astype("<i4").tobytes())
+        return digest.digest()
+
+    def to_symbols(self, latents: np.ndarray) -> np.ndarray:
+        """Round latents ``(..., M, h, w)``, float32, to the integers that are coded, int32.
+
+        Raises:
+            UserError: they are not finite (an encoder in float16 may overflow).
+        """
+        centred = np.rint(latents.astype(np.float32) - self.medians[:, None, None])
+        if not (np.abs(centred) < 1 << 30).all():
+            raise UserError("The encoder gave latents that are not finite: export it in float32.")
+        return centred.astype(np.int32)
+
+    def to_latents(self, symbols: np.ndarray) -> np.ndarray:
+        """The latents ``(..., M, h, w)``, float32, that symbols stand for."""
+        return symbols.astype(np.float32) + self.medians[:, None, None]
+
+    def to_json(self) -> str:
+        """As JSON, for readers in any language; floats are written so that they read back exactly."""
+        rows = [row[:length].tolist() for row, length in zip(self.cdf, self.lengths, strict=True)]
+        content = {"precision": PRECISION, "offsets": self.offsets.tolist(), "medians": self.medians.tolist(), "cdf": rows}
+        return json.dumps(content, separators=(",", ":")) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> "EntropyTables":
+        """Read what `to_json` wrote.
+
+        Raises:
+            UserError: it is damaged.
+        """
+        try:
+            content = json.loads(text)
+            rows, precision = content["cdf"], content["precision"]
+            cdf = np.zeros((len(rows), max(map(len, rows))), np.int32)
+            for row, values in zip(cdf, rows, strict=True):
+                row[: len(values)] = values
+            lengths = np.array([len(values) for values in rows], np.int32)
+            offsets, medians = np.array(content["offsets"], np.int32), np.array(content["medians"], np.float32)
+        except (ValueError, KeyError, TypeError, OverflowError) as error:
+            raise UserError("These entropy tables are damaged: export the codec again.") from error
+        if precision != PRECISION:
+            raise UserError(f"These entropy tables have {precision} bits, not {PRECISION}: export the codec again.")
+        return cls(cdf, lengths, offsets, medians)

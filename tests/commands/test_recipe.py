@@ -1,0 +1,56 @@
+"""The recipe's commands, typed as its users type them, from a checkout."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def type_(command: str, cwd: Path = ROOT) -> subprocess.CompletedProcess:
+    """Run a command line of the README; `python` is this one."""
+    words = [sys.executable if word == "python" else word for word in command.split()]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": ""}
+    return subprocess.run(words, cwd=cwd, capture_output=True, text=True, env=environment)
+
+
+@pytest.mark.slow
+def test_distil_finetune_evaluate_verbatim(pictures: Path, tmp_path: Path) -> None:
+    common = f"--coco_dir {pictures} --num_workers 0 --batch_size 4 --epochs 1"
+    first = type_(f"python src/train_distill.py {common} --teacher tiny --use_prepared false --save_dir {tmp_path}/d")
+    assert first.returncode == 0, first.stderr
+    second = type_(
+        f"python finetune_after_distill.py {common} --resume_student {tmp_path}/d/best_msssim.pt --save_dir {tmp_path}/f"
+    )
+    assert second.returncode == 0, second.stderr
+    assert "epoch 1/1: loss" in second.stdout
+    third = type_(
+        f"python -m src.eval --coco_dir {pictures} --checkpoint {tmp_path}/f/ft_best.pt --output {tmp_path}/e"
+    )
+    assert third.returncode == 0, third.stderr
+    assert (tmp_path / "e" / "summary.json").exists() and "student against the picture" in third.stdout
+
+
+def test_launchers_refuse_in_one_sentence(tmp_path: Path) -> None:
+    for command in ("python src/train_distill.py", "python finetune_after_distill.py", "python -m src.eval"):
+        done = type_(f"{command} --coco_dir {tmp_path}/none --nonsense 1")
+        assert done.returncode == 2 and done.stderr.count("\n") == 1 and "nonsense" in done.stderr
+
+
+@pytest.mark.slow
+def test_demo_ends_with_table_and_contact_sheet(tmp_path: Path) -> None:
+    done = type_(f"python -m codecswap demo --output {tmp_path}/demo --distil_epochs 1 --finetune_epochs 1")
+    assert done.returncode == 0, done.stderr
+    assert (
+        "5 photographs of 768x512" in done.stdout and (tmp_path / "demo" / "contact_sheet.png").stat().st_size > 100_000
+    )
+    figures = {
+        line.split("│")[1].strip(): float(line.split("│")[2])
+        for line in done.stdout.splitlines()
+        if "│ " in line and "dB" not in line and "g_s" not in line
+    }
+    assert figures["teacher"] == figures["subpixel, no training"] == figures["masked, no training"]
+    assert figures["upsample, before training"] < figures["upsample, fine-tuned"] < figures["teacher"]

@@ -1,0 +1,53 @@
+"""The advice: costs by an independent count, the choice by what a target has."""
+
+import pytest
+import torch
+from torch import nn
+
+from codecswap.advise import CHOICES, cheapest_exact, multiply_adds
+from codecswap.cli import run
+from codecswap.surgery import swap
+
+
+def counted(decoder: nn.Module, side: int) -> float:
+    """Multiply-adds per output pixel, from the shapes that really occur."""
+    total = 0
+    x = torch.zeros(1, 72, side, side)
+    for layer in decoder:
+        y = layer(x)
+        if isinstance(layer, nn.ConvTranspose2d):
+            total += layer.weight.numel() * x.shape[-1] ** 2
+        elif hasattr(layer, "gamma"):
+            total += layer.gamma.numel() * x.shape[-1] ** 2
+        elif hasattr(layer, "folded_weight"):
+            total += layer.folded_weight().numel() * x.shape[-1] ** 2
+        else:
+            total += layer[0].weight.numel() * x.shape[-1] ** 2
+        x = y
+    return total / x.shape[-1] ** 2
+
+
+@pytest.mark.parametrize("choice", CHOICES)
+def test_multiply_adds(teacher, choice: str) -> None:
+    decoder = teacher.g_s if choice == "transposed" else swap(teacher, choice)[0].g_s
+    assert multiply_adds(decoder) == pytest.approx(counted(decoder, 2))
+    plain = multiply_adds(decoder, folded=False)
+    assert plain > multiply_adds(decoder) if choice in ("upsample", "masked") else plain == multiply_adds(decoder)
+
+
+def test_the_cheapest_exact_choice() -> None:
+    costs = {"transposed": 6.0, "subpixel": 9.0, "masked": 9.5, "upsample": 1.0}
+    assert cheapest_exact(costs, None) == "transposed"
+    assert cheapest_exact(costs, {"Conv", "DepthToSpace", "Resize", "Mul"}) == "subpixel"
+    assert cheapest_exact(costs, {"Conv", "Resize", "Mul"}) == "masked"
+    assert cheapest_exact(costs, {"Conv", "Resize"}) is None
+
+
+def test_the_command(capsys: pytest.CaptureFixture) -> None:
+    assert run("advise", ["--teacher", "tiny", "--operators", "Conv,Resize,Mul,Sqrt"]) == 0
+    said = capsys.readouterr().out
+    assert "Use --replacement masked" in said
+    figures = {line.split("│")[1].strip(): float(line.split("│")[3]) for line in said.splitlines() if "│" in line}
+    assert figures["subpixel"] == figures["masked"] == figures["transposed"] > figures["upsample"] + 3
+    assert run("advise", ["--teacher", "tiny", "--operators", "Conv,Resize"]) == 0
+    assert "Only --replacement upsample runs" in capsys.readouterr().out
