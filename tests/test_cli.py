@@ -57,7 +57,7 @@ def test_the_saved_configuration_is_a_configuration_file(tmp_path: Path) -> None
     from codecswap.start import make_folder
     from codecswap.training import FINETUNE
 
-    options, _ = parse("finetune", ["--epochs", "2", "--save_dir", str(tmp_path), "--kernel_size", "7"])
+    options, _ = parse("finetune", ["--epochs", "2", "--save_dir", str(tmp_path), "--freeze_igdn"])
     make_folder(FINETUNE, options)
     assert parse("finetune", ["--config", str(tmp_path / "config.yaml")])[0] == options
 

@@ -60,7 +60,7 @@ def files_in(folder: Path) -> set[str]:
 def test_distillation_brings_the_student_closer_and_writes_what_it_says(
     pictures: Path, tmp_path: Path, teacher
 ) -> None:
-    train("distill", pictures, tmp_path, "--epochs", "4", "--recon_every", "2", "--lr", "3e-4")
+    train("distill", pictures, tmp_path, "--epochs", "4", "--recon_every", "2", "--lr", "3e-4", "--init", "weights")
     log = rows(tmp_path)
     assert [row["epoch"] for row in log] == [-1, 0, 1, 2, 3]
     assert log[-1]["msssim_teacher"] > log[0]["msssim_teacher"] + 0.01, "eight steps must show"
@@ -82,7 +82,7 @@ def test_distillation_brings_the_student_closer_and_writes_what_it_says(
 
 
 def test_fine_tuning_moves_towards_the_picture_and_keeps_every_bit(pictures: Path, tmp_path: Path, teacher) -> None:
-    train("distill", pictures, tmp_path / "d", "--epochs", "0", "--recon_every", "1")
+    train("distill", pictures, tmp_path / "d", "--epochs", "0", "--recon_every", "1", "--init", "weights")
     assert files_in(tmp_path / "d") == {
         "last.pt",
         "best_msssim.pt",

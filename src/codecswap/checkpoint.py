@@ -45,6 +45,10 @@ class StudentCheckpoint:
     path: Path
     student: FactorizedPrior
     """The student, in eval mode."""
+    replacement: str
+    """``upsample``, ``masked`` or ``subpixel``."""
+    kernel_size: int | None
+    """Kernel of the ``upsample`` replacement where it is not the teacher's."""
     record: StudentRecord | None
     """None for files of the original recipe, which do not know their teacher."""
     content: dict[str, Any]
@@ -72,7 +76,9 @@ def load_student(path: str | Path) -> StudentCheckpoint:
     state = {name.removeprefix("module."): value for name, value in state.items()}
     try:
         record = StudentRecord(**content["codec"]) if "codec" in content else None
-        student = _build(state, record)
+        n, m, replacement, kernel = _shape(state, record)
+        with torch.random.fork_rng(devices=[]):  # building draws numbers that would disturb a seeded run
+            student, _ = swap(FactorizedPrior(n, m), replacement, kernel_size=kernel, init="random")
         student.load_state_dict(state)
     except UserError:
         raise
@@ -82,20 +88,17 @@ def load_student(path: str | Path) -> StudentCheckpoint:
         ) from error
     if student.entropy_bottleneck.quantized_cdf.numel() == 0:
         student.update()
-    return StudentCheckpoint(path, student.eval(), record, content)
+    return StudentCheckpoint(path, student.eval(), replacement, kernel, record, content)
 
 
-def _build(state: dict[str, Tensor], record: StudentRecord | None) -> FactorizedPrior:
-    """An untrained student of the shape that ``state`` has."""
+def _shape(state: dict[str, Tensor], record: StudentRecord | None) -> tuple[int, int, str, int | None]:
+    """N, M, replacement and kernel of a student; the original recipe's files show them by their weights alone."""
     if record:
-        n, m, replacement, kernel = record.N, record.M, record.replacement, record.kernel_size
-    else:
-        n, m = state["g_a.0.weight"].shape[0], state["g_a.6.weight"].shape[0]
-        replacement = "upsample" if "g_s.0.1.weight" in state else "subpixel"
-        kernel = state["g_s.0.1.weight"].shape[-1] if replacement == "upsample" else None
-    with torch.random.fork_rng(devices=[]):  # building draws numbers that would disturb a seeded run
-        student, _ = swap(FactorizedPrior(n, m), replacement, kernel_size=kernel, init="random")
-    return student
+        return record.N, record.M, record.replacement, record.kernel_size
+    n, m = state["g_a.0.weight"].shape[0], state["g_a.6.weight"].shape[0]
+    if "g_s.0.1.weight" in state:
+        return n, m, "upsample", state["g_s.0.1.weight"].shape[-1]
+    return n, m, "subpixel", None
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:

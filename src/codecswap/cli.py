@@ -32,6 +32,9 @@ COMMANDS = {
     "eval": Command(config.EvalOptions, "evaluation:main"),
     "advise": Command(config.AdviseOptions, "advise:main"),
     "demo": Command(config.DemoOptions, "demo:main"),
+    "export": Command(config.ExportOptions, "deploy.export:main", extra="deploy"),
+    "encode": Command(config.EncodeOptions, "deploy.coding:encode", extra=None),
+    "decode": Command(config.DecodeOptions, "deploy.coding:decode", extra=None),
 }
 
 

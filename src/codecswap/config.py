@@ -33,7 +33,7 @@ class PictureOptions:
     val_ratio: float = 0.02
     """Share of the pictures held out for validation, chosen by a hash of their names."""
     num_workers: int = 2
-    """Processes that read and crop pictures while the codec trains."""
+    """Processes that read and crop pictures while the codec is at work."""
 
 
 @dataclass(kw_only=True)
@@ -62,14 +62,6 @@ class TrainingOptions(TeacherOptions, PictureOptions):
     """With --unfreeze_all: weight of bits per pixel. Default: adapted at every step to hold the teacher's rate."""
     unfreeze_all: bool = False
     """Train encoder and entropy model too. Bitstreams change: those of the teacher no longer decode."""
-    replacement: Literal["upsample", "masked", "subpixel"] = "upsample"
-    """What takes a transposed convolution's place; masked and subpixel equal it and need no training."""
-    kernel_size: Literal[3, 5, 7] | None = None
-    """Kernel of the upsample replacement. Default: that of the layer it replaces."""
-    init: Literal["calibrated", "weights", "random"] = "calibrated"
-    """Start of the new convolutions: fitted to what the teacher's layers put out on pictures, to its kernels, or noise."""
-    calibration_images: int = 256
-    """Training pictures that the calibrated start is fitted to."""
     wandb_project: str | None = None
     """Also log to this project of Weights & Biases."""
     recon_every: int = 5
@@ -92,6 +84,14 @@ class TrainingOptions(TeacherOptions, PictureOptions):
 class DistillOptions(TrainingOptions):
     """Train a student to reproduce its teacher's reconstructions."""
 
+    replacement: Literal["upsample", "masked", "subpixel"] = "upsample"
+    """What takes a transposed convolution's place; masked and subpixel equal it and need no training."""
+    kernel_size: Literal[3, 5, 7] | None = None
+    """Kernel of the upsample replacement. Default: that of the layer it replaces."""
+    init: Literal["calibrated", "weights", "random"] = "calibrated"
+    """Start of the new convolutions: fitted to what the teacher's layers put out on pictures, to its kernels, or noise."""
+    calibration_images: int = 256
+    """Training pictures that the calibrated start is fitted to."""
     train_igdn: bool = False
     """Train the inverse GDN layers too, not only the new convolutions."""
     resume: str | None = None
@@ -181,3 +181,63 @@ class AdviseOptions(TeacherOptions):
     """Folder of pictures to measure on: half calibrates, half measures. Default: the photographs in the package."""
     operators: str | None = None
     """ONNX operators that the target accepts, separated by commas, e.g. Conv,Resize,Mul,Sqrt. Default: all."""
+
+
+@dataclass(kw_only=True)
+class ExportOptions(TeacherOptions):
+    """Write a codec as ONNX files with its entropy tables: a folder that encodes and decodes without PyTorch."""
+
+    checkpoint: str | None = None
+    """A student's checkpoint. Default: the teacher of --teacher or --quality, with --replacement."""
+    replacement: Literal["none", "upsample", "masked", "subpixel"] = "none"
+    """What takes the place of a teacher's transposed convolutions (untrained: only masked and subpixel are exact)."""
+    output: Path = Path("exported")
+    """Folder for encoder.onnx, decoder.onnx, entropy.json and codec.json."""
+    parts: Literal["all", "encoder", "decoder"] = "all"
+    """Which networks to write."""
+    opset: int = 13
+    """Version of ONNX's operator set, 11 to 20."""
+    height: int | None = None
+    """Fixed height of the pictures, a multiple of 16; with --width. Default: any size."""
+    width: int | None = None
+    """Fixed width of the pictures, a multiple of 16."""
+    form: Literal["native", "resize", "subpixel"] = "native"
+    """Write every doubling layer as Resize and Conv, or as Conv and DepthToSpace, whatever the codec has."""
+    input: Literal["latents", "symbols"] = "latents"
+    """What the decoder takes: rounded latents, or the entropy coder's integers."""
+    fp16: bool = False
+    """Weights and arithmetic in float16; inputs and outputs stay float32."""
+    target: str | None = None
+    """Check the operators against rknn, qnn, ethos-u, ethos-u85, opset13 or a TOML file; exit code 3 if it refuses."""
+    images: str | None = None
+    """Folder of pictures to verify the files on. Default: photographs inside the package."""
+
+
+@dataclass(kw_only=True)
+class CodingOptions:
+    """What encoding and decoding have in common."""
+
+    codec: str | None = None
+    """An exported folder (no PyTorch needed), a student's checkpoint, a teacher's file, or tiny. Default: the zoo's."""
+    quality: int = 8
+    """Quality of the zoo's bmshj2018_factorized, 1 to 8, without --codec."""
+    metric: Literal["mse", "ms-ssim"] = "mse"
+    """What the zoo's codec was trained for."""
+    input: Path | None = None
+    """A file, or a folder whose files are all done, sub-folders too."""
+    output: Path | None = None
+    """The file to write; a folder where --input is one."""
+    jobs: int = 1
+    """Processes, each with a codec of its own, for a folder."""
+    threads: int | None = None
+    """Threads of each process. Default: as many as there are cores, divided by --jobs."""
+
+
+@dataclass(kw_only=True)
+class EncodeOptions(CodingOptions):
+    """Code pictures of any size (PNG, JPEG, WebP, ...) as .csw files."""
+
+
+@dataclass(kw_only=True)
+class DecodeOptions(CodingOptions):
+    """Decode .csw files to PNG, with the codec that wrote them or any other with its entropy tables."""

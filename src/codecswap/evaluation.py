@@ -12,13 +12,14 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 from codecswap import start
 from codecswap.checkpoint import latents_equal, load_student, write_atomically
 from codecswap.codecs import FactorizedPrior, fingerprint, load_codec, teacher_name
 from codecswap.config import EvalOptions
 from codecswap.console import say, show_table, warn
-from codecswap.data.coco import UNREADABLE, find_pictures, list_pictures, validation_crop, whole_picture
+from codecswap.data.coco import ValidationPictures, find_pictures, list_pictures, validation_crop, whole_picture
 from codecswap.errors import UserError
 from codecswap.metrics import SMALLEST_SIDE, ms_ssim, psnr, to_8_bits
 
@@ -214,14 +215,12 @@ def _pictures(options: EvalOptions) -> Iterable[tuple[str, Tensor]]:
         )
         paths, read = found.val, validation_crop
     left = len(paths)
-    for path in paths:
-        try:
-            picture = read(path)
-        except UNREADABLE:
-            warn(f"{path} cannot be read and is skipped.")
+    for sample in DataLoader(ValidationPictures(paths, read), batch_size=None, num_workers=options.num_workers):
+        if sample.image is None:
+            warn(f"{sample.path} cannot be read and is skipped.")
             left -= 1
-            continue
-        yield path.name, picture
+        else:
+            yield sample.path.name, sample.image
     if not left:
         raise UserError(f"None of the {len(paths)} pictures in {options.images or options.coco_dir} can be read.")
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from codecswap.checkpoint import StudentCheckpoint, StudentRecord, load_student, write_atomically
 from codecswap.codecs import FactorizedPrior, fingerprint, load_codec, teacher_name
-from codecswap.config import TrainingOptions
+from codecswap.config import DistillOptions
 from codecswap.console import is_first_process, say, show_table, warn
 from codecswap.data.coco import Pictures, first_readable
 from codecswap.errors import UserError
@@ -64,20 +64,10 @@ def read_origin(stage: "Stage", options: Any, typed: set[str]) -> Origin:
 
 
 def with_record(options: Any, typed: set[str], student: StudentCheckpoint) -> Any:
-    """Options with teacher, quality and replacement of a student's checkpoint (a typed teacher is where to find it now)."""
-    record = student.record
-    if record is None:
+    """Options with the teacher and quality of a student's checkpoint (a typed teacher is where to find it now)."""
+    if student.record is None or typed & {"teacher", "quality"}:
         return options
-    if "replacement" in typed and options.replacement != record.replacement:
-        raise UserError(
-            f"{student.path} holds a student with --replacement {record.replacement}, not {options.replacement}."
-        )
-    known = {
-        key: getattr(record, key) for key in ("teacher", "quality", "metric") if not typed & {"teacher", "quality"}
-    }
-    if hasattr(options, "replacement"):
-        known |= {"replacement": record.replacement, "kernel_size": record.kernel_size}
-    return replace(options, **known)
+    return replace(options, **{key: getattr(student.record, key) for key in ("teacher", "quality", "metric")})
 
 
 def _resumed(stage: "Stage", options: Any, typed: set[str], student: StudentCheckpoint) -> Any:
@@ -132,22 +122,21 @@ def build(stage: "Stage", origin: Origin, pictures: Pictures) -> tuple[TeacherSt
     name = teacher_name(options.teacher, options.quality, options.metric)
     say(f"Teacher: {name}, N={teacher.N}, M={teacher.M}.")
     if origin.student:
-        student, record = origin.student.student, origin.student.record
+        student, kind, kernel = origin.student.student, origin.student.replacement, origin.student.kernel_size
         check_teacher(origin.student, identity, name)
         say(f"Student: {origin.student.path}.")
     else:
-        student, record = new_student(teacher, options, pictures.train), None
+        student, kind, kernel = new_student(teacher, options, pictures.train), options.replacement, options.kernel_size
     igdn = options.train_igdn if stage.name == "distill" else not options.freeze_igdn
     pair = TeacherStudent(teacher, student, train_igdn=igdn, unfreeze_all=options.unfreeze_all)
     trained = sum(p.numel() for p in student.parameters() if p.requires_grad)
     say(f"Training {trained:,} of {sum(p.numel() for p in student.parameters()):,} parameters.")
     if options.unfreeze_all:
         warn("--unfreeze_all trains encoder and entropy model: bitstreams change, and the teacher's no longer decode.")
-    kernel = record.kernel_size if record else options.kernel_size
     made = StudentRecord(
         N=teacher.N,
         M=teacher.M,
-        replacement=record.replacement if record else options.replacement,
+        replacement=kind,
         kernel_size=kernel,
         teacher=options.teacher,
         quality=options.quality,
@@ -158,7 +147,7 @@ def build(stage: "Stage", origin: Origin, pictures: Pictures) -> tuple[TeacherSt
     return pair, made
 
 
-def new_student(teacher: FactorizedPrior, options: TrainingOptions, pictures: list[Path]) -> FactorizedPrior:
+def new_student(teacher: FactorizedPrior, options: DistillOptions, pictures: list[Path]) -> FactorizedPrior:
     """Make a student as it is before any training, and say what was replaced and what that costs.
 
     Args:

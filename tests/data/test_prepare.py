@@ -1,17 +1,13 @@
 import json
-import os
 import shutil
-import signal
 import subprocess
 import sys
-import time
-import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
-from download_server import serve
 from PIL import Image
+from prepare_fixtures import run, scene, tree
 
 from codecswap import cli
 from codecswap.data import download, fetch, prepare
@@ -20,60 +16,8 @@ from codecswap.data.crops import crop_picture
 from codecswap.data.pictures import load_picture, scan
 from codecswap.data.split import position
 
+pytest_plugins = ["prepare_fixtures"]
 ROOT = Path(__file__).parents[2]
-
-
-def scene(seed, width=320, height=240):
-    """Something like a photograph: smooth shapes with some fine detail."""
-    random = np.random.default_rng(seed)
-    small = Image.fromarray(random.integers(0, 256, (8, 10, 3), dtype=np.uint8))
-    smooth = np.asarray(small.resize((width, height), Image.Resampling.BICUBIC), dtype=float)
-    return Image.fromarray((smooth + random.normal(0, 6, smooth.shape)).clip(0, 255).astype(np.uint8))
-
-
-@pytest.fixture(scope="session")
-def pictures(tmp_path_factory):
-    """Forty pictures as COCO has them, and one that is broken."""
-    folder = tmp_path_factory.mktemp("pictures")
-    for index in range(40):
-        scene(index).save(folder / f"{index:012}.jpg", quality=80)
-    whole = (folder / f"{7:012}.jpg").read_bytes()
-    (folder / "broken.jpg").write_bytes(whole[: len(whole) // 2])
-    return folder
-
-
-@pytest.fixture(scope="session")
-def archive(pictures):
-    path = pictures.parent / "archive.zip"
-    with zipfile.ZipFile(path, "w") as file:
-        for picture in scan(pictures):
-            file.write(picture, f"train2017/{picture.name}")
-    return path.read_bytes()
-
-
-@pytest.fixture
-def server(archive, monkeypatch):
-    monkeypatch.setattr(download, "FIRST_WAIT", 0.001)
-    with serve({"train2017.zip": archive, "bad.zip": archive[:-400] + bytes(400)}) as server:
-        yield server
-
-
-def run(*arguments, workers=1):
-    return cli.main(["prepare", *map(str, arguments), "--val_ratio", "0.2", "--workers", str(workers)])
-
-
-def tree(folder):
-    found = (path for path in Path(folder).rglob("*") if path.is_file())
-    return {str(path.relative_to(folder)): path.read_bytes() for path in found}
-
-
-@pytest.fixture(scope="session")
-def crops(pictures, tmp_path_factory):
-    """What an undisturbed run makes of COCO's pictures."""
-    coco = tmp_path_factory.mktemp("coco")
-    shutil.copytree(pictures, coco / "train2017")
-    assert run("--coco_dir", coco, "--out_dir", coco / "out") == 0
-    return tree(coco / "out")
 
 
 def test_from_nothing_to_crops(server, tmp_path, pictures, crops, capsys):
@@ -330,111 +274,6 @@ def test_reduced_decoding_is_as_good(tmp_path):
     assert 10 * np.log10(255**2 / np.mean(difference**2)) > 38
     assert load_picture(tmp_path / "a.jpg", at_least=224).size == (320, 240)
     assert load_picture(tmp_path / "a.jpg", at_least=241).size == (640, 480)
-
-
-def start(*arguments, before=""):
-    """The command in a process of its own; ``before`` runs in it first."""
-    code = f"import sys\nfrom codecswap import cli\n{before}\nsys.exit(cli.main(sys.argv[1:]))"
-    words = [sys.executable, "-c", code, "prepare", *map(str, arguments), "--val_ratio", "0.2"]
-    return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)
-
-
-DIE = """
-import os, signal
-from codecswap.data import {module} as module
-count = {after}
-def last_words(*arguments, _real=module.{name}, **keywords):
-    global count
-    count -= 1
-    if count < 0:
-        {half}
-        os.kill(os.getpid(), signal.SIGKILL)
-    return _real(*arguments, **keywords)
-module.{name} = last_words
-"""
-
-
-@pytest.mark.parametrize(
-    ("step", "module", "name", "after", "half"),
-    [
-        ("unpacking", "unpack", "shutil.copyfileobj", 15, "arguments[1].write(b'half'); arguments[1].flush()"),
-        ("before the folder gets its name", "fetch", "Path.rename", 0, "pass"),
-        ("before the first crop", "prepared", "crop_all", 0, "pass"),
-        ("cropping", "crops", "Image.Image.save", 20, "open(arguments[1], 'wb').write(b'half')"),
-        ("before the last manifest", "prepared", "_write", 1, "pass"),
-    ],
-)
-def test_kill_in_any_step(step, module, name, after, half, server, tmp_path, pictures, crops):
-    coco, out = tmp_path / "coco", tmp_path / "out"
-    arguments = ("--coco_dir", coco, "--out_dir", out, "--url", server.url("train2017.zip"), "--workers", 1)
-    process = start(*arguments, before=DIE.format(module=module, name=name, after=after, half=half))
-    output, _ = process.communicate()
-    assert process.returncode == -signal.SIGKILL, output
-    assert run(*arguments[:-2]) == 0
-    assert tree(out) == crops
-    assert tree(coco) == {f"train2017/{name}": data for name, data in tree(pictures).items()}
-
-
-@pytest.mark.parametrize("most", [[], ["--max_images", "25"]])
-def test_kill_while_data_comes(most, server, tmp_path, crops):
-    coco, out = tmp_path / "coco", tmp_path / "out"
-    arguments = ("--coco_dir", coco, "--out_dir", out, "--url", server.url("train2017.zip"), *most)
-    server.block, server.pause = (4096, 0.02) if not most else (1 << 16, 0.05)
-    process = start(*arguments)
-    expires = time.monotonic() + 20
-    while time.monotonic() < expires:
-        sizes = [path.stat().st_size for path in coco.rglob("*") if path.is_file()] if coco.exists() else []
-        if sum(sizes) > 30_000:
-            break
-        time.sleep(0.01)
-    process.kill()
-    process.communicate()
-    server.block, server.pause, sent = 1 << 16, 0.0, server.sent
-    server.requests.clear()
-    assert run(*arguments) == 0
-    assert any(first > 0 for _, first in server.requests) and server.sent > sent
-    made = tree(out)
-    if most:
-        shutil.rmtree(out)
-        shutil.rmtree(coco)
-        assert run(*arguments) == 0
-        crops = tree(out)
-    assert made == crops
-
-
-@pytest.fixture(scope="session")
-def many(pictures, tmp_path_factory):
-    """Enough pictures to be stopped among them, and what becomes of them."""
-    folder = tmp_path_factory.mktemp("many")
-    for copy in range(6):
-        for path in scan(pictures):
-            os.link(path, folder / f"{copy}_{path.name}")
-    out = tmp_path_factory.mktemp("many_crops")
-    assert run("--images", folder, "--out_dir", out) == 0
-    return folder, tree(out)
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
-def test_stopped_while_several_processes_crop(number, tmp_path, many):
-    """Ctrl-C leaves whole files and no processes; so does a kill, but for files that begin with a dot."""
-    folder, undisturbed = many
-    arguments = ("--images", folder, "--out_dir", tmp_path / "o", "--workers", 2)
-    process = start(*arguments)
-    expires = time.monotonic() + 20
-    while len(scan(tmp_path / "o")) < 30 and time.monotonic() < expires:
-        time.sleep(0.005)
-    os.killpg(process.pid, number) if number == signal.SIGINT else process.kill()  # Ctrl-C reaches all of them
-    output, _ = process.communicate(timeout=10)  # returns when the last worker has closed the pipe
-    there = scan(tmp_path / "o")
-    assert 30 <= len(there) < 240
-    for path in there:
-        with Image.open(path) as crop:
-            crop.load()
-    if number == signal.SIGINT:
-        assert process.returncode == 130 and "The same command goes on from here" in output
-        assert "Traceback" not in output and not list((tmp_path / "o").rglob(".*"))
-    assert run(*arguments[:-2], workers=2) == 0
-    assert tree(tmp_path / "o") == undisturbed
 
 
 def test_full_disk_is_not_a_broken_picture(pictures, tmp_path, monkeypatch, capsys):

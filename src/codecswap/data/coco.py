@@ -5,7 +5,7 @@ read it: the side of the split and every random crop are functions of the pictur
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -202,10 +202,10 @@ class TrainingPictures(Dataset):
 
 
 class ValidationPictures(Dataset):
-    """Centre crops in the order of ``paths``."""
+    """Pictures in the order of ``paths``: their centre crops, unless ``read`` reads them otherwise."""
 
-    def __init__(self, paths: list[Path]) -> None:
-        self.paths = paths
+    def __init__(self, paths: list[Path], read: Callable[[Path], Tensor] = validation_crop) -> None:
+        self.paths, self.read = paths, read
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -213,7 +213,7 @@ class ValidationPictures(Dataset):
     def __getitem__(self, index: int) -> Sample:
         path = self.paths[index]
         try:
-            return Sample(validation_crop(path), path, [])
+            return Sample(self.read(path), path, [])
         except UNREADABLE:
             return Sample(None, path, [path])
 

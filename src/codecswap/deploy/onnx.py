@@ -11,11 +11,10 @@ from torch import Tensor, nn
 from codecswap.checkpoint import write_atomically
 from codecswap.codecs import FactorizedPrior
 from codecswap.deploy import graph
+from codecswap.deploy.folder import FACTOR
 from codecswap.deploy.plain import Form, plain
 from codecswap.errors import UserError
 
-FACTOR = 16
-"""A latent stands for this many pixels on either axis."""
 OPSETS = range(11, 21)
 """DepthToSpace has its CRD order since 11; the exporter ends at 20."""
 

@@ -7,6 +7,9 @@ outside its channel's table is written as the table's last entry, then as an int
 Compiled with numba, because the loop is one of single steps: each needs the state that the one before it left.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import numba
 import numpy as np
 
@@ -16,8 +19,8 @@ _LOW = 1 << 31
 """The state is never below this between symbols, and starts here."""
 _BYPASS = 4
 """Bits in a group of an integer that no table holds."""
-_GROUPS = 8
-"""Such an integer has 32 bits at most."""
+_GROUPS = 7
+"""Such an integer has 28 bits at most; with more, CompressAI's encoder would not end."""
 
 
 class CorruptString(ValueError):
@@ -48,7 +51,14 @@ def decode(string: bytes, shape: tuple[int, int], tables: EntropyTables) -> np.n
     return (values + tables.offsets[:, None]).reshape(-1, *shape)
 
 
-@numba.njit(cache=True)
+def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    try:
+        return numba.njit(cache=True)(function)
+    except RuntimeError:  # nowhere to keep it (a board that is mounted read-only): compile in every process
+        return numba.njit(function)
+
+
+@_compiled
 def _encode(values: np.ndarray, cdf: np.ndarray, lengths: np.ndarray, words: np.ndarray) -> int:
     """Fill ``words`` from its end; returns where they begin."""
     state = np.int64(_LOW)
@@ -84,7 +94,7 @@ def _encode(values: np.ndarray, cdf: np.ndarray, lengths: np.ndarray, words: np.
     return place - 2
 
 
-@numba.njit(cache=True)
+@_compiled
 def _decode(words: np.ndarray, cdf: np.ndarray, lengths: np.ndarray, values: np.ndarray) -> bool:
     """Fill ``values: (M, n)``; returns whether the string ended where it should."""
     state = np.int64(words[0]) | np.int64(words[1]) << 32

@@ -13,6 +13,10 @@ PRECISION = 16
 """Cumulative frequencies count up to 2^16."""
 
 
+LARGEST = 1 << 24
+"""Bound of a symbol: beyond it float32 holds no consecutive integers."""
+
+
 @dataclass(frozen=True)
 class EntropyTables:
     """Tables of a factorized prior, one row per channel of the latents.
@@ -65,6 +69,11 @@ class EntropyTables:
             digest.update(row[:length].astype("<i4").tobytes())
         return digest.digest()
 
+    def fewest_bits(self) -> float:
+        """Bits that one place of the latents takes at least, all channels together: each at its most frequent symbol."""
+        widest = np.array([np.diff(row[:n]).max() for row, n in zip(self.cdf, self.lengths, strict=True)], np.float64)
+        return float(-np.log2(widest / (1 << PRECISION)).sum())
+
     def to_symbols(self, latents: np.ndarray) -> np.ndarray:
         """Round latents ``(..., M, h, w)``, float32, to the integers that are coded, int32.
 
@@ -72,7 +81,7 @@ class EntropyTables:
             UserError: they are not finite (an encoder in float16 may overflow).
         """
         centred = np.rint(latents.astype(np.float32) - self.medians[:, None, None])
-        if not (np.abs(centred) < 1 << 30).all():
+        if not (np.abs(centred) < LARGEST).all():
             raise UserError("The encoder gave latents that are not finite: export it in float32.")
         return centred.astype(np.int32)
 

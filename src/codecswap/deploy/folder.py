@@ -1,0 +1,112 @@
+"""An exported codec: a folder with its networks, its entropy tables, and codec.json, which ties them together."""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from codecswap.data.files import whole
+from codecswap.deploy.tables import EntropyTables
+from codecswap.errors import UserError
+
+FORMAT = "codecswap exported codec"
+VERSION = 1
+MANIFEST, TABLES = "codec.json", "entropy.json"
+FACTOR = 16
+"""A latent stands for this many pixels on either axis; pictures are padded to multiples of it."""
+
+
+@dataclass(frozen=True)
+class Network:
+    """One ONNX file of the folder."""
+
+    file: str
+    sha256: str
+    input: str
+    """Name and meaning of its input: ``picture``, ``latents`` or ``symbols``."""
+    output: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What codec.json says."""
+
+    name: str
+    """Where the weights came from, in words."""
+    N: int
+    """Channels inside the transforms."""
+    M: int
+    """Channels of the latents."""
+    replacement: str
+    """``none``, ``upsample``, ``masked`` or ``subpixel``."""
+    precision: str
+    """``float32``, ``float16`` or ``int8``."""
+    opset: int
+    height: int | None
+    """Of the pictures, padded, where the graphs have a fixed size."""
+    width: int | None
+    encoder: Network | None
+    decoder: Network | None
+    tables_sha256: str
+    """`codecswap.deploy.tables.EntropyTables.digest`: files of codecs with the same one can be exchanged."""
+
+
+def describe_network(path: Path, input: str, output: str) -> Network:
+    """The entry of a network's file, as it is now."""
+    return Network(path.name, hashlib.sha256(path.read_bytes()).hexdigest(), input, output)
+
+
+def write_folder(folder: Path, manifest: Manifest, tables: EntropyTables) -> None:
+    """Write tables and codec.json, the latter last: a folder without it is no codec yet."""
+    with whole(folder / TABLES) as path:
+        path.write_text(tables.to_json(), encoding="utf-8")
+    content = {"format": FORMAT, "version": VERSION, "factor": FACTOR, "entropy": TABLES, **asdict(manifest)}
+    with whole(folder / MANIFEST) as path:
+        path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def read_folder(folder: Path) -> tuple[Manifest, EntropyTables]:
+    """Read codec.json and the tables, and check that they belong together.
+
+    Raises:
+        UserError: this is no exported codec, one of a newer version, or its files are damaged or mixed.
+    """
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise UserError(f"{folder} is no exported codec (it has no {MANIFEST}): make one with `codecswap export`.")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content["format"] != FORMAT:
+            raise ValueError(content["format"])
+        if content["version"] != VERSION:
+            raise UserError(f"{path} has version {content['version']}, this program reads {VERSION}: update codecswap.")
+        manifest = Manifest(**{field.name: content[field.name] for field in fields(Manifest)} | _networks(content))
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is damaged or of another program: export the codec again.") from error
+    tables_path = folder / TABLES
+    if not tables_path.is_file():
+        raise UserError(f"{folder} lacks {TABLES}, without which nothing can be coded: export the codec again.")
+    tables = EntropyTables.from_json(tables_path.read_text(encoding="utf-8"))
+    if tables.digest().hex() != manifest.tables_sha256:
+        raise UserError(f"{tables_path} is not the one that {path} was written with: export the codec again.")
+    return manifest, tables
+
+
+def network_bytes(folder: Path, network: Network) -> bytes:
+    """The content of a network's file.
+
+    Raises:
+        UserError: it is missing, or not the one that the folder was written with.
+    """
+    path = folder / network.file
+    if not path.is_file():
+        raise UserError(f"{folder} lacks {network.file}: export the codec again.")
+    content = path.read_bytes()
+    if hashlib.sha256(content).hexdigest() != network.sha256:
+        raise UserError(f"{path} is not the one that {MANIFEST} was written with: export the codec again.")
+    return content
+
+
+def _networks(content: dict[str, Any]) -> dict[str, Network | None]:
+    return {part: Network(**content[part]) if content[part] else None for part in ("encoder", "decoder")}

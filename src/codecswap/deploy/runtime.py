@@ -1,0 +1,87 @@
+"""An exported codec at work, with ONNX Runtime and without PyTorch."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+
+from codecswap.deploy.folder import FACTOR, Network, network_bytes, read_folder
+from codecswap.deploy.tiles import Size, in_tiles
+from codecswap.errors import UserError
+
+TILE = (96, 96)
+"""Largest tile in latents (1536x1536 pixels): 2 GiB at most with N=192."""
+
+
+def open_session(model: bytes | str, threads: int | None = None) -> onnxruntime.InferenceSession:
+    """ONNX Runtime's session for a model (its bytes or its path) on the CPU; ``threads`` None: as many as it likes."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # its warnings are about its own optimiser
+    if threads is not None:
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+class OnnxCodec:
+    """Encoder and decoder of an exported folder; each is loaded when it is first used.
+
+    Args:
+        folder: what `codecswap export` or `codecswap quantise` wrote.
+        threads: of ONNX Runtime; None: as many as it likes.
+        tile: height and width in latents above which a picture is computed in tiles.
+
+    Raises:
+        UserError: the folder is no exported codec, or its files are damaged or mixed.
+    """
+
+    def __init__(self, folder: Path, threads: int | None = None, tile: Size = TILE) -> None:
+        self.folder = folder
+        self.manifest, self.tables = read_folder(folder)
+        self._threads = threads
+        self._fixed = self.manifest.height is not None
+        if self.manifest.height and self.manifest.width:
+            tile = (self.manifest.height // FACTOR, self.manifest.width // FACTOR)
+        self._tile = tile
+        self._sessions: dict[str, Any] = {}
+
+    def analyse(self, picture: np.ndarray) -> np.ndarray:
+        """Latents y ``(M, H/16, W/16)``, before rounding, of ``picture: (3, H, W)``, float32 in [0, 1].
+
+        Raises:
+            UserError: the folder has no encoder, or its fixed size does not fit the picture.
+        """
+        return self._run("encoder", picture, scale_in=FACTOR, scale_out=1)
+
+    def synthesise(self, symbols: np.ndarray) -> np.ndarray:
+        """The picture ``(3, H, W)``, float32, not clamped, of ``symbols: (M, H/16, W/16)``, int32.
+
+        Raises:
+            UserError: the folder has no decoder, or its fixed size does not fit the picture.
+        """
+        network = self._network("decoder")
+        x = symbols.astype(np.float32) if network.input == "symbols" else self.tables.to_latents(symbols)
+        return self._run("decoder", x, scale_in=1, scale_out=FACTOR)
+
+    def _network(self, part: str) -> Network:
+        network = getattr(self.manifest, part)
+        if network is None:
+            raise UserError(f"{self.folder} holds no {part}: export it with --parts all or --parts {part}.")
+        return network
+
+    def _run(self, part: str, x: np.ndarray, *, scale_in: int, scale_out: int) -> np.ndarray:
+        height, width = (side // scale_in for side in x.shape[-2:])
+        if self._fixed and (height < self._tile[0] or width < self._tile[1]):
+            raise UserError(
+                f"{self.folder} is fixed at {self.manifest.width}x{self.manifest.height} pixels and takes no smaller "
+                f"picture ({FACTOR * width}x{FACTOR * height} with its padding): export it without --height and --width."
+            )
+        if part not in self._sessions:
+            self._sessions[part] = open_session(network_bytes(self.folder, self._network(part)), self._threads)
+        session, network = self._sessions[part], self._network(part)
+
+        def run(tile: np.ndarray) -> np.ndarray:
+            return session.run([network.output], {network.input: tile[None]})[0][0]
+
+        return in_tiles(run, x, self._tile, scale_in=scale_in, scale_out=scale_out)
