@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 SHOWN = 16
 """Pictures on which the cost of an inexact replacement is measured."""
 
-FIXED = ("replacement", "kernel_size", "unfreeze_all", "train_igdn", "freeze_igdn")
+FIXED = ("optimizer", "replacement", "kernel_size", "unfreeze_all", "train_igdn", "freeze_igdn")
 """Options that decide what an optimiser's state belongs to: they cannot change on resuming."""
 
 

@@ -92,7 +92,7 @@ class Training(L.LightningModule):
         )
 
     def configure_optimizers(self) -> Any:
-        """Adam; the learning rate rises for a moment and falls along a cosine over all steps of all epochs."""
+        """Adam or SOAP (Vyas et al., arXiv 2409.11321); the learning rate rises for a moment and falls along a cosine over all steps of all epochs."""
         quantiles = [
             p for name, p in self.pair.student.named_parameters() if name.endswith("quantiles") and p.requires_grad
         ]
@@ -100,7 +100,13 @@ class Training(L.LightningModule):
         groups: list[dict[str, Any]] = [{"params": others, "lr": self.options.lr}]
         if quantiles:
             groups.append({"params": quantiles, "lr": QUANTILE_LR})
-        optimiser = torch.optim.Adam(groups)
+        optimiser: torch.optim.Optimizer
+        if self.options.optimizer == "soap":
+            from pytorch_optimizer import SOAP  # slow to import, and seldom used
+
+            optimiser = SOAP(groups, weight_decay=0.0)
+        else:
+            optimiser = torch.optim.Adam(groups)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, self._schedule)
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
@@ -297,7 +303,7 @@ def _check_pictures(pictures: Pictures, options: TrainingOptions) -> tuple[Tenso
         raise UserError(
             f"None of the {len(pictures.val)} validation pictures can be read: raise --val_ratio to hold out others."
         )
-    if len(shown[0]) < options.recon_count:
+    if options.recon_every and len(shown[0]) < options.recon_count:
         warn(
             f"only {len(shown[0])} validation pictures for --recon_count {options.recon_count}: all of them are shown."
         )

@@ -2,28 +2,17 @@
 
 import shutil
 import zipfile
-from pathlib import Path
 
-import numpy as np
 import pytest
 from download_server import serve
-from PIL import Image
+from prepare_steps import run, scene, tree
 
-from codecswap import cli
 from codecswap.data import download
 from codecswap.data.pictures import scan
 
 
-def scene(seed, width=320, height=240):
-    """Something like a photograph: smooth shapes with some fine detail."""
-    random = np.random.default_rng(seed)
-    small = Image.fromarray(random.integers(0, 256, (8, 10, 3), dtype=np.uint8))
-    smooth = np.asarray(small.resize((width, height), Image.Resampling.BICUBIC), dtype=float)
-    return Image.fromarray((smooth + random.normal(0, 6, smooth.shape)).clip(0, 255).astype(np.uint8))
-
-
 @pytest.fixture(scope="session")
-def pictures(tmp_path_factory):
+def coco_pictures(tmp_path_factory):
     """Forty pictures as COCO has them, and one that is broken."""
     folder = tmp_path_factory.mktemp("pictures")
     for index in range(40):
@@ -34,34 +23,25 @@ def pictures(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def archive(pictures):
-    path = pictures.parent / "archive.zip"
+def coco_zip(coco_pictures):
+    path = coco_pictures.parent / "archive.zip"
     with zipfile.ZipFile(path, "w") as file:
-        for picture in scan(pictures):
+        for picture in scan(coco_pictures):
             file.write(picture, f"train2017/{picture.name}")
     return path.read_bytes()
 
 
 @pytest.fixture
-def server(archive, monkeypatch):
+def coco_server(coco_zip, monkeypatch):
     monkeypatch.setattr(download, "FIRST_WAIT", 0.001)
-    with serve({"train2017.zip": archive, "bad.zip": archive[:-400] + bytes(400)}) as server:
-        yield server
-
-
-def run(*arguments, workers=1):
-    return cli.main(["prepare", *map(str, arguments), "--val_ratio", "0.2", "--workers", str(workers)])
-
-
-def tree(folder):
-    found = (path for path in Path(folder).rglob("*") if path.is_file())
-    return {str(path.relative_to(folder)): path.read_bytes() for path in found}
+    with serve({"train2017.zip": coco_zip, "bad.zip": coco_zip[:-400] + bytes(400)}) as coco_server:
+        yield coco_server
 
 
 @pytest.fixture(scope="session")
-def crops(pictures, tmp_path_factory):
+def coco_crops(coco_pictures, tmp_path_factory):
     """What an undisturbed run makes of COCO's pictures."""
     coco = tmp_path_factory.mktemp("coco")
-    shutil.copytree(pictures, coco / "train2017")
+    shutil.copytree(coco_pictures, coco / "train2017")
     assert run("--coco_dir", coco, "--out_dir", coco / "out") == 0
     return tree(coco / "out")

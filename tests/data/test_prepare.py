@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from prepare_fixtures import run, scene, tree
+from prepare_steps import run, scene, tree
 
 from codecswap import cli
 from codecswap.data import download, fetch, prepare
@@ -20,125 +20,125 @@ pytest_plugins = ["prepare_fixtures"]
 ROOT = Path(__file__).parents[2]
 
 
-def test_from_nothing_to_crops(server, tmp_path, pictures, crops, capsys):
-    server.cuts.extend([50_000, 0, 100_000])
+def test_from_nothing_to_crops(coco_server, tmp_path, coco_pictures, coco_crops, capsys):
+    coco_server.cuts.extend([50_000, 0, 100_000])
     coco, out = tmp_path / "coco", tmp_path / "out"
-    assert run("--coco_dir", coco, "--out_dir", out, "--url", server.url("train2017.zip"), workers=2) == 0
-    assert tree(coco) == {f"train2017/{name}": data for name, data in tree(pictures).items()}
-    assert tree(out) == crops
+    assert run("--coco_dir", coco, "--out_dir", out, "--url", coco_server.url("train2017.zip"), workers=2) == 0
+    assert tree(coco) == {f"train2017/{name}": data for name, data in tree(coco_pictures).items()}
+    assert tree(out) == coco_crops
     printed = capsys.readouterr()
     assert printed.out.splitlines()[-1] == f"Next: codecswap distill --coco_dir {out} --use_prepared true"
     for step in ("Downloading", "Unpacking", "Cropping"):
         assert step in printed.out
 
 
-def test_layout_is_what_training_looks_for(pictures, crops, tmp_path):
-    for name, data in crops.items():
+def test_layout_is_what_training_looks_for(coco_pictures, coco_crops, tmp_path):
+    for name, data in coco_crops.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(data)
     prepared = find_pictures(tmp_path, use_prepared=True)
-    raw = find_pictures(pictures, val_ratio=0.2)
+    raw = find_pictures(coco_pictures, val_ratio=0.2)
     readable = [[path.stem for path in side if path.stem != "broken"] for side in (raw.train, raw.val)]
     assert [[path.stem for path in side] for side in (prepared.train, prepared.val)] == readable
     assert all(int(path.parent.name, 16) == int(position(path) * 256) for path in prepared.train + prepared.val)
-    assert crops["skipped.txt"].decode().startswith("broken.jpg: image file is truncated")
-    manifest = json.loads(crops["manifest.json"])
+    assert coco_crops["skipped.txt"].decode().startswith("broken.jpg: image file is truncated")
+    manifest = json.loads(coco_crops["manifest.json"])
     counts = manifest["counts"]
     assert counts["skipped"] == 1 and counts["train"] + counts["val"] == 40 and counts["val"] == len(readable[1])
     assert manifest["settings"]["val_ratio"] == 0.2
 
 
-def test_second_run_does_nothing_and_needs_no_network(server, tmp_path):
-    arguments = ("--coco_dir", tmp_path / "coco", "--out_dir", tmp_path / "out", "--url", server.url("train2017.zip"))
+def test_second_run_does_nothing_and_needs_no_network(coco_server, tmp_path):
+    arguments = ("--coco_dir", tmp_path / "coco", "--out_dir", tmp_path / "out", "--url", coco_server.url("train2017.zip"))
     assert run(*arguments) == 0
-    before, asked = {path: path.stat().st_mtime_ns for path in scan(tmp_path)}, len(server.requests)
+    before, asked = {path: path.stat().st_mtime_ns for path in scan(tmp_path)}, len(coco_server.requests)
     victim = scan(tmp_path / "out" / "train")[0]
     content = victim.read_bytes()
     victim.unlink()
     assert run(*arguments) == 0
-    assert victim.read_bytes() == content and len(server.requests) == asked
+    assert victim.read_bytes() == content and len(coco_server.requests) == asked
     assert {path: time for path, time in before.items() if path != victim} == {
         path: path.stat().st_mtime_ns for path in scan(tmp_path) if path != victim
     }
 
 
 @pytest.mark.parametrize("count", [1, 8, 25])
-def test_max_images_fetches_what_training_would_take(server, tmp_path, pictures, archive, count):
-    arguments = ("--coco_dir", tmp_path / "coco", "--out_dir", tmp_path / "out", "--url", server.url("train2017.zip"))
-    server.cuts.extend([100_000, 100, 0])
+def test_max_images_fetches_what_training_would_take(coco_server, tmp_path, coco_pictures, coco_zip, count):
+    arguments = ("--coco_dir", tmp_path / "coco", "--out_dir", tmp_path / "out", "--url", coco_server.url("train2017.zip"))
+    coco_server.cuts.extend([100_000, 100, 0])
     assert run(*arguments, "--max_images", count) == 0
-    wanted = find_pictures(pictures, val_ratio=0.2, max_images=count)
+    wanted = find_pictures(coco_pictures, val_ratio=0.2, max_images=count)
     names = {path.name for path in wanted.train + wanted.val}
     assert {path.name for path in scan(tmp_path / "coco" / "train2017.part")} == names
     prepared = find_pictures(tmp_path / "out")
     assert [path.name for path in prepared.train] == [path.name for path in wanted.train if path.stem != "broken"]
     assert [path.name for path in prepared.val] == [path.name for path in wanted.val if path.stem != "broken"]
-    assert server.sent < len(archive) * (len(names) / 41) + 100_000
-    asked = len(server.requests)
-    assert run(*arguments, "--max_images", count) == 0 and len(server.requests) == asked
+    assert coco_server.sent < len(coco_zip) * (len(names) / 41) + 100_000
+    asked = len(coco_server.requests)
+    assert run(*arguments, "--max_images", count) == 0 and len(coco_server.requests) == asked
 
 
-def test_more_pictures_later_and_all_in_the_end(server, tmp_path, crops, capsys):
+def test_more_pictures_later_and_all_in_the_end(coco_server, tmp_path, coco_crops, capsys):
     coco, out = tmp_path / "coco", tmp_path / "out"
-    arguments = ("--coco_dir", coco, "--out_dir", out, "--url", server.url("train2017.zip"))
+    arguments = ("--coco_dir", coco, "--out_dir", out, "--url", coco_server.url("train2017.zip"))
     assert run(*arguments, "--max_images", 5) == 0
     assert run(*arguments, "--max_images", 12) == 0
     assert json.loads((out / "manifest.json").read_text())["counts"]["train"] >= 11  # one may be the broken one
     assert run(*arguments, "--max_images", 6) == 2
     assert "12 training pictures, more than --max_images 6" in capsys.readouterr().err
     assert run(*arguments) == 0
-    assert tree(out) == crops and [path.name for path in coco.iterdir()] == ["train2017"]
+    assert tree(out) == coco_crops and [path.name for path in coco.iterdir()] == ["train2017"]
 
 
-def test_parts_need_a_server_that_sends_them(server, tmp_path, capsys):
-    server.ranges = False
-    arguments = ("--coco_dir", tmp_path / "c", "--url", server.url("train2017.zip"), "--max_images", 4)
+def test_parts_need_a_server_that_sends_them(coco_server, tmp_path, capsys):
+    coco_server.ranges = False
+    arguments = ("--coco_dir", tmp_path / "c", "--url", coco_server.url("train2017.zip"), "--max_images", 4)
     assert run(*arguments, "--out_dir", tmp_path / "out") == 2
     assert "--download_only first" in capsys.readouterr().err
     assert run(*arguments[:-2], "--download_only") == 0
     assert tree(tmp_path / "c").keys() == {"train2017.zip"}
     assert capsys.readouterr().out.splitlines()[-1].startswith("Next: codecswap prepare --coco_dir")
-    server.errors.extend([404] * 9)
+    coco_server.errors.extend([404] * 9)
     assert run(*arguments, "--out_dir", tmp_path / "out") == 0
     assert len(find_pictures(tmp_path / "out").train) == 4
 
 
-def test_keep_zip_and_zip_of_ones_own(server, tmp_path, archive, crops):
-    url = server.url("train2017.zip")
+def test_keep_zip_and_zip_of_ones_own(coco_server, tmp_path, coco_zip, coco_crops):
+    url = coco_server.url("train2017.zip")
     for name in ("kept", "own"):
         (tmp_path / name).mkdir()
-    (tmp_path / "own" / "train2017.zip").write_bytes(archive)
+    (tmp_path / "own" / "train2017.zip").write_bytes(coco_zip)
     for name, keep in (("kept", "--keep_zip"), ("own", "--keep_zip=false")):
         assert run("--coco_dir", tmp_path / name, "--out_dir", tmp_path / f"{name}_out", "--url", url, keep) == 0
-        assert (tmp_path / name / "train2017.zip").read_bytes() == archive
-        assert tree(tmp_path / f"{name}_out") == crops
-    assert not any(name != "train2017.zip" for name, _ in server.requests)
+        assert (tmp_path / name / "train2017.zip").read_bytes() == coco_zip
+        assert tree(tmp_path / f"{name}_out") == coco_crops
+    assert not any(name != "train2017.zip" for name, _ in coco_server.requests)
 
 
-def test_official_address_is_checked(server, tmp_path, monkeypatch, capsys, archive):
-    official = download.Archive(server.url("train2017.zip"), len(archive) + 1, "0" * 32)
+def test_official_address_is_checked(coco_server, tmp_path, monkeypatch, capsys, coco_zip):
+    official = download.Archive(coco_server.url("train2017.zip"), len(coco_zip) + 1, "0" * 32)
     monkeypatch.setattr(fetch, "COCO", official)
     arguments = ("--coco_dir", tmp_path / "coco", "--out_dir", tmp_path / "out")
     assert run(*arguments) == 2
     assert "bytes where the file has" in capsys.readouterr().err
-    monkeypatch.setattr(fetch, "COCO", download.Archive(official.url, len(archive), official.md5))
+    monkeypatch.setattr(fetch, "COCO", download.Archive(official.url, len(coco_zip), official.md5))
     assert run(*arguments) == 2
     assert "arrived damaged" in capsys.readouterr().err
     assert tree(tmp_path) == {}
 
 
-def test_corrupt_zip(server, tmp_path, capsys):
-    assert run("--coco_dir", tmp_path / "c", "--out_dir", tmp_path / "o", "--url", server.url("bad.zip")) == 2
+def test_corrupt_zip(coco_server, tmp_path, capsys):
+    assert run("--coco_dir", tmp_path / "c", "--out_dir", tmp_path / "o", "--url", coco_server.url("bad.zip")) == 2
     error = capsys.readouterr().err
     assert "damaged, or no zip" in error and "Traceback" not in error
     assert not (tmp_path / "o" / "train").exists()
 
 
-def test_space_is_checked_before_the_first_byte(server, tmp_path, monkeypatch, capsys, archive):
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10, 0, len(archive)))
-    assert run("--coco_dir", tmp_path / "c", "--out_dir", tmp_path / "o", "--url", server.url("train2017.zip")) == 2
+def test_space_is_checked_before_the_first_byte(coco_server, tmp_path, monkeypatch, capsys, coco_zip):
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10, 0, len(coco_zip)))
+    assert run("--coco_dir", tmp_path / "c", "--out_dir", tmp_path / "o", "--url", coco_server.url("train2017.zip")) == 2
     assert "free and" in capsys.readouterr().err
-    assert server.sent == 1 and tree(tmp_path) == {}
+    assert coco_server.sent == 1 and tree(tmp_path) == {}
 
 
 @pytest.mark.parametrize(
@@ -160,15 +160,15 @@ def test_space_is_checked_before_the_first_byte(server, tmp_path, monkeypatch, c
         (["--coco_dir", "p", "--out_dir", "o"], "--images p"),
     ],
 )
-def test_one_sentence(arguments, sentence, pictures, tmp_path, monkeypatch, capsys):
+def test_one_sentence(arguments, sentence, coco_pictures, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     for name in ("p", "one", "empty", "other/train/00", "damaged", "text"):
         Path(name).mkdir(parents=True)
-    for path in scan(pictures)[:12]:
+    for path in scan(coco_pictures)[:12]:
         shutil.copy(path, "p")
         Path("text", path.name).write_text("no picture")
-    shutil.copy(scan(pictures)[0], "one")
-    shutil.copy(scan(pictures)[0], "other/train/00")
+    shutil.copy(scan(coco_pictures)[0], "one")
+    shutil.copy(scan(coco_pictures)[0], "other/train/00")
     Path("damaged/manifest.json").write_text("{}")
     assert run(*arguments) == 2
     error = capsys.readouterr().err
@@ -178,10 +178,10 @@ def test_one_sentence(arguments, sentence, pictures, tmp_path, monkeypatch, caps
 @pytest.mark.parametrize(
     ("option", "value"), [("--size", 64), ("--format", "png"), ("--val_ratio", 0.3), ("--images", "other")]
 )
-def test_other_settings_are_refused(option, value, pictures, tmp_path, monkeypatch, capsys):
+def test_other_settings_are_refused(option, value, coco_pictures, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    shutil.copytree(pictures, "p")
-    shutil.copytree(pictures, "other")
+    shutil.copytree(coco_pictures, "p")
+    shutil.copytree(coco_pictures, "other")
     options = {"--images": "p", "--out_dir": "o", "--val_ratio": 0.2, "--size": 32, "--workers": 1}
     assert cli.main(["prepare", *flat(options)]) == 0
     assert "Training takes crops of 224x224" in capsys.readouterr().out.splitlines()[-1]
@@ -195,10 +195,10 @@ def flat(options):
     return [str(word) for pair in options.items() for word in pair]
 
 
-def test_png_is_lossless(pictures, tmp_path):
-    assert run("--images", pictures, "--out_dir", tmp_path, "--format", "png", "--size", 240) == 0
+def test_png_is_lossless(coco_pictures, tmp_path):
+    assert run("--images", coco_pictures, "--out_dir", tmp_path, "--format", "png", "--size", 240) == 0
     crop = next(path for path in scan(tmp_path) if path.name == f"{5:012}.png")
-    original = np.asarray(load_picture(pictures / f"{5:012}.jpg"))
+    original = np.asarray(load_picture(coco_pictures / f"{5:012}.jpg"))
     assert (np.asarray(Image.open(crop)) == original[:, 40:280]).all()
 
 
@@ -276,22 +276,22 @@ def test_reduced_decoding_is_as_good(tmp_path):
     assert load_picture(tmp_path / "a.jpg", at_least=241).size == (640, 480)
 
 
-def test_full_disk_is_not_a_broken_picture(pictures, tmp_path, monkeypatch, capsys):
+def test_full_disk_is_not_a_broken_picture(coco_pictures, tmp_path, monkeypatch, capsys):
     def full(self, *arguments, **keywords):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Image.Image, "save", full)
-    assert run("--images", pictures, "--out_dir", tmp_path / "o") == 2
+    assert run("--images", coco_pictures, "--out_dir", tmp_path / "o") == 2
     assert "No space left" in capsys.readouterr().err
     assert not (tmp_path / "o" / "skipped.txt").exists()
 
 
-def test_the_recipes_command(pictures, tmp_path, crops):
-    shutil.copytree(pictures, tmp_path / "train2017")
+def test_the_recipes_command(coco_pictures, tmp_path, coco_crops):
+    shutil.copytree(coco_pictures, tmp_path / "train2017")
     words = ["-m", "scripts.coco_prepare", "--coco_dir", tmp_path, "--out_dir", tmp_path / "out", "--val_ratio", "0.2"]
     done = subprocess.run([sys.executable, *map(str, words)], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert tree(tmp_path / "out") == crops
+    assert tree(tmp_path / "out") == coco_crops
 
 
 def test_needs_no_torch():

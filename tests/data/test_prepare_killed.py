@@ -7,7 +7,7 @@ import time
 
 import pytest
 from PIL import Image
-from prepare_fixtures import run, tree
+from prepare_steps import run, tree
 
 from codecswap.data.pictures import scan
 
@@ -46,22 +46,22 @@ module.{name} = last_words
         ("before the last manifest", "prepared", "_write", 1, "pass"),
     ],
 )
-def test_kill_in_any_step(step, module, name, after, half, server, tmp_path, pictures, crops):
+def test_kill_in_any_step(step, module, name, after, half, coco_server, tmp_path, coco_pictures, coco_crops):
     coco, out = tmp_path / "coco", tmp_path / "out"
-    arguments = ("--coco_dir", coco, "--out_dir", out, "--url", server.url("train2017.zip"), "--workers", 1)
+    arguments = ("--coco_dir", coco, "--out_dir", out, "--url", coco_server.url("train2017.zip"), "--workers", 1)
     process = start(*arguments, before=DIE.format(module=module, name=name, after=after, half=half))
     output, _ = process.communicate()
     assert process.returncode == -signal.SIGKILL, output
     assert run(*arguments[:-2]) == 0
-    assert tree(out) == crops
-    assert tree(coco) == {f"train2017/{name}": data for name, data in tree(pictures).items()}
+    assert tree(out) == coco_crops
+    assert tree(coco) == {f"train2017/{name}": data for name, data in tree(coco_pictures).items()}
 
 
 @pytest.mark.parametrize("most", [[], ["--max_images", "25"]])
-def test_kill_while_data_comes(most, server, tmp_path, crops):
+def test_kill_while_data_comes(most, coco_server, tmp_path, coco_crops):
     coco, out = tmp_path / "coco", tmp_path / "out"
-    arguments = ("--coco_dir", coco, "--out_dir", out, "--url", server.url("train2017.zip"), *most)
-    server.block, server.pause = (4096, 0.02) if not most else (1 << 16, 0.05)
+    arguments = ("--coco_dir", coco, "--out_dir", out, "--url", coco_server.url("train2017.zip"), *most)
+    coco_server.block, coco_server.pause = (4096, 0.02) if not most else (1 << 16, 0.05)
     process = start(*arguments)
     expires = time.monotonic() + 20
     while time.monotonic() < expires:
@@ -71,25 +71,25 @@ def test_kill_while_data_comes(most, server, tmp_path, crops):
         time.sleep(0.01)
     process.kill()
     process.communicate()
-    server.block, server.pause, sent = 1 << 16, 0.0, server.sent
-    server.requests.clear()
+    coco_server.block, coco_server.pause, sent = 1 << 16, 0.0, coco_server.sent
+    coco_server.requests.clear()
     assert run(*arguments) == 0
-    assert any(first > 0 for _, first in server.requests) and server.sent > sent
+    assert any(first > 0 for _, first in coco_server.requests) and coco_server.sent > sent
     made = tree(out)
     if most:
         shutil.rmtree(out)
         shutil.rmtree(coco)
         assert run(*arguments) == 0
-        crops = tree(out)
-    assert made == crops
+        coco_crops = tree(out)
+    assert made == coco_crops
 
 
 @pytest.fixture(scope="session")
-def many(pictures, tmp_path_factory):
+def many(coco_pictures, tmp_path_factory):
     """Enough pictures to be stopped among them, and what becomes of them."""
     folder = tmp_path_factory.mktemp("many")
     for copy in range(6):
-        for path in scan(pictures):
+        for path in scan(coco_pictures):
             os.link(path, folder / f"{copy}_{path.name}")
     out = tmp_path_factory.mktemp("many_crops")
     assert run("--images", folder, "--out_dir", out) == 0

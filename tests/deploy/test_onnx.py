@@ -88,7 +88,11 @@ def test_multiply_adds_are_those_of_the_algebra(teacher: FactorizedPrior, tmp_pa
         counted = graph.multiply_adds(model, LATENTS)
         return {graph.layer_of(node): counted[node.name] for node in model.graph.node if node.name in counted}
 
-    transposed, plain, folded = of_layers("none", "native"), of_layers("masked", "native"), of_layers("none", "subpixel")
+    transposed, plain, folded = (
+        of_layers("none", "native"),
+        of_layers("masked", "native"),
+        of_layers("none", "subpixel"),
+    )
     places = 4 * LATENTS[2] * LATENTS[3]  # of the first layer's output
     assert transposed["g_s.0"] * 4 == plain["g_s.0"] == 25 * 72 * 48 * places
     assert folded["g_s.0"] == 9 * 72 * 48 * places

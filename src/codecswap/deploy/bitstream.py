@@ -84,7 +84,9 @@ def unpack(data: bytes, tables: EntropyTables) -> tuple[np.ndarray, tuple[int, i
         raise BadFile("is no picture that codecswap encoded: name a .csw file")
     if len(data) > len(MAGIC) and data[len(MAGIC)] != VERSION:
         raise BadFile(f"has version {data[len(MAGIC)]} of the format, this program reads {VERSION}: update codecswap")
-    whole = len(data) >= OVERHEAD and zlib.crc32(data[: -_CHECKSUM.size]) == _CHECKSUM.unpack(data[-_CHECKSUM.size :])[0]
+    whole = (
+        len(data) >= OVERHEAD and zlib.crc32(data[: -_CHECKSUM.size]) == _CHECKSUM.unpack(data[-_CHECKSUM.size :])[0]
+    )
     if not whole:
         raise BadFile("is truncated or altered (its checksum does not match): copy it again")
     _, _, reserved, height, width, digest, length = _HEADER.unpack_from(data)

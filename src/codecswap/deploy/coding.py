@@ -120,7 +120,9 @@ def _all(options: CodingOptions, work: Work, find: Callable[[Path], list[Path]],
         say(f"{path}: {words}.") if done else warn(words)
         failed += not done
     if failed:
-        raise UserError(f"{failed} of {len(pairs)} files could not be done; the others were written to {options.output}.")
+        raise UserError(
+            f"{failed} of {len(pairs)} files could not be done; the others were written to {options.output}."
+        )
     say(f"{len(pairs)} files written to {options.output}.")
     return 0
 

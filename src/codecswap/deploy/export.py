@@ -38,7 +38,9 @@ def main(options: ExportOptions, typed: set[str]) -> int:
     target = load_target(options.target) if options.target else None
     codec, name, replacement = load_source(options, typed)
     if replacement == "upsample" and not options.checkpoint:
-        warn("--replacement upsample is not exact and this one is untrained: export a --checkpoint of distill or finetune.")
+        warn(
+            "--replacement upsample is not exact and this one is untrained: export a --checkpoint of distill or finetune."
+        )
     manifest = write(codec, name, replacement, options)
     show_facts(options.output, manifest)
     verify(codec, options.output, pictures(options.images, manifest), manifest.precision)
@@ -202,7 +204,9 @@ def show_facts(folder: Path, manifest: Manifest) -> None:
     for network in (manifest.encoder, manifest.decoder):
         if network is None:
             continue
-        shape = (1, 3, height, width) if network.input == "picture" else (1, manifest.M, height // FACTOR, width // FACTOR)
+        shape = (
+            (1, 3, height, width) if network.input == "picture" else (1, manifest.M, height // FACTOR, width // FACTOR)
+        )
         known = graph.facts(folder / network.file, shape)
         operators = ", ".join(f"{count} {name}" for name, count in known.operators.items())
         rows.append(

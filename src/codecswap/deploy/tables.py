@@ -92,7 +92,12 @@ class EntropyTables:
     def to_json(self) -> str:
         """As JSON, for readers in any language; floats are written so that they read back exactly."""
         rows = [row[:length].tolist() for row, length in zip(self.cdf, self.lengths, strict=True)]
-        content = {"precision": PRECISION, "offsets": self.offsets.tolist(), "medians": self.medians.tolist(), "cdf": rows}
+        content = {
+            "precision": PRECISION,
+            "offsets": self.offsets.tolist(),
+            "medians": self.medians.tolist(),
+            "cdf": rows,
+        }
         return json.dumps(content, separators=(",", ":")) + "\n"
 
     @classmethod

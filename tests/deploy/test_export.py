@@ -1,0 +1,77 @@
+"""`codecswap export`: the folder, its verification, the operator check and its exit code."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from codecswap import cli
+from codecswap.codecs import load_codec
+from codecswap.deploy.runtime import OnnxCodec
+from codecswap.surgery import swap
+
+
+def export(*arguments: object) -> int:
+    return cli.main(["export", "--teacher", "tiny", *map(str, arguments)])
+
+
+def test_a_folder_holds_all_and_is_verified(tmp_path: Path, pictures: Path, capsys: pytest.CaptureFixture) -> None:
+    assert export("--output", tmp_path, "--images", pictures, "--target", "opset13") == 0
+    assert {path.name for path in tmp_path.iterdir()} == {"codec.json", "decoder.onnx", "encoder.onnx", "entropy.json"}
+    manifest = json.loads((tmp_path / "codec.json").read_text())
+    assert (manifest["opset"], manifest["precision"], manifest["M"]) == (13, "float32", 72)
+    printed = capsys.readouterr().out
+    assert (
+        "symbols differ" in printed and "largest error" in printed and "ONNX opset 13 accepts decoder.onnx" in printed
+    )
+    assert "4 ConvTranspose" in printed and "6,494" in printed
+
+
+def test_a_target_that_refuses_gives_exit_code_3(tmp_path: Path, pictures: Path, capsys: pytest.CaptureFixture) -> None:
+    size = ("--height", 96, "--width", 80)
+    assert export("--output", tmp_path, "--images", pictures, "--target", "ethos-u", "--parts", "decoder", *size) == 3
+    assert "Sqrt at g_s.1" in capsys.readouterr().out
+    assert not (tmp_path / "encoder.onnx").exists()
+    codec = OnnxCodec(tmp_path)
+    assert codec.synthesise(np.zeros((72, 6, 5), np.int32)).shape == (3, 96, 80)
+    assert codec.synthesise(np.zeros((72, 9, 8), np.int32)).shape == (3, 144, 128)  # in tiles of the fixed size
+
+
+def test_float16_and_symbols(tmp_path: Path, pictures: Path, capsys: pytest.CaptureFixture) -> None:
+    options = ("--replacement", "subpixel", "--fp16", "--input", "symbols", "--images", pictures)
+    assert export("--output", tmp_path, *options) == 0
+    weight = onnx.load(tmp_path / "decoder.onnx").graph.initializer[1]
+    assert weight.data_type == onnx.TensorProto.FLOAT16
+    assert (tmp_path / "decoder.onnx").stat().st_size < 0.55 * 4 * 303_132
+    assert OnnxCodec(tmp_path).manifest.precision == "float16"
+
+
+def test_a_checkpoint_is_exported_as_it_is(tmp_path: Path, pictures: Path, capsys: pytest.CaptureFixture) -> None:
+    student = swap(load_codec("tiny"), "upsample")[0]
+    torch.save({"student_state": student.state_dict()}, tmp_path / "student.pt")
+    arguments = ["export", "--checkpoint", str(tmp_path / "student.pt"), "--images", str(pictures)]
+    assert cli.main([*arguments, "--output", str(tmp_path / "out")]) == 0
+    assert "4 Resize" in capsys.readouterr().out
+    assert cli.main([*arguments, "--output", str(tmp_path / "out"), "--replacement", "masked"]) == 2
+    assert "--replacement upsample" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--replacement", "masked"), "--height and --width"),
+        (("--target", "nowhere.toml"), "no target"),
+        (("--opset", 5), "11 to 20"),
+        (("--images", "nowhere"), "no picture"),
+        (("--checkpoint", "nowhere.pt"), "nowhere.pt"),
+    ],
+)
+def test_the_impossible_is_one_sentence(
+    tmp_path: Path, arguments: tuple, words: str, capsys: pytest.CaptureFixture
+) -> None:
+    assert export("--output", tmp_path / "out", *arguments) == 2
+    error = capsys.readouterr().err.strip()
+    assert words in error and error.count("\n") == 0
