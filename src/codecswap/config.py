@@ -74,6 +74,8 @@ class TrainingOptions(TeacherOptions, PictureOptions):
     """Seed of every random choice."""
     precision: Literal["32", "bf16-mixed", "16-mixed"] = "32"
     """Lightning's precision; the encoder and the loss stay in float32."""
+    compile: bool = False
+    """Compile both decoders with torch.compile: a minute at the start, faster steps after."""
     accelerator: str = "auto"
     """Lightning's accelerator: auto, cpu, gpu, ..."""
     devices: str = "auto"

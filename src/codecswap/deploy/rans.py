@@ -106,7 +106,8 @@ def _decode(words: np.ndarray, cdf: np.ndarray, lengths: np.ndarray, values: np.
         last = lengths[channel] - 2
         for index in range(values.shape[1]):
             slot = state & ((1 << PRECISION) - 1)
-            low, high = 0, last
+            low = 0
+            high = last
             while low < high:  # the last entry that begins at or before the slot
                 middle = (low + high + 1) >> 1
                 if row[middle] <= slot:
@@ -122,9 +123,9 @@ def _decode(words: np.ndarray, cdf: np.ndarray, lengths: np.ndarray, values: np.
                 place += 1
             value = np.int64(low)
             if low == last:
-                groups = -1
+                groups = np.int64(-1)
                 raw = np.int64(0)
-                group = -1
+                group = np.int64(-1)
                 while group < groups or group < 0:
                     bits = state & 15
                     state >>= _BYPASS

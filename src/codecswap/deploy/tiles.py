@@ -6,7 +6,7 @@ latents of margin make a tile's inside equal to the whole picture's, to float ro
 
 import math
 from collections.abc import Callable, Iterator
-from itertools import product
+from itertools import pairwise, product
 
 import numpy as np
 
@@ -26,8 +26,8 @@ def windows(length: int, size: int) -> Iterator[tuple[int, int, int]]:
         raise ValueError(f"a tile of {size} latents has no inside: it takes more than {2 * MARGIN}")
     count = 1 if size == length else math.ceil((length - 2 * MARGIN) / (size - 2 * MARGIN))
     starts = [index * (length - size) // max(1, count - 1) for index in range(count)]
-    edges = [0, *((a + b + size) // 2 for a, b in zip(starts, starts[1:], strict=False)), length]
-    yield from zip(starts, edges, edges[1:], strict=False)
+    edges = [0, *((a + b + size) // 2 for a, b in pairwise(starts)), length]
+    yield from zip(starts, edges[:-1], edges[1:], strict=True)
 
 
 def in_tiles(
