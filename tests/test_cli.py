@@ -37,6 +37,12 @@ def test_booleans_hyphens_and_equals() -> None:
     assert parse("finetune", ["--freeze_igdn", "--lr", "1e-5"])[0].freeze_igdn is True
 
 
+def test_a_word_without_a_name_and_o() -> None:
+    options, _ = parse("encode", ["--codec", "tiny", "a.png", "-o", "a.csw", "--jobs", "2"])
+    assert (str(options.input), str(options.output), options.jobs) == ("a.png", "a.csw", 2)
+    assert parse("encode", ["a.png", "--codec", "tiny"])[0] == parse("encode", ["--input=a.png", "--codec=tiny"])[0]
+
+
 def test_recipe_defaults() -> None:
     distil, _ = parse("distill", [])
     assert (distil.epochs, distil.batch_size, distil.lr, distil.quality) == (15, 16, 1e-4, 8)

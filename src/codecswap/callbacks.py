@@ -250,7 +250,7 @@ def wandb_logger(options: TrainingOptions, folder: Path) -> WandbLogger | None:
     logging.getLogger("wandb").setLevel(logging.ERROR)
     try:
         offline = os.environ.get("WANDB_MODE") == "offline"
-        if not offline and not wandb.api.api_key:
+        if not offline and not wandb.login(prompt=False):
             warn("not logged in to W&B (run `wandb login`): the run is logged to metrics.csv only.")
             return None
         logger = WandbLogger(

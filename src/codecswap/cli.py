@@ -23,6 +23,8 @@ class Command:
     """``module:function`` below codecswap; takes the options and the names of those typed."""
     extra: str | None = "train"
     """The extra that must be installed for it."""
+    argument: str | None = None
+    """The option that a word without a name stands for."""
 
 
 COMMANDS = {
@@ -33,8 +35,8 @@ COMMANDS = {
     "advise": Command(config.AdviseOptions, "advise:main"),
     "demo": Command(config.DemoOptions, "demo:main"),
     "export": Command(config.ExportOptions, "deploy.export:main", extra="deploy"),
-    "encode": Command(config.EncodeOptions, "deploy.coding:encode", extra=None),
-    "decode": Command(config.DecodeOptions, "deploy.coding:decode", extra=None),
+    "encode": Command(config.EncodeOptions, "deploy.coding:encode", extra=None, argument="input"),
+    "decode": Command(config.DecodeOptions, "deploy.coding:decode", extra=None, argument="input"),
 }
 
 
@@ -93,7 +95,7 @@ def parse(name: str, arguments: Sequence[str]) -> tuple[Any, set[str]]:
     )
     parser.add_argument("--config", action=jsonargparse.ActionConfigFile, help="YAML file with any of these options.")
     parser.add_class_arguments(command.options, nested_key=None, fail_untyped=False)
-    normal = _normalise(command.options, arguments)
+    normal = _normalise(command, arguments)
     try:
         given = parser.parse_args(normal, defaults=False)
         typed = {key for key in vars(given) if key != "config"}
@@ -104,22 +106,32 @@ def parse(name: str, arguments: Sequence[str]) -> tuple[Any, set[str]]:
     return command.options(**values), typed
 
 
-def _normalise(options: type, arguments: Sequence[str]) -> list[str]:
-    """Turn hyphens in names into underscores, and a bare boolean ``--flag`` into ``--flag true``."""
-    booleans = {field.name for field in fields(options) if field.type in (bool, "bool")}
-    result: list[str] = []
-    for index, word in enumerate(arguments):
-        if word.startswith("--") and len(word) > 2:
-            key, equals, value = word[2:].partition("=")
-            key = key.replace("-", "_")
-            result.append(f"--{key}{equals}{_bool_word(value) if key in booleans else value}")
-            following = arguments[index + 1] if index + 1 < len(arguments) else "--"
-            if key in booleans and not equals and (following.startswith("-") or not _bool_word(following)):
-                result.append("true")
-        elif result and result[-1][2:] in booleans:
-            result.append(_bool_word(word) or word)
+def _normalise(command: Command, arguments: Sequence[str]) -> list[str]:
+    """The arguments as the parser takes them.
+
+    Hyphens in names become underscores, a bare boolean ``--flag`` becomes ``--flag true``, ``-o`` is ``--output``, and a word that
+    belongs to no option is the command's own argument.
+    """
+    booleans = {field.name for field in fields(command.options) if field.type in (bool, "bool")}
+    words, result = list(arguments), []
+    while words:
+        word = words.pop(0)
+        word = "--output" if word == "-o" else word
+        if not word.startswith("--"):
+            result += [f"--{command.argument}", word] if command.argument and not word.startswith("-") else [word]
+            continue
+        key, equals, value = word[2:].partition("=")
+        key = key.replace("-", "_")
+        if key in booleans:
+            if not equals:
+                value = words.pop(0) if words and _bool_word(words[0]) else "true"
+            result += [f"--{key}", _bool_word(value) or value]
+        elif equals:
+            result.append(f"--{key}={value}")
         else:
-            result.append(word)
+            result.append(f"--{key}")
+            if words and not words[0].startswith("--"):
+                result.append(words.pop(0))
     return result
 
 

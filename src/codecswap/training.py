@@ -3,6 +3,7 @@
 import logging
 import math
 import sys
+import time
 import warnings
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -85,6 +86,7 @@ class Training(L.LightningModule):
         self.options, self.distil, self.steps_per_epoch = options, distil, steps_per_epoch
         self.strict_loading = False  # the student is rebuilt before Lightning restores the rest
         self.unreadable: set[Path] = set()
+        self.clock = time.perf_counter()
         self.epoch_means: dict[str, MeanMetric] = {}
         self.rate_weight: Tensor
         self.register_buffer(
@@ -151,6 +153,9 @@ class Training(L.LightningModule):
         self._mean("train_psnr", decibels)
         self.log("loss", loss.detach(), prog_bar=True, logger=True)
         self.log("PSNR", decibels, prog_bar=True, logger=False)
+        now = time.perf_counter()
+        self.log("pictures/s", self.options.batch_size / (now - self.clock), prog_bar=True, logger=False)
+        self.clock = now
         if self.pair.unfreeze_all:  # trains the quantiles alone, and nothing else trains them
             loss = loss + self.pair.student.entropy_bottleneck.loss()
         return loss

@@ -12,7 +12,7 @@ from codecswap.data.crops import BYTES_PER_PIXEL, crop_all
 from codecswap.data.files import need_space, whole
 from codecswap.data.pictures import scan
 from codecswap.data.progress import bar
-from codecswap.data.split import _COPY, choose, position
+from codecswap.data.split import base_name, choose, position
 from codecswap.errors import UserError
 
 MANIFEST = "manifest.json"
@@ -117,13 +117,13 @@ def _groups(paths: Sequence[Path]) -> dict[str, list[Path]]:
     """Pictures by base name, without ``~2`` and in lower case, since some disks do not tell case apart."""
     groups = defaultdict(list)
     for path in sorted(paths, key=lambda path: (path.name, path)):
-        groups[_COPY.sub("", path.stem).casefold()].append(path)
+        groups[base_name(path).casefold()].append(path)
     return groups
 
 
 def _named(stem: str, group: Sequence[Path]) -> dict[Path, str]:
     """Names of crops: the base name, and ``~2``, ``~3``, ... for its namesakes, which hashing strips."""
-    bases = [_COPY.sub("", path.stem) for path in group]
+    bases = [base_name(path) for path in group]
     return {
         path: base if index == 1 else f"{base}~{index}"
         for index, (path, base) in enumerate(zip(group, bases, strict=True), 1)

@@ -88,6 +88,7 @@ def write(codec: FactorizedPrior, name: str, replacement: str, options: ExportOp
         width=width,
         encoder=encoder,
         decoder=decoder,
+        planes=None,
         tables_sha256=tables.digest().hex(),
     )
     write_folder(folder, manifest, tables)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from codecswap.data.files import whole
+from codecswap.deploy.planes import Planes
 from codecswap.deploy.tables import EntropyTables
 from codecswap.errors import UserError
 
@@ -24,7 +25,7 @@ class Network:
     file: str
     sha256: str
     input: str
-    """Name and meaning of its input: ``picture``, ``latents`` or ``symbols``."""
+    """Name and meaning of its input: ``picture``, ``latents``, ``symbols`` or ``planes``."""
     output: str
 
 
@@ -48,6 +49,8 @@ class Manifest:
     width: int | None
     encoder: Network | None
     decoder: Network | None
+    planes: Planes | None
+    """How symbols are handed to a decoder whose input is ``planes``."""
     tables_sha256: str
     """`codecswap.deploy.tables.EntropyTables.digest`: files of codecs with the same one can be exchanged."""
 
@@ -81,7 +84,7 @@ def read_folder(folder: Path) -> tuple[Manifest, EntropyTables]:
             raise ValueError(content["format"])
         if content["version"] != VERSION:
             raise UserError(f"{path} has version {content['version']}, this program reads {VERSION}: update codecswap.")
-        manifest = Manifest(**{field.name: content[field.name] for field in fields(Manifest)} | _networks(content))
+        manifest = Manifest(**{field.name: content[field.name] for field in fields(Manifest)} | _parts(content))
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} is damaged or of another program: export the codec again.") from error
     tables_path = folder / TABLES
@@ -108,5 +111,6 @@ def network_bytes(folder: Path, network: Network) -> bytes:
     return content
 
 
-def _networks(content: dict[str, Any]) -> dict[str, Network | None]:
-    return {part: Network(**content[part]) if content[part] else None for part in ("encoder", "decoder")}
+def _parts(content: dict[str, Any]) -> dict[str, Any]:
+    kinds = {"encoder": Network, "decoder": Network, "planes": Planes}
+    return {part: kind(**content[part]) if content[part] else None for part, kind in kinds.items()}

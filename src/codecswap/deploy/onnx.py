@@ -73,11 +73,9 @@ def export_decoder(
     Raises:
         UserError: the form needs a fixed size or does not fit a layer, or the size or the opset is impossible.
     """
-    size = _latent_size(height, width)
+    size = latent_size(height, width)
     centre = medians(codec).cpu() if input == "symbols" else None
-    module = _Decoder(plain(codec.g_s, form, size).cpu(), centre)
-    example = torch.zeros(1, codec.M, *(size or (4, 6)))
-    _export(module, example, Path(path), opset, input, "picture", dynamic=size is None)
+    write_decoder(plain(codec.g_s, form, size), codec.M, path, opset=opset, size=size, input=input, centre=centre)
 
 
 def export_encoder(
@@ -92,13 +90,43 @@ def export_encoder(
 
     Sides are multiples of 16; whoever feeds it pads. Arguments and errors as in `export_decoder`.
     """
-    size = _latent_size(height, width)
-    module = _Encoder(plain(codec.g_a).cpu())
+    write_encoder(plain(codec.g_a), path, opset=opset, size=latent_size(height, width))
+
+
+def write_decoder(
+    g_s: nn.Module,
+    channels: int,
+    path: str | Path,
+    *,
+    opset: int,
+    size: tuple[int, int] | None,
+    input: str,
+    centre: Tensor | None = None,
+) -> None:
+    """Write a plain synthesis transform (`codecswap.deploy.plain.plain`) as it is.
+
+    Args:
+        channels: of its input.
+        size: height and width of its input, in latents; None: dynamic.
+        input: the input's name.
+        centre: ``(1, M, 1, 1)``, added to the input.
+    """
+    example = torch.zeros(1, channels, *(size or (4, 6)))
+    _export(_Decoder(g_s.cpu(), centre), example, Path(path), opset, input, "picture", dynamic=size is None)
+
+
+def write_encoder(g_a: nn.Module, path: str | Path, *, opset: int, size: tuple[int, int] | None) -> None:
+    """Write a plain analysis transform as it is; ``size`` is that of its output."""
     example = torch.zeros(1, 3, *((FACTOR * size[0], FACTOR * size[1]) if size else (64, 96)))
-    _export(module, example, Path(path), opset, "picture", "latents", dynamic=size is None)
+    _export(_Encoder(g_a.cpu()), example, Path(path), opset, "picture", "latents", dynamic=size is None)
 
 
-def _latent_size(height: int | None, width: int | None) -> tuple[int, int] | None:
+def latent_size(height: int | None, width: int | None) -> tuple[int, int] | None:
+    """A fixed size of pictures in latents; None where it is open.
+
+    Raises:
+        UserError: one of the two is missing, or no multiple of 16.
+    """
     if height is None and width is None:
         return None
     if height is None or width is None:

@@ -5,13 +5,17 @@ square a product, a mask made on the fly a constant. The result computes the sam
 """
 
 import copy
+import math
 from collections import OrderedDict
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from codecswap.codecs import GDN
+from codecswap.deploy.planes import Planes
+from codecswap.deploy.tables import EntropyTables
 from codecswap.errors import UserError
 from codecswap.layers import ConstantMask, SubpixelConv2d, UpsampleConv2d
 from codecswap.surgery import refusal, replace_layer
@@ -82,6 +86,23 @@ def plain(transform: nn.Module, form: Form = "native", size: tuple[int, int] | N
 def convolution(layer: nn.Module) -> nn.Conv2d | nn.ConvTranspose2d:
     """The convolution inside a layer of a plain transform that is no GDN."""
     return next(module for module in layer.modules() if isinstance(module, nn.Conv2d | nn.ConvTranspose2d))
+
+
+@torch.no_grad()
+def take_planes(transform: nn.Module, tables: EntropyTables) -> Planes:
+    """Make a plain synthesis transform of latents one of planes (`codecswap.deploy.planes`), in place.
+
+    Returns: the layout of its new input.
+    """
+    conv = convolution(next(transform.children()))
+    axis = 0 if isinstance(conv, nn.ConvTranspose2d) else 1
+    left = torch.from_numpy(tables.medians - np.rint(tables.medians))
+    constant = (conv.weight * left.view((-1, 1, 1, 1) if axis == 0 else (1, -1, 1, 1))).sum(axis, keepdim=True)
+    # a constant above 1 keeps its weights from widening the others' range
+    planes = Planes.of(tables, max(1, math.ceil((constant.abs().amax() / conv.weight.abs().amax()).item())))
+    spread = conv.weight.index_select(axis, torch.tensor(planes.channels))
+    conv.weight = nn.Parameter(torch.cat([spread, constant / planes.constant], axis), requires_grad=False)
+    return planes
 
 
 def _plain_layer(name: str, layer: nn.Module, form: Form, size: tuple[int, int] | None) -> nn.Module:

@@ -60,9 +60,13 @@ class OnnxCodec:
         Raises:
             UserError: the folder has no decoder, or its fixed size does not fit the picture.
         """
-        network = self._network("decoder")
-        x = symbols.astype(np.float32) if network.input == "symbols" else self.tables.to_latents(symbols)
-        return self._run("decoder", x, scale_in=1, scale_out=FACTOR)
+        return self._run("decoder", self._decoder_input(symbols), scale_in=1, scale_out=FACTOR)
+
+    def _decoder_input(self, symbols: np.ndarray) -> np.ndarray:
+        input = self._network("decoder").input
+        if input == "planes" and self.manifest.planes:
+            return self.manifest.planes.of_symbols(symbols)
+        return symbols.astype(np.float32) if input == "symbols" else self.tables.to_latents(symbols)
 
     def _network(self, part: str) -> Network:
         network = getattr(self.manifest, part)
