@@ -22,7 +22,7 @@ check: .venv/installed  ## style and types
 .venv/installed: pyproject.toml
 	@test -n "$(PYTHON)" || { echo "codecswap needs Python 3.11 or 3.12: install one, or name it with make PYTHON=/path/to/python"; exit 2; }
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --editable '.[train,dev]'
+	$(BIN)/python -m pip install --quiet --editable '.[train,deploy,dev]'
 	touch $@
 
 clean:

@@ -4,6 +4,7 @@ Heavy libraries are imported by the commands, never here: ``codecswap --help`` a
 """
 
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -35,6 +36,7 @@ COMMANDS = {
     "advise": Command(config.AdviseOptions, "advise:main"),
     "demo": Command(config.DemoOptions, "demo:main"),
     "export": Command(config.ExportOptions, "deploy.export:main", extra="deploy"),
+    "quantise": Command(config.QuantiseOptions, "deploy.quantise:main", extra="deploy"),
     "encode": Command(config.EncodeOptions, "deploy.coding:encode", extra=None, argument="input"),
     "decode": Command(config.DecodeOptions, "deploy.coding:decode", extra=None, argument="input"),
 }
@@ -63,6 +65,9 @@ def run(name: str, argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"codecswap {name}: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # whoever read our output has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except OSError as error:
         print(f"codecswap {name}: {_os_sentence(error)}", file=sys.stderr)
         return 2
@@ -149,11 +154,10 @@ def _function(command: Command) -> Any:
     try:
         return getattr(importlib.import_module(f"codecswap.{module}"), function)
     except ModuleNotFoundError as error:
-        if command.extra is None or (error.name or "").startswith("codecswap"):
+        if (error.name or "").startswith("codecswap"):
             raise
-        raise UserError(
-            f"This command needs {error.name}, which is not installed: pip install 'codecswap[{command.extra}]'."
-        ) from None
+        package = f"codecswap[{command.extra}]" if command.extra else "codecswap"
+        raise UserError(f"This command needs {error.name}, which is not installed: pip install '{package}'.") from None
 
 
 def _os_sentence(error: OSError) -> str:

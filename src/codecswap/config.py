@@ -3,7 +3,7 @@
 Light on purpose: `codecswap --help` reads this file and must not wait for PyTorch.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -245,3 +245,41 @@ class EncodeOptions(CodingOptions):
 @dataclass(kw_only=True)
 class DecodeOptions(CodingOptions):
     """Decode .csw files to PNG, with the codec that wrote them or any other with its entropy tables."""
+
+
+@dataclass(kw_only=True)
+class QuantiseOptions(TeacherOptions):
+    """Write a codec as 8-bit ONNX files, calibrated on pictures: a folder like that of export."""
+
+    checkpoint: str | None = None
+    """A student's checkpoint. Default: the teacher of --teacher or --quality, with --replacement."""
+    replacement: Literal["none", "upsample", "masked", "subpixel"] = "subpixel"
+    """What takes the place of a teacher's transposed convolutions; subpixel gains most from INT8."""
+    output: Path = Path("quantised")
+    """Folder for encoder.onnx, decoder.onnx, entropy.json and codec.json."""
+    parts: Literal["all", "encoder", "decoder"] = "decoder"
+    """Which networks to write. A quantised decoder leaves bitstreams as they are, a quantised encoder does not."""
+    opset: int = 13
+    """Version of ONNX's operator set, 13 to 20."""
+    height: int | None = None
+    """Fixed height of the pictures, a multiple of 16; with --width. Default: any size."""
+    width: int | None = None
+    """Fixed width of the pictures, a multiple of 16."""
+    form: Literal["native", "resize", "subpixel"] = "native"
+    """Write every doubling layer as Resize and Conv, or as Conv and DepthToSpace, whatever the codec has."""
+    calibration_images: str | None = None
+    """Folder of pictures that ranges and weights are fitted to. Default: 13 photographs inside the package."""
+    calibration_count: int = 32
+    """How many of them to use at most."""
+    method: Literal["minmax", "entropy", "percentile"] = "minmax"
+    """How a range is chosen from the values seen."""
+    percentile: float = 99.99
+    """Share of the values inside the range, in percent, with --method percentile."""
+    equalise: bool = True
+    """Give all channels around (I)GDN the same range first, which is exact."""
+    refit: bool = True
+    """Refit weights to quantised inputs, and let those not yet rounded make up for those that are."""
+    keep: list[str] = field(default_factory=list)
+    """Layers left in float, e.g. [g_s.6]; the encoder's last, whose output is rounded anyway, always is."""
+    images: str | None = None
+    """Folder of pictures to measure on. Default: photographs inside the package that are not calibrated on."""

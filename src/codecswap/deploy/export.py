@@ -113,24 +113,37 @@ def to_float16(path: Path) -> None:
 
 
 def pictures(folder: str | None, manifest: Manifest) -> Iterator[np.ndarray]:
-    """Up to three pictures ``(3, H, W)``, float32 in [0, 1], padded to multiples of 16 or cropped to the fixed size.
+    """Pictures ``(3, H, W)``, float32 in [0, 1], padded to multiples of 16 or cropped to the fixed size.
 
     Raises:
         UserError: the folder holds none that can be read.
     """
-    paths = scan(folder) if folder else scan(str(files("codecswap") / "assets" / "photos" / "val"))
+    size = (manifest.width, manifest.height) if manifest.width and manifest.height else None
+    return fitted(folder, "--images", "val", size)
+
+
+def fitted(folder: str | None, option: str, side: str, size: tuple[int, int] | None) -> Iterator[np.ndarray]:
+    """Pictures of a folder, or the package's photographs, ``(3, H, W)``, float32 in [0, 1].
+
+    Args:
+        folder: None: the package's.
+        option: the option that named the folder.
+        side: ``train`` or ``val``, of the package's photographs.
+        size: width and height that they are cut to; None: whole, padded to multiples of 16.
+
+    Raises:
+        UserError: the folder holds none that can be read.
+    """
     found = 0
-    for path in paths:
+    for path in scan(folder or str(files("codecswap") / "assets" / "photos" / side)):
         try:
             picture = load_picture(path)
         except UNREADABLE:
             continue
         found += 1
-        if manifest.width and manifest.height:
-            picture = ImageOps.fit(picture, (manifest.width, manifest.height), Image.Resampling.LANCZOS)
-        yield pad(to_array(picture))
+        yield pad(to_array(ImageOps.fit(picture, size, Image.Resampling.LANCZOS) if size else picture))
     if not found:
-        raise UserError(f"--images {folder} holds no picture that can be read.")
+        raise UserError(f"{option} {folder} holds no picture that can be read.")
 
 
 @dataclass
