@@ -1,3 +1,4 @@
+import contextlib
 import os
 import shutil
 import signal
@@ -101,14 +102,22 @@ def test_stopped_while_several_processes_crop(number, tmp_path, many):
     """Ctrl-C leaves whole files and no processes; so does a kill, but for files that begin with a dot."""
     folder, undisturbed = many
     arguments = ("--images", folder, "--out_dir", tmp_path / "o", "--workers", 2)
-    process = start(*arguments)
-    expires = time.monotonic() + 20
-    while len(scan(tmp_path / "o")) < 30 and time.monotonic() < expires:
-        time.sleep(0.005)
-    os.killpg(process.pid, number) if number == signal.SIGINT else process.kill()  # Ctrl-C reaches all of them
-    output, _ = process.communicate(timeout=10)  # returns when the last worker has closed the pipe
-    there = scan(tmp_path / "o")
-    assert 30 <= len(there) < 240
+    for _ in range(5):  # on a busy machine the run may be over before it is seen to have begun
+        process = start(*arguments)
+        expires = time.monotonic() + 20
+        while len(scan(tmp_path / "o")) < 30 and time.monotonic() < expires:
+            time.sleep(0.005)
+        if number == signal.SIGINT:  # Ctrl-C reaches all of them
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, number)
+        else:
+            process.kill()
+        output, _ = process.communicate(timeout=10)  # returns when the last worker has closed the pipe
+        there = scan(tmp_path / "o")
+        if len(there) < len(scan(folder)):
+            break
+        shutil.rmtree(tmp_path / "o")
+    assert 30 <= len(there) < len(scan(folder))
     for path in there:
         with Image.open(path) as crop:
             crop.load()

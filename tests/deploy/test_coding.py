@@ -23,10 +23,9 @@ from codecswap.surgery import swap
 
 
 @pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def exported(tmp_path_factory: pytest.TempPathFactory, pictures: Path) -> Path:
     folder = tmp_path_factory.mktemp("exported")
-    photos = str(Path(__file__).parents[2] / "src/codecswap/assets/photos/val")
-    assert cli.main(["export", "--teacher", "tiny", "--output", str(folder), "--images", photos]) == 0
+    assert cli.main(["export", "--teacher", "tiny", "--output", str(folder), "--images", str(pictures)]) == 0
     return folder
 
 
@@ -80,7 +79,8 @@ def test_a_student_checkpoint_is_a_codec_too(picture: Image.Image, tmp_path: Pat
     torch.save({"student_state": student.state_dict()}, tmp_path / "student.pt")
     picture.save(tmp_path / "a.webp", lossless=True)
     assert run("encode", "tiny", tmp_path / "a.webp", tmp_path / "a.csw") == 0
-    assert run("decode", tmp_path / "student.pt", tmp_path / "a.csw", tmp_path / "a.png") == 0
+    files = [str(tmp_path / "a.csw"), "-o", str(tmp_path / "a.png")]
+    assert cli.main(["decode", "--codec", str(tmp_path / "student.pt"), *files]) == 0
 
 
 def test_folders_are_done_whole_and_bad_files_named(

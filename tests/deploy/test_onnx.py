@@ -80,6 +80,18 @@ def test_opset_is_the_one_asked_for(teacher: FactorizedPrior, tmp_path: Path, op
     assert torch.isfinite(run(path, torch.ones(LATENTS))).all()
 
 
+def test_equal_weights_leave_no_trace(tmp_path: Path) -> None:
+    codec = FactorizedPrior(7, 11).eval().requires_grad_(False)
+    for name, parameter in codec.named_parameters():
+        if name.endswith("bias"):
+            parameter.zero_()
+    path = tmp_path / "decoder.onnx"
+    export_decoder(codec, path)
+    assert set(graph.facts(path, (1, 11, 2, 2)).operators) == {"Conv", "ConvTranspose", "Mul", "Sqrt"}
+    x = torch.randn(1, 11, 3, 2)
+    assert (run(path, x) - codec.g_s(x)).abs().max() < 1e-5
+
+
 def test_multiply_adds_are_those_of_the_algebra(teacher: FactorizedPrior, tmp_path: Path) -> None:
     def of_layers(replacement: str, form: str) -> dict[str, int]:
         path = tmp_path / "decoder.onnx"
