@@ -103,7 +103,9 @@ def test_fine_tuning_moves_towards_the_picture_and_keeps_every_bit(pictures: Pat
     assert torch.equal(load_student(tmp_path / "g" / "ft_last.pt").student.g_s[1].gamma, teacher.g_s[1].gamma)
 
 
-@pytest.mark.parametrize("extra", [["--train_igdn", "--optimizer", "soap"], ["--unfreeze_all", "--lambda_rate", "0.02"]])
+@pytest.mark.parametrize(
+    "extra", [["--train_igdn", "--optimizer", "soap"], ["--unfreeze_all", "--lambda_rate", "0.02"]]
+)
 def test_resuming_continues_as_if_never_stopped(
     pictures: Path, tmp_path: Path, extra: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,7 +8,6 @@ import os
 import random
 import time
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +18,10 @@ from torch import Tensor
 from torchvision.transforms.v2.functional import to_pil_image
 from torchvision.utils import make_grid
 
-from codecswap.checkpoint import StudentRecord, write_atomically
+from codecswap.checkpoint import StudentRecord
 from codecswap.config import TrainingOptions
 from codecswap.console import say, warn
+from codecswap.files import whole
 
 FORMAT = 1
 """Version of the checkpoint's layout; readers refuse none so far."""
@@ -61,7 +61,8 @@ class Reconstructions(L.Callback):
         folder.mkdir(parents=True, exist_ok=True)
         for index, image in enumerate(images):
             picture = to_pil_image((image * 255).round().to(torch.uint8))
-            write_atomically(folder / f"{index:05d}.png", partial(picture.save, format="PNG"))
+            with whole(folder / f"{index:05d}.png") as beside:
+                picture.save(beside, format="PNG")
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
                 grid = make_grid(torch.stack(images), nrow=4)
@@ -231,7 +232,8 @@ def cut_rows(path: Path, epoch: int, row: dict[str, float] | None = None) -> Non
     )
     writer.writeheader()
     writer.writerows(rows)
-    write_atomically(path, lambda beside: beside.write_text(text.getvalue(), encoding="utf-8"))
+    with whole(path) as beside:
+        beside.write_text(text.getvalue(), encoding="utf-8")
 
 
 def wandb_logger(options: TrainingOptions, folder: Path) -> WandbLogger | None:

@@ -1,7 +1,5 @@
 """Student checkpoints: what is in them, and how they are read back into a codec."""
 
-import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -99,16 +97,6 @@ def _shape(state: dict[str, Tensor], record: StudentRecord | None) -> tuple[int,
     if "g_s.0.1.weight" in state:
         return n, m, "upsample", state["g_s.0.1.weight"].shape[-1]
     return n, m, "subpixel", None
-
-
-def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Let ``write`` fill a file beside ``path``, then rename it into place: readers see the old file or the whole new one."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        write(beside)
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def latents_equal(teacher: nn.Module, student: nn.Module) -> bool:

@@ -114,8 +114,8 @@ def parse(name: str, arguments: Sequence[str]) -> tuple[Any, set[str]]:
 def _normalise(command: Command, arguments: Sequence[str]) -> list[str]:
     """The arguments as the parser takes them.
 
-    Hyphens in names become underscores, a bare boolean ``--flag`` becomes ``--flag true``, ``-o`` is ``--output``, and a word that
-    belongs to no option is the command's own argument.
+    Hyphens in names become underscores, a bare boolean ``--flag`` becomes ``--flag true``, ``-o`` is ``--output``, and a
+    word that belongs to no option is the command's own argument.
     """
     booleans = {field.name for field in fields(command.options) if field.type in (bool, "bool")}
     words, result = list(arguments), []

@@ -275,6 +275,8 @@ class QuantiseOptions(TeacherOptions):
     """How a range is chosen from the values seen."""
     percentile: float = 99.99
     """Share of the values inside the range, in percent, with --method percentile."""
+    activations: Literal["uint8", "int8"] = "uint8"
+    """Type of 8-bit activations; weights are int8. uint8 is the faster one on x86 processors with VNNI."""
     equalise: bool = True
     """Give all channels around (I)GDN the same range first, which is exact."""
     refit: bool = True

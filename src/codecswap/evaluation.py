@@ -15,12 +15,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from codecswap import start
-from codecswap.checkpoint import latents_equal, load_student, write_atomically
+from codecswap.checkpoint import latents_equal, load_student
 from codecswap.codecs import FactorizedPrior, fingerprint, load_codec, teacher_name
 from codecswap.config import EvalOptions
 from codecswap.console import say, show_table, warn
 from codecswap.data.coco import ValidationPictures, find_pictures, list_pictures, validation_crop, whole_picture
 from codecswap.errors import UserError
+from codecswap.files import whole
 from codecswap.metrics import SMALLEST_SIDE, ms_ssim, psnr, to_8_bits
 
 FACTOR = 16
@@ -187,7 +188,8 @@ def write_results(folder: Path, summary: dict[str, Any], results: list[PictureRe
         return value
 
     text = json.dumps(clean(summary), indent=2, ensure_ascii=False) + "\n"
-    write_atomically(folder / "summary.json", lambda path: path.write_text(text, encoding="utf-8"))
+    with whole(folder / "summary.json") as beside:
+        beside.write_text(text, encoding="utf-8")
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")
     scores = ("teacher", "student", "student_against_teacher")
@@ -199,7 +201,8 @@ def write_results(folder: Path, summary: dict[str, Any], results: list[PictureRe
         for comparison in (result.teacher, result.student, result.against_teacher):
             cells += [comparison.psnr, comparison.ms_ssim] if comparison else [None, None]
         writer.writerow(["" if cell is None or cell != cell else cell for cell in cells])
-    write_atomically(folder / "pictures.csv", lambda path: path.write_text(table.getvalue(), encoding="utf-8"))
+    with whole(folder / "pictures.csv") as beside:
+        beside.write_text(table.getvalue(), encoding="utf-8")
 
 
 def _pictures(options: EvalOptions) -> Iterable[tuple[str, Tensor]]:

@@ -10,12 +10,13 @@ import torch
 import yaml
 from torch import Tensor
 
-from codecswap.checkpoint import StudentCheckpoint, StudentRecord, load_student, write_atomically
+from codecswap.checkpoint import StudentCheckpoint, StudentRecord, load_student
 from codecswap.codecs import FactorizedPrior, fingerprint, load_codec, teacher_name
 from codecswap.config import DistillOptions
 from codecswap.console import is_first_process, say, show_table, warn
 from codecswap.data.coco import Pictures, first_readable
 from codecswap.errors import UserError
+from codecswap.files import whole
 from codecswap.initialise import calibrate
 from codecswap.metrics import psnr, to_8_bits
 from codecswap.student import TeacherStudent, encode
@@ -104,11 +105,13 @@ def make_folder(stage: "Stage", options: Any) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         text = yaml.safe_dump(asdict(options), sort_keys=False)
-        write_atomically(folder / "config.yaml", lambda path: path.write_text(text, encoding="utf-8"))
+        with whole(folder / "config.yaml") as beside:
+            beside.write_text(text, encoding="utf-8")
         resumed = getattr(options, stage.resume)
         best = Path(resumed).with_name(stage.best) if resumed else None
         if best and best.exists() and best.parent.resolve() != folder.resolve():  # the best so far comes along
-            write_atomically(folder / stage.best, lambda path: shutil.copyfile(best, path))
+            with whole(folder / stage.best) as beside:
+                shutil.copyfile(best, beside)
     except OSError as error:
         raise UserError(f"--save_dir {folder} cannot be written to ({error.strerror}): name another folder.") from error
     return folder

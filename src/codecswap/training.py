@@ -94,7 +94,10 @@ class Training(L.LightningModule):
         )
 
     def configure_optimizers(self) -> Any:
-        """Adam or SOAP (Vyas et al., arXiv 2409.11321); the learning rate rises for a moment and falls along a cosine over all steps of all epochs."""
+        """Adam, or SOAP (Vyas et al., arXiv 2409.11321).
+
+        The learning rate rises for a moment and falls along a cosine over all steps of all epochs.
+        """
         quantiles = [
             p for name, p in self.pair.student.named_parameters() if name.endswith("quantiles") and p.requires_grad
         ]

@@ -10,9 +10,9 @@ from download_server import serve
 from codecswap.data import download as module
 from codecswap.data import files, progress
 from codecswap.data.download import COCO, Archive, Remote, download
-from codecswap.data.files import need_space
 from codecswap.data.remote import RemoteFile, extents
 from codecswap.errors import UserError
+from codecswap.files import need_space
 
 BODY = random.Random(0).randbytes(3_000_000)
 LENGTH = len(BODY)

@@ -49,7 +49,14 @@ def test_layout_is_what_training_looks_for(coco_pictures, coco_crops, tmp_path):
 
 
 def test_second_run_does_nothing_and_needs_no_network(coco_server, tmp_path):
-    arguments = ("--coco_dir", tmp_path / "coco", "--out_dir", tmp_path / "out", "--url", coco_server.url("train2017.zip"))
+    arguments = (
+        "--coco_dir",
+        tmp_path / "coco",
+        "--out_dir",
+        tmp_path / "out",
+        "--url",
+        coco_server.url("train2017.zip"),
+    )
     assert run(*arguments) == 0
     before, asked = {path: path.stat().st_mtime_ns for path in scan(tmp_path)}, len(coco_server.requests)
     victim = scan(tmp_path / "out" / "train")[0]
@@ -64,7 +71,14 @@ def test_second_run_does_nothing_and_needs_no_network(coco_server, tmp_path):
 
 @pytest.mark.parametrize("count", [1, 8, 25])
 def test_max_images_fetches_what_training_would_take(coco_server, tmp_path, coco_pictures, coco_zip, count):
-    arguments = ("--coco_dir", tmp_path / "coco", "--out_dir", tmp_path / "out", "--url", coco_server.url("train2017.zip"))
+    arguments = (
+        "--coco_dir",
+        tmp_path / "coco",
+        "--out_dir",
+        tmp_path / "out",
+        "--url",
+        coco_server.url("train2017.zip"),
+    )
     coco_server.cuts.extend([100_000, 100, 0])
     assert run(*arguments, "--max_images", count) == 0
     wanted = find_pictures(coco_pictures, val_ratio=0.2, max_images=count)
@@ -136,7 +150,9 @@ def test_corrupt_zip(coco_server, tmp_path, capsys):
 
 def test_space_is_checked_before_the_first_byte(coco_server, tmp_path, monkeypatch, capsys, coco_zip):
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10, 0, len(coco_zip)))
-    assert run("--coco_dir", tmp_path / "c", "--out_dir", tmp_path / "o", "--url", coco_server.url("train2017.zip")) == 2
+    assert (
+        run("--coco_dir", tmp_path / "c", "--out_dir", tmp_path / "o", "--url", coco_server.url("train2017.zip")) == 2
+    )
     assert "free and" in capsys.readouterr().err
     assert coco_server.sent == 1 and tree(tmp_path) == {}
 

@@ -30,7 +30,12 @@ def files(folder):
 
 @pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
 def test_only_pictures_without_the_top_folder(tmp_path, method):
-    others = {"other/sub/a.PNG": b"png", "train2017/notes.txt": b"", "train2017/.hidden.jpg": b"", "train2017/sub.jpg/": b""}
+    others = {
+        "other/sub/a.PNG": b"png",
+        "train2017/notes.txt": b"",
+        "train2017/.hidden.jpg": b"",
+        "train2017/sub.jpg/": b"",
+    }
     run(pack(tmp_path / "z.zip", CONTENTS | others, method), tmp_path / "out")
     expected = {name.removeprefix("train2017/"): content for name, content in CONTENTS.items()}
     assert files(tmp_path / "out") == expected | {os.path.join("other", "sub", "a.PNG"): b"png"}

@@ -22,7 +22,6 @@ CASES = [  # replacement, form, fixed size, operators
     ("none", "resize", True, IGDN | {"Resize"}),
     ("none", "subpixel", False, IGDN | {"DepthToSpace"}),
     ("upsample", "native", False, IGDN | {"Resize"}),
-    ("upsample", "native", True, IGDN | {"Resize"}),
     ("upsample", "subpixel", False, IGDN | {"DepthToSpace"}),
     ("masked", "native", True, IGDN | {"Resize"}),
     ("masked", "subpixel", False, IGDN | {"DepthToSpace"}),
@@ -72,7 +71,7 @@ def test_encoder_is_pytorchs_at_any_size(teacher: FactorizedPrior, tmp_path: Pat
     assert shape == [1, 3, 48, 32]
 
 
-@pytest.mark.parametrize("opset", [11, 17, 20])
+@pytest.mark.parametrize("opset", [11, 20])
 def test_opset_is_the_one_asked_for(teacher: FactorizedPrior, tmp_path: Path, opset: int) -> None:
     path = tmp_path / "decoder.onnx"
     export_decoder(made(teacher, "upsample"), path, opset=opset)

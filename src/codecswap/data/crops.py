@@ -15,9 +15,9 @@ from typing import Any
 
 from PIL import Image, UnidentifiedImageError
 
-from codecswap.data.files import whole
 from codecswap.data.pictures import UNREADABLE, load_picture
 from codecswap.errors import UserError
+from codecswap.files import whole
 
 SAVE: dict[str, dict[str, Any]] = {
     # 4:4:4: a crop of half the picture's size has sharp colours to keep (2.6 dB more than 4:2:0, a quarter more bytes)

@@ -34,9 +34,7 @@ class Archive:
     """Checksum in hexadecimal digits, where it is known."""
 
 
-COCO = Archive(
-    "http://images.cocodataset.org/zips/train2017.zip", 19_336_861_798, "cced6f7f71b7629ddf16f17bbcfab6b2"
-)
+COCO = Archive("http://images.cocodataset.org/zips/train2017.zip", 19_336_861_798, "cced6f7f71b7629ddf16f17bbcfab6b2")
 """COCO's training pictures of 2017: the one place where their address, length and checksum stand."""
 
 

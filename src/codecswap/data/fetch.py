@@ -11,13 +11,13 @@ from zipfile import ZipFile, ZipInfo
 from codecswap.config import PrepareOptions
 from codecswap.data.crops import BYTES_PER_PIXEL
 from codecswap.data.download import COCO, Archive, Remote, download
-from codecswap.data.files import need_space, whole
 from codecswap.data.pictures import ENDINGS
 from codecswap.data.progress import amount, bar
 from codecswap.data.remote import RemoteFile, extents
 from codecswap.data.split import choose
 from codecswap.data.unpack import TOP, missing, open_zip, pictures, place, unpack
 from codecswap.errors import UserError
+from codecswap.files import need_space, whole
 
 PICTURE_BYTES = 163_000
 """Mean size of a COCO picture, to tell how many a zip will hold before it is there."""

@@ -7,10 +7,10 @@ from shlex import quote
 
 from codecswap.config import PrepareOptions
 from codecswap.data.fetch import fetch
-from codecswap.data.files import alone
 from codecswap.data.prepared import SKIPPED, crop_folder
 from codecswap.data.unpack import TOP
 from codecswap.errors import UserError
+from codecswap.files import alone
 
 TRAINING_SIZE = 224
 """Side of the crops that training takes, in pixels."""
@@ -45,8 +45,7 @@ def _run(options: PrepareOptions) -> int:
     counts = crop_folder(source, label, options)
     out = str(options.out_dir)
     print(
-        f"{out}: {counts.train:,} crops for training and {counts.val:,} for validation, "
-        f"{options.size}x{options.size}."
+        f"{out}: {counts.train:,} crops for training and {counts.val:,} for validation, {options.size}x{options.size}."
     )
     if counts.skipped:
         print(f"{counts.skipped:,} pictures cannot be read: {Path(out) / SKIPPED} lists them.")
@@ -60,7 +59,9 @@ def _run(options: PrepareOptions) -> int:
 def _check(options: PrepareOptions) -> None:
     """Refuse what cannot work, before anything is made."""
     if (options.coco_dir is None) == (options.images is None):
-        raise UserError("Name the folder for COCO with --coco_dir, or one of your own pictures with --images (not both).")
+        raise UserError(
+            "Name the folder for COCO with --coco_dir, or one of your own pictures with --images (not both)."
+        )
     if options.images is not None:
         only_coco = [f"--{name}" for name in ("download_only", "keep_zip", "url", "md5") if getattr(options, name)]
         if only_coco:

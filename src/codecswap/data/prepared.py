@@ -9,11 +9,11 @@ from typing import Any
 
 from codecswap.config import PrepareOptions
 from codecswap.data.crops import BYTES_PER_PIXEL, crop_all
-from codecswap.data.files import need_space, whole
 from codecswap.data.pictures import scan
 from codecswap.data.progress import bar
 from codecswap.data.split import base_name, choose, position
 from codecswap.errors import UserError
+from codecswap.files import need_space, whole
 
 MANIFEST = "manifest.json"
 SKIPPED = "skipped.txt"
@@ -108,9 +108,7 @@ def _make(jobs: Sequence[tuple[Path, Path]], options: PrepareOptions) -> dict[Pa
     for folder in {crop.parent for _, crop in jobs}:
         folder.mkdir(parents=True, exist_ok=True)
     with bar("Cropping", len(jobs), unit="pictures") as advance:
-        return crop_all(
-            jobs, size=options.size, format=options.format, workers=options.workers, advance=advance
-        )
+        return crop_all(jobs, size=options.size, format=options.format, workers=options.workers, advance=advance)
 
 
 def _groups(paths: Sequence[Path]) -> dict[str, list[Path]]:

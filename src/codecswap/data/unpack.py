@@ -8,9 +8,9 @@ from pathlib import Path, PurePosixPath
 from typing import IO
 from zipfile import BadZipFile, ZipFile, ZipInfo
 
-from codecswap.data.files import whole
 from codecswap.data.pictures import ENDINGS
 from codecswap.errors import UserError
+from codecswap.files import whole
 
 TOP = "train2017"
 """The zip's own folder, which is left out of the places of its members."""

@@ -10,11 +10,11 @@ from pathlib import Path
 from codecswap.config import CodingOptions
 from codecswap.console import say, warn
 from codecswap.data.crops import cores
-from codecswap.data.files import whole
 from codecswap.data.pictures import UNREADABLE, load_picture, scan
 from codecswap.deploy import bitstream
 from codecswap.deploy.runtime import OnnxCodec
 from codecswap.errors import UserError
+from codecswap.files import whole
 
 SUFFIX = ".csw"
 

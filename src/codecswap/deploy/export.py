@@ -10,7 +10,6 @@ import numpy as np
 import onnx
 from PIL import Image, ImageOps
 
-from codecswap.checkpoint import write_atomically
 from codecswap.codecs import FactorizedPrior
 from codecswap.config import ExportOptions
 from codecswap.console import say, show_table, warn
@@ -24,6 +23,7 @@ from codecswap.deploy.operators import complaints, load_target
 from codecswap.deploy.runtime import OnnxCodec
 from codecswap.deploy.tables import EntropyTables
 from codecswap.errors import UserError
+from codecswap.files import whole
 
 REFUSED = 3
 """Exit code where a target does not accept the graphs."""
@@ -109,7 +109,8 @@ def to_float16(path: Path) -> None:
     model = OnnxModel(convert_float_to_float16(onnx.load(path), keep_io_types=True))
     model.topological_sort()  # the casts of the inputs stand last
     onnx.checker.check_model(model.model, full_check=True)
-    write_atomically(path, lambda beside: onnx.save(model.model, beside))
+    with whole(path) as beside:
+        onnx.save(model.model, beside)
 
 
 def pictures(folder: str | None, manifest: Manifest) -> Iterator[np.ndarray]:

@@ -6,10 +6,10 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from codecswap.data.files import whole
 from codecswap.deploy.planes import Planes
 from codecswap.deploy.tables import EntropyTables
 from codecswap.errors import UserError
+from codecswap.files import whole
 
 FORMAT = "codecswap exported codec"
 VERSION = 1

@@ -8,12 +8,12 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from codecswap.checkpoint import write_atomically
 from codecswap.codecs import FactorizedPrior
 from codecswap.deploy import graph
 from codecswap.deploy.folder import FACTOR
 from codecswap.deploy.plain import Form, plain
 from codecswap.errors import UserError
+from codecswap.files import whole
 
 OPSETS = range(11, 21)
 """DepthToSpace has its CRD order since 11; the exporter ends at 20."""
@@ -160,28 +160,33 @@ def _export(
                 dynamo=False,
             )
         model = onnx.load(beside)
-        _store_constants(model)
+        _simplify(model)
         _check(model, path, opset)
         onnx.save(model, beside)
 
-    write_atomically(path, write)
+    with whole(path) as beside:
+        write(beside)
 
 
-def _store_constants(model: onnx.ModelProto) -> None:
-    """Turn Constant nodes into stored tensors, equal ones into one: not every converter reads such nodes."""
+def _simplify(model: onnx.ModelProto) -> None:
+    """Turn Constant nodes into stored tensors, equal ones into one, and take out Identity: not every converter reads them."""
     stored: dict[bytes, str] = {}
-    renamed = {}
-    for node in [node for node in model.graph.node if node.op_type == "Constant"]:
-        tensor = node.attribute[0].t
-        content = tensor.SerializeToString()
-        if content not in stored:
-            stored[content] = f"constant.{len(stored)}"
-            model.graph.initializer.add().CopyFrom(tensor)
-            model.graph.initializer[-1].name = stored[content]
-        renamed[node.output[0]] = stored[content]
+    renamed: dict[str, str] = {}
+    for node in list(model.graph.node):  # in topological order
+        if node.op_type == "Constant":
+            tensor = node.attribute[0].t
+            content = tensor.SerializeToString()
+            if content not in stored:
+                stored[content] = f"constant.{len(stored)}"
+                model.graph.initializer.add().CopyFrom(tensor)
+                model.graph.initializer[-1].name = stored[content]
+            renamed[node.output[0]] = stored[content]
+        elif node.op_type == "Identity":  # the exporter keeps equal weights (zero biases, say) once, and points at them
+            renamed[node.output[0]] = renamed.get(node.input[0], node.input[0])
+        else:
+            node.input[:] = [renamed.get(name, name) for name in node.input]
+            continue
         model.graph.node.remove(node)
-    for node in model.graph.node:
-        node.input[:] = [renamed.get(name, name) for name in node.input]
 
 
 def _check(model: onnx.ModelProto, path: Path, opset: int) -> None:

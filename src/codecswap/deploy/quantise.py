@@ -75,12 +75,15 @@ def quantise(
     samples: Sequence[np.ndarray],
     options: QuantiseOptions,
     scratch: Path,
+    *,
+    show: bool = True,
 ) -> Manifest:
-    """Write a codec's quantised files into ``options.output``; what each tensor costs is printed.
+    """Write a codec's quantised files into ``options.output``.
 
     Args:
         samples: pictures ``(3, H, W)`` of one size.
         scratch: folder for the float graphs.
+        show: print what each tensor costs.
     """
     folder, size = options.output, latent_size(options.height, options.width)
     folder.mkdir(parents=True, exist_ok=True)
@@ -94,20 +97,24 @@ def quantise(
             equalise(transform, [torch.from_numpy(tables.to_latents(one))[None] for one in symbols])
         planes = take_planes(transform, tables)
         inputs = [planes.of_symbols(one)[None] for one in symbols]
-        overrides = {"planes": fixed_scale(1, 0)}
+        overrides = {"planes": fixed_scale(1, -128, options.activations)}
         overrides |= _rounded(transform, inputs, "decoder", options)
         path = scratch / "decoder.onnx"
         write_decoder(transform, inputs[0].shape[1], path, opset=options.opset, size=size, input="planes")
         decoder = _write(path, inputs, overrides, "decoder", options, "planes", "picture")
+        if show:
+            show_costs("decoder", path, folder / path.name, inputs[0])
     if options.parts != "decoder":
         transform = plain(codec.g_a)
         inputs = [sample[None] for sample in samples]
         if options.equalise:
             equalise(transform, [torch.from_numpy(one) for one in inputs])
-        overrides = {"picture": _PICTURE, **_rounded(transform, inputs, "encoder", options)}
+        overrides = {"picture": _picture(options), **_rounded(transform, inputs, "encoder", options)}
         path = scratch / "encoder.onnx"
         write_encoder(transform, path, opset=options.opset, size=size)
         encoder = _write(path, inputs, overrides, "encoder", options, "picture", "latents")
+        if show:
+            show_costs("encoder", path, folder / path.name, inputs[0])
     manifest = Manifest(
         name=name,
         N=codec.N,
@@ -126,8 +133,9 @@ def quantise(
     return manifest
 
 
-_PICTURE = fixed_scale(1 / 255, -128)
-"""Exactly the 256 levels of a picture file: in, nothing is lost; out, only what the file would lose anyway."""
+def _picture(options: QuantiseOptions) -> Override:
+    """Exactly the 256 levels of a picture file: in, nothing is lost; out, only what the file would lose anyway."""
+    return fixed_scale(1 / 255, 0, options.activations)
 
 
 def _rounded(
@@ -161,7 +169,7 @@ def _write(
     if part == "decoder" and LAST[part] not in keep:
         ends = ("Conv", "ConvTranspose", "DepthToSpace")
         last = [node for node in onnx.load(source).graph.node if layer_of(node) == LAST[part] and node.op_type in ends]
-        overrides |= {node.output[0]: _PICTURE for node in last}
+        overrides |= {node.output[0]: _picture(options) for node in last}
     target = options.output / source.name
     quantise_graph(
         source,
@@ -169,10 +177,10 @@ def _write(
         inputs,
         method=options.method,
         percentile=options.percentile,
+        activations=options.activations,
         overrides=overrides,
         keep=keep,
     )
-    show_costs(part, source, target, inputs[0])
     return describe_network(target, input, output)
 
 

@@ -87,9 +87,9 @@ def _round(conv: nn.Conv2d, inputs: Sequence[Tensor], wanted: Sequence[Tensor], 
     gram, cross = weight.new_zeros(inputs_size, inputs_size), weight.new_zeros(inputs_size, len(weight))
     mean_in, mean_out = weight.new_zeros(inputs_size), weight.new_zeros(len(weight))
     for x, y in zip(inputs, wanted, strict=True):
-        patches = F.unfold(x, conv.kernel_size, padding=conv.padding, stride=conv.stride)[0].T  # type: ignore[arg-type]
-        chosen = torch.randperm(len(patches), generator=generator)[: POSITIONS // len(inputs)]
-        patches, targets = patches[chosen], y[0].flatten(1).T[chosen]
+        targets = y[0].flatten(1)
+        chosen = torch.randperm(targets.shape[1], generator=generator)[: POSITIONS // len(inputs)]
+        patches, targets = _patches(conv, x, chosen), targets[:, chosen].T
         gram += (patches.T @ patches).double()
         cross += (patches.T @ targets).double()
         mean_in += patches.sum(0, dtype=torch.float64)
@@ -109,6 +109,14 @@ def _round(conv: nn.Conv2d, inputs: Sequence[Tensor], wanted: Sequence[Tensor], 
     bias = mean_out - rounded @ mean_in
     conv.bias = nn.Parameter(bias.to(conv.weight.dtype), requires_grad=False)
     return scales.to(conv.weight.dtype)
+
+
+def _patches(conv: nn.Conv2d, x: Tensor, chosen: Tensor) -> Tensor:
+    """What ``conv`` sees of ``x: (1, C, H, W)`` at some of its output positions, counted row by row: ``(n, C k k)``."""
+    size, stride, padding = conv.kernel_size[0], conv.stride[0], int(conv.padding[0])
+    windows = F.pad(x, [padding] * 4).unfold(2, size, stride).unfold(3, size, stride)[0]  # a view: (C, H', W', k, k)
+    columns = windows.shape[2]
+    return windows[:, chosen // columns, chosen % columns].transpose(0, 1).flatten(1)
 
 
 def _compensated(weight: Tensor, scales: Tensor, inverse: Tensor) -> Tensor:

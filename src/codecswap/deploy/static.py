@@ -14,9 +14,9 @@ import onnx
 from onnx import ModelProto, helper, numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
 
-from codecswap.checkpoint import write_atomically
 from codecswap.deploy import graph
 from codecswap.deploy.runtime import open_session
+from codecswap.files import whole
 
 METHODS = {
     "minmax": CalibrationMethod.MinMax,
@@ -29,9 +29,14 @@ OPERATORS = ["Conv", "ConvTranspose", "DepthToSpace", "Div", "Mul", "Resize", "S
 Override = list[dict[str, Any]]
 
 
-def fixed_scale(scale: float, zero_point: int) -> Override:
-    """An activation's scale and zero point, instead of what calibration would find."""
-    return [{"scale": _scalar(scale), "zero_point": _scalar(zero_point, np.int8), "quant_type": QuantType.QInt8}]
+ACTIVATIONS = {"uint8": (QuantType.QUInt8, np.uint8, 0), "int8": (QuantType.QInt8, np.int8, -128)}
+"""Per type of an activation: the quantiser's name, numpy's, and the smallest value."""
+
+
+def fixed_scale(scale: float, lowest: int, activations: str) -> Override:
+    """An activation's scale, and the multiple of it that is its smallest value, instead of what calibration would find."""
+    kind, dtype, least = ACTIVATIONS[activations]
+    return [{"scale": _scalar(scale), "zero_point": _scalar(least - lowest, dtype), "quant_type": kind}]
 
 
 def channel_scales(scales: np.ndarray) -> Override:
@@ -51,6 +56,7 @@ def quantise_graph(
     *,
     method: str,
     percentile: float,
+    activations: str,
     overrides: Mapping[str, Override],
     keep: Sequence[str],
 ) -> None:
@@ -60,6 +66,7 @@ def quantise_graph(
         feeds: values of its input that ranges are taken from.
         method: one of `METHODS`.
         percentile: of the method of that name, in percent.
+        activations: ``uint8`` or ``int8``.
         overrides: scales that are known, by the tensor's name.
         keep: layers left in float (`codecswap.deploy.graph.layer_of`).
     """
@@ -75,13 +82,16 @@ def quantise_graph(
                 quant_format=QuantFormat.QDQ,
                 op_types_to_quantize=OPERATORS,
                 per_channel=True,
+                activation_type=ACTIVATIONS[activations][0],
+                weight_type=QuantType.QInt8,
                 nodes_to_exclude=excluded,
                 calibrate_method=METHODS[method],
                 extra_options={"TensorQuantOverrides": dict(overrides), "CalibPercentile": percentile},
             )
         onnx.checker.check_model(onnx.load(beside), full_check=True)
 
-    write_atomically(target, write)
+    with whole(target) as beside:
+        write(beside)
 
 
 class _Feeds(CalibrationDataReader):

@@ -1,4 +1,4 @@
-"""What the preparing commands ask of a disk: whole files only, one writer at a time, enough space."""
+"""What commands ask of a disk: whole files only, one writer at a time, enough space."""
 
 import os
 import shutil
