@@ -57,6 +57,14 @@ def test_ms_ssim_of_opposites_has_no_nan_gradient() -> None:
     assert y.grad is not None and y.grad.isfinite().all()
 
 
+def test_mixed_precision_does_not_reach_the_metric() -> None:
+    x = smooth(1, 3, 176, 176).float()
+    y = (x + 0.1 * torch.randn_like(x)).clamp(0, 1)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        inside = ms_ssim(x, y)
+    torch.testing.assert_close(inside, ms_ssim(x, y), rtol=0, atol=1e-7)
+
+
 def test_ms_ssim_refuses_small_pictures() -> None:
     with pytest.raises(ValueError, match="at least 161"):
         ms_ssim(torch.rand(1, 3, 160, 300), torch.rand(1, 3, 160, 300))

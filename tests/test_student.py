@@ -62,6 +62,14 @@ def test_with_everything_trained_the_target_is_the_teachers_own(teacher: Factori
     ), "rounding let no gradient through"
 
 
+def test_what_is_looked_at_is_float32_under_mixed_precision(teacher: FactorizedPrior) -> None:
+    pair, x = TeacherStudent(teacher, swap(teacher)[0]), torch.rand(1, 3, 32, 32)
+    wanted = pair.reconstruct(x)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        got = pair.reconstruct(x)
+    assert all(torch.equal(mine, oracle) for mine, oracle in zip(got, wanted, strict=True))
+
+
 def test_estimated_rate_is_the_rate_of_the_bytes(teacher: FactorizedPrior, photos) -> None:
     from codecswap.data.coco import whole_picture
 

@@ -48,6 +48,11 @@ def ms_ssim(x: Tensor, y: Tensor) -> Tensor:
     """
     if min(x.shape[-2:]) < SMALLEST_SIDE:
         raise ValueError(f"MS-SSIM needs sides of at least {SMALLEST_SIDE} pixels, not {tuple(x.shape[-2:])}")
+    with torch.autocast(x.device.type, enabled=False):  # its matrix products would lose two digits in bfloat16
+        return _ms_ssim(x, y)
+
+
+def _ms_ssim(x: Tensor, y: Tensor) -> Tensor:
     terms = []
     last = len(_WEIGHTS) - 1
     for scale in range(last + 1):

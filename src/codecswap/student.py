@@ -115,9 +115,13 @@ class TeacherStudent(nn.Module):
 
     @torch.no_grad()
     def reconstruct(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Teacher's and student's reconstruction of pictures, each ``(B, 3, H, W)`` in [0, 1], as a decoder shows them."""
-        teacher, student = self.both_latents(x)
-        return self.teach(teacher).float().clamp(0, 1), self.student.g_s(student).float().clamp(0, 1)
+        """Teacher's and student's reconstruction of pictures, each ``(B, 3, H, W)`` in [0, 1], as a decoder shows them.
+
+        In float32 whatever the surrounding precision: this is what is measured and looked at.
+        """
+        with torch.autocast(x.device.type, enabled=False):
+            teacher, student = self.both_latents(x)
+            return self.teach(teacher).clamp(0, 1), self.student.g_s(student).clamp(0, 1)
 
     @torch.no_grad()
     def rates(self, x: Tensor) -> tuple[Tensor, Tensor]:
