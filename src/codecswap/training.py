@@ -150,8 +150,8 @@ class Training(L.LightningModule):
             loss = loss + self.rate_weight.clone() * decoded.bpp  # the weight changes in place below
             self._hold_rate(decoded.bpp.detach(), decoded.teacher_bpp)
             self._mean("train_bpp", decoded.bpp.detach())
-        error = (decoded.student.detach().float() - decoded.target).square().mean()
-        decibels = -10 * error.log10()
+        error = (decoded.student.detach().float() - decoded.target).square().flatten(1).mean(1)
+        decibels = -10 * error.log10().mean()  # per picture: processes share out a batch, and must not change the mean
         self._mean("train_loss", loss.detach())
         self._mean("train_psnr", decibels)
         self.log("loss", loss.detach(), prog_bar=True, logger=True)
