@@ -7,8 +7,9 @@ import zipfile
 import pytest
 from download_server import serve
 
+from codecswap import files
 from codecswap.data import download as module
-from codecswap.data import files, progress
+from codecswap.data import progress
 from codecswap.data.download import COCO, Archive, Remote, download
 from codecswap.data.remote import RemoteFile, extents
 from codecswap.errors import UserError

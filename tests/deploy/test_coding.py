@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from codecswap import cli
+from codecswap.checkpoint import load_student
 from codecswap.codecs import FactorizedPrior, load_codec
 from codecswap.data.pictures import load_picture
 from codecswap.deploy import bitstream
@@ -54,6 +55,30 @@ def test_strings_are_compressais_and_every_student_reads_them(teacher: Factorize
         decoded = bitstream.decode(student, data)
         if replacement != "upsample":
             assert np.abs(np.asarray(decoded, int) - np.asarray(reference, int)).max() <= 1
+
+
+def test_a_fine_tuned_student_reads_the_teachers_files(
+    teacher, picture: Image.Image, pictures: Path, tmp_path: Path
+) -> None:
+    common = ["--coco_dir", str(pictures), "--batch_size", "4", "--num_workers", "0", "--recon_every", "0"]
+    begin = [*common, "--teacher", "tiny", "--epochs", "0", "--init", "weights", "--save_dir", str(tmp_path / "d")]
+    assert cli.main(["distill", *begin]) == 0
+    tune = [
+        *common,
+        "--resume_student",
+        str(tmp_path / "d" / "last.pt"),
+        "--epochs",
+        "1",
+        "--save_dir",
+        str(tmp_path / "f"),
+    ]
+    assert cli.main(["finetune", *tune]) == 0
+    data = bitstream.encode(TorchCodec(teacher), picture)
+    student = TorchCodec(load_student(tmp_path / "f" / "ft_last.pt").student)
+    symbols, _ = bitstream.unpack(data, student.tables)
+    wanted, _ = bitstream.unpack(data, TorchCodec(teacher).tables)
+    assert student.tables.to_latents(symbols).tobytes() == TorchCodec(teacher).tables.to_latents(wanted).tobytes()
+    assert bitstream.decode(student, data).size == picture.size
 
 
 @pytest.mark.parametrize("size", [(1, 1), (16, 16), (17, 33), (100, 15)])
