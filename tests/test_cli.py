@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -134,13 +133,3 @@ def test_bad_input_is_one_sentence_and_leaves_nothing(
         assert sentence in error[-1] and error[-1].startswith("codecswap distill: "), (name, error)
         assert not any("Traceback" in line for line in error)
         assert not list(folder.rglob("*.pt*")), name
-
-
-@pytest.mark.slow
-def test_help_in_under_a_second() -> None:
-    times = []
-    for _ in range(5):
-        start = time.perf_counter()
-        subprocess.run([sys.executable, "-m", "codecswap", "--help"], check=True, capture_output=True)
-        times.append(time.perf_counter() - start)
-    assert min(times) < 5, "a heavy import crept in"
