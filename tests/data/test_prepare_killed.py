@@ -19,7 +19,15 @@ def start(*arguments, before=""):
     """The command in a process of its own; ``before`` runs in it first."""
     code = f"import sys\nfrom codecswap import cli\n{before}\nsys.exit(cli.main(sys.argv[1:]))"
     words = [sys.executable, "-c", code, "prepare", *map(str, arguments), "--val_ratio", "0.2"]
-    return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)
+    return subprocess.Popen(
+        words,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+        # what runs the tests in the background may have Ctrl-C ignored, and children inherit that
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
 
 
 DIE = """
