@@ -16,7 +16,7 @@ from torch.utils.data import Dataset, Sampler
 from torchvision.transforms import v2
 
 from codecswap.data.pictures import ENDINGS, UNREADABLE, load_picture, scan
-from codecswap.data.split import choose, position
+from codecswap.data.split import choose
 from codecswap.errors import UserError
 
 CROP = 224
@@ -265,15 +265,3 @@ def first_readable(paths: list[Path], count: int) -> tuple[Tensor, list[Path]]:
         except UNREADABLE:
             continue
     return torch.stack(images) if images else torch.empty(0, 3, CROP, CROP), taken
-
-
-__all__ = [
-    "Batch",
-    "EpochSampler",
-    "Pictures",
-    "TrainingPictures",
-    "ValidationPictures",
-    "find_pictures",
-    "load_picture",
-    "position",
-]
