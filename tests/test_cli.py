@@ -133,3 +133,10 @@ def test_bad_input_is_one_sentence_and_leaves_nothing(
         assert sentence in error[-1] and error[-1].startswith("codecswap distill: "), (name, error)
         assert not any("Traceback" in line for line in error)
         assert not list(folder.rglob("*.pt*")), name
+
+
+def test_a_list_is_what_all_its_options_say(tmp_path: Path) -> None:
+    assert parse("quantise", ["--keep", "g_s.6", "--keep=a b, c"])[0].keep == ["g_s.6", "a b, c"]
+    assert parse("quantise", ["--keep", "[g_s.6, g_s.4]"])[0].keep == ["g_s.6", "g_s.4"]
+    (tmp_path / "c.yaml").write_text("keep: [g_s.0]")
+    assert parse("quantise", ["--config", str(tmp_path / "c.yaml"), "--keep", "g_s.6"])[0].keep == ["g_s.6"]

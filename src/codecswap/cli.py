@@ -4,6 +4,7 @@ Heavy libraries are imported by the commands, never here: ``codecswap --help`` a
 """
 
 import importlib
+import json
 import os
 import sys
 from collections.abc import Sequence
@@ -114,30 +115,37 @@ def parse(name: str, arguments: Sequence[str]) -> tuple[Any, set[str]]:
 def _normalise(command: Command, arguments: Sequence[str]) -> list[str]:
     """The arguments as the parser takes them.
 
-    Hyphens in names become underscores, a bare boolean ``--flag`` becomes ``--flag true``, ``-o`` is ``--output``, and a
-    word that belongs to no option is the command's own argument.
+    Hyphens in names become underscores, a bare boolean ``--flag`` becomes ``--flag true``, ``-o`` is ``--output``, a list
+    is what all its options say together, and a word that belongs to no option is the command's own argument.
     """
     booleans = {field.name for field in fields(command.options) if field.type in (bool, "bool")}
+    lists: dict[str, list[str]] = {
+        field.name: [] for field in fields(command.options) if str(field.type).startswith("list")
+    }
     words, result = list(arguments), []
     while words:
         word = words.pop(0)
         word = "--output" if word == "-o" else word
         if not word.startswith("--"):
-            result += [f"--{command.argument}", word] if command.argument and not word.startswith("-") else [word]
-            continue
+            if not command.argument or word.startswith("-"):
+                result.append(word)
+                continue
+            word = f"--{command.argument}={word}"
         key, equals, value = word[2:].partition("=")
         key = key.replace("-", "_")
         if key in booleans:
             if not equals:
                 value = words.pop(0) if words and _bool_word(words[0]) else "true"
             result += [f"--{key}", _bool_word(value) or value]
-        elif equals:
-            result.append(f"--{key}={value}")
+        elif equals or (words and not words[0].startswith("--")):
+            value = value if equals else words.pop(0)
+            if key in lists and not value.startswith("["):
+                lists[key].append(value)
+            else:
+                result.append(f"--{key}={value}")
         else:
             result.append(f"--{key}")
-            if words and not words[0].startswith("--"):
-                result.append(words.pop(0))
-    return result
+    return result + [f"--{key}={json.dumps(values)}" for key, values in lists.items() if values]
 
 
 def _bool_word(word: str) -> str:
