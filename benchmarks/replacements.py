@@ -26,7 +26,7 @@ from codecswap.codecs import FactorizedPrior, load_codec
 from codecswap.console import show_table
 from codecswap.data.coco import list_pictures, whole_picture
 from codecswap.deploy.onnx import export_decoder
-from codecswap.evaluation import evaluate, summarise
+from codecswap.evaluation.measure import evaluate
 
 HEIGHT, WIDTH = 512, 768
 KINDS = {
@@ -120,16 +120,16 @@ def main() -> None:
         ways = {("transposed", way): call for way, call in decoders("transposed", teacher, folder).items()}
         for kind, arguments in KINDS.items():
             students = train(arguments, options, folder / kind)
+            results = evaluate(teacher, students, pictures)
             if not rows:
-                summary = summarise(evaluate(teacher, None, pictures))["teacher"]
+                mean = results[0].mean()
                 rows.append(
-                    ["transposed", "teacher", summary["psnr"], summary["ms_ssim"], "", "", multiply_adds(teacher.g_s)]
+                    ["transposed", "teacher", mean["psnr"], mean["ms_ssim"], "", "", multiply_adds(teacher.g_s)]
                 )
-            for stage, student in students.items():
-                summary = summarise(evaluate(teacher, student, pictures))
-                mine, theirs = summary["student"], summary["student_against_teacher"]
-                cost = multiply_adds(student.g_s)
-                rows.append([kind, stage, mine["psnr"], mine["ms_ssim"], theirs["psnr"], theirs["ms_ssim"], cost])
+            for (stage, student), result in zip(students.items(), results[1:], strict=True):
+                mean, cost = result.mean(), multiply_adds(student.g_s)
+                figures = [mean[key] for key in ("psnr", "ms_ssim", "psnr_to_teacher", "ms_ssim_to_teacher")]
+                rows.append([kind, stage, *figures, cost])
             ways |= {(kind, way): call for way, call in decoders(kind, students["start"], folder).items()}
         times = measure_times(ways, options.rounds)
     table = [[row[0], row[1], *(f"{v:.2f}" if v != "" else "" for v in row[2:3])] for row in rows]

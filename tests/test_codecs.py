@@ -68,7 +68,7 @@ def test_what_is_no_codec_is_refused_in_a_sentence(tmp_path: Path, monkeypatch: 
     files["x.safetensors"].write_bytes(b"\x00" * 64)
     sentences = {
         "text.pth": "no checkpoint",
-        "evil.pth": "read safely",
+        "evil.pth": r"holds code \(pathlib\.Path\.touch\), which is never run",
         "list.pth": "holds a list",
         "other.pth": "not a codec of the architecture bmshj2018_factorized .*gaussian_conditional",
         "student.pth": "holds a student, not a teacher",
@@ -85,7 +85,7 @@ def test_a_failed_download_names_the_file_its_place_and_the_way_out(monkeypatch:
     def refuse(*args: object, **kwargs: object) -> None:
         raise urllib.error.URLError("no route")
 
-    monkeypatch.setattr(codecs, "bmshj2018_factorized", refuse)
+    monkeypatch.setattr(codecs, "download_url_to_file", refuse)
     with pytest.raises(UserError) as caught:
         load_codec(quality=3)
     for part in ("bmshj2018-factorized-prior-3-5c6f152b.pth.tar", "hub/checkpoints", "--teacher", "no route"):

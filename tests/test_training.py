@@ -8,12 +8,13 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import yaml
 
-from codecswap import callbacks
+from codecswap import callbacks, saving, training
 from codecswap.checkpoint import latents_equal, load_student
 from codecswap.cli import run
 from codecswap.codecs import FactorizedPrior
@@ -66,7 +67,7 @@ def test_distillation_brings_the_student_closer_and_writes_what_it_says(
     assert log[-1]["msssim_teacher"] > log[0]["msssim_teacher"] + 0.01, "eight steps must show"
     assert log[-1]["learning_rate"] == pytest.approx(0) and log[1]["learning_rate"] == pytest.approx(2.56e-4, rel=0.01)
     pngs = {f"recon/{tag}/0000{i}.png" for tag in ("pre_e000", "e001", "e003") for i in range(2)}
-    assert files_in(tmp_path) == {"last.pt", "best_msssim.pt", "metrics.csv", "config.yaml"} | pngs
+    assert files_in(tmp_path) == {"last.pt", "best_msssim.pt", "metrics.csv", "config.yaml", "run.json"} | pngs
     content = torch.load(tmp_path / "last.pt", weights_only=True)
     assert {"student_state", "optimizer_states", "lr_schedulers", "epoch", "best", "random", "config", "codec"} <= set(
         content
@@ -88,6 +89,7 @@ def test_fine_tuning_moves_towards_the_picture_and_keeps_every_bit(pictures: Pat
         "best_msssim.pt",
         "metrics.csv",
         "config.yaml",
+        "run.json",
         "recon/pre_e000/00000.png",
         "recon/pre_e000/00001.png",
     }
@@ -109,14 +111,14 @@ def test_fine_tuning_moves_towards_the_picture_and_keeps_every_bit(pictures: Pat
 def test_resuming_continues_as_if_never_stopped(
     pictures: Path, tmp_path: Path, extra: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    keep = callbacks.Checkpoints.keep
+    keep = saving.Checkpoints.keep
 
-    def keep_a_copy(self: callbacks.Checkpoints, trainer: object, epoch: int, value: float) -> None:
+    def keep_a_copy(self: saving.Checkpoints, trainer: object, epoch: int, value: float) -> None:
         keep(self, trainer, epoch, value)
         if epoch >= 0:
-            shutil.copy(self.folder / self.last_name, self.folder.parent / f"after{epoch}.pt")
+            shutil.copy(self.folder / self.stage.last, self.folder.parent / f"after{epoch}.pt")
 
-    monkeypatch.setattr(callbacks.Checkpoints, "keep", keep_a_copy)
+    monkeypatch.setattr(saving.Checkpoints, "keep", keep_a_copy)
     whole, resumed = tmp_path / "whole", tmp_path / "resumed"
     train("distill", pictures, whole, "--epochs", "3", "--recon_every", "1", *extra)
     shutil.copytree(whole, resumed)
@@ -213,11 +215,73 @@ def test_two_processes_give_the_loss_curve_of_one(pictures: Path, tmp_path: Path
 
 def test_wandb_offline_missing_and_disabled(pictures: Path, tmp_path: Path, monkeypatch, capsys) -> None:
     monkeypatch.setitem(sys.modules, "wandb", None)
-    train("distill", pictures, tmp_path / "a", "--epochs", "0", "--wandb_project", "p")
+    train("distill", pictures, tmp_path / "a", "--epochs", "0", "--wandb_project", "p", "--init", "weights")
     assert capsys.readouterr().err.count("wandb is not installed") == 1
     monkeypatch.setenv("WANDB_DISABLED", "true")
-    train("distill", pictures, tmp_path / "b", "--epochs", "0", "--wandb_project", "p")
+    train("distill", pictures, tmp_path / "b", "--epochs", "0", "--wandb_project", "p", "--init", "weights")
     assert "wandb" not in capsys.readouterr().err
+
+
+def test_a_wandb_run_goes_on_under_its_id(pictures: Path, tmp_path: Path, monkeypatch) -> None:
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    asked = []
+
+    class Spy(callbacks.WandbLogger):
+        def __init__(self, **arguments: Any) -> None:
+            asked.append(arguments["id"])
+            super().__init__(**arguments)
+
+    monkeypatch.setattr(callbacks, "WandbLogger", Spy)
+    for epochs in ("1", "2"):
+        options = [
+            "--epochs",
+            epochs,
+            "--init",
+            "weights",
+            "--wandb_project",
+            "p",
+            "--resume",
+            "auto",
+            "--recon_every",
+            "0",
+        ]
+        train("distill", pictures, tmp_path, *options)
+    first = torch.load(tmp_path / "last.pt", weights_only=True)["wandb_id"]
+    assert asked == [None, first] and first
+
+
+def test_steps_without_a_finite_loss_are_skipped_and_counted(pictures: Path, tmp_path: Path, monkeypatch) -> None:
+    loss, calls = training.reconstruction_loss, []
+
+    def sometimes_nan(*args: torch.Tensor, **weights: float) -> torch.Tensor:
+        calls.append(None)
+        return loss(*args, **weights) * (math.nan if len(calls) in (2, 3) else 1)
+
+    monkeypatch.setattr(training, "reconstruction_loss", sometimes_nan)
+    train("distill", pictures, tmp_path, "--epochs", "2", "--init", "weights", "--batch_size", "2", "--unfreeze_all")
+    log = rows(tmp_path)
+    assert [row["skipped_steps"] for row in log] == [0, 2, 0]
+    assert all(math.isfinite(value) for row in log[1:] for value in row.values())
+    content = torch.load(tmp_path / "last.pt", weights_only=True)
+    assert content["global_step"] == 8
+    states = content["optimizer_states"][0]["state"].values()
+    assert {int(state["step"]) for state in states} == {6}, "Adam knows nothing of the skipped steps"
+
+
+def test_two_runs_are_identical_and_other_thread_counts_nearly(pictures: Path, tmp_path: Path) -> None:
+    """On one machine and with one number of threads. Two threads add in another order; a GPU is not tested here."""
+    options = ["--epochs", "1", "--lr", "3e-4", "--seed", "5", "--deterministic", "--init", "weights"]
+    try:
+        for name, threads in (("a", 1), ("b", 1), ("c", 2)):
+            torch.set_num_threads(threads)
+            train("distill", pictures, tmp_path / name, *options)
+    finally:
+        torch.set_num_threads(1)
+        torch.use_deterministic_algorithms(False)
+    a, b, c = (weights(tmp_path / name / "last.pt") for name in "abc")
+    assert largest_difference(a, b) == 0
+    assert largest_difference(a, c) < 1e-3
 
 
 def test_recipe_checkpoints_load(pictures: Path, tmp_path: Path, teacher: FactorizedPrior) -> None:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from codecswap.checkpoint import load_student
     from codecswap.codecs import load_codec
-    from codecswap.evaluation import evaluate
+    from codecswap.evaluation.measure import evaluate
     from codecswap.initialise import calibrate
     from codecswap.metrics import ms_ssim, psnr
     from codecswap.student import encode
@@ -29,7 +29,7 @@ __all__ = ["calibrate", "encode", "evaluate", "load_codec", "load_student", "ms_
 _HOMES = {
     "calibrate": "initialise",
     "encode": "student",
-    "evaluate": "evaluation",
+    "evaluate": "evaluation.measure",
     "load_codec": "codecs",
     "load_student": "checkpoint",
     "ms_ssim": "metrics",

@@ -1,11 +1,10 @@
-"""What happens beside the loop: reconstructions to look at, checkpoints, metrics."""
+"""What happens beside the loop: reconstructions to look at, metrics, W&B."""
 
 import csv
 import io
 import logging
 import math
 import os
-import random
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -18,13 +17,10 @@ from torch import Tensor
 from torchvision.transforms.v2.functional import to_pil_image
 from torchvision.utils import make_grid
 
-from codecswap.checkpoint import StudentRecord
 from codecswap.config import TrainingOptions
 from codecswap.console import say, warn
 from codecswap.files import whole
-
-FORMAT = 1
-"""Version of the checkpoint's layout; readers refuse none so far."""
+from codecswap.saving import Checkpoints
 
 
 class Reconstructions(L.Callback):
@@ -69,78 +65,6 @@ class Reconstructions(L.Callback):
                 logger.log_image(f"{self.kind}/{tag}", [to_pil_image(grid)])
 
 
-class Checkpoints(L.Callback):
-    """``last`` after every epoch and ``best`` by MS-SSIM against the stage's target, the start included."""
-
-    def __init__(
-        self, folder: Path, last: str, best: str, stage: str, record: StudentRecord, config: dict[str, Any]
-    ) -> None:
-        self.folder, self.last_name, self.best_name, self.stage = folder, last, best, stage
-        self.record, self.config = record, config
-        self.best = -math.inf
-
-    def state_dict(self) -> dict[str, Any]:
-        """What Lightning keeps in the checkpoint for this callback."""
-        return {"best": self.best}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take the best value back."""
-        self.best = state_dict["best"]
-
-    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
-        """Add what makes the file a student's checkpoint."""
-        student = pl_module.pair.student
-        if pl_module.pair.unfreeze_all:
-            student.update(force=True)
-        checkpoint["state_dict"] = {}
-        checkpoint["student_state"] = {name: value.detach().clone() for name, value in student.state_dict().items()}
-        checkpoint["format"] = FORMAT
-        checkpoint["stage"] = self.stage
-        checkpoint["epoch"] = self.epoch
-        checkpoint["best"] = self.best
-        checkpoint["rate_weight"] = pl_module.rate_weight.item()
-        checkpoint["codec"] = asdict(self.record)
-        checkpoint["config"] = {
-            key: str(value) if isinstance(value, Path) else value for key, value in self.config.items()
-        }
-        checkpoint["random"] = {
-            "torch": torch.get_rng_state(),
-            "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-            "python": random.getstate(),
-        }
-
-    epoch = -1
-    """The last finished epoch; -1 before the first."""
-
-    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
-        """Take back what Lightning does not know of."""
-        self.epoch = checkpoint["epoch"]
-        pl_module.rate_weight.fill_(checkpoint["rate_weight"])
-        states = checkpoint["random"]
-        torch.set_rng_state(states["torch"])
-        random.setstate(states["python"])
-        if torch.cuda.is_available() and len(states["cuda"]) == torch.cuda.device_count():
-            torch.cuda.set_rng_state_all(states["cuda"])
-
-    def save(self, trainer: L.Trainer, name: str) -> None:
-        """Write a checkpoint beside its place and rename it; every process must call this."""
-        beside = self.folder / f".{name}.tmp"
-        trainer.save_checkpoint(beside)
-        if trainer.is_global_zero:
-            os.replace(beside, self.folder / name)
-
-    def keep(self, trainer: L.Trainer, epoch: int, value: float) -> None:
-        """Write ``last``, and ``best`` where ``value`` (MS-SSIM against the stage's target) is the best so far."""
-        self.epoch = epoch
-        better = value > self.best
-        if better:
-            self.best = value
-        if epoch >= 0:
-            self.save(trainer, self.last_name)
-        if better:
-            self.save(trainer, self.best_name)
-
-
 class EpochLog(L.Callback):
     """One row per epoch in ``metrics.csv`` and W&B, one line on a terminal-less output, and the checkpoints' cue."""
 
@@ -150,20 +74,26 @@ class EpochLog(L.Callback):
         self.first: int | None = None
 
     def on_sanity_check_end(self, trainer: L.Trainer, pl_module: Any) -> None:
-        """The start, before any step, is the row of epoch -1; a resumed run has that row already."""
-        if next_epoch(trainer) == 0:
+        """The start, before any step, is the row of epoch -1; a resumed run is not measured again."""
+        if trainer.ckpt_path:
+            pl_module.take_means()
+        else:
             self._row(trainer, pl_module, -1)
-        elif trainer.is_global_zero:
-            cut_rows(self.path, next_epoch(trainer))
-        pl_module.take_means()
 
     def on_train_start(self, trainer: L.Trainer, pl_module: Any) -> None:
-        """Remember where this process began, for the time left."""
+        """Remember where this process began, for the time left; what was logged after the checkpoint is done again."""
         self.first = trainer.current_epoch
+        if trainer.is_global_zero and trainer.ckpt_path:
+            cut_rows(self.path, trainer.current_epoch)
+        self.epoch_started = time.perf_counter() - pl_module.epoch_seconds
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: Any) -> None:
         """Start the epoch's clock."""
         self.epoch_started = time.perf_counter()
+
+    def on_train_batch_start(self, trainer: L.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        """Hand the clock to a checkpoint that is saved after this batch."""
+        pl_module.epoch_seconds = time.perf_counter() - self.epoch_started
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: Any) -> None:
         """An epoch is done, its validation too."""
@@ -184,15 +114,17 @@ class EpochLog(L.Callback):
             row["pictures_per_second"] = pictures / seconds
         if module.pair.unfreeze_all:
             row["lambda_rate"] = module.rate_weight.item()
+        row["skipped_steps"] = module.skipped
+        module.skipped = 0
         row["seconds"] = seconds
-        target = "teacher" if module.distil else "picture"
-        checkpoints = next(c for c in trainer.callbacks if isinstance(c, Checkpoints))  # type: ignore[attr-defined]
-        checkpoints.keep(trainer, epoch, means[f"msssim_{target}"])
-        if trainer.is_global_zero:
+        if trainer.is_global_zero:  # before the checkpoint: a run killed in between cuts the row and does it again
             cut_rows(self.path, epoch, row)
             for logger in trainer.loggers:
                 logger.log_metrics({f"epoch/{key}": value for key, value in row.items()}, step=trainer.global_step)
             say(self._line(trainer, row))
+        target = "teacher" if module.distil else "picture"
+        checkpoints = next(c for c in trainer.callbacks if isinstance(c, Checkpoints))  # type: ignore[attr-defined]
+        checkpoints.keep(trainer, epoch, means[f"msssim_{target}"])
 
     def _line(self, trainer: L.Trainer, row: dict[str, float]) -> str:
         scores = (
@@ -208,8 +140,9 @@ class EpochLog(L.Callback):
         per_epoch = (time.perf_counter() - self.started) / (done - (self.first or 0))
         remaining = time.strftime("%H:%M:%S", time.gmtime(left * per_epoch))
         return (
-            f"epoch {done}/{trainer.max_epochs}: loss {row['train_loss']:.5f}, {scores}, "
+            f"epoch {done}/{trainer.max_epochs}: loss {row.get('train_loss', math.nan):.5f}, {scores}, "
             f"{row['pictures_per_second']:.1f} pictures/s, {remaining} left"
+            + (f"; {row['skipped_steps']} steps skipped (no finite loss or gradient)" if row["skipped_steps"] else "")
         )
 
 
@@ -236,8 +169,12 @@ def cut_rows(path: Path, epoch: int, row: dict[str, float] | None = None) -> Non
         beside.write_text(text.getvalue(), encoding="utf-8")
 
 
-def wandb_logger(options: TrainingOptions, folder: Path) -> WandbLogger | None:
-    """W&B for a run that names a project; without it, offline or logged out: one line, and None or an offline logger."""
+def wandb_logger(options: TrainingOptions, folder: Path, run_id: str | None) -> WandbLogger | None:
+    """W&B for a run that names a project; without it, offline or logged out: one line, and None or an offline logger.
+
+    Args:
+        run_id: the run to go on with; None for a new one.
+    """
     off = (
         os.environ.get("WANDB_DISABLED", "").lower() in ("1", "true", "yes")
         or os.environ.get("WANDB_MODE") == "disabled"
@@ -251,12 +188,17 @@ def wandb_logger(options: TrainingOptions, folder: Path) -> WandbLogger | None:
         return None
     logging.getLogger("wandb").setLevel(logging.ERROR)
     try:
-        offline = os.environ.get("WANDB_MODE") == "offline"
+        offline = os.environ.get("WANDB_MODE") in ("offline", "dryrun")
         if not offline and not wandb.login(prompt=False):
             warn("not logged in to W&B (run `wandb login`): the run is logged to metrics.csv only.")
             return None
         logger = WandbLogger(
-            project=options.wandb_project, save_dir=str(folder), offline=offline, config=asdict(options)
+            project=options.wandb_project,
+            save_dir=str(folder),
+            offline=offline,
+            config=asdict(options),
+            id=run_id,
+            resume="allow",
         )
         _ = logger.experiment  # connects now, so that a failure is found before training
         return logger

@@ -7,9 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from codecswap.codecs import FactorizedPrior, read_state
+from codecswap.codecs import FactorizedPrior, channels, read_state, state_digest, with_tables
 from codecswap.errors import UserError
 from codecswap.surgery import swap
+
+KERNELS = (3, 5, 7)
+"""Sides that a kernel of the ``upsample`` replacement may have."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,11 @@ class StudentCheckpoint:
         """Options of the run that wrote the file."""
         return dict(self.content.get("config", {}))
 
+    @property
+    def progress(self) -> tuple[int, int]:
+        """Finished epochs, and batches done in the one begun."""
+        return int(self.content.get("epoch", -1)) + 1, int(self.content.get("batch", 0))
+
 
 def load_student(path: str | Path) -> StudentCheckpoint:
     """Rebuild the student stored in a checkpoint of this project, or of the original recipe (``{'student_state': ...}``).
@@ -71,32 +79,45 @@ def load_student(path: str | Path) -> StudentCheckpoint:
         raise UserError(
             f"{path} holds no student (no student_state in it): name a checkpoint that distill or finetune wrote."
         )
-    state = {name.removeprefix("module."): value for name, value in state.items()}
+    if not isinstance(content.get("config", {}), dict):
+        raise UserError(f"{path} is damaged (its config is no table of options): copy it again or name another.")
     try:
+        state = {name.removeprefix("module."): value for name, value in state.items()}
         record = StudentRecord(**content["codec"]) if "codec" in content else None
         n, m, replacement, kernel = _shape(state, record)
         with torch.random.fork_rng(devices=[]):  # building draws numbers that would disturb a seeded run
             student, _ = swap(FactorizedPrior(n, m), replacement, kernel_size=kernel, init="random")
         student.load_state_dict(state)
+        digest = state_digest(state)
     except UserError:
         raise
     except (KeyError, TypeError, ValueError, RuntimeError, IndexError, AttributeError) as error:
         raise UserError(
             f"{path} holds a student of another architecture: only bmshj2018_factorized codecs are known."
         ) from error
-    if student.entropy_bottleneck.quantized_cdf.numel() == 0:
-        student.update()
-    return StudentCheckpoint(path, student.eval(), replacement, kernel, record, content)
+    if content.get("student_sha256", digest) != digest:
+        raise UserError(
+            f"{path} is damaged (its weights are not those that were saved): copy it again or name another."
+        )
+    return StudentCheckpoint(path, with_tables(student, path).eval(), replacement, kernel, record, content)
 
 
 def _shape(state: dict[str, Tensor], record: StudentRecord | None) -> tuple[int, int, str, int | None]:
-    """N, M, replacement and kernel of a student; the original recipe's files show them by their weights alone."""
-    if record:
-        return record.N, record.M, record.replacement, record.kernel_size
-    n, m = state["g_a.0.weight"].shape[0], state["g_a.6.weight"].shape[0]
-    if "g_s.0.1.weight" in state:
-        return n, m, "upsample", state["g_s.0.1.weight"].shape[-1]
-    return n, m, "subpixel", None
+    """N, M, replacement and kernel of a student; the original recipe's files show them by their weights alone.
+
+    Raises:
+        KeyError, ValueError, AttributeError: the weights are of another architecture, or not the record's.
+    """
+    n, m = channels(state)
+    if record and (n, m) != (record.N, record.M):
+        raise ValueError(f"the record speaks of {record.N} and {record.M} channels, the weights of {n} and {m}")
+    if "g_s.0.1.weight" not in state:
+        return n, m, record.replacement if record else "subpixel", record.kernel_size if record else None
+    shape = tuple(state["g_s.0.1.weight"].shape)
+    kernel = record.kernel_size if record else shape[-1]
+    if shape[-1] not in KERNELS or shape != (n, m, shape[-1], shape[-1]) or kernel not in (None, shape[-1]):
+        raise ValueError(f"the decoder's first kernel is {shape}")
+    return n, m, record.replacement if record else "upsample", kernel
 
 
 def latents_equal(teacher: nn.Module, student: nn.Module) -> bool:

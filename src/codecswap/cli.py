@@ -9,10 +9,16 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Any, NoReturn
+from pathlib import Path
+from typing import Any, NoReturn, get_args
 
 from codecswap import config
 from codecswap.errors import UserError
+
+MOST_CONFIG = 1 << 20
+"""Bytes of a YAML file of options."""
+MOST_WORDS = 500
+"""Letters of a sentence about options: values stand in it."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +39,8 @@ COMMANDS = {
     "prepare": Command(config.PrepareOptions, "data.prepare:main", extra=None),
     "distill": Command(config.DistillOptions, "training:distill"),
     "finetune": Command(config.FinetuneOptions, "training:finetune"),
-    "eval": Command(config.EvalOptions, "evaluation:main"),
+    "eval": Command(config.EvalOptions, "evaluation.command:main"),
+    "report": Command(config.ReportOptions, "report.command:main", argument="runs"),
     "advise": Command(config.AdviseOptions, "advise:main"),
     "demo": Command(config.DemoOptions, "demo:main"),
     "export": Command(config.ExportOptions, "deploy.export:main", extra="deploy"),
@@ -57,7 +64,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run(name: str, argv: Sequence[str] | None = None) -> int:
-    """Run one command; the recipe's scripts call this. Returns the exit code: 0, or 2 after one sentence on stderr."""
+    """Run one command; the recipe's scripts call this.
+
+    Returns: the exit code: 0, or after one sentence on stderr 2 (the input), 1 (the run failed) or 128 + n (signal n).
+    """
     command = COMMANDS[name]
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
@@ -65,7 +75,7 @@ def run(name: str, argv: Sequence[str] | None = None) -> int:
         return _function(command)(options, typed) or 0
     except UserError as error:
         print(f"codecswap {name}: {error}", file=sys.stderr)
-        return 2
+        return error.exit_code
     except BrokenPipeError:  # whoever read our output has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
@@ -102,14 +112,48 @@ def parse(name: str, arguments: Sequence[str]) -> tuple[Any, set[str]]:
     parser.add_argument("--config", action=jsonargparse.ActionConfigFile, help="YAML file with any of these options.")
     parser.add_class_arguments(command.options, nested_key=None, fail_untyped=False)
     normal = _normalise(command, arguments)
+    for word in normal:
+        key, _, value = word.partition("=")
+        if value and len(key) > len("--co") and "--config".startswith(key):  # argparse takes unique beginnings
+            _check_config(Path(value))
     try:
         given = parser.parse_args(normal, defaults=False)
         typed = {key for key in vars(given) if key != "config"}
         values = {key: value for key, value in vars(parser.parse_args(normal)).items() if key != "config"}
-    except jsonargparse.ArgumentError as error:
+    except (jsonargparse.ArgumentError, ValueError, OverflowError) as error:  # (the latter: numbers too long)
         sentence = " ".join(str(getattr(error, "message", error) or error).split())
+        sentence = sentence if len(sentence) < MOST_WORDS else f"{sentence[:MOST_WORDS]} ..."
         raise UserError(f"{sentence.rstrip('.')}. See `codecswap {name} --help`.") from None
+    for field in fields(command.options):
+        if values[field.name] is None and type(None) not in get_args(field.type):  # the parser lets null pass for anything
+            raise UserError(f"--{field.name} is given without a value (null): give it one, or leave it out.")
     return command.options(**values), typed
+
+
+def _check_config(path: Path) -> None:
+    """Refuse what a file of options has no use for, before anything is made of it: YAML can expand to any size, or name code.
+
+    Raises:
+        UserError: there is no such file, it is no YAML, or it has aliases, tags or nested values.
+    """
+    import yaml
+
+    if not path.is_file():
+        raise UserError(f"There is no file {path}: check --config.")
+    if path.stat().st_size > MOST_CONFIG:
+        raise UserError(f"{path} has {path.stat().st_size:,} bytes, too many for options: check --config.")
+    depth = 0
+    try:
+        for event in yaml.parse(path.read_text("utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            refused = "an alias" if isinstance(event, yaml.AliasEvent) else getattr(event, "tag", None)
+            if depth > 2 or (depth == 2 and isinstance(event, yaml.MappingStartEvent)):
+                refused = "a value inside a value"
+            if refused:
+                line = event.start_mark.line + 1
+                raise UserError(f"{path}, line {line}, has {refused}, which no option takes: write plain values.")
+    except (yaml.YAMLError, ValueError) as error:
+        raise UserError(f"{path} cannot be read as YAML ({' '.join(str(error).split())}): check --config.") from None
 
 
 def _normalise(command: Command, arguments: Sequence[str]) -> list[str]:

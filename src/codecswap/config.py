@@ -68,10 +68,18 @@ class TrainingOptions(TeacherOptions, PictureOptions):
     """Also log to this project of Weights & Biases."""
     recon_every: int = 5
     """Save the student's reconstructions every so many epochs (0: never)."""
+    save_every_minutes: float = 5.0
+    """Rewrite the last checkpoint within an epoch every so many minutes (0: only at its end)."""
+    save_every_steps: int = 0
+    """Rewrite it every so many steps, too (0: never)."""
     recon_count: int = 16
     """How many validation pictures to reconstruct, the same ones throughout."""
     seed: int = 0
     """Seed of every random choice."""
+    deterministic: bool = False
+    """Only algorithms that give the same result every time, also on a GPU (slower there; the CPU's always do)."""
+    force: bool = False
+    """Go on although teacher or pictures are not those of the checkpoint; recorded in every checkpoint from then on."""
     precision: Literal["32", "bf16-mixed", "16-mixed"] = "32"
     """Lightning's precision; the encoder and the loss stay in float32."""
     compile: bool = False
@@ -99,7 +107,7 @@ class DistillOptions(TrainingOptions):
     train_igdn: bool = False
     """Train the inverse GDN layers too, not only the new convolutions."""
     resume: str | None = None
-    """Checkpoint (last.pt) to go on from; options not typed come from it."""
+    """Checkpoint (last.pt) to go on from; options not typed come from it. auto: the newest in save_dir, if there is one."""
 
 
 @dataclass(kw_only=True)
@@ -117,21 +125,45 @@ class FinetuneOptions(TrainingOptions):
     resume_student: str | None = None
     """Checkpoint of the distilled student to start from; teacher, quality and replacement come from it."""
     resume_ft: str | None = None
-    """Checkpoint (ft_last.pt) to go on from; options not typed come from it."""
+    """Checkpoint (ft_last.pt) to go on from; options not typed come from it. auto: the newest in save_dir, if any."""
 
 
 @dataclass(kw_only=True)
-class EvalOptions(TeacherOptions, PictureOptions):
-    """Compare a student with its teacher and with the pictures, and count real bytes."""
+class EvalOptions(PictureOptions):
+    """Compare students with their teacher, with the pictures and with JPEG, WebP and AVIF, and count real bytes."""
 
-    checkpoint: str | None = None
-    """A student's checkpoint; teacher and replacement come from it where it knows them. Default: the teacher alone."""
+    teacher: list[str] = field(default_factory=list)
+    """A local codec, or tiny: the one inside the package. Several make a curve. Default: CompressAI's zoo."""
+    quality: int | str = 8
+    """Quality of the zoo's bmshj2018_factorized, 1 (fewest bits) to 8. Several, as 1,2,3,4, make a curve."""
+    metric: Literal["mse", "ms-ssim"] = "mse"
+    """What the zoo's codec was trained for."""
+    checkpoint: list[str] = field(default_factory=list)
+    """A student's checkpoint, or several; they know their teacher. Default: the teacher alone."""
     images: str | None = None
     """Instead of --coco_dir: a folder whose pictures are all evaluated, whole, at any size."""
+    anchors: str | None = None
+    """Qualities at which JPEG, WebP and AVIF are measured too, or none. Default: 10,30,50,70,90 with --images."""
+    lpips: bool = False
+    """Measure LPIPS too (AlexNet; 233 MB are downloaded the first time)."""
     output: Path | None = None
-    """Folder for summary.json and pictures.csv."""
+    """Folder for summary.json, pictures.csv and curves/ in CompressAI's results format."""
     accelerator: str = "auto"
     """Where to compute: auto, cpu or cuda."""
+
+
+@dataclass(kw_only=True)
+class ReportOptions:
+    """Write one HTML file that shows a run: the verdict, curves, reconstructions over time, and how to repeat it."""
+
+    runs: list[str] = field(default_factory=list)
+    """Folders of runs of one student, e.g. checkpoints checkpoints_ft; words without a name are these."""
+    output: Path = Path("report.html")
+    """The file to write; it needs no network and stays under 20 MB."""
+    pictures: int = 64
+    """How many held-out pictures the verdict is measured on; 0: none, which takes the training's own figures."""
+    watch: bool = False
+    """Write the file again whenever the run's files change, until the run is complete or Ctrl-C."""
 
 
 @dataclass(kw_only=True)

@@ -1,4 +1,4 @@
-"""The whole recipe on the codec and photographs inside the package: swap, distil, fine-tune, evaluate, look."""
+"""The whole recipe on the codec and photographs inside the package: swap, distil, fine-tune, evaluate, report."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -14,12 +14,13 @@ from torchvision.transforms.v2.functional import to_pil_image
 from codecswap import training
 from codecswap.checkpoint import load_student
 from codecswap.codecs import EMBEDDED, FactorizedPrior, load_codec
-from codecswap.config import DemoOptions, DistillOptions, FinetuneOptions
+from codecswap.config import DemoOptions, DistillOptions, FinetuneOptions, ReportOptions
 from codecswap.console import say, show_table
 from codecswap.data.coco import scan, whole_picture
 from codecswap.errors import UserError
-from codecswap.evaluation import code, show
+from codecswap.evaluation.measure import code, show
 from codecswap.metrics import ms_ssim, psnr
+from codecswap.report import command
 from codecswap.sheet import contact_sheet
 from codecswap.surgery import swap
 
@@ -39,7 +40,7 @@ def main(options: DemoOptions, typed: set[str]) -> int:
     except OSError as error:
         raise UserError(f"--output {folder} cannot be written to ({error.strerror}): name another folder.") from error
     with as_file(files("codecswap") / "assets" / "photos") as photos:
-        say("1/5  Cut the embedded photographs into training tiles.")
+        say("1/6  Cut the embedded photographs into training tiles.")
         pictures = folder / "pictures"
         for side in ("train", "val"):
             cut_tiles(photos / side, pictures / side)
@@ -83,6 +84,10 @@ def main(options: DemoOptions, typed: set[str]) -> int:
             "subpixel, no training": swap(teacher, "subpixel")[0],
         }
         compare(teacher, students, [whole_picture(path) for path in scan(photos / "val")], folder / "contact_sheet.png")
+    say("\n6/6  Write the report.")
+    page = folder / "report.html"
+    command.main(ReportOptions(runs=[str(folder / "checkpoints"), str(folder / "checkpoints_ft")], output=page), set())
+    say(f"Open {page} in a browser: the verdict, and the student's way towards it.")
     say(f"Look at {folder / 'contact_sheet.png'}: the original, the teacher, and the student's way towards it.")
     return 0
 

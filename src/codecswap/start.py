@@ -1,8 +1,8 @@
-"""Where a run starts: its options, its teacher, its student, its folder."""
+"""Where a run starts: its teacher, its student, its folder."""
 
 import shutil
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +10,7 @@ import torch
 import yaml
 from torch import Tensor
 
-from codecswap.checkpoint import StudentCheckpoint, StudentRecord, load_student
+from codecswap.checkpoint import StudentCheckpoint, StudentRecord
 from codecswap.codecs import FactorizedPrior, fingerprint, load_codec, teacher_name
 from codecswap.config import DistillOptions
 from codecswap.console import is_first_process, say, show_table, warn
@@ -19,6 +19,7 @@ from codecswap.errors import UserError
 from codecswap.files import whole
 from codecswap.initialise import calibrate
 from codecswap.metrics import psnr, to_8_bits
+from codecswap.resume import Origin
 from codecswap.student import TeacherStudent, encode
 from codecswap.surgery import swap
 
@@ -28,73 +29,12 @@ if TYPE_CHECKING:
 SHOWN = 16
 """Pictures on which the cost of an inexact replacement is measured."""
 
-FIXED = ("optimizer", "replacement", "kernel_size", "unfreeze_all", "train_igdn", "freeze_igdn")
-"""Options that decide what an optimiser's state belongs to: they cannot change on resuming."""
 
-
-@dataclass(frozen=True)
-class Origin:
-    """Where a run starts from."""
-
-    options: Any
-    """The run's options, those of a resumed checkpoint filled in."""
-    student: StudentCheckpoint | None
-    """The student to start from; None where a new one is made."""
-    resume: str | None
-    """The checkpoint whose optimiser and epoch go on."""
-
-
-def read_origin(stage: "Stage", options: Any, typed: set[str]) -> Origin:
-    """Fill in the options that come from a checkpoint, and say which typed ones override it.
-
-    Raises:
-        UserError: fine-tuning without a student, a checkpoint of the other stage, or an option that cannot change.
-    """
-    resume = getattr(options, stage.resume)
-    if resume:
-        student = load_student(resume)
-        return Origin(_resumed(stage, options, typed, student), student, resume)
-    if stage.name == "distill":
-        return Origin(options, None, None)
-    if not options.resume_student:
-        raise UserError(
-            "Fine-tuning starts from a student: name its checkpoint with --resume_student checkpoints/best_msssim.pt."
-        )
-    student = load_student(options.resume_student)
-    return Origin(with_record(options, typed, student), student, None)
-
-
-def with_record(options: Any, typed: set[str], student: StudentCheckpoint) -> Any:
-    """Options with the teacher and quality of a student's checkpoint (a typed teacher is where to find it now)."""
-    if student.record is None or typed & {"teacher", "quality"}:
-        return options
-    return replace(options, **{key: getattr(student.record, key) for key in ("teacher", "quality", "metric")})
-
-
-def _resumed(stage: "Stage", options: Any, typed: set[str], student: StudentCheckpoint) -> Any:
-    content = student.content
-    if content.get("stage") != stage.name or "optimizer_states" not in content:
-        wrote = content.get("stage", "the original recipe")
-        raise UserError(
-            f"{student.path} was written by {wrote}: --{stage.resume} goes on from a checkpoint of {stage.name}."
-        )
-    values, changed = dict(student.config), []
-    for name in sorted(typed):
-        new = getattr(options, name)
-        if name in FIXED and new != values.get(name):
-            raise UserError(f"--{name} is {values.get(name)} in {student.path} and cannot change on resuming.")
-        if new != values.get(name) and name != stage.resume:
-            changed.append(f"--{name} {new} (was {values.get(name)})")
-        values[name] = new
-    values[stage.resume] = str(student.path)
-    if changed:
-        say(f"Options that override the checkpoint's: {', '.join(changed)}.")
-    known = {name: value for name, value in values.items() if hasattr(options, name)}
-    return replace(options, **known)
-
-
-def make_folder(stage: "Stage", options: Any) -> Path:
+def make_folder(stage: "Stage", options: Any, resumed: str | None) -> Path:
     """Make the run's folder and save its options there, before anything that takes time.
+
+    Args:
+        resumed: the checkpoint that the run goes on from.
 
     Raises:
         UserError: it cannot be written to.
@@ -107,7 +47,6 @@ def make_folder(stage: "Stage", options: Any) -> Path:
         text = yaml.safe_dump(asdict(options), sort_keys=False)
         with whole(folder / "config.yaml") as beside:
             beside.write_text(text, encoding="utf-8")
-        resumed = getattr(options, stage.resume)
         best = Path(resumed).with_name(stage.best) if resumed else None
         if best and best.exists() and best.parent.resolve() != folder.resolve():  # the best so far comes along
             with whole(folder / stage.best) as beside:
@@ -117,16 +56,20 @@ def make_folder(stage: "Stage", options: Any) -> Path:
     return folder
 
 
-def build(stage: "Stage", origin: Origin, pictures: Pictures) -> tuple[TeacherStudent, StudentRecord]:
-    """Load the teacher, make or load the student, and say what was done."""
+def build(stage: "Stage", origin: Origin, pictures: Pictures) -> tuple[TeacherStudent, StudentRecord, list[str]]:
+    """Load the teacher, make or load the student, and say what was done.
+
+    Returns: both codecs, the student's record, and what --force overrode.
+    """
     options = origin.options
     teacher = load_codec(options.teacher, options.quality, options.metric)
     identity = fingerprint(teacher)
     name = teacher_name(options.teacher, options.quality, options.metric)
+    forced: list[str] = []
     say(f"Teacher: {name}, N={teacher.N}, M={teacher.M}.")
     if origin.student:
         student, kind, kernel = origin.student.student, origin.student.replacement, origin.student.kernel_size
-        check_teacher(origin.student, identity, name)
+        forced = check_teacher(origin.student, identity, name, force=options.force)
         say(f"Student: {origin.student.path}.")
     else:
         student, kind, kernel = new_student(teacher, options, pictures.train), options.replacement, options.kernel_size
@@ -147,7 +90,7 @@ def build(stage: "Stage", origin: Origin, pictures: Pictures) -> tuple[TeacherSt
         teacher_sha256=identity,
         same_latents=pair.same_latents,
     )
-    return pair, made
+    return pair, made, forced
 
 
 def new_student(teacher: FactorizedPrior, options: DistillOptions, pictures: list[Path]) -> FactorizedPrior:
@@ -191,18 +134,25 @@ def _say_the_loss(teacher: FactorizedPrior, student: FactorizedPrior, pictures: 
     )
 
 
-def check_teacher(student: StudentCheckpoint, identity: str, name: str) -> None:
+def check_teacher(student: StudentCheckpoint, identity: str, name: str, *, force: bool = False) -> list[str]:
     """Refuse a teacher that is not the one the student was made from.
+
+    Returns: what ``force`` overrode.
 
     Raises:
         UserError: the weights differ.
     """
     expected = student.record.teacher_sha256 if student.record else None
-    if expected and expected != identity:
-        raise UserError(
-            f"The teacher {name} is not the one that {student.path} was made from (weights {identity[:12]}, expected "
-            f"{expected[:12]}): name the right one with --teacher."
-        )
+    if not expected or expected == identity:
+        return []
+    difference = (
+        f"The teacher {name} is not the one that {student.path} was made from (weights {identity[:12]}, expected "
+        f"{expected[:12]})"
+    )
+    if not force:
+        raise UserError(f"{difference}: name the right one with --teacher.")
+    warn(f"{difference}; --force goes on.")
+    return [difference]
 
 
 def prove_exact(pair: TeacherStudent, pictures: Tensor, replacement: str) -> None:

@@ -5,7 +5,7 @@ import math
 import sys
 import time
 import warnings
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,26 +14,19 @@ import torch
 from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
-from torch.utils.data import DataLoader, Subset
 from torchmetrics import MeanMetric
 
-from codecswap import start
-from codecswap.callbacks import Checkpoints, EpochLog, Reconstructions, wandb_logger
+from codecswap import resume, start
+from codecswap.callbacks import EpochLog, Reconstructions, wandb_logger
 from codecswap.config import DistillOptions, FinetuneOptions, TrainingOptions
 from codecswap.console import say, warn
-from codecswap.data.coco import (
-    Batch,
-    EpochSampler,
-    Pictures,
-    TrainingPictures,
-    ValidationPictures,
-    collate,
-    find_pictures,
-    first_readable,
-)
-from codecswap.errors import UserError
+from codecswap.data.coco import Batch, Pictures, find_pictures, first_readable
+from codecswap.data.loaders import PictureLoaders
+from codecswap.errors import RunFailure, UserError
 from codecswap.losses import reconstruction_loss
 from codecswap.metrics import ms_ssim, psnr, to_8_bits
+from codecswap.record import write_record
+from codecswap.saving import Checkpoints
 from codecswap.student import TeacherStudent
 
 CLIP = 1.0
@@ -88,6 +81,14 @@ class Training(L.LightningModule):
         self.unreadable: set[Path] = set()
         self.clock = time.perf_counter()
         self.epoch_means: dict[str, MeanMetric] = {}
+        self.counted: dict[str, tuple[float, float]] = {}
+        """Means and weights of an epoch that is resumed; they wait until the validation before it has taken its own."""
+        self.first_batch = 0
+        """Batches of the first epoch that were done before this process began."""
+        self.epoch_seconds = 0.0
+        """How long the epoch under way has taken, pauses left out."""
+        self.skipped = self.skipped_in_a_row = 0
+        """Steps of the epoch without a finite loss and gradient, and those directly before now."""
         self.rate_weight: Tensor
         self.register_buffer(
             "rate_weight", torch.tensor(RATE_START if options.lambda_rate is None else options.lambda_rate)
@@ -122,13 +123,18 @@ class Training(L.LightningModule):
         return rise * 0.5 * (1 + math.cos(math.pi * min(1.0, step / steps)))
 
     def on_train_start(self) -> None:
-        """Put the schedule where the epoch says, so that options typed on resuming (epochs, lr, batch size) hold."""
+        """Put the schedule where the step says, so that options typed on resuming (epochs, lr, batch size) hold."""
         schedule: Any = self.lr_schedulers()
         optimiser: Any = self.optimizers()
-        schedule.last_epoch = self.current_epoch * self.steps_per_epoch
+        schedule.last_epoch = self.current_epoch * self.steps_per_epoch + self.first_batch
         schedule.base_lrs = [self.options.lr, QUANTILE_LR][: len(schedule.base_lrs)]
         for group, base in zip(optimiser.param_groups, schedule.base_lrs, strict=True):
             group["lr"] = base * self._schedule(schedule.last_epoch)
+        for name, (value, weight) in self.counted.items() if self.global_rank == 0 else ():  # sums over all processes
+            self._mean(name, torch.zeros((), device=self.device))
+            metric = self.epoch_means[name]
+            metric.mean_value = torch.tensor(value, device=self.device)
+            metric.weight = torch.tensor(weight, device=self.device)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Draw the likelihoods' noise from (seed, step, process): resuming does not change it."""
@@ -149,11 +155,13 @@ class Training(L.LightningModule):
         if decoded.bpp is not None and decoded.teacher_bpp is not None:
             loss = loss + self.rate_weight.clone() * decoded.bpp  # the weight changes in place below
             self._hold_rate(decoded.bpp.detach(), decoded.teacher_bpp)
-            self._mean("train_bpp", decoded.bpp.detach())
         error = (decoded.student.detach().float() - decoded.target).square().flatten(1).mean(1)
         decibels = -10 * error.log10().mean()  # per picture: processes share out a batch, and must not change the mean
-        self._mean("train_loss", loss.detach())
-        self._mean("train_psnr", decibels)
+        if torch.isfinite(loss):  # else the step is skipped
+            self._mean("train_loss", loss.detach())
+            self._mean("train_psnr", decibels)
+            if decoded.bpp is not None:
+                self._mean("train_bpp", decoded.bpp.detach())
         self.log("loss", loss.detach(), prog_bar=True, logger=True)
         self.log("PSNR", decibels, prog_bar=True, logger=False)
         now = time.perf_counter()
@@ -166,12 +174,22 @@ class Training(L.LightningModule):
     def _hold_rate(self, bpp: Tensor, teacher_bpp: Tensor) -> None:
         """Multiply the rate's weight up where the student spends more bits than its teacher, down where fewer."""
         if self.options.lambda_rate is None:
-            excess = self.trainer.strategy.reduce(bpp / teacher_bpp - 1, reduce_op="mean")
+            excess = self.trainer.strategy.reduce((bpp / teacher_bpp - 1).nan_to_num(0), reduce_op="mean")
             self.rate_weight.mul_(torch.exp(RATE_GAIN * excess.clamp(-1, 1)))
 
     def configure_gradient_clipping(self, optimizer: Any, *args: Any, **kwargs: Any) -> None:
-        """Clip the codec's gradient; the quantiles' own loss has another scale and must not take part."""
-        torch.nn.utils.clip_grad_norm_(optimizer.param_groups[0]["params"], CLIP)
+        """Clip the codec's gradient; the quantiles' own loss has another scale and must not take part.
+
+        Without a finite loss and gradient (all processes have the same gradient) the step is skipped: an optimiser leaves
+        parameters without a gradient, and all that it remembers of them, as they are.
+        """
+        norm = torch.nn.utils.clip_grad_norm_(optimizer.param_groups[0]["params"], CLIP)
+        if torch.isfinite(norm):
+            self.skipped_in_a_row = 0
+            return
+        self.skipped += 1
+        self.skipped_in_a_row += 1
+        optimizer.zero_grad(set_to_none=True)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Student against teacher and against the picture, teacher against the picture."""
@@ -194,7 +212,7 @@ class Training(L.LightningModule):
     def _mean(self, name: str, value: Tensor) -> None:
         """Add to a mean over the epoch and all processes."""
         if name not in self.epoch_means:
-            self.epoch_means[name] = MeanMetric().to(self.device)
+            self.epoch_means[name] = MeanMetric(nan_strategy="disable").to(self.device)
         self.epoch_means[name].update(value.float())
 
     def take_means(self) -> dict[str, float]:
@@ -206,50 +224,31 @@ class Training(L.LightningModule):
                 metric.reset()
         return means
 
+    @torch.no_grad()
+    def decodes(self, pictures: Tensor) -> bool:
+        """Whether the student decodes pictures ``(B, 3, H, W)`` to finite numbers."""
+        return bool(self.pair.student.g_s(self.pair.both_latents(pictures)[1]).isfinite().all())
+
+    def epoch_state(self) -> dict[str, Any]:
+        """What the unfinished epoch has counted so far, over all processes; every process must call it."""
+        means = {}
+        for name, metric in self.epoch_means.items():
+            if metric.update_called:
+                with metric.sync_context():
+                    means[name] = (metric.mean_value.item(), metric.weight.item())  # type: ignore[union-attr, operator]
+        return {"means": means, "seconds": self.epoch_seconds, "skipped": self.skipped}
+
+    def restore_epoch(self, batch: int, state: dict[str, Any] | None) -> None:
+        """Go on counting where `epoch_state` was after ``batch`` batches."""
+        self.first_batch = batch
+        if state:
+            self.epoch_seconds, self.skipped = state["seconds"], state["skipped"]
+            self.counted = state["means"]
+
     def _note_unreadable(self, batch: Batch) -> None:
         for path in set(batch.unreadable) - self.unreadable:
             self.unreadable.add(path)
             print(f"warning: {path} cannot be read and is skipped.", file=sys.stderr, flush=True)
-
-
-class PictureLoaders(L.LightningDataModule):
-    """The loaders of a run, for this process's share of the pictures."""
-
-    def __init__(self, pictures: Pictures, options: TrainingOptions) -> None:
-        super().__init__()
-        self.pictures, self.options = pictures, options
-
-    def _place(self) -> tuple[int, int]:
-        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-
-    def train_dataloader(self) -> DataLoader:
-        """Random crops, in the one order of the run."""
-        rank, world = self._place()
-        if self.options.batch_size % world:
-            raise UserError(
-                f"--batch_size {self.options.batch_size} cannot be shared out evenly over {world} processes."
-            )
-        dataset = TrainingPictures(self.pictures.train, seed=self.options.seed, prepared=self.pictures.prepared)
-        sampler = EpochSampler(len(dataset), self.options.batch_size, seed=self.options.seed, rank=rank, world=world)
-        return self._loader(dataset, self.options.batch_size // world, sampler)
-
-    def val_dataloader(self) -> DataLoader:
-        """Centre crops, each on one process."""
-        rank, world = self._place()
-        dataset = ValidationPictures(self.pictures.val)
-        return self._loader(Subset(dataset, range(rank, len(dataset), world)), min(16, self.options.batch_size), None)
-
-    def _loader(self, dataset: Any, batch_size: int, sampler: EpochSampler | None) -> DataLoader:
-        workers = self.options.num_workers
-        return DataLoader(
-            dataset,
-            batch_size,
-            sampler=sampler,
-            num_workers=workers,
-            collate_fn=collate,
-            persistent_workers=workers > 0,
-            pin_memory=torch.cuda.is_available(),
-        )
 
 
 def _run(stage: Stage, options: Any, typed: set[str]) -> int:
@@ -261,18 +260,23 @@ def _run(stage: Stage, options: Any, typed: set[str]) -> int:
         ("recon_count", 0),
         ("num_workers", 0),
         ("warmup_steps", 0),
+        ("save_every_minutes", 0),
+        ("save_every_steps", 0),
     ):
         if getattr(options, name) < least:
             raise UserError(f"--{name} is at least {least}, not {getattr(options, name)}.")
-    origin = start.read_origin(stage, options, typed)
+    origin = resume.read_origin(stage, options, typed)
     options = origin.options
     pictures = find_pictures(
         options.coco_dir, val_ratio=options.val_ratio, use_prepared=options.use_prepared, max_images=options.max_images
     )
     shown = _check_pictures(pictures, options)
-    folder = start.make_folder(stage, options)
+    data = pictures.identity(options.coco_dir)
+    forced = resume.check_pictures(origin, data)
+    folder = start.make_folder(stage, options, origin.resume)
     L.seed_everything(options.seed, workers=True, verbose=False)
-    pair, record = start.build(stage, origin, pictures)
+    pair, record, more = start.build(stage, origin, pictures)
+    forced += more
     say(
         f"Pictures: {len(pictures.train)} for training, {len(pictures.val)} held out ({pictures.layout} layout of "
         f"{options.coco_dir})."
@@ -287,13 +291,24 @@ def _run(stage: Stage, options: Any, typed: set[str]) -> int:
         pair.teacher.g_s.compile()
         pair.student.g_s.compile()
     module = Training(pair, options, distil=stage is DISTILL, steps_per_epoch=steps)
-    checkpoints = Checkpoints(folder, stage.last, stage.best, stage.name, record, asdict(options))
-    trainer = _trainer(
-        options, epochs, folder, [checkpoints, EpochLog(folder), Reconstructions(folder, stage.recon, options, *shown)]
-    )
-    trainer.fit(module, PictureLoaders(pictures, options), ckpt_path=origin.resume, weights_only=True)
-    if epochs == 0:
-        checkpoints.save(trainer, stage.last)
+    facts = {"pictures": data, "forced": origin.forced + forced}
+    checkpoints = Checkpoints(folder, stage, record, options, facts)
+    # pictures first: a run that is killed before its checkpoint draws them again
+    callbacks = [Reconstructions(folder, stage.recon, options, *shown), EpochLog(folder), checkpoints]
+    trainer = _trainer(options, epochs, folder, callbacks, origin.wandb_id)
+    facts["wandb_id"] = trainer.logger.version if trainer.logger else None
+    try:
+        write_record(folder, stage.name, record, origin, data, shown[1][: options.recon_count], forced)
+        loaders = PictureLoaders(pictures, options, origin.progress)
+        trainer.fit(module, loaders, ckpt_path=origin.resume, weights_only=True)
+        if epochs == 0:
+            checkpoints.save(trainer, stage.last)
+    except OSError as error:
+        raise RunFailure(
+            f"The run stopped because {error.filename or folder} could not be written or read ({error.strerror or error}). The "
+            f"newest checkpoint is {checkpoints.saved}: put the disk right, and the same command with --{stage.resume} auto "
+            "goes on from there."
+        ) from error
     if module.unreadable:
         names = ", ".join(sorted(path.name for path in module.unreadable))
         warn(f"{len(module.unreadable)} pictures could not be read and were skipped: {names}.")
@@ -322,12 +337,14 @@ def _check_pictures(pictures: Pictures, options: TrainingOptions) -> tuple[Tenso
     return shown
 
 
-def _trainer(options: TrainingOptions, epochs: int, folder: Path, callbacks: list[L.Callback]) -> L.Trainer:
+def _trainer(
+    options: TrainingOptions, epochs: int, folder: Path, callbacks: list[L.Callback], wandb_id: str | None
+) -> L.Trainer:
     """Lightning's Trainer for these options."""
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="lightning")
     warnings.filterwarnings("ignore", message=".*modules? in eval mode.*")
-    logger = wandb_logger(options, folder)
+    logger = wandb_logger(options, folder, wandb_id)
     if sys.stdout.isatty():
         callbacks = [*callbacks, RichProgressBar()]
     devices = int(options.devices) if options.devices.isdigit() else options.devices
@@ -346,6 +363,7 @@ def _trainer(options: TrainingOptions, epochs: int, folder: Path, callbacks: lis
             use_distributed_sampler=False,  # EpochSampler serves any number of processes
             num_sanity_val_steps=-1,  # the start is measured like every epoch
             inference_mode=False,
+            deterministic=options.deterministic or None,
             default_root_dir=folder,
         )
     except (MisconfigurationException, ValueError, RuntimeError) as error:

@@ -158,3 +158,27 @@ def test_one_order_for_any_number_of_processes() -> None:
     assert run(1, 0) == run(2, 0) == run(4, 0)
     assert run(1, 0) != run(1, 1)
     assert len({index for batch in run(1, 0) for index in batch}) == 48, "no picture twice in an epoch"
+
+
+def test_an_order_goes_on_in_the_middle_of_an_epoch() -> None:
+    whole = EpochSampler(50, 8, seed=3)
+    resumed = EpochSampler(50, 8, seed=3, start=(2, 4))
+    whole.set_epoch(2)
+    assert list(resumed) == list(whole)[32:], "before anybody calls set_epoch: a loader with workers asks at once"
+    for sampler in (whole, resumed):
+        sampler.set_epoch(3)
+    assert list(resumed) == list(whole) and len(resumed) == 48
+
+
+def test_a_data_set_is_known_by_names_sizes_and_sides(tmp_path: Path) -> None:
+    for side in ("train", "val"):
+        for name in "abc":
+            write(tmp_path / "one" / side / f"{name}.jpg")
+    shutil.copytree(tmp_path / "one", tmp_path / "two")
+    one, two = tmp_path / "one", tmp_path / "two"
+    first = find_pictures(one).identity(one)
+    assert (first["train"], first["val"]) == (3, 3)
+    assert find_pictures(two).identity(two)["sha256"] == first["sha256"], "wherever it lies"
+    with (two / "val" / "a.jpg").open("ab") as file:
+        file.write(b" ")
+    assert find_pictures(two).identity(two)["sha256"] != first["sha256"]

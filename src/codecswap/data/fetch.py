@@ -154,7 +154,7 @@ def _covers(path: Path, wish: dict[str, Any]) -> bool:
         had = json.loads(path.read_text("utf-8"))
         same = all(had[key] == wish[key] for key in ("url", "val_ratio"))
         return bool(same and had["max_images"] >= wish["max_images"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return False
 
 

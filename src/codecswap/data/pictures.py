@@ -7,7 +7,15 @@ from PIL import Image, ImageOps
 
 ENDINGS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
 UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError)
-"""What Pillow raises for a picture that is none."""
+"""What `load_picture` raises for a picture that is none."""
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
+"""Pillow's names of them. Others are never tried, whatever a file is called: for one, Pillow would start Ghostscript."""
+MOST_PIXELS = 120_000_000
+"""Of a picture: two copies of it, which converting takes, stay below 1 GiB."""
+SURE_PIXELS, PIXELS_PER_BYTE = 1 << 24, 100
+"""Pixels that any picture may have, and pixels per byte of its file beyond: no photograph has more, a bomb has 1,000."""
+MOST_SCANNED = 4_000_000_000
+"""Pixels times scans of a progressive JPEG: seconds. It has ten scans; one of 40 bytes passes over all pixels too."""
 
 
 def scan(folder: str | Path) -> list[Path]:
@@ -34,12 +42,32 @@ def load_picture(path: str | Path, *, at_least: int | None = None) -> Image.Imag
         OSError, ValueError, SyntaxError, EOFError, PIL.Image.DecompressionBombError: it cannot be read
             (`UNREADABLE`).
     """
-    with Image.open(path) as file:
-        picture: Image.Image = file
-        if at_least is not None:
-            file.draft(None, (at_least, at_least))
-        picture.load()
-        ImageOps.exif_transpose(picture, in_place=True)
-        if picture.mode.startswith(("I;16", "I")):
-            picture = picture.convert("I").point([i / 257 for i in range(65536)], "L")
-        return picture if picture.mode == "RGB" else picture.convert("RGB")
+    try:
+        with Image.open(path, formats=FORMATS) as file:
+            picture: Image.Image = file
+            whole = file.size
+            if at_least is not None:
+                file.draft(None, (at_least, at_least))
+            _refuse_bomb(Path(path), whole if "progressive" in file.info else file.size, "progressive" in file.info)
+            picture.load()
+            ImageOps.exif_transpose(picture, in_place=True)
+            if picture.mode.startswith(("I;16", "I")):
+                picture = picture.convert("I").point([i / 257 for i in range(65536)], "L")
+            return picture if picture.mode == "RGB" else picture.convert("RGB")
+    except UNREADABLE:
+        raise
+    except Exception as error:  # Pillow's readers meet damaged bytes with whatever exception they run into
+        raise ValueError(f"it is damaged ({type(error).__name__})") from error
+
+
+def _refuse_bomb(path: Path, size: tuple[int, int], progressive: bool) -> None:
+    """Raise ValueError where a picture of ``size`` would take too much memory or time for what its file is.
+
+    A progressive JPEG's coefficients are held whole beside its pixels, whatever scale it is decoded at.
+    """
+    pixels = size[0] * size[1]
+    most = min(MOST_PIXELS * 2 // 3 if progressive else MOST_PIXELS, max(SURE_PIXELS, PIXELS_PER_BYTE * path.stat().st_size))
+    if pixels > most:
+        raise ValueError(f"{size[0]}x{size[1]} pixels are more than {most:,}, the most for such a file")
+    if progressive and pixels * path.read_bytes().count(b"\xff\xda") > MOST_SCANNED:
+        raise ValueError(f"its {size[0]}x{size[1]} pixels are scanned too many times")

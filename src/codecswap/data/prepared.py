@@ -140,9 +140,14 @@ def _read(out: Path) -> dict[str, Any] | None:
             raise UserError(f"{out} has a train/ or val/ that this command did not make: choose another --out_dir.")
         return None
     try:
-        content = json.loads(path.read_text("utf-8"))
-        return {"settings": content["settings"], "max_images": content["max_images"], **content}
-    except (ValueError, KeyError, TypeError):
+        content = json.loads(path.read_bytes())
+        most = content["max_images"]
+        if not isinstance(content["settings"], dict) or not isinstance(content.get("equal_names", {}), dict):
+            raise TypeError(content)
+        if most is not None and type(most) is not int:
+            raise TypeError(most)
+        return content
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise UserError(f"{path} is damaged: choose another --out_dir, or delete {out} to start again.") from None
 
 
@@ -153,7 +158,7 @@ def _check(out: Path, before: dict[str, Any] | None, now: dict[str, Any]) -> Non
     for key, value in now["settings"].items():
         if before["settings"].get(key) != value:
             raise UserError(
-                f"{out} holds crops made with {key} {before['settings'].get(key)}, not {value}: "
+                f"{out} holds crops made with {key} {str(before['settings'].get(key))[:200]}, not {value}: "
                 "choose another --out_dir, or delete it to start again."
             )
     had, wanted = before["max_images"], now["max_images"]

@@ -44,7 +44,10 @@ class RemoteFile(io.RawIOBase):
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         """Move to a byte; nothing is read."""
-        self.at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self.at, io.SEEK_END: self.remote.length}[whence]
+        at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self.at, io.SEEK_END: self.remote.length}[whence]
+        if at < 0:
+            raise ValueError(f"byte {at} of a file")
+        self.at = at
         return self.at
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
@@ -80,16 +83,19 @@ class RemoteFile(io.RawIOBase):
 
 
 def extents(archive: ZipFile, members: Sequence[ZipInfo]) -> list[tuple[int, int]]:
-    """Where members lie in their zip, header included; direct neighbours share an extent of up to `LARGEST` bytes."""
+    """Where members lie in their zip, header included; direct neighbours share an extent.
+
+    None is longer than `LARGEST` bytes, whatever the zip's directory says: as many as there are threads wait in memory.
+    """
     starts = sorted({info.header_offset for info in archive.infolist()} | {archive.start_dir})
     following = dict(pairwise(starts))
     result: list[tuple[int, int]] = []
     for start in sorted(info.header_offset for info in members):
-        end = following.get(start, start)
+        end = min(following.get(start, start), archive.start_dir)
         if result and result[-1][1] == start and end - result[-1][0] <= LARGEST:
             result[-1] = (result[-1][0], end)
         else:
-            result.append((start, end))
+            result += [(part, min(part + LARGEST, end)) for part in range(start, end, LARGEST)]
     return result
 
 

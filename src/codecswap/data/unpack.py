@@ -1,6 +1,9 @@
 """Taking pictures out of a zip: one after the other, whole, checked, and never outside their folder."""
 
+import errno
+import lzma
 import shutil
+import struct
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,6 +17,8 @@ from codecswap.files import whole
 
 TOP = "train2017"
 """The zip's own folder, which is left out of the places of its members."""
+EXPANSION, ALWAYS = 100, 1 << 26
+"""How many times its own size a zip may unpack to (pictures are compressed already), and bytes that any zip may."""
 
 
 @contextmanager
@@ -30,33 +35,44 @@ def open_zip(source: Path | IO[bytes], name: str) -> Iterator[ZipFile]:
     try:
         with ZipFile(source) as archive:
             yield archive
-    except (BadZipFile, EOFError, zlib.error) as error:
+    except (BadZipFile, EOFError, ValueError, OverflowError, struct.error, zlib.error, lzma.LZMAError) as error:
         raise UserError(
-            f"{name} is damaged, or no zip ({error}): delete it where it is a local file, and run the same command "
+            f"{name} is damaged, or no zip ({_said(error)}): delete it where it is a local file, and run the same command "
             "again, or name another server with --url."
         ) from None
+    except OSError as error:  # bzip2's, without a number, and of a place before the file's beginning
+        if error.errno not in (None, errno.EINVAL):
+            raise
+        raise UserError(f"{name} is damaged, or no zip ({_said(error)}): delete it where it is a local file.") from None
     except (RuntimeError, NotImplementedError) as error:
-        raise UserError(f"{name} cannot be unpacked ({error}): name another zip with --url.") from None
+        raise UserError(f"{name} cannot be unpacked ({_said(error)}): name another zip with --url.") from None
 
 
 def pictures(archive: ZipFile, name: str) -> list[ZipInfo]:
     """The pictures in a zip, in the order in which they lie there.
 
     Raises:
-        UserError: there are none, or a member (picture or not) would land outside the folder it is unpacked to.
+        UserError: there are none, a member (picture or not) would land outside the folder it is unpacked to, or they
+            would take far more space than the zip.
     """
     found = []
     for info in archive.infolist():
         path = PurePosixPath(info.filename)
         if path.is_absolute() or ".." in path.parts or set(info.filename) & {"\\", ":", "\0"}:
             raise UserError(
-                f"{name} has a member that would leave its folder ({info.filename}): nothing of it was unpacked; "
+                f"{name} has a member that would leave its folder ({_said(info.filename)}): nothing of it was unpacked; "
                 "name another zip with --url."
             )
         if path.suffix.lower() in ENDINGS and path.name[0] != "." and not info.is_dir():
             found.append(info)
     if not found:
         raise UserError(f"There are no pictures in {name}: name another zip with --url.")
+    total = sum(info.file_size for info in found)
+    if total > max(ALWAYS, EXPANSION * archive.start_dir):
+        raise UserError(
+            f"{name} would unpack to {total:,} bytes, more than {EXPANSION} times its own size, as no zip of pictures does: "
+            "nothing of it was unpacked; name another zip with --url."
+        )
     return sorted(found, key=lambda info: info.header_offset)
 
 
@@ -89,6 +105,11 @@ def unpack(archive: ZipFile, members: Sequence[ZipInfo], folder: Path, advance: 
         with whole(target) as beside, open(beside, "wb") as file, archive.open(info) as member:
             shutil.copyfileobj(member, file, 1 << 20)
         advance(info.file_size)
+
+
+def _said(words: object) -> str:
+    """An error's or a member's words on one line, whatever names stand in the zip."""
+    return ascii(str(words)[:200])[1:-1]
 
 
 def _size(path: Path) -> int | None:

@@ -7,9 +7,11 @@ from typing import Protocol
 import numpy as np
 from PIL import Image
 
+from codecswap.data.pictures import MOST_PIXELS
 from codecswap.deploy import rans
 from codecswap.deploy.folder import FACTOR
 from codecswap.deploy.tables import EntropyTables
+from codecswap.errors import UserError
 
 MAGIC = b"\x89CSW"
 """The first byte is no ASCII: a transfer that takes the file for text is found out."""
@@ -19,8 +21,6 @@ _HEADER = struct.Struct("<4sBBII16sI")
 _CHECKSUM = struct.Struct("<I")
 OVERHEAD = _HEADER.size + _CHECKSUM.size
 """Bytes that a file has beside its string."""
-MOST_PIXELS = 1 << 27
-"""Of a picture; more is refused, as Pillow refuses it."""
 
 
 class Codec(Protocol):
@@ -45,6 +45,8 @@ def encode(codec: Codec, picture: Image.Image) -> bytes:
     Raises:
         UserError: the codec cannot take that size.
     """
+    if (size := _padded(picture.height, picture.width)) > MOST_PIXELS:
+        raise UserError(f"A picture of {size:,} pixels, padded, is more than {MOST_PIXELS:,}: cut it into parts.")
     latents = codec.analyse(pad(to_array(picture)))
     return pack(codec.tables.to_symbols(latents), (picture.height, picture.width), codec.tables)
 
@@ -57,7 +59,10 @@ def decode(codec: Codec, data: bytes) -> Image.Image:
         UserError: the codec cannot take that size.
     """
     symbols, size = unpack(data, codec.tables)
-    return to_picture(codec.synthesise(symbols), size)
+    decoded = codec.synthesise(symbols)
+    if not np.isfinite(decoded).all():
+        raise BadFile("decodes to values that are no picture's: encode the picture again")
+    return to_picture(decoded, size)
 
 
 def pack(symbols: np.ndarray, size: tuple[int, int], tables: EntropyTables) -> bytes:
@@ -97,7 +102,7 @@ def unpack(data: bytes, tables: EntropyTables) -> tuple[np.ndarray, tuple[int, i
             f"was written by another codec (its entropy tables are {digest.hex()[:8]}, this codec has "
             f"{tables.digest().hex()[:8]}): decode it with that one, or a student of it"
         )
-    if not 0 < height * width <= MOST_PIXELS:
+    if not height * width or _padded(height, width) > MOST_PIXELS:
         raise BadFile(f"speaks of {width}x{height} pixels, more than {MOST_PIXELS:,} (or none): it is not decoded")
     shape = (-(-height // FACTOR), -(-width // FACTOR))
     # a short string cannot fill a huge picture: found out before memory is taken for it
@@ -107,6 +112,11 @@ def unpack(data: bytes, tables: EntropyTables) -> tuple[np.ndarray, tuple[int, i
         return rans.decode(data[_HEADER.size : -_CHECKSUM.size], shape, tables), (height, width)
     except rans.CorruptString as error:
         raise BadFile(f"is damaged ({error}): encode the picture again") from None
+
+
+def _padded(height: int, width: int) -> int:
+    """Pixels of a picture once both sides are multiples of 16: a long line has 16 times its own."""
+    return -(-height // FACTOR) * -(-width // FACTOR) * FACTOR**2
 
 
 def to_array(picture: Image.Image) -> np.ndarray:
@@ -122,5 +132,7 @@ def pad(picture: np.ndarray) -> np.ndarray:
 
 def to_picture(decoded: np.ndarray, size: tuple[int, int]) -> Image.Image:
     """Crop ``decoded: (3, H, W)`` to the height and width ``size``, clamp it to [0, 1] and round it to 8 bits."""
-    values = np.rint(decoded[:, : size[0], : size[1]].clip(0, 1) * 255).astype(np.uint8)
-    return Image.fromarray(np.ascontiguousarray(values.transpose(1, 2, 0)), "RGB")
+    values = decoded[:, : size[0], : size[1]].clip(0, 1)
+    values *= 255
+    pixels = np.rint(values, out=values).astype(np.uint8)
+    return Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0)), "RGB")

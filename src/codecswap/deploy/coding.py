@@ -17,6 +17,8 @@ from codecswap.errors import UserError
 from codecswap.files import whole
 
 SUFFIX = ".csw"
+MOST_BYTES = 1 << 29
+"""Of a file; no picture that may be encoded takes so many."""
 
 Work = Callable[[bitstream.Codec, Path, Path], str]
 """Does one file; returns what is said of it."""
@@ -93,6 +95,8 @@ def decode_file(codec: bitstream.Codec, source: Path, target: Path) -> str:
     """
     if not source.is_file():
         raise UserError(f"There is no file {source}: check the path.")
+    if source.stat().st_size > MOST_BYTES:
+        raise UserError(f"{source} is too large to be a coded picture: name a {SUFFIX} file.")
     try:
         picture = bitstream.decode(codec, source.read_bytes())
     except bitstream.BadFile as error:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ VERSION = 1
 MANIFEST, TABLES = "codec.json", "entropy.json"
 FACTOR = 16
 """A latent stands for this many pixels on either axis; pictures are padded to multiples of it."""
+INPUTS = ("picture", "latents", "symbols", "planes")
+"""What a network may take."""
 
 
 @dataclass(frozen=True)
@@ -79,20 +82,25 @@ def read_folder(folder: Path) -> tuple[Manifest, EntropyTables]:
     if not path.is_file():
         raise UserError(f"{folder} is no exported codec (it has no {MANIFEST}): make one with `codecswap export`.")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_bytes())
         if content["format"] != FORMAT:
             raise ValueError(content["format"])
         if content["version"] != VERSION:
-            raise UserError(f"{path} has version {content['version']}, this program reads {VERSION}: update codecswap.")
+            version = str(content["version"])[:20]
+            raise UserError(f"{path} has version {version}, this program reads {VERSION}: update codecswap.")
         manifest = Manifest(**{field.name: content[field.name] for field in fields(Manifest)} | _parts(content))
-    except (ValueError, KeyError, TypeError) as error:
+        _check(manifest)
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"{path} is damaged or of another program: export the codec again.") from error
     tables_path = folder / TABLES
     if not tables_path.is_file():
         raise UserError(f"{folder} lacks {TABLES}, without which nothing can be coded: export the codec again.")
-    tables = EntropyTables.from_json(tables_path.read_text(encoding="utf-8"))
-    if tables.digest().hex() != manifest.tables_sha256:
+    tables = EntropyTables.from_json(tables_path.read_bytes())
+    if tables.digest().hex() != manifest.tables_sha256 or tables.channels != manifest.M:
         raise UserError(f"{tables_path} is not the one that {path} was written with: export the codec again.")
+    planes = manifest.planes
+    if planes and (wanted := Planes.of(tables, planes.constant)) != planes:
+        raise UserError(f"{path} has other planes than its tables ask for ({len(wanted.channels)}): export the codec again.")
     return manifest, tables
 
 
@@ -114,3 +122,22 @@ def network_bytes(folder: Path, network: Network) -> bytes:
 def _parts(content: dict[str, Any]) -> dict[str, Any]:
     kinds = {"encoder": Network, "decoder": Network, "planes": Planes}
     return {part: kind(**content[part]) if content[part] else None for part, kind in kinds.items()}
+
+
+def _check(manifest: Manifest) -> None:
+    """Raise ValueError where a value is not of its kind: JSON has no types, and sizes are taken from here."""
+    counts = [manifest.N, manifest.M, manifest.opset]
+    words = [manifest.name, manifest.replacement, manifest.precision, manifest.tables_sha256]
+    sides = [manifest.height, manifest.width]
+    for network in filter(None, (manifest.encoder, manifest.decoder)):
+        words += vars(network).values()
+        if not re.fullmatch(r"[\w-][\w.-]{0,99}", network.file) or network.input not in INPUTS:  # no path, only a name
+            raise ValueError(network)
+    if sides != [None, None]:
+        counts += sides  # type: ignore[arg-type]
+    if manifest.planes:
+        counts.append(manifest.planes.constant)
+    if not all(type(count) is int and 0 < count < 1 << 31 for count in counts):
+        raise ValueError(counts)
+    if not all(isinstance(word, str) for word in words) or any(side and side % FACTOR for side in sides):
+        raise ValueError(words, sides)

@@ -84,6 +84,8 @@ def load_target(name: str) -> Target:
         limits = content.get("limits", {})
         if not all(isinstance(operator, str) for operator in operators):
             raise TypeError("operators")
+        if not isinstance(content.get("max_opset", 0), int):
+            raise TypeError("max_opset")
         if not all(isinstance(values, list) for allowed in limits.values() for values in allowed.values()):
             raise TypeError("limits")
         return Target(
@@ -95,7 +97,7 @@ def load_target(name: str) -> Target:
             static_shapes=bool(content.get("static_shapes", False)),
             notes=tuple(content.get("notes", ())),
         )
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(
             f'{name} is no target file ({error}): it is TOML with a line like operators = ["Conv", "Mul", "Resize"].'
         ) from None

@@ -1,5 +1,7 @@
 """An exported codec at work, with ONNX Runtime and without PyTorch."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +9,7 @@ import numpy as np
 import onnxruntime
 
 from codecswap.deploy.folder import FACTOR, Network, network_bytes, read_folder
-from codecswap.deploy.tiles import Size, in_tiles
+from codecswap.deploy.tiles import MARGIN, Size, in_tiles
 from codecswap.errors import UserError
 
 TILE = (80, 80)
@@ -83,11 +85,36 @@ class OnnxCodec:
                 f"{self.folder} is fixed at {self.manifest.width}x{self.manifest.height} pixels and takes no smaller "
                 f"picture ({FACTOR * width}x{FACTOR * height} with its padding): export it without --height and --width."
             )
+        for size, side in zip(self._tile, (height, width), strict=True):
+            if size < side and size <= 2 * MARGIN:
+                raise UserError(
+                    f"{self.folder} is fixed at {self.manifest.width}x{self.manifest.height} pixels, too small for tiles of "
+                    f"a larger picture: export it with sides of more than {2 * MARGIN * FACTOR}."
+                )
+        network = self._network(part)
         if part not in self._sessions:
-            self._sessions[part] = open_session(network_bytes(self.folder, self._network(part)), self._threads)
-        session, network = self._sessions[part], self._network(part)
+            content = network_bytes(self.folder, network)
+            with self._refusing(network):
+                self._sessions[part] = open_session(content, self._threads)
+        session = self._sessions[part]
+        channels = 3 if part == "decoder" else self.manifest.M
 
         def run(tile: np.ndarray) -> np.ndarray:
-            return session.run([network.output], {network.input: tile[None]})[0][0]
+            wanted = (1, channels, *(side // scale_in * scale_out for side in tile.shape[-2:]))
+            with self._refusing(network):
+                result = session.run([network.output], {network.input: tile[None]})[0]
+                if result.shape != wanted or result.dtype != np.float32:
+                    raise ValueError(f"its result is {result.dtype} {result.shape}")
+            return result[0]
 
         return in_tiles(run, x, self._tile, scale_in=scale_in, scale_out=scale_out)
+
+    @contextmanager
+    def _refusing(self, network: Network) -> Iterator[None]:
+        """What ONNX Runtime does not take is the file's fault: its exceptions have no common class."""
+        try:
+            yield
+        except Exception as error:
+            raise UserError(
+                f"{self.folder / network.file} cannot be run ({type(error).__name__}): export the codec again."
+            ) from error

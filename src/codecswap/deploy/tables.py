@@ -15,6 +15,9 @@ PRECISION = 16
 
 LARGEST = 1 << 24
 """Bound of a symbol: beyond it float32 holds no consecutive integers."""
+CHANNELS, CELLS = 1 << 14, 1 << 24
+"""Most rows, and most entries of all rows together, each as long as the longest: no more memory is taken for them."""
+_DAMAGED = "These entropy tables are damaged: export the codec again."
 
 
 @dataclass(frozen=True)
@@ -35,13 +38,18 @@ class EntropyTables:
     """``(M,)``, float32: a latent is ``symbol + median``."""
 
     def __post_init__(self) -> None:
+        channels = (len(self.cdf),)
+        if self.cdf.ndim != 2 or not channels == self.lengths.shape == self.offsets.shape == self.medians.shape:
+            raise UserError(_DAMAGED)
+        if not 0 < len(self.cdf) <= CHANNELS or not (np.abs(self.medians) < LARGEST).all():
+            raise UserError(_DAMAGED)
+        if (np.abs(self.offsets.astype(np.int64)) > 1 << PRECISION).any():
+            raise UserError(_DAMAGED)
         for row, length in zip(self.cdf, self.lengths, strict=True):
             if not 3 <= length <= len(row) or row[0] or row[length - 1] != 1 << PRECISION:
-                raise UserError("These entropy tables are damaged: export the codec again.")
-            if not (np.diff(row[:length]) > 0).all():
-                raise UserError("These entropy tables are damaged: export the codec again.")
-        if not len(self.cdf) == len(self.offsets) == len(self.medians) or not np.isfinite(self.medians).all():
-            raise UserError("These entropy tables are damaged: export the codec again.")
+                raise UserError(_DAMAGED)
+            if not (row[: length - 1] < row[1:length]).all():  # (a difference of two may overflow)
+                raise UserError(_DAMAGED)
 
     @classmethod
     def of(cls, codec: Any) -> "EntropyTables":
@@ -101,7 +109,7 @@ class EntropyTables:
         return json.dumps(content, separators=(",", ":")) + "\n"
 
     @classmethod
-    def from_json(cls, text: str) -> "EntropyTables":
+    def from_json(cls, text: str | bytes) -> "EntropyTables":
         """Read what `to_json` wrote.
 
         Raises:
@@ -110,13 +118,17 @@ class EntropyTables:
         try:
             content = json.loads(text)
             rows, precision = content["cdf"], content["precision"]
+            if len(rows) * max(map(len, rows)) > CELLS:
+                raise ValueError("rows of very different lengths")
             cdf = np.zeros((len(rows), max(map(len, rows))), np.int32)
             for row, values in zip(cdf, rows, strict=True):
                 row[: len(values)] = values
             lengths = np.array([len(values) for values in rows], np.int32)
-            offsets, medians = np.array(content["offsets"], np.int32), np.array(content["medians"], np.float32)
-        except (ValueError, KeyError, TypeError, OverflowError) as error:
-            raise UserError("These entropy tables are damaged: export the codec again.") from error
+            offsets = np.array(content["offsets"], np.int32)
+            with np.errstate(over="ignore"):  # refused as infinite
+                medians = np.array(content["medians"], np.float32)
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+            raise UserError(_DAMAGED) from error
         if precision != PRECISION:
             raise UserError(f"These entropy tables have {precision} bits, not {PRECISION}: export the codec again.")
         return cls(cdf, lengths, offsets, medians)

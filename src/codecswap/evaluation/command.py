@@ -1,0 +1,234 @@
+"""``codecswap eval``: measure teachers, students and anchors on a folder of pictures, show the table, write the files."""
+
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from codecswap import __version__
+from codecswap.config import EvalOptions
+from codecswap.console import say, show_table, warn
+from codecswap.data.coco import ValidationPictures, find_pictures, list_pictures, validation_crop, whole_picture
+from codecswap.data.progress import bar
+from codecswap.errors import UserError
+from codecswap.evaluation import results as files
+from codecswap.evaluation.anchors import QUALITIES, Anchors
+from codecswap.evaluation.contest import Contest, enter, progress, read_numbers
+from codecswap.evaluation.measure import CodecResult, Contender, compete
+from codecswap.evaluation.perceptual import load_lpips
+from codecswap.evaluation.published import PUBLISHED, distance, is_kodak
+from codecswap.evaluation.rate_distortion import Delta, bd_psnr, bd_rate, curves
+
+STOPPED = 130
+"""Exit code after Ctrl-C, as shells have it."""
+
+
+def main(options: EvalOptions, typed: set[str]) -> int:
+    """Measure, show and write; after Ctrl-C, what was measured until then."""
+    device = _device(options.accelerator)
+    anchors = _anchors(options)
+    pictures = Pictures(options)
+    if options.output:
+        files.prepare_folder(options.output)
+    contest = enter(options, typed, device)
+    lpips = load_lpips(device) if options.lpips else None
+    unfinished = [sentence for student in contest.checkpoints.values() if (sentence := progress(student))]
+    for sentence in unfinished:
+        warn(sentence)
+    contenders: list[Contender] = [*contest.families]
+    if anchors:
+        contenders.append(Anchors(anchors))
+    stopped = False
+    try:
+        with closing(iter(pictures)) as read:
+            compete(contenders, read, lpips=lpips)
+    except KeyboardInterrupt:
+        stopped = True
+    results = [result for contender in contenders for result in contender.results]
+    count = len(results[0].coded)
+    if not count:
+        if stopped:
+            raise KeyboardInterrupt
+        raise UserError(f"None of the {len(pictures.paths)} pictures in {pictures.folder} can be read.")
+    partial = f"stopped after {count} of {len(pictures.paths)} pictures" if stopped else None
+    who = "Teacher and student" if contest.checkpoints else "Teacher"
+    of = f" of {len(pictures.paths)}" if partial else ""
+    title = f"{who} against the picture: {contest.title}, {count}{of} pictures"
+    files.show_results(title, results, lpips=options.lpips)
+    _say_latents(results)
+    deltas = _bjontegaard(results) if len(contest.families) > 1 else []
+    kodak = is_kodak(zip(pictures.names, pictures.sizes, strict=True))
+    published = _published(contest) if kodak and not partial else []
+    if options.output:
+        summary = {
+            "format": files.FORMAT,
+            "version": 1,
+            "codecswap": __version__,
+            "teachers": [teacher.name for teacher in contest.teachers],
+            "pictures": {
+                "folder": str(Path(pictures.folder).resolve()),
+                "measured": count,
+                "found": len(pictures.paths),
+                "unreadable": pictures.unreadable,
+                "kodak": kodak,
+            },
+            "complete": not partial,
+            "hardware": {"device": _hardware(device), "threads": torch.get_num_threads()},
+            "codecs": [_entry(result, contest) for result in results],
+            "bjontegaard": deltas,
+            "published": published,
+            "unfinished": unfinished,
+        }
+        description = f"{count} pictures of {Path(pictures.folder).name}, measured by codecswap {__version__}"
+        written = [
+            files.curve_json(name, points, description + (f", {partial}" if partial else ""))
+            for name, points in curves(results).items()
+        ]
+        files.write_results(options.output, summary, results, [*written, PUBLISHED] if kodak else written)
+        say(
+            f"Written to {options.output}: {files.SUMMARY}, {files.PICTURES} and {files.CURVES}/ for compressai.utils.plot."
+        )
+    if partial:
+        warn(f"{partial}: these figures are of those.")
+    return STOPPED if stopped else 0
+
+
+class Pictures:
+    """The pictures that the options name, read one after the other; those that cannot be read are named and skipped."""
+
+    def __init__(self, options: EvalOptions) -> None:
+        self.folder: str
+        self.paths: list[Path]
+        self.read: Callable[[Path], Tensor]
+        if not options.images and not options.coco_dir:
+            raise UserError("No pictures given: name a folder with --images (taken whole) or --coco_dir (centre crops).")
+        if options.images:
+            self.folder, self.read = options.images, whole_picture
+            self.paths = list_pictures(options.images, "--images")
+        else:
+            found = find_pictures(
+                options.coco_dir,
+                val_ratio=options.val_ratio,
+                use_prepared=options.use_prepared,
+                max_images=options.max_images,
+            )
+            self.folder, self.read, self.paths = str(options.coco_dir), validation_crop, found.val
+        self.workers = options.num_workers
+        self.names: list[str] = []
+        """Of those read, relative to the folder."""
+        self.sizes: list[tuple[int, int]] = []
+        """Height and width of those read."""
+        self.unreadable: list[str] = []
+
+    def __iter__(self) -> Generator[tuple[str, Tensor], None, None]:
+        loader = DataLoader(ValidationPictures(self.paths, self.read), batch_size=None, num_workers=self.workers)
+        with bar("Evaluate", len(self.paths), unit="pictures") as advance:
+            for sample in loader:
+                name = sample.path.relative_to(self.folder).as_posix()
+                if sample.image is None:
+                    warn(f"{sample.path} cannot be read and is skipped.")
+                    self.unreadable.append(name)
+                else:
+                    self.names.append(name)
+                    self.sizes.append((sample.image.shape[-2], sample.image.shape[-1]))
+                    yield name, sample.image
+                advance(1)
+
+
+def _anchors(options: EvalOptions) -> Sequence[int]:
+    """Qualities of JPEG, WebP and AVIF; by default for whole pictures only, crops are mostly their headers."""
+    if options.anchors is None:
+        return QUALITIES if options.images else ()
+    return () if options.anchors == "none" else read_numbers(options.anchors, "--anchors", 1, 100)
+
+
+def _say_latents(results: Sequence[CodecResult]) -> None:
+    """Whether the students decode their teacher's bitstreams."""
+    students = [result for result in results if result.kind == "student"]
+    for student in students:
+        if not student.same_latents:
+            name = "this student" if len(students) == 1 else student.name
+            warn(f"{name}: encoder or entropy model was trained, the teacher's bitstreams do not decode with it.")
+    if shared := [student.name for student in students if student.same_latents]:
+        of = "" if len(shared) == len(students) else f" of {', '.join(shared)}"
+        say(
+            f"Encoder and entropy model{of} are the teacher's, bit for bit: every bitstream of the teacher decodes. "
+            "So the teacher's bytes are what was decoded, and its encoding time is shown."
+        )
+
+
+def _bjontegaard(results: Sequence[CodecResult]) -> list[dict[str, Any]]:
+    """BD-rate and BD-PSNR of every students' curve against the teachers', said and returned."""
+    found = curves(results)
+    points = {name: [(m["bpp"], m["psnr"]) for m in (p.mean() for p in curve)] for name, curve in found.items()}
+    entries = []
+    for name, curve in found.items():
+        if curve[0].kind != "student":
+            continue
+        rate, quality = bd_rate(points["teacher"], points[name]), bd_psnr(points["teacher"], points[name])
+        same = rate.value is None and rate.why == quality.why
+        both = [f"no BD-rate and no BD-PSNR, {rate.why}"] if same else []
+        both = both or [_sentence("BD-rate", rate, "%"), _sentence("BD-PSNR", quality, "dB")]
+        say(f"{name} against teacher: {'; '.join(both)}.")
+        entries.append({"curve": name, "against": "teacher", "bd_rate": vars(rate), "bd_psnr": vars(quality)})
+    return entries
+
+
+def _sentence(what: str, delta: Delta, unit: str) -> str:
+    if delta.value is None or delta.over is None:
+        return f"no {what}, {delta.why}"
+    axis = "dB" if unit == "%" else "bits per pixel"
+    return f"{what} {delta.value:+.2f} {unit} (over {delta.over[0]:.2f} to {delta.over[1]:.2f} {axis})"
+
+
+def _published(contest: Contest) -> list[dict[str, Any]]:
+    """How far the zoo's codecs are from what CompressAI publishes for them, shown and returned."""
+    zoo = [
+        (teacher.quality, family.results[0])
+        for teacher, family in zip(contest.teachers, contest.families, strict=True)
+        if teacher.teacher is None and teacher.metric == "mse"
+    ]
+    entries, rows = [], []
+    for quality, result in zoo:
+        far = distance(result.mean(), quality)
+        theirs = {key: values[quality - 1] for key, values in PUBLISHED["results"].items()}
+        rows.append(
+            [
+                f"quality {quality}",
+                *(f"{theirs['psnr-rgb']:.3f}", f"{far['psnr']:+.3f}"),
+                *(f"{theirs['ms-ssim-rgb']:.5f}", f"{far['ms_ssim']:+.5f}"),
+                *(f"{theirs['bpp']:.4f}", f"{far['bpp']:+.4f}"),
+            ]
+        )
+        entries.append({"quality": quality, "codec": result.name, "published": theirs, "distance": far})
+    if rows:
+        columns = ["zoo", "PSNR, dB", "teacher", "MS-SSIM", "teacher", "bits per pixel", "teacher"]
+        show_table("What CompressAI publishes for Kodak, and how far the teacher is from it", columns, rows)
+    return entries
+
+
+def _entry(result: CodecResult, contest: Contest) -> dict[str, Any]:
+    """A codec in the summary."""
+    entry = {"name": result.name, "kind": result.kind, "curve": result.curve, "same_latents": result.same_latents}
+    if result.kind == "student":
+        student = contest.checkpoints[result.name]
+        entry |= {"checkpoint": str(student.path), "replacement": student.replacement}
+    return entry | {"mean": result.mean()}
+
+
+def _hardware(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+
+
+def _device(accelerator: str) -> torch.device:
+    if accelerator not in ("auto", "cpu", "cuda", "gpu"):
+        raise UserError(f"--accelerator is auto, cpu or cuda, not {accelerator}.")
+    if accelerator in ("cuda", "gpu") and not torch.cuda.is_available():
+        raise UserError(
+            "--accelerator cuda: this machine has no CUDA device that PyTorch can use; leave the option out."
+        )
+    return torch.device("cuda" if torch.cuda.is_available() and accelerator != "cpu" else "cpu")

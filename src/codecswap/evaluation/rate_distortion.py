@@ -1,0 +1,72 @@
+"""Rate-distortion curves, and how much rate or quality lies between two of them (Bjontegaard)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from codecswap.evaluation.measure import CodecResult
+
+FEWEST = 4
+"""Points that a curve must have: what Bjontegaard's measures are defined for."""
+
+Points = Sequence[tuple[float, float]]
+"""A curve: bits per pixel and PSNR (dB) of each point."""
+
+
+def curves(results: Sequence[CodecResult]) -> dict[str, list[CodecResult]]:
+    """Results by the curve that they are points of, each by ascending rate; curves in the order of their first result."""
+    found: dict[str, list[CodecResult]] = {}
+    for result in results:
+        found.setdefault(result.curve or result.name, []).append(result)
+    return {name: sorted(points, key=lambda result: result.mean()["bpp"]) for name, points in found.items()}
+
+
+@dataclass(frozen=True)
+class Delta:
+    """A Bjontegaard measure of one curve against another, or why there is none."""
+
+    value: float | None
+    """Percent of rate (BD-rate) or dB (BD-PSNR); None where it is not defined."""
+    over: tuple[float, float] | None = None
+    """What it is a mean over: the PSNR (for BD-rate) or the rate (for BD-PSNR) that both curves reach."""
+    why: str = ""
+    """Why it is not defined."""
+
+
+def bd_rate(reference: Points, tested: Points) -> Delta:
+    """The rate that ``tested`` needs more than ``reference`` for the same PSNR, in percent (below 0: less).
+
+    Bjontegaard, "Calculation of average PSNR differences between RD-curves", VCEG-M33, 2001; the logarithm of the rate is
+    interpolated by piecewise cubic Hermite polynomials, as standardisation does.
+    """
+    return _delta(reference, tested, against=1)
+
+
+def bd_psnr(reference: Points, tested: Points) -> Delta:
+    """The PSNR that ``tested`` has above ``reference`` at the same rate, in dB; see `bd_rate`."""
+    return _delta(reference, tested, against=0)
+
+
+def _delta(reference: Points, tested: Points, *, against: int) -> Delta:
+    """``against``: 0 for a mean over the rate, 1 for one over PSNR."""
+    fewest = min(len(reference), len(tested))
+    if fewest < FEWEST:
+        return Delta(None, why=f"it needs {FEWEST} points of either curve and there are {fewest}")
+    curves = [sorted(points) for points in (reference, tested)]
+    for points in curves:
+        if any(after[0] <= before[0] or after[1] <= before[1] for before, after in pairwise(points)):
+            return Delta(None, why="PSNR does not rise with the rate from each point to the next")
+    axes = [[point[against] for point in points] for points in curves]
+    low, high = max(axis[0] for axis in axes), min(axis[-1] for axis in axes)
+    if low >= high:
+        what, unit = ("PSNR", "dB") if against else ("rate", "bits per pixel")
+        theirs, mine = (f"{axis[0]:.2f} to {axis[-1]:.2f}" for axis in axes)
+        return Delta(None, why=f"the curves have no {what} in common ({mine} against {theirs} {unit})")
+    import bjontegaard  # loads matplotlib
+
+    measure = bjontegaard.bd_rate if against else bjontegaard.bd_psnr
+    (rates, psnrs), (tested_rates, tested_psnrs) = (list(zip(*points, strict=True)) for points in curves)
+    value = measure(
+        rates, psnrs, tested_rates, tested_psnrs, method="pchip", require_matching_points=False, min_overlap=0
+    )
+    return Delta(float(value), (low, high))

@@ -1,0 +1,169 @@
+"""What an evaluation leaves: the table, CompressAI's JSON for each curve, a CSV of all pictures, and a summary."""
+
+import csv
+import io
+import json
+import math
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from codecswap.console import show_table
+from codecswap.errors import UserError
+from codecswap.evaluation.measure import CodecResult
+from codecswap.files import whole
+
+SUMMARY, PICTURES, CURVES = "summary.json", "pictures.csv", "curves"
+FORMAT = "codecswap evaluation"
+
+_KEYS = {
+    "psnr": "psnr-rgb",
+    "ms_ssim": "ms-ssim-rgb",
+    "lpips": "lpips",
+    "bpp": "bpp",
+    "encoding_time": "encoding_time",
+    "decoding_time": "decoding_time",
+}
+"""Our names, and those of CompressAI's results."""
+
+
+def show_results(title: str, results: Sequence[CodecResult], *, lpips: bool = False) -> None:
+    """The table of means; where MS-SSIM is not defined on all pictures, its column says on how many it is.
+
+    Args:
+        lpips: show the column even where it stayed empty.
+    """
+    means = [result.mean() for result in results]
+    defined, pictures = means[0]["ms_ssim_pictures"], len(results[0].coded)
+    columns = {
+        "codec": [result.name for result in results],
+        "PSNR,\ndB": [decibels(mean["psnr"]) for mean in means],
+        "MS-SSIM" if defined in (0, pictures) else f"MS-SSIM\n({defined:.0f} of {pictures})": [
+            "not defined" if math.isnan(mean["ms_ssim"]) else f"{mean['ms_ssim']:.5f}" for mean in means
+        ],
+    }
+    if lpips:
+        columns["LPIPS"] = [f"{mean['lpips']:.4f}" if "lpips" in mean else "" for mean in means]
+    columns["bits per\npixel"] = [f"{mean['bpp']:.4f}" for mean in means]
+    columns["encode,\nms"] = [f"{1e3 * mean['encoding_time']:.1f}" for mean in means]
+    columns["decode,\nms"] = [f"{1e3 * mean['decoding_time']:.1f}" for mean in means]
+    if any("psnr_to_teacher" in mean for mean in means):
+        columns["dB to\nteacher"] = [
+            decibels(mean["psnr_to_teacher"]) if "psnr_to_teacher" in mean else "" for mean in means
+        ]
+    show_table(title, list(columns), list(zip(*columns.values(), strict=True)))
+
+
+def decibels(value: float) -> str:
+    """PSNR as tables show it."""
+    return "identical" if math.isinf(value) else f"{value:.3f}"
+
+
+def curve_json(name: str, points: Sequence[CodecResult], description: str) -> dict[str, Any]:
+    """A curve in CompressAI's results format; what is not defined or infinite is null."""
+    means = [point.mean() for point in points]
+    results = {
+        theirs: [_finite(mean.get(ours)) for mean in means]
+        for ours, theirs in _KEYS.items()
+        if any(ours in mean for mean in means)
+    }
+    sentences = [description, f"Points: {', '.join(point.name for point in points)}"]
+    defined, pictures = means[0]["ms_ssim_pictures"], len(points[0].coded)
+    if defined < pictures:
+        sentences.append(f"MS-SSIM is defined on {defined:.0f} of the {pictures} pictures")
+    return {"name": name, "description": ". ".join(sentences) + ".", "results": results}
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
+
+
+def prepare_folder(folder: Path) -> None:
+    """Make the folder for results, and try to write to it, before anything that takes time.
+
+    Raises:
+        UserError: it cannot be written to.
+    """
+    try:
+        (folder / CURVES).mkdir(parents=True, exist_ok=True)
+        with whole(folder / CURVES / "try") as beside:
+            beside.touch()
+        (folder / CURVES / "try").unlink()
+    except OSError as error:
+        raise UserError(f"--output {folder} cannot be written to ({error.strerror}): name another folder.") from error
+
+
+def write_results(
+    folder: Path, summary: dict[str, Any], results: Sequence[CodecResult], curves: Sequence[dict[str, Any]]
+) -> None:
+    """Write ``pictures.csv``, ``curves/*.json`` and ``summary.json``, each whole; the curves of an earlier run go.
+
+    Args:
+        summary: gets ``curves``, the files by the curves' names; an infinite figure is written as ``"inf"``, NaN as null.
+        curves: in CompressAI's results format.
+    """
+    names: dict[str, str] = {}
+    for curve in curves:
+        stem = re.sub(r"[^\w.]+", "-", curve["name"]).strip("-") or "curve"
+        while f"{stem}.json" in names.values():
+            stem += "-2"
+        names[curve["name"]] = f"{stem}.json"
+    stale = _written_before(folder) - set(names.values())
+    _write(folder / PICTURES, _table(results))
+    for curve in curves:
+        _write(folder / CURVES / names[curve["name"]], _json(curve))
+    summary = summary | {"curves": {name: f"{CURVES}/{file}" for name, file in names.items()}}
+    _write(folder / SUMMARY, _json(summary))
+    for name in stale:
+        (folder / CURVES / name).unlink(missing_ok=True)
+
+
+def _written_before(folder: Path) -> set[str]:
+    """Names of the curves' files that an earlier evaluation left in a folder."""
+    try:
+        before = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
+        return {Path(file).name for file in before["curves"].values()} if before["format"] == FORMAT else set()
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return set()
+
+
+def _write(path: Path, text: str) -> None:
+    with whole(path) as beside:
+        beside.write_text(text, encoding="utf-8")
+
+
+def _json(content: dict[str, Any]) -> str:
+    def clean(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: clean(inner) for key, inner in value.items()}
+        if isinstance(value, list):
+            return [clean(inner) for inner in value]
+        if isinstance(value, float) and not math.isfinite(value):
+            return None if math.isnan(value) else "inf"
+        return value
+
+    return json.dumps(clean(content), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _table(results: Sequence[CodecResult]) -> str:
+    """A row for each codec and picture; what is not defined or was not measured is empty."""
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    measured = ["bpp", "psnr", "ms_ssim", "lpips", "encoding_time", "decoding_time"]
+    writer.writerow(["codec", "kind", "picture", *measured, "psnr_to_teacher", "ms_ssim_to_teacher"])
+    for result in results:
+        for one in result.coded:
+            against = one.against_teacher
+            cells = [
+                one.bpp,
+                one.scores.psnr,
+                one.scores.ms_ssim,
+                one.scores.lpips,
+                one.encoding_time,
+                one.decoding_time,
+            ]
+            cells += [against.psnr, against.ms_ssim] if against else [None, None]
+            empty = ["" if cell is None or math.isnan(cell) else cell for cell in cells]
+            writer.writerow([result.name, result.kind, one.picture, *empty])
+    return file.getvalue()

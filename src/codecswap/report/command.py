@@ -1,0 +1,77 @@
+"""``codecswap report``: write the page once, or again and again while a run goes on."""
+
+import contextlib
+import time
+from pathlib import Path
+
+from rich.filesize import decimal
+
+from codecswap.config import ReportOptions
+from codecswap.console import say
+from codecswap.errors import UserError
+from codecswap.files import whole
+from codecswap.report.bench import Bench
+from codecswap.report.page import write_page
+from codecswap.report.run import Run, read_runs
+
+PAUSE = 2.0
+"""Seconds between two looks at a watched run's files."""
+
+
+def main(options: ReportOptions, typed: set[str]) -> int:
+    """Write the report of one or several runs of a student."""
+    if options.pictures < 0:
+        raise UserError(f"--pictures is at least 0, not {options.pictures}.")
+    output = options.output
+    if output.is_dir():
+        raise UserError(f"--output {output} is a folder: name a file in it, e.g. {output / 'report.html'}.")
+    if not output.absolute().parent.is_dir():
+        raise UserError(f"There is no folder {output.parent} for --output {output}: make it first, or name another.")
+    report = Report(output, Bench(options.pictures))
+    runs = read_runs(options.runs)
+    if not options.watch:
+        report.write(runs)
+        return 0
+    with contextlib.suppress(KeyboardInterrupt):
+        report.watch(options.runs)
+        return 0
+    report.write(read_runs(options.runs))  # a page that does not wait for a next one
+    return 0
+
+
+class Report:
+    """A file that shows runs.
+
+    Args:
+        output: the file.
+        bench: measures.
+    """
+
+    def __init__(self, output: Path, bench: Bench) -> None:
+        self.output, self.bench = output, bench
+        self.encoded: dict[str, str] = {}
+        """Pictures of the page before."""
+
+    def write(self, runs: list[Run], *, watched: bool = False) -> None:
+        """Write the whole page, and say so."""
+        began = time.perf_counter()
+        page = write_page(runs, self.bench, self.encoded, watched=watched)
+        with whole(self.output) as beside:
+            beside.write_text(page, encoding="utf-8")
+        size, seconds = decimal(self.output.stat().st_size), time.perf_counter() - began
+        say(f"Written: {self.output} ({size}, {seconds:.0f} s).")
+
+    def watch(self, folders: list[str]) -> None:
+        """Write the page whenever a run's files change, until the last run is complete and quiet."""
+        say("Watching; Ctrl-C stops.")
+        seen = None
+        while True:
+            runs = read_runs(folders)
+            now = [run.signature for run in runs]
+            if now != seen:
+                self.write(runs, watched=True)
+                seen = now
+            elif runs[-1].complete:  # its last pictures are saved after its last row: hence the quiet
+                self.write(runs)
+                return
+            time.sleep(PAUSE)

@@ -1,0 +1,113 @@
+"""What a report plots: training over time, and rate against distortion."""
+
+import math
+from collections.abc import Iterable
+
+import numpy as np
+
+from codecswap.evaluation.measure import CodecResult
+from codecswap.evaluation.published import PUBLISHED
+from codecswap.report.bench import Verdict
+from codecswap.report.plots import Line, Plot
+from codecswap.report.run import STAGES, Run
+from codecswap.report.words import Text, text
+
+ANCHORS = {"JPEG": ("jpeg", "s"), "WebP": ("webp", "^"), "AVIF": ("avif", "D")}
+"""Colour and marker of the familiar formats."""
+
+Row = tuple[str, dict[str, float]]
+"""A stage's name and a row of its metrics, with ``x``: steps since the first stage began, and ``minutes``."""
+
+
+def time_line(runs: list[Run]) -> tuple[list[Row], list[float]]:
+    """All epochs of all runs in one time, and where stages meet.
+
+    Where runs of one stage have the same epoch (a run that was resumed into another folder), the later one counts.
+    """
+    rows: list[Row] = []
+    borders: list[float] = []
+    before = seconds = 0.0
+    for stage in STAGES:
+        epochs = {row["epoch"]: row for run in runs if run.stage.name == stage for row in run.rows}
+        if epochs and rows:
+            borders.append(before)
+        for row in sorted(epochs.values(), key=lambda row: row["epoch"]):
+            seconds += 0 if math.isnan(row.get("seconds", math.nan)) else row["seconds"]
+            rows.append((stage, row | {"x": before + row["step"], "minutes": seconds / 60}))
+        before += max((row["step"] for row in epochs.values()), default=0)
+    return rows, borders
+
+
+def training_plots(rows: list[Row], borders: list[float]) -> list[Plot]:
+    """PSNR, MS-SSIM, loss, rate where it was trained, learning rate and wall time, over steps."""
+
+    def line(name: str, column: str, colour: str, dash: str = "solid") -> Line:
+        return Line(text(name), colour, [r["x"] for _, r in rows], [r.get(column, math.nan) for _, r in rows], dash)
+
+    def plot(key: str, unit: str, *lines: Line) -> Plot:
+        title, described = text(f"plot_{key}"), text(f"plot_{key}_described")
+        return Plot(key, title, described, list(lines), text("steps"), unit, borders=borders)
+
+    def compared(measure: str) -> list[Line]:
+        return [
+            line("teacher_to_picture", f"teacher_{measure}_picture", "teacher", "dashed"),
+            line("student_to_picture", f"{measure}_picture", "student"),
+            line("student_to_teacher", f"{measure}_teacher", "third", "dotted"),
+        ]
+
+    plots = [
+        plot("psnr", "dB", *compared("psnr")),
+        plot("msssim", "MS-SSIM", *compared("msssim")),
+        plot("loss", "", line("training_loss", "train_loss", "student")),
+        plot("rate", "bpp", line("teacher", "teacher_bpp", "teacher", "dashed"), line("student", "bpp", "student")),
+        plot("lr", "", line("learning_rate", "learning_rate", "third")),
+        plot("wall", "min", line("wall_time", "minutes", "third")),
+    ]
+    return [plot for plot in plots if not plot.empty]
+
+
+def rate_plots(verdict: Verdict) -> list[Plot]:
+    """PSNR and MS-SSIM over bits per pixel: teacher, student, familiar formats, and the published curve of Kodak."""
+    return [
+        _rate_plot("rd_psnr", "dB", "psnr", "psnr-rgb", verdict, 2),
+        _rate_plot("rd_msssim", "MS-SSIM", "ms_ssim", "ms-ssim-rgb", verdict, 4),
+    ]
+
+
+def _rate_plot(key: str, unit: str, measure: str, column: str, verdict: Verdict, digits: int) -> Plot:
+    published = PUBLISHED["results"]
+    lines = [Line(text("published_kodak"), "published", published["bpp"], published[column], "dotted", "*")]
+    for name, points in families(verdict.anchors):
+        colour, marker = ANCHORS[name]
+        means = [point.mean() for point in points]
+        lines.append(Line(name, colour, [m["bpp"] for m in means], [m[measure] for m in means], "dashed", marker))
+    for result, name in ((verdict.teacher, "teacher"), (verdict.student, "student")):
+        mean = result.mean()
+        lines.append(Line(text(name), name, [mean["bpp"]], [mean[measure]], marker="o"))
+    title, described = text(f"plot_{key}"), text(f"plot_{key}_described")
+    return Plot(key, title, described, lines, text("bits_per_pixel"), unit, digits)
+
+
+def families(results: Iterable[CodecResult]) -> list[tuple[str, list[CodecResult]]]:
+    """Anchors by format, those that were measured."""
+    results = list(results)
+    names = [name for name in ANCHORS if any(result.curve == name for result in results)]
+    return [(name, [result for result in results if result.curve == name]) for name in names]
+
+
+def equal_quality(verdict: Verdict) -> list[Text]:
+    """What the familiar formats need for the student's PSNR, interpolated between their measured qualities."""
+    student = verdict.student.mean()
+    said = []
+    for name, points in families(verdict.anchors):
+        means = sorted((point.mean() for point in points), key=lambda mean: mean["psnr"])
+        decibels = [mean["psnr"] for mean in means]
+        if student["psnr"] < decibels[0]:
+            share = f"{100 * means[0]['bpp'] / student['bpp']:.0f}"
+            least = {"bpp": f"{means[0]['bpp']:.3f}", "psnr": f"{decibels[0]:.2f}"}
+            said.append(text("better_at_least", name=name, share=share, **least))
+        elif student["psnr"] <= decibels[-1]:
+            bpp = float(np.exp(np.interp(student["psnr"], decibels, [math.log(mean["bpp"]) for mean in means])))
+            share = f"{100 * bpp / student['bpp']:.0f}"
+            said.append(text("equal_quality", name=name, bpp=f"{bpp:.3f}", share=share))
+    return said

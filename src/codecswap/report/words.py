@@ -1,0 +1,51 @@
+"""The report's words, in English and Japanese: all of them stand in ``words.toml``."""
+
+import tomllib
+from dataclasses import dataclass, field
+from importlib.resources import files
+from typing import Any
+
+from markupsafe import Markup, escape
+
+LANGUAGES = ("en", "ja")
+
+WORDS: dict[str, dict[str, str]] = tomllib.loads((files("codecswap.report") / "words.toml").read_text("utf-8"))
+"""A text's key -> language -> the text, with {places} for values."""
+
+
+@dataclass(frozen=True)
+class Text:
+    """Something to say in either language."""
+
+    key: str
+    """The text's key in ``words.toml``."""
+    values: dict[str, Any] = field(default_factory=dict)
+    """What stands in its places: strings, or other texts."""
+
+    def to(self, language: str) -> str:
+        """The text in one language, not escaped."""
+        values = {name: value.to(language) if isinstance(value, Text) else value for name, value in self.values.items()}
+        return WORDS[self.key][language].format(**values)
+
+    def __html__(self) -> Markup:
+        """Both languages, one of which the page hides; jinja calls this where a text stands between tags."""
+        return Markup("").join(
+            Markup('<span class="{0}" lang="{0}">{1}</span>').format(language, escape(self.to(language)))
+            for language in LANGUAGES
+        )
+
+
+def text(key: str, **values: Any) -> Text:
+    """The text of a key, with values for its places."""
+    return Text(key, values)
+
+
+def attributes(into: str, content: Text) -> Markup:
+    """Attributes of an element that cannot hold both languages: the script puts the right one ``into`` place.
+
+    Args:
+        into: ``text`` for the element's own text, or the name of an attribute, which is in English without a script.
+    """
+    en, ja = (content.to(language) for language in LANGUAGES)
+    now = Markup("") if into == "text" else Markup(' {}="{}"').format(Markup(into), en)
+    return Markup('data-into="{}" data-en="{}" data-ja="{}"').format(into, en, ja) + now

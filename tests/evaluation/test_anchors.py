@@ -1,0 +1,55 @@
+"""JPEG, WebP and AVIF against what Pillow itself writes."""
+
+import io
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, features
+
+from codecswap.data.coco import whole_picture
+from codecswap.evaluation.anchors import Anchors, anchors
+
+NEEDED = pytest.mark.skipif(not features.check("avif"), reason="this Pillow has no AVIF")
+
+
+@pytest.mark.parametrize("name", ["JPEG", "WebP", pytest.param("AVIF", marks=NEEDED)])
+def test_bytes_and_picture_are_pillows(name: str, photos: list[Path], tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x010E] = "a description " * 200
+    original = Image.open(photos[0]).convert("RGB").crop((200, 200, 373, 381))
+    original.save(tmp_path / "a.png", exif=exif)
+    results = anchors([("a", whole_picture(tmp_path / "a.png"))], (20, 80))
+    assert {result.kind for result in results} == {"anchor"}
+    for quality in (20, 80):
+        (result,) = [result for result in results if result.name == f"{name} q{quality}"]
+        assert result.curve == name
+        file = io.BytesIO()
+        original.info.clear()
+        original.save(file, name, quality=quality)
+        assert result.coded[0].bpp == 8 * len(file.getvalue()) / (173 * 181), "no metadata among the bytes"
+        decoded = np.asarray(Image.open(file).convert("RGB"), dtype=float)
+        error = ((decoded - np.asarray(original, dtype=float)) ** 2).mean()
+        assert result.coded[0].scores.psnr == pytest.approx(10 * math.log10(255**2 / error), abs=1e-3)
+        assert result.coded[0].encoding_time > 0 and result.coded[0].decoding_time > 0
+
+
+def test_a_format_that_pillow_lacks_is_left_out_with_a_sentence(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    check = features.check
+    monkeypatch.setattr(features, "check", lambda feature: feature != "avif" and check(feature))
+    assert [result.name for result in Anchors((50,)).results] == ["JPEG q50", "WebP q50"]
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and "AVIF" in said and "pip install --upgrade pillow" in said
+
+
+def test_a_picture_that_a_format_cannot_hold_drops_the_format(tmp_path: Path, capsys) -> None:
+    Image.new("RGB", (16_400, 16)).save(tmp_path / "wide.png")
+    pictures = [
+        ("small", whole_picture(tmp_path / "wide.png")[:, :, :64]),
+        ("wide", whole_picture(tmp_path / "wide.png")),
+    ]
+    results = anchors(pictures, (50,))
+    assert "WebP q50" not in [result.name for result in results] and "JPEG q50" in [result.name for result in results]
+    assert all(len(result.coded) == 2 for result in results)
+    assert "WebP cannot code wide" in capsys.readouterr().err

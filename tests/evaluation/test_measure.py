@@ -1,0 +1,108 @@
+"""Rates, pictures and times against CompressAI's own compress() and decompress()."""
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+import codecswap
+from codecswap.codecs import FactorizedPrior
+from codecswap.data.coco import whole_picture
+from codecswap.evaluation.measure import CodecResult, Coded, Family, Scores, code, compete, evaluate
+from codecswap.surgery import swap
+
+
+def test_rate_and_picture_are_compressais(teacher: FactorizedPrior, photos: list[Path]) -> None:
+    x = whole_picture(photos[0])[None, :, :192, :208]
+    packed = teacher.compress(x)
+    bpp, latents = code(teacher, x)
+    assert bpp == 8 * len(packed["strings"][0][0]) / (192 * 208)
+    wanted = teacher.decompress(**packed)["x_hat"]
+    torch.testing.assert_close(teacher.g_s(latents).clamp(0, 1), wanted)
+    (result,) = evaluate(teacher, {}, [("a", x[0])])
+    assert (result.name, result.kind, result.same_latents) == ("teacher", "teacher", None)
+    (coded,) = result.coded
+    error = ((wanted * 255).round() / 255 - x).square().mean().item()
+    assert coded.scores.psnr == pytest.approx(-10 * math.log10(error), abs=1e-4)
+    assert (coded.picture, coded.bpp, coded.against_teacher) == ("a", bpp, None)
+    assert coded.encoding_time > 0 and coded.decoding_time > 0
+
+
+def test_any_size_is_padded_and_cropped(teacher: FactorizedPrior, photos: list[Path]) -> None:
+    x = whole_picture(photos[1])[:, :201, :170]
+    first, second = codecswap.evaluate(teacher, {"mine": swap(teacher, "subpixel")[0]}, [("odd", x)])
+    assert first.coded[0].scores.psnr > 20
+    student = second.coded[0]
+    assert (second.name, second.kind, second.same_latents) == ("mine", "student", True)
+    assert student.against_teacher is not None and student.against_teacher.psnr > 80, "a level here and there at most"
+    assert student.bpp == first.coded[0].bpp
+    small = Scores.of(x[None, :, :40, :40], x[None, :, :40, :40])
+    assert math.isnan(small.ms_ssim) and math.isinf(small.psnr), "not defined, not a crash"
+
+
+def test_students_of_the_same_latents_decode_the_teachers_bytes(
+    teacher: FactorizedPrior, photos: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x = whole_picture(photos[0])[:, :96, :112]
+    shared, other = swap(teacher, "masked")[0], swap(teacher, "masked")[0]
+    with torch.no_grad():
+        other.g_a[6].weight *= 0.5
+    family = Family(teacher, {"shared": shared, "other": other})
+    compete([family], [("warm", x)])
+    encoded = []
+    for codec in (teacher, shared, other):
+        real = codec.entropy_bottleneck.compress
+        monkeypatch.setattr(
+            codec.entropy_bottleneck, "compress", lambda y, codec=codec, real=real: encoded.append(codec) or real(y)
+        )
+    compete([family], [("a", x)])
+    assert encoded == [teacher, other]
+    first, second, third = (result.coded[1] for result in family.results)
+    assert second.encoding_time == first.encoding_time and second.bpp == first.bpp
+    assert third.encoding_time != first.encoding_time and third.bpp < first.bpp
+    assert third.bpp == 8 * len(other.compress(_padded(x))["strings"][0][0]) / (96 * 112)
+    assert [result.same_latents for result in family.results] == [None, True, False]
+
+
+def _padded(x: torch.Tensor) -> torch.Tensor:
+    assert x.shape[-2] % 16 == x.shape[-1] % 16 == 0
+    return x[None]
+
+
+def test_the_mean_is_per_picture_and_says_what_it_is_over() -> None:
+    coded = [
+        Coded("a", 1.0, Scores(30.0, 0.9), 0.1, 0.2, Scores(math.inf, 1.0)),
+        Coded("b", 3.0, Scores(40.0, math.nan), 0.3, 0.6, Scores(80.0, math.nan)),
+    ]
+    mean = CodecResult("mine", "student", True, coded).mean()
+    assert mean == {
+        "psnr": 35.0,
+        "ms_ssim": 0.9,
+        "ms_ssim_pictures": 1,
+        "bpp": 2.0,
+        "encoding_time": 0.2,
+        "decoding_time": pytest.approx(0.4),
+        "psnr_to_teacher": 80.0,
+        "ms_ssim_to_teacher": 1.0,
+    }
+    identical = CodecResult("mine", "student", True, coded[:1]).mean()
+    assert math.isinf(identical["psnr_to_teacher"])
+    undefined = CodecResult("mine", "teacher", None, coded[1:]).mean()
+    assert math.isnan(undefined["ms_ssim"]) and undefined["ms_ssim_pictures"] == 0
+    perceived = [Coded("a", 1.0, Scores(30.0, 0.9, lpips), 0.1, 0.2) for lpips in (0.2, 0.4, None)]
+    assert CodecResult("mine", "anchor", coded=perceived).mean()["lpips"] == pytest.approx(0.3)
+
+
+def test_an_interruption_leaves_all_codecs_the_same_pictures(teacher: FactorizedPrior) -> None:
+    class Tired(Family):
+        def measure(self, picture, x, lpips=None):
+            if picture == "c":
+                raise KeyboardInterrupt
+            return super().measure(picture, x, lpips)
+
+    first, second = Family(teacher, {}), Tired(teacher, {"a": teacher})
+    with pytest.raises(KeyboardInterrupt):
+        compete([first, second], [(name, torch.rand(3, 32, 32)) for name in "abcd"])
+    results = [*first.results, *second.results]
+    assert [[coded.picture for coded in result.coded] for result in results] == [["a", "b"]] * 3

@@ -1,0 +1,82 @@
+"""Kodak is recognised, and the zoo's figures on it are compared with those published."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from codecswap.cli import run
+from codecswap.codecs import FactorizedPrior
+from codecswap.evaluation import contest
+from codecswap.evaluation.published import PUBLISHED, distance, is_kodak
+
+NAMES = [f"kodim{number:02d}" for number in range(1, 25)]
+
+
+def test_the_figures_are_those_of_the_issue() -> None:
+    psnr = [26.906, 28.214, 29.611, 31.268, 32.944, 35.360, 37.365, 39.569]
+    ms_ssim = [0.90990, 0.93596, 0.95539, 0.97027, 0.98055, 0.98779, 0.99212, 0.99502]
+    bpp = [0.1226, 0.1885, 0.2878, 0.4404, 0.6481, 0.9670, 1.3512, 1.8333]
+    results = PUBLISHED["results"]
+    assert results["psnr-rgb"] == pytest.approx(psnr, abs=6e-4)
+    assert results["ms-ssim-rgb"] == pytest.approx(ms_ssim, abs=6e-6)
+    assert results["bpp"] == pytest.approx(bpp, abs=6e-5)
+    assert "github.com/InterDigitalInc/CompressAI, results/image/8bit-decoded/kodak" in PUBLISHED["description"]
+    far = distance({"psnr": 31.0, "ms_ssim": 0.98, "bpp": 0.5}, 4)
+    assert far == {
+        "psnr": pytest.approx(-0.268, abs=1e-3),
+        "ms_ssim": pytest.approx(0.00973, abs=1e-5),
+        "bpp": pytest.approx(0.0596, abs=1e-4),
+    }
+
+
+def test_kodak_is_recognised_by_names_and_sizes() -> None:
+    right = [(f"{name}.png", (512, 768)) for name in NAMES]
+    right[3] = ("sub/KODIM04.PNG", (768, 512))
+    assert is_kodak(right)
+    assert not is_kodak(right[:-1]) and not is_kodak([*right, ("more.png", (512, 768))])
+    assert not is_kodak([*right[:-1], ("kodim24.png", (256, 384))]), "half the size is not Kodak"
+    assert not is_kodak([*right[:-1], right[0]])
+
+
+@pytest.fixture
+def kodak(tmp_path: Path) -> Path:
+    folder = tmp_path / "kodak"
+    folder.mkdir()
+    for index, name in enumerate(NAMES):
+        size = (512, 768) if index % 6 == 0 else (768, 512)
+        Image.linear_gradient("L").resize(size).point(lambda v, i=index: (v + 9 * i) % 256).convert("RGB").save(
+            folder / f"{name}.jpg"
+        )
+    return folder
+
+
+def test_the_zoo_on_kodak_is_compared(kodak: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    def small(teacher: str | None, quality: int, metric: str) -> FactorizedPrior:
+        torch.manual_seed(quality)
+        codec = FactorizedPrior(4, 4).eval()
+        codec.update()
+        return codec
+
+    monkeypatch.setattr(contest, "load_codec", small)
+    command = ["--images", str(kodak), "--num_workers", "0", "--anchors", "none", "--output", str(tmp_path / "out")]
+    assert run("eval", [*command, "--quality", "2,5"]) == 0
+    said = capsys.readouterr().out
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    second = summary["published"][1]
+    measured = summary["codecs"][1]["mean"]
+    assert (
+        summary["pictures"]["kodak"] and second["quality"] == 5 and second["published"]["psnr-rgb"] == 32.94364643096924
+    )
+    assert second["distance"]["psnr"] == pytest.approx(measured["psnr"] - 32.94364643096924)
+    assert second["distance"]["ms_ssim"] == pytest.approx(measured["ms_ssim"] - 0.9805546849966049)
+    assert "What CompressAI publishes for Kodak" in said
+    line = next(line for line in said.splitlines() if "quality 5" in line)
+    assert (
+        "32.944" in line
+        and f"{second['distance']['psnr']:+.3f}" in line
+        and f"{second['distance']['bpp']:+.4f}" in line
+    )
+    assert json.loads((tmp_path / "out" / summary["curves"][PUBLISHED["name"]]).read_text()) == PUBLISHED

@@ -1,0 +1,199 @@
+"""Valid inputs of every format: what the fuzzing starts from, made from a small codec and a drawn picture."""
+
+import io
+import json
+import struct
+import zipfile
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import torch
+import yaml
+from PIL import Image
+from safetensors.torch import save_file
+
+from codecswap import config
+from codecswap.codecs import FactorizedPrior
+from codecswap.deploy import bitstream
+from codecswap.deploy.export import write
+from codecswap.deploy.folder import Manifest, describe_network, read_folder, write_folder
+from codecswap.deploy.onnx import write_decoder
+from codecswap.deploy.plain import plain, take_planes
+from codecswap.deploy.tables import EntropyTables
+from codecswap.surgery import swap
+
+N, M = 8, 12
+EXPORTED, PLANES = "exported", "planes"
+"""Folders of the exported codec, and of one whose decoder takes planes."""
+
+
+def make_seeds(root: Path) -> None:
+    """Write ``root/FORMAT/NAME`` for every format, and the exported codecs that some of them belong to."""
+    torch.manual_seed(0)
+    codec = FactorizedPrior(N, M)
+    with torch.no_grad():  # tables of differing lengths, and medians beside the whole numbers
+        codec.entropy_bottleneck.quantiles.mul_(torch.rand(M, 1, 1) + 0.3).add_(torch.rand(M, 1, 1))
+    codec.update()
+    codec.eval().requires_grad_(False)
+    files = {
+        "csw": _coded(EntropyTables.of(codec)),
+        "pt": _students(codec),
+        "pth": _teachers(codec),
+        "tables": {"small": EntropyTables.of(codec).to_json().encode()},
+        "yaml": _yamls(),
+        "toml": {"target": _TARGET},
+        "prepared": {"manifest": _MANIFEST},
+        "zip": _zips(),
+        **_pictures(),
+    }
+    tensors = {name: value.clone().contiguous() for name, value in codec.state_dict().items()}
+    (root / "safetensors").mkdir(parents=True)
+    save_file(tensors, root / "safetensors" / "codec")
+    _export(codec, root)
+    files["manifest"] = {name: (root / name / "codec.json").read_bytes() for name in (EXPORTED, PLANES)}
+    files["onnx"] = {name: (root / EXPORTED / f"{name}.onnx").read_bytes() for name in ("encoder", "decoder")}
+    for format, contents in files.items():
+        for name, content in contents.items():
+            (root / format).mkdir(parents=True, exist_ok=True)
+            (root / format / name).write_bytes(content)
+
+
+def _export(codec: FactorizedPrior, root: Path) -> None:
+    manifest = write(codec, "small", "none", config.ExportOptions(output=root / EXPORTED))
+    _, tables = read_folder(root / EXPORTED)
+    folder = root / PLANES
+    folder.mkdir()
+    transform = plain(codec.g_s)
+    planes = take_planes(transform, tables)
+    path = folder / "decoder.onnx"
+    write_decoder(transform, len(planes.channels) + 1, path, opset=13, size=None, input="planes")
+    parts = {"encoder": None, "decoder": describe_network(path, "planes", "picture"), "planes": planes}
+    write_folder(folder, Manifest(**(vars(manifest) | parts)), tables)
+
+
+def _coded(tables: EntropyTables) -> dict[str, bytes]:
+    rng = np.random.default_rng(0)
+    result = {}
+    for height, width, spread in ((48, 64, 2), (33, 17, 5), (16, 16, 300), (5, 90, 3e3)):
+        shape = (M, -(-height // 16), -(-width // 16))
+        symbols = (rng.standard_normal(shape) * spread).astype(np.int32)
+        result[f"{height}x{width}"] = bitstream.pack(symbols, (height, width), tables)
+    return result
+
+
+def _saved(content: object, **how: bool) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(content, buffer, **how)  # type: ignore[arg-type]
+    return buffer.getvalue()
+
+
+def _students(codec: FactorizedPrior) -> dict[str, bytes]:
+    result = {}
+    for replacement in ("upsample", "masked", "subpixel"):
+        student, _ = swap(codec, replacement)
+        record = {"N": N, "M": M, "replacement": replacement, "kernel_size": None, "teacher": None, "quality": 8}
+        record |= {"metric": "mse", "teacher_sha256": "0" * 64, "same_latents": True}
+        content = {"student_state": student.state_dict(), "codec": record, "config": asdict(config.DistillOptions())}
+        result[replacement] = _saved(content | {"stage": "distill", "epoch": 3})
+    result["recipe"] = _saved({"student_state": swap(codec, "upsample")[0].state_dict()})
+    return result
+
+
+def _teachers(codec: FactorizedPrior) -> dict[str, bytes]:
+    state = codec.state_dict()
+    without = FactorizedPrior(N, M).state_dict()  # its tables are empty
+    return {
+        "plain": _saved(state),
+        "compressai": _saved({"epoch": 1, "state_dict": state, "optimizer": {"lr": 1e-4}}),
+        "legacy": _saved(state, _use_new_zipfile_serialization=False),
+        "no tables": _saved(without),
+    }
+
+
+def _yamls() -> dict[str, bytes]:
+    options = {"distill": config.DistillOptions(), "epochs": {"epochs": 3, "lr": 1e-3, "teacher": "tiny"}}
+    contents = {name: one if isinstance(one, dict) else asdict(one) for name, one in options.items()}
+    return {name: yaml.safe_dump(content, sort_keys=False).encode() for name, content in contents.items()}
+
+
+_TARGET = b"""name = "an NPU"
+operators = ["Conv", "Mul", "Resize", "Sqrt"]
+max_opset = 13
+static_shapes = true
+notes = ["a note"]
+[limits.Resize]
+mode = ["nearest"]
+"""
+_MANIFEST = json.dumps(
+    {
+        "settings": {"source": "train2017", "size": 224, "format": "jpg", "val_ratio": 0.02},
+        "max_images": 100,
+        "equal_names": {"a": ["a.jpg", "b/a.jpg"]},
+        "counts": {"train": 98, "val": 2, "skipped": 0},
+    }
+).encode()
+
+
+def drawing(width: int = 90, height: int = 70, mode: str = "RGB") -> Image.Image:
+    """A picture with slopes, edges and noise."""
+    y, x = np.mgrid[:height, :width]
+    planes = np.stack([x * 255 // width, y * 255 // height, (x // 9 + y // 9) % 2 * 200], axis=-1)
+    noise = np.random.default_rng(0).integers(0, 40, planes.shape)
+    return Image.fromarray((planes + noise).clip(0, 255).astype(np.uint8)).convert(mode)
+
+
+def _picture(format: str, mode: str = "RGB", **how: object) -> bytes:
+    buffer = io.BytesIO()
+    drawing(mode=mode).save(buffer, format, **how)
+    return buffer.getvalue()
+
+
+def _pictures() -> dict[str, dict[str, bytes]]:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # lies on its side
+    grey16 = io.BytesIO()
+    Image.fromarray(np.asarray(drawing(mode="L")).astype(np.uint16) * 257).save(grey16, "PNG")
+    more = [drawing(30, 20), drawing(30, 20).rotate(180)]
+    animation = io.BytesIO()
+    drawing(30, 20).save(animation, "WEBP", save_all=True, append_images=more)
+    return {
+        "jpeg": {
+            "baseline": _picture("JPEG", quality=80, exif=exif),
+            "progressive": _picture("JPEG", progressive=True, subsampling=0),
+            "grey": _picture("JPEG", "L"),
+            "cmyk": _picture("JPEG", "CMYK"),
+        },
+        "png": {
+            "rgb": _picture("PNG", exif=exif),
+            "rgba": _picture("PNG", "RGBA"),
+            "palette": _picture("PNG", "P", transparency=3),
+            "bits": _picture("PNG", "1"),
+            "grey16": grey16.getvalue(),
+        },
+        "webp": {
+            "lossy": _picture("WEBP", exif=exif),
+            "lossless": _picture("WEBP", lossless=True),
+            "alpha": _picture("WEBP", "RGBA"),
+            "animation": animation.getvalue(),
+        },
+        "tiff": {
+            "bmp": _picture("BMP"),
+            "raw": _picture("TIFF"),
+            "deflate": _picture("TIFF", compression="tiff_adobe_deflate"),
+            "jpeg": _picture("TIFF", compression="jpeg"),
+            "lzw": _picture("TIFF", "L", compression="tiff_lzw"),
+        },
+    }
+
+
+def _zips() -> dict[str, bytes]:
+    result = {}
+    for name, method in (("stored", zipfile.ZIP_STORED), ("deflated", zipfile.ZIP_DEFLATED)):
+        buffer = io.BytesIO()
+        with zipfile.ZipFile(buffer, "w", method) as archive:
+            for index in range(4):
+                archive.writestr(f"train2017/{index:012}.jpg", struct.pack("<I", index) * (50 + index))
+            archive.writestr("train2017/notes.txt", "none")
+        result[name] = buffer.getvalue()
+    return result

@@ -1,0 +1,282 @@
+"""The whole page, the command that writes it, and what it says where things are missing."""
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+import torch
+
+from codecswap.checkpoint import load_student
+from codecswap.cli import run
+from codecswap.codecs import load_codec
+from codecswap.data.coco import find_pictures, whole_picture
+from codecswap.evaluation.measure import evaluate
+from codecswap.report import command
+from codecswap.report.bench import Bench
+from codecswap.report.page import write_page
+from codecswap.report.run import read_run, read_runs
+from codecswap.report.words import text
+
+
+class Elements(HTMLParser):
+    """All elements of a page: names with attributes, and visible text."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def page_of(*folders: Path, limit: int = 0) -> str:
+    return write_page(read_runs([str(folder) for folder in folders]), Bench(limit), {})
+
+
+def says(page: str, key: str, language: str = "en", **values: str) -> bool:
+    return text(key, **values).to(language) in Elements(page).text
+
+
+def test_the_verdict_is_what_evaluation_measures(report: Path, runs: tuple[Path, Path], hostile: Path) -> None:
+    page = report.read_text("utf-8")
+    paths = find_pictures(hostile).val
+    student = load_student(runs[1] / "ft_best.pt").student
+    pictures = [(path.name, whole_picture(path)) for path in paths]
+    theirs, mine = (result.mean() for result in evaluate(load_codec("tiny"), {"student": student}, pictures))
+    lost = theirs["psnr"] - mine["psnr"]
+    for language in ("en", "ja"):
+        assert says(page, "headline_loses", language, decibels=f"{lost:.2f}")
+        assert says(page, "headline_same_rate", language, student=f"{mine['bpp']:.3f}", teacher="")
+        assert says(page, "promise_kept", language)
+        assert says(page, "basis_measured", language, count="3", all="3", checkpoint=str(runs[1] / "ft_best.pt"))
+    assert f"{mine['psnr']:.2f}\u00a0dB" in page and f"{theirs['ms_ssim']:.4f}" in page and f"{mine['bpp']:.4f}" in page
+    assert 'class="notes"><h2' not in page and "note_" not in page, "nothing is missing"
+    for name in ("JPEG", "WebP", "AVIF"):
+        assert f"> {name}</li>" in page
+
+
+def test_names_cannot_become_elements(report: Path, runs: tuple[Path, Path]) -> None:
+    page = report.read_text("utf-8")
+    parsed = Elements(page)
+    scripts = [attributes for name, attributes in parsed.elements if name == "script"]
+    assert scripts == [{"type": "application/json", "id": "data"}, {}]
+    assert not [name for name, attributes in parsed.elements if name == "b" or "onerror" in attributes]
+    assert page.count("</script>") == 2 and "<img src=x" not in page
+    assert str(runs[0]) in parsed.text and "<img src=x onerror=alert(1)>.png" in parsed.text
+    data = json.loads(re.search(r'id="data">(.*?)</script>', page, re.DOTALL)[1])  # type: ignore[index]
+    assert "<img src=x onerror=alert(1)>.png" in [picture["name"] for picture in data["pictures"]]
+    assert not [
+        attribute for _, attributes in parsed.elements for attribute in attributes if attribute.startswith("on")
+    ]
+
+
+def test_hostile_options_and_records_are_escaped(copy: tuple[Path, Path]) -> None:
+    attack = '"><script>alert(1)</script>'
+    config = (copy[0] / "config.yaml").read_text()
+    (copy[0] / "config.yaml").write_text(re.sub(r"wandb_project:.*", f"wandb_project: '{attack}'", config))
+    record = json.loads((copy[0] / "run.json").read_text())
+    record["starts"][0] |= {"command": ["codecswap", attack], "time": attack, "forced": [attack], "resumed": attack}
+    record["starts"][0] |= {
+        "versions": {attack: attack},
+        "hardware": {"cpu": attack, "cores": attack, "gpus": [attack]},
+    }
+    record["pictures"] |= {"sha256": attack}
+    record["shown"][0] |= {"path": attack}
+    (copy[0] / "run.json").write_text(json.dumps(record))
+    page = page_of(copy[0])
+    assert page.count("<script") == 2 and page.count("alert(1)") >= 10 and attack in Elements(page).text
+
+
+def test_the_file_needs_nothing_else(report: Path) -> None:
+    page = report.read_text("utf-8")
+    assert report.stat().st_size < 20_000_000
+    outside = re.sub(r'"data:image/webp;base64,[\w+/=]*"', '""', page)
+    policy = re.search(r'Content-Security-Policy" content="([^"]+)"', page)[1]  # type: ignore[index]
+    assert (
+        "default-src 'none'" in policy
+        and "img-src data:" in policy
+        and "unsafe-inline" not in policy.split("script-src")[1]
+    )
+    loads = [
+        a.get(key) for _, a in Elements(page).elements for key in ("src", "href", "srcset", "action") if a.get(key)
+    ]
+    assert all(link.startswith(("#", "data:")) for link in loads if link), loads
+    assert not re.search(r"@import|url\((?!#|&quot;#)|https?://", outside)
+
+
+def test_how_to_repeat_it_is_there(report: Path, runs: tuple[Path, Path]) -> None:
+    said = Elements(report.read_text("utf-8")).text
+    record = json.loads((runs[1] / "run.json").read_text())
+    assert record["codec"]["teacher_sha256"] in said and record["pictures"]["sha256"] in said
+    assert record["origin"]["student_sha256"] in said and f"torch {record['starts'][0]['versions']['torch']}" in said
+    assert torch.load(runs[1] / "ft_best.pt", weights_only=True)["student_sha256"] in said
+    assert "--batch_size" in said and record["starts"][0]["hardware"]["cpu"] in said
+
+
+def test_commands_are_quoted_for_a_shell(copy: tuple[Path, Path]) -> None:
+    record = json.loads((copy[1] / "run.json").read_text())
+    record["starts"][0]["command"] = ["codecswap", "finetune", "--save_dir", "it's tuned"]
+    (copy[1] / "run.json").write_text(json.dumps(record))
+    assert """codecswap finetune --save_dir 'it'"'"'s tuned'""" in Elements(page_of(copy[1])).text
+    (copy[1] / "run.json").unlink()
+    assert f"codecswap finetune --config {copy[1] / 'config.yaml'}" in Elements(page_of(copy[1])).text
+
+
+def test_an_older_run_is_shown_and_its_gap_is_said(copy: tuple[Path, Path], runs: tuple[Path, Path]) -> None:
+    whole = page_of(*runs)
+    for folder in copy:
+        (folder / "run.json").unlink()
+    page = page_of(*copy)
+    assert says(page, "note_unproved", folder=str(copy[0])) and not says(whole, "note_unproved", folder=str(runs[0]))
+    count = len(re.findall(r"data:image/webp", page))
+    assert count == len(re.findall(r"data:image/webp", whole)), "the same pictures, found again from its options"
+
+
+def test_without_teacher_or_pictures_the_runs_own_figures_stand(copy: tuple[Path, Path]) -> None:
+    record = json.loads((copy[0] / "run.json").read_text())
+    changed = record | {"codec": record["codec"] | {"teacher": str(copy[0] / "gone.pth")}}
+    (copy[0] / "run.json").write_text(json.dumps(changed))
+    page = page_of(copy[0], limit=4)
+    best = max(read_run(copy[0]).rows, key=lambda row: row["msssim_teacher"])
+    lost = best["teacher_psnr_picture"] - best["psnr_picture"]
+    assert says(page, "headline_loses", decibels=f"{lost:.2f}") and says(page, "promise_unproved")
+    assert says(page, "basis_training", epoch=f"{best['epoch']:.0f}", folder=str(copy[0]))
+    assert "There is no checkpoint" in page and 'id="rate"' not in page
+    changed = record | {"pictures": record["pictures"] | {"folder": str(copy[0] / "gone")}}
+    (copy[0] / "run.json").write_text(json.dumps(changed))
+    page = page_of(copy[0], limit=4)
+    assert "There is no folder" in page and says(page, "promise_kept"), "the promise needs no pictures"
+    changed = record | {"codec": record["codec"] | {"teacher_sha256": "0" * 64}}
+    (copy[0] / "run.json").write_text(json.dumps(changed))
+    assert says(page_of(copy[0]), "note_other_teacher", name="tiny", expected="0" * 12)
+
+
+def test_other_pictures_than_the_runs_are_said(copy: tuple[Path, Path], hostile: Path) -> None:
+    record = json.loads((copy[0] / "run.json").read_text())
+    record["pictures"]["sha256"] = "0" * 64
+    (copy[0] / "run.json").write_text(json.dumps(record))
+    assert says(page_of(copy[0], limit=1), "note_pictures_changed", folder=str(hostile))
+
+
+def test_a_broken_promise_is_found_in_the_tensors(copy: tuple[Path, Path]) -> None:
+    content = torch.load(copy[0] / "best_msssim.pt", weights_only=True)
+    assert content["codec"]["same_latents"] is True
+    content["student_state"]["g_a.0.bias"][0] += 1e-6
+    del content["student_sha256"]
+    torch.save(content, copy[0] / "best_msssim.pt")
+    page = page_of(copy[0])
+    assert says(page, "promise_broken") and not says(page, "promise_kept"), "whatever the file says of itself"
+
+
+def test_runs_that_go_on_say_so(copy: tuple[Path, Path]) -> None:
+    folder = copy[0]
+    lines = (folder / "metrics.csv").read_text().splitlines(keepends=True)
+    (folder / "metrics.csv").write_text("".join(lines[:3]))
+    assert "1 of 2 epochs so far" in page_of(folder)
+    (folder / "metrics.csv").unlink()
+    (folder / "last.pt").unlink()
+    page = page_of(folder)
+    assert "the first of 2 epochs is not finished" in page and says(page, "no_rows") and says(page, "no_verdict")
+    (folder / "best_msssim.pt").unlink()
+    page = page_of(folder, limit=1)
+    assert says(page, "note_no_checkpoint", folder=str(folder))
+
+
+def test_exact_students_lose_nothing(hostile: Path, tmp_path: Path) -> None:
+    options = ["--coco_dir", str(hostile), "--teacher", "tiny", "--batch_size", "4", "--num_workers", "0"]
+    options += [
+        "--accelerator",
+        "cpu",
+        "--replacement",
+        "subpixel",
+        "--recon_count",
+        "1",
+        "--save_dir",
+        str(tmp_path / "run"),
+    ]
+    assert run("distill", options) == 0
+    page = page_of(tmp_path / "run", limit=1)
+    assert says(page, "headline_equals", decibels="0.00") and says(page, "worst_none")
+    assert "nothing to train" in page and read_run(tmp_path / "run").complete
+
+
+def test_large_pictures_are_measured_in_their_centre_and_shown_where_they_lose(
+    runs: tuple[Path, Path], hostile: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("codecswap.report.bench.LARGEST", 208)
+    monkeypatch.setattr("codecswap.report.bench.REGION", 64)
+    verdict = Bench(3).verdict(read_run(runs[1]))
+    assert verdict is not None and verdict.cropped == 3 and len(verdict.worst) == 3
+    worst = verdict.worst
+    assert [entry.lost for entry in worst] == sorted((entry.lost for entry in worst), reverse=True)
+    for entry in worst:
+        assert entry.size == (208, 208) and entry.pixels["student"].shape == (3, 64, 64)
+        assert entry.lost == pytest.approx(entry.teacher_psnr - entry.psnr)
+        mine, theirs = (
+            (entry.pixels[role] - entry.pixels["original"]).square().mean().item() for role in ("student", "teacher")
+        )
+        whole_mine, whole_theirs = 10 ** (-entry.psnr / 10), 10 ** (-entry.teacher_psnr / 10)
+        assert mine - theirs >= whole_mine - whole_theirs, "the region loses more than the picture on average"
+
+
+def test_bad_options_are_one_sentence(runs: tuple[Path, Path], tmp_path: Path, capsys) -> None:
+    for output, said in ((tmp_path, "is a folder"), (tmp_path / "no" / "r.html", "There is no folder")):
+        assert run("report", [str(runs[0]), "-o", str(output)]) == 2
+        assert said in capsys.readouterr().err
+    assert run("report", [str(runs[0]), "-o", str(tmp_path / "r.html"), "--pictures", "-1"]) == 2
+    assert "--pictures is at least 0" in capsys.readouterr().err and not list(tmp_path.iterdir())
+
+
+def test_watching_follows_a_run_to_its_end(copy: tuple[Path, Path], tmp_path: Path, monkeypatch, capsys) -> None:
+    output, folder = tmp_path / "report.html", copy[0]
+    lines = (folder / "metrics.csv").read_text().splitlines(keepends=True)
+    (folder / "metrics.csv").write_text("".join(lines[:2]))
+    seen = []
+
+    def meanwhile(seconds: float) -> None:
+        page = output.read_text("utf-8")
+        seen.append((page.count("<tr>"), "data-refresh" in page))
+        if len(seen) in (2, 3):
+            (folder / "metrics.csv").write_text("".join(lines[: len(seen) + 1]))
+        assert len(seen) < 9, "it must end by itself"
+
+    monkeypatch.setattr(command.time, "sleep", meanwhile)
+    assert run("report", [str(folder), "-o", str(output), "--watch", "--pictures", "0"]) == 0
+    assert [refreshes for _, refreshes in seen] == [True] * 4, "written at the beginning and after each change"
+    assert [rows for rows, _ in seen[1:]] == [seen[0][0], seen[0][0] + 1, seen[0][0] + 2]
+    assert "data-refresh" not in output.read_text("utf-8"), "a finished page waits for nothing"
+    assert capsys.readouterr().out.count("Written") == 4
+    assert not list(tmp_path.glob(".*")), "nothing half-written"
+
+
+def test_ctrl_c_ends_watching_with_a_whole_page(copy: tuple[Path, Path], tmp_path: Path, monkeypatch) -> None:
+    (copy[0] / "last.pt").unlink()
+
+    def stop(seconds: float) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(command.time, "sleep", stop)
+    output = tmp_path / "report.html"
+    assert run("report", [str(copy[0]), "-o", str(output), "--watch", "--pictures", "0"]) == 0
+    page = output.read_text("utf-8")
+    assert "data-refresh" not in page and page.rstrip().endswith("</html>")
+
+
+def test_a_watched_report_measures_only_what_is_new(
+    copy: tuple[Path, Path], monkeypatch, tmp_path: Path, capsys
+) -> None:
+    bench, known = Bench(1), {}
+    for _ in range(2):
+        write_page(read_runs([str(folder) for folder in copy]), bench, known)
+    assert capsys.readouterr().out.count("Measuring") == 1
+    content = torch.load(copy[1] / "ft_best.pt", weights_only=True)
+    torch.save(content | {"note": "another file"}, copy[1] / "ft_best.pt")
+    write_page(read_runs([str(folder) for folder in copy]), bench, known)
+    assert capsys.readouterr().out.count("Measuring") == 1

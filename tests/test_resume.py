@@ -1,0 +1,110 @@
+"""Going on with a run: from the newest whole checkpoint, and only with the same teacher and pictures."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from codecswap.checkpoint import load_student
+from codecswap.cli import run
+from codecswap.codecs import fingerprint
+
+FAST = [
+    *("--batch_size", "2", "--num_workers", "0", "--recon_count", "1", "--accelerator", "cpu", "--warmup_steps", "0"),
+    *("--init", "weights"),
+]
+
+
+def distill(pictures: Path, folder: Path, *options: str, teacher: str = "tiny") -> int:
+    return run(
+        "distill", ["--coco_dir", str(pictures), "--save_dir", str(folder), "--teacher", teacher, *FAST, *options]
+    )
+
+
+@pytest.fixture
+def begun(pictures: Path, tmp_path: Path) -> Path:
+    """The folder of a run of one epoch."""
+    assert distill(pictures, tmp_path / "run", "--epochs", "1") == 0
+    return tmp_path / "run"
+
+
+def test_auto_starts_afresh_and_goes_on(pictures: Path, tmp_path: Path, capsys) -> None:
+    assert distill(pictures, tmp_path, "--epochs", "1", "--resume", "auto") == 0
+    assert "a fresh start" in capsys.readouterr().out
+    assert distill(pictures, tmp_path, "--epochs", "2", "--resume", "auto") == 0
+    assert f"Resuming {tmp_path / 'last.pt'}, after 1 epoch." in capsys.readouterr().out
+    record = json.loads((tmp_path / "run.json").read_text())
+    assert [(start["epoch"], start["resumed"]) for start in record["starts"]] == [
+        (0, None),
+        (1, str(tmp_path / "last.pt")),
+    ]
+
+
+def test_auto_takes_what_is_whole(pictures: Path, begun: Path, capsys) -> None:
+    content = (begun / "last.pt").read_bytes()
+    for damaged in (content[: len(content) // 2], b"", content[:100_000] + bytes(64) + content[100_064:]):
+        (begun / "last.pt").write_bytes(damaged)
+        assert distill(pictures, begun, "--epochs", "1", "--resume", "auto") == 0
+        said = capsys.readouterr()
+        assert "damaged" in said.err and "left out" in said.err
+        assert f"Resuming {begun / 'best_msssim.pt'}" in said.out
+
+
+def test_another_teacher_is_refused_unless_forced(pictures: Path, begun: Path, tmp_path: Path, teacher, capsys) -> None:
+    with torch.no_grad():
+        teacher.g_s[0].bias += 1e-3
+    other = str(tmp_path / "other.safetensors")
+    save_file(dict(teacher.state_dict()), other)
+    assert distill(pictures, begun, "--epochs", "2", "--resume", "auto", teacher=other) == 2
+    expected = load_student(begun / "last.pt").record.teacher_sha256  # type: ignore[union-attr]
+    said = capsys.readouterr().err
+    assert fingerprint(teacher)[:12] in said and str(expected)[:12] in said and "name the right one" in said
+    assert distill(pictures, begun, "--epochs", "2", "--resume", "auto", "--force", teacher=other) == 0
+    assert "--force goes on" in capsys.readouterr().err
+    forced = load_student(begun / "last.pt").content["forced"]
+    assert len(forced) == 1 and "is not the one" in forced[0]
+    assert json.loads((begun / "run.json").read_text())["starts"][1]["forced"] == forced
+    assert distill(pictures, begun, "--epochs", "3", "--resume", "auto", teacher=other) == 0, (
+        "it is the run's teacher now"
+    )
+    assert load_student(begun / "last.pt").content["forced"] == forced, "it is never forgotten"
+
+
+def test_other_pictures_are_refused_unless_forced(pictures: Path, begun: Path, tmp_path: Path, capsys) -> None:
+    moved = tmp_path / "moved"
+    shutil.copytree(pictures, moved)
+    assert distill(moved, begun, "--epochs", "2", "--resume", "auto") == 0, "the same pictures elsewhere are the same"
+    next((moved / "train").iterdir()).unlink()
+    capsys.readouterr()
+    assert distill(moved, begun, "--epochs", "3", "--resume", "auto") == 2
+    said = capsys.readouterr().err
+    assert "7 for training and 2 held out" in said and "8 for training and 2 held out" in said and "--force" in said
+    assert load_student(begun / "last.pt").progress == (2, 0), "nothing was touched"
+    assert distill(moved, begun, "--epochs", "3", "--resume", "auto", "--force") == 0
+    assert "are not those" in load_student(begun / "last.pt").content["forced"][0]
+
+
+def test_what_orders_an_epoch_cannot_change_within_it(pictures: Path, begun: Path, capsys, monkeypatch) -> None:
+    from codecswap import saving
+
+    def stop(self: saving.Checkpoints, trainer: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(SystemExit):
+        patch.setattr(saving.Checkpoints, "stop_if_asked", stop)
+        distill(pictures, begun, "--epochs", "2", "--resume", "auto", "--save_every_steps", "1")
+    assert load_student(begun / "last.pt").progress == (1, 1)
+    for option in ("--batch_size", "--seed"):
+        assert distill(pictures, begun, "--epochs", "2", "--resume", "auto", option, "4") == 2
+        assert "middle of an epoch" in capsys.readouterr().err
+
+
+def test_weights_that_are_not_those_saved_are_refused(pictures: Path, begun: Path, capsys) -> None:
+    content = torch.load(begun / "last.pt", weights_only=True)
+    content["student_state"]["g_s.0.1.bias"][0] += 1e-6
+    torch.save(content, begun / "last.pt")
+    assert run("eval", ["--coco_dir", str(pictures), "--checkpoint", str(begun / "last.pt")]) == 2
+    assert "not those that were saved" in capsys.readouterr().err

@@ -1,0 +1,233 @@
+"""No release of a dependency that is known to be bad can be resolved; CI installs locked ones; the audit tells the truth."""
+
+import importlib.util
+import json
+import re
+import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib.metadata import PackageNotFoundError, requires
+from pathlib import Path
+from threading import Thread
+from types import ModuleType
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+LOCK = (ROOT / "requirements.lock").read_text(encoding="utf-8")
+
+# The newest release known to be bad, and why. It and all that came before count as bad, so a lower bound above it, or a
+# pinned release above it, is safe from everything known. Beside the packages that we name stand those that come with
+# them. Raise a row when an advisory comes out; `make check` finds them where a database can be reached.
+LAST_BAD = {
+    "aiohttp": ("3.14.2", "CVE-2026-69244"),
+    "certifi": ("2024.6.2", "CVE-2024-39689"),
+    "click": ("8.3.1", "PYSEC-2026-2132"),
+    "filelock": ("4.1.0", "CGA-2635-jj59-6wp4; CVE-2025-68146"),
+    "fonttools": ("4.60.1", "CVE-2025-66034"),
+    "h11": ("0.15.0", "CVE-2025-43859"),
+    "idna": ("3.14", "fixed in 3.15; CVE-2024-3651"),
+    "ipython": ("8.9.0", "CVE-2023-24816"),
+    "jinja2": ("3.1.5", "CVE-2025-27516"),
+    "jupyter-core": ("5.7.2", "CVE-2025-30167"),
+    "lightning": ("2.6.5", "CVE-2026-58659; compromised 2.6.2 and 2.6.3: CVE-2026-44484, GHSA-w37p-236h-pfx3"),
+    "msgpack": ("1.1.2", "GHSA-6v7p-g79w-8964"),
+    "numpy": ("1.19.0", "CVE-2021-41495"),
+    "onnx": ("1.21.0", "CVE-2026-44512; CVE-2026-27489, CVE-2026-28500, CVE-2026-34445 to 34447, CVE-2026-49114"),
+    "pillow": ("12.3.0", "CGA-mcjc-78jm-chh3; CVE-2026-55798, CVE-2026-59197 to 59200, CVE-2026-40192"),
+    "pip": ("26.1.2", "PYSEC-2026-3721; CVE-2026-8643, CVE-2026-3219, CVE-2026-1703, CVE-2025-8869"),
+    "playwright": ("1.55.0", "CVE-2025-59288"),
+    "protobuf": ("6.33.4", "CVE-2026-0994"),
+    "pygments": ("2.19.2", "CVE-2026-4539"),
+    "pytest": ("9.0.2", "CVE-2025-71176"),
+    "pytorch-lightning": ("2.6.5", "PYSEC-2026-3967; compromised 2.6.2 and 2.6.3: CVE-2026-44484"),
+    "pyyaml": ("5.3.1", "CVE-2020-14343"),
+    "requests": ("2.32.5", "fixed in 2.33.0; CVE-2024-47081"),
+    "scipy": ("1.9.3", "CVE-2023-25399"),
+    "setuptools": ("82.0.1", "CVE-2026-59890; CVE-2025-47273, CVE-2024-6345"),
+    "torch": ("2.12.1", "CVE-2025-3000; CVE-2026-24747, CVE-2026-4538, CVE-2025-32434"),
+    "tornado": ("6.5.6", "CVE-2026-49853 to 49855"),
+    "tqdm": ("4.66.2", "CVE-2024-34062"),
+    "urllib3": ("2.6.3", "fixed in 2.7.0; CVE-2026-21441"),
+    "uv": ("0.9.5", "CVE-2025-13327"),
+    "wandb": ("0.28.2", "CVE-2026-91771"),
+    "wheel": ("0.46.1", "CVE-2026-24049"),
+}
+
+
+def declared() -> dict[str, Requirement]:
+    """Every dependency that pyproject.toml names, for use, for extras and for building."""
+    project = PROJECT["project"]
+    named = [*PROJECT["build-system"]["requires"], *project["dependencies"]]
+    named += [line for extra in project["optional-dependencies"].values() for line in extra]
+    found = {canonicalize_name(line.name): line for line in map(Requirement, named)}
+    found.pop(project["name"])  # an extra that includes another
+    return found
+
+
+def locked() -> dict[str, set[Version]]:
+    """The releases of requirements.lock; more than one where platforms or Pythons need different ones."""
+    releases: dict[str, set[Version]] = {}
+    for name, version in re.findall(r"^([\w.-]+)==([^\s;]+)", LOCK, re.MULTILINE):
+        releases.setdefault(canonicalize_name(name), set()).add(Version(version))
+    return releases
+
+
+def lowest(requirement: Requirement) -> Version | None:
+    """The oldest release that a requirement lets in, or None where there is no lower bound."""
+    bounds = [Version(part.version) for part in requirement.specifier if part.operator in (">=", "==", "~=", ">")]
+    return max(bounds, default=None)
+
+
+@pytest.mark.parametrize("name", sorted(declared()))
+def test_ranges_begin_above_every_bad_release(name: str) -> None:
+    requirement = declared()[name]
+    least = lowest(requirement)
+    assert least, f"{name} has no lower bound: any old release of it can be resolved"
+    if name in LAST_BAD:
+        bad, why = LAST_BAD[name]
+        assert least > Version(bad), f"{requirement} lets {name} {bad} in: {why}"
+
+
+@pytest.mark.parametrize("release", ["2.6.2", "2.6.3"])
+@pytest.mark.parametrize("name", ["lightning", "pytorch-lightning"])
+def test_compromised_lightning_is_out(name: str, release: str) -> None:
+    assert not declared()[name].specifier.contains(release, prereleases=True)
+    assert Version(release) not in locked()[name]
+
+
+def test_the_lock_has_nothing_bad() -> None:
+    bad = {
+        f"{name} {release}: {LAST_BAD[name][1]}"
+        for name, releases in locked().items()
+        for release in releases
+        if name in LAST_BAD and release <= Version(LAST_BAD[name][0])
+    }
+    assert not bad
+
+
+def test_the_lock_is_what_pyproject_asks_for() -> None:
+    releases = locked()
+    for name, requirement in declared().items():
+        assert name in releases, f"{name} is not locked: run `make lock`"
+        for release in releases[name]:
+            assert requirement.specifier.contains(release, prereleases=True), (
+                f"{requirement}, but {release}: `make lock`"
+            )
+
+
+def test_the_lock_covers_what_dependencies_need() -> None:
+    """From each declared dependency through what the installed packages ask for here."""
+    releases, wanted = locked(), [(name, frozenset(line.extras)) for name, line in declared().items()]
+    seen = set()
+    while wanted:
+        name, extras = step = wanted.pop()
+        if step in seen:
+            continue
+        seen.add(step)
+        assert name in releases, f"{name} is needed and not locked: run `make lock`"
+        try:
+            lines = [Requirement(line) for line in requires(name) or []]
+        except PackageNotFoundError:  # an extra that this environment does without
+            continue
+        for line in lines:
+            if any(not line.marker or line.marker.evaluate({"extra": extra}) for extra in extras | {""}):
+                wanted.append((canonicalize_name(line.name), frozenset(line.extras)))
+    assert len(seen) > len(declared())
+
+
+def test_every_locked_release_has_hashes() -> None:
+    entries = re.split(r"\n(?=\S)", LOCK.split("\n", 2)[2].strip())
+    assert len(entries) >= len(locked())
+    for entry in entries:
+        assert re.match(r"[\w.-]+==\S+( ; [^\n]+)? \\\n", entry), f"not one pinned release: {entry[:80]}"
+        assert re.search(r"--hash=sha256:[0-9a-f]{64}", entry), f"no hash: {entry[:80]}"
+
+
+def test_ci_installs_the_lock() -> None:
+    recipe = (ROOT / "Makefile").read_text(encoding="utf-8").split("\n.venv/installed:")[1].split("\n\n")[0]
+    assert "--require-hashes --requirement requirements.lock" in recipe and "--no-deps" in recipe
+    assert "pip install" not in (ROOT / ".ci" / "run").read_text(encoding="utf-8"), "CI installs through make"
+
+
+# ---- the audit in `make check`
+
+
+@pytest.fixture
+def audit() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("audit", ROOT / "scripts" / "audit.py")
+    assert spec and spec.loader
+    program = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(program)
+    return program
+
+
+@contextmanager
+def database(monkeypatch: pytest.MonkeyPatch, known: set[str], status: int = 200) -> Iterator[list[str]]:
+    """A vulnerability database on this machine that knows the releases ``known``; yields what it was asked."""
+    asked: list[str] = []
+
+    class Answer(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            query = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            asked.append(release := f"{query['package']['name']}=={query['version']}")
+            found = {"vulns": [{"id": "PYSEC-0000-1", "aliases": ["CVE-0000-1"], "affected": []}]}
+            self.send_response(status)
+            self.end_headers()
+            self.wfile.write(json.dumps(found if release in known else {}).encode())
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Answer)
+    Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setenv("PIP_AUDIT_OSV_URL", f"http://127.0.0.1:{server.server_port}/v1/query")
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    try:
+        yield asked
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.fixture
+def lock(tmp_path: Path) -> Path:
+    path = tmp_path / "some.lock"
+    path.write_text(
+        "torch==2.14.1 \\\n    --hash=sha256:" + "0" * 64 + "\npillow==13.0.0 \\\n    --hash=sha256:" + "1" * 64
+    )
+    return path
+
+
+def test_a_finding_fails_the_check(audit: ModuleType, lock: Path, monkeypatch, capsys) -> None:
+    with database(monkeypatch, {audit.KNOWN_BAD, "pillow==13.0.0"}) as asked:
+        assert audit.main(lock, ("osv",)) == 1
+    assert set(asked) == {audit.KNOWN_BAD, "torch==2.14.1", "pillow==13.0.0"}
+    printed = capsys.readouterr().out
+    assert "pillow 13.0.0: PYSEC-0000-1 (CVE-0000-1)" in printed and "2 releases of some.lock, 1 with known" in printed
+
+
+def test_no_finding_passes(audit: ModuleType, lock: Path, monkeypatch, capsys) -> None:
+    with database(monkeypatch, {audit.KNOWN_BAD}):
+        assert audit.main(lock, ("osv",)) == 0
+    assert "2 releases of some.lock, 0 with known" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("status", [200, 503])
+def test_a_database_that_knows_nothing_or_fails_is_no_answer(audit, lock, status, monkeypatch, capsys) -> None:
+    with database(monkeypatch, set(), status) as asked:
+        assert audit.main(lock, ("osv",)) == 0
+    assert set(asked) == {audit.KNOWN_BAD}, "the lock is asked about only where an answer means something"
+    assert capsys.readouterr().out.startswith("Note: no vulnerability database")
+
+
+def test_out_of_reach_is_one_note(audit: ModuleType, lock: Path, monkeypatch, capsys) -> None:
+    with database(monkeypatch, set()):
+        pass  # its port is closed now
+    assert audit.main(lock, ("osv",)) == 0
+    assert capsys.readouterr().out.count("\n") == 1
