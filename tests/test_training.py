@@ -203,6 +203,8 @@ def test_two_processes_give_the_loss_curve_of_one(pictures: Path, tmp_path: Path
             "--lr",
             "3e-4",
             "--train_igdn",
+            "--save_every_steps",
+            "1",
         ]
         done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
         assert done.returncode == 0, done.stderr

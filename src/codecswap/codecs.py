@@ -167,10 +167,8 @@ def _code(path: Path, error: pickle.UnpicklingError) -> str | None:
     if found := re.search(r"GLOBAL ([\w.]+)", str(error)):
         return found[1]
     strings: list[str] = []
-    with (
-        contextlib.suppress(Exception),
-        open(path, "rb") as file,
-    ):  # of a newer protocol, which PyTorch reads no further
+    with contextlib.suppress(Exception), open(path, "rb") as file:
+        # a newer protocol, which PyTorch reads no further
         for operation, argument, _ in pickletools.genops(file):
             if operation.name == "STACK_GLOBAL":
                 return ascii(".".join(strings[-2:]))[1:80].strip("'")
@@ -191,7 +189,7 @@ def _check_zip(path: Path) -> None:
             raise UserError(f"{path} is compressed, as no checkpoint is: it is not unpacked; name another.")
         if altered := archive.testzip():
             raise UserError(
-                f"{path} is damaged (the checksum of {altered} does not match): copy it again or name another."
+                f"{path} is damaged (the checksum of {ascii(altered[:80])[1:-1]} does not match): copy it again or name another."
             )
 
 

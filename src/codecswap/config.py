@@ -68,12 +68,12 @@ class TrainingOptions(TeacherOptions, PictureOptions):
     """Also log to this project of Weights & Biases."""
     recon_every: int = 5
     """Save the student's reconstructions every so many epochs (0: never)."""
+    recon_count: int = 16
+    """How many validation pictures to reconstruct, the same ones throughout."""
     save_every_minutes: float = 5.0
     """Rewrite the last checkpoint within an epoch every so many minutes (0: only at its end)."""
     save_every_steps: int = 0
     """Rewrite it every so many steps, too (0: never)."""
-    recon_count: int = 16
-    """How many validation pictures to reconstruct, the same ones throughout."""
     seed: int = 0
     """Seed of every random choice."""
     deterministic: bool = False
