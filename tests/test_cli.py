@@ -63,7 +63,7 @@ def test_the_saved_configuration_is_a_configuration_file(tmp_path: Path) -> None
     from codecswap.training import FINETUNE
 
     options, _ = parse("finetune", ["--epochs", "2", "--save_dir", str(tmp_path), "--freeze_igdn"])
-    make_folder(FINETUNE, options)
+    make_folder(FINETUNE, options, None)
     assert parse("finetune", ["--config", str(tmp_path / "config.yaml")])[0] == options
 
 

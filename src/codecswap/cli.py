@@ -122,10 +122,12 @@ def parse(name: str, arguments: Sequence[str]) -> tuple[Any, set[str]]:
         values = {key: value for key, value in vars(parser.parse_args(normal)).items() if key != "config"}
     except (jsonargparse.ArgumentError, ValueError, OverflowError) as error:  # (the latter: numbers too long)
         sentence = " ".join(str(getattr(error, "message", error) or error).split())
-        sentence = sentence if len(sentence) < MOST_WORDS else f"{sentence[:MOST_WORDS]} ..."
+        sentence = sentence if len(sentence) < MOST_WORDS else f"{sentence[:MOST_WORDS]} [...]"
         raise UserError(f"{sentence.rstrip('.')}. See `codecswap {name} --help`.") from None
     for field in fields(command.options):
-        if values[field.name] is None and type(None) not in get_args(field.type):  # the parser lets null pass for anything
+        if values[field.name] is None and type(None) not in get_args(
+            field.type
+        ):  # the parser lets null pass for anything
             raise UserError(f"--{field.name} is given without a value (null): give it one, or leave it out.")
     return command.options(**values), typed
 

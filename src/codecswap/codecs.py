@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import io
 import pickle
 import pickletools
 import re
@@ -164,17 +165,33 @@ def with_tables(codec: FactorizedPrior, path: str | Path) -> FactorizedPrior:
 
 def _code(path: Path, error: pickle.UnpicklingError) -> str | None:
     """What a refused pickle wanted to call, by its full name; None where it is only damaged."""
-    if found := re.search(r"GLOBAL ([\w.]+)", str(error)):
+    found = re.search(r"GLOBAL ([\w.]+)", str(error))  # PyTorch names what it refuses, builtins without their module
+    if found and "." in found[1]:
         return found[1]
-    strings: list[str] = []
-    with contextlib.suppress(Exception), open(path, "rb") as file:
-        # a newer protocol, which PyTorch reads no further
-        for operation, argument, _ in pickletools.genops(file):
-            if operation.name == "STACK_GLOBAL":
-                return ascii(".".join(strings[-2:]))[1:80].strip("'")
-            if isinstance(argument, str):
-                strings.append(argument)
-    return None
+    names = list(_globals(path))
+    ending = f".{found[1]}" if found else ""
+    wanted = [name for name in names if name.endswith(ending) and not name.startswith(("torch.", "collections."))]
+    return ascii(wanted[0][:80])[1:-1] if wanted else found and found[1]
+
+
+def _globals(path: Path) -> Iterator[str]:
+    """Names of all functions and classes in a file's pickles, in their order; nothing is loaded."""
+    with contextlib.suppress(Exception):  # at the end of the pickles, or where they are damaged
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                streams = [archive.read(name) for name in archive.namelist() if name.endswith(".pkl")]
+        else:
+            streams = [path.read_bytes()]
+        for stream in map(io.BytesIO, streams):
+            strings: list[str] = []
+            while stream.tell() < len(stream.getbuffer()):
+                for operation, argument, _ in pickletools.genops(stream):
+                    if operation.name in ("GLOBAL", "INST"):
+                        yield str(argument).replace(" ", ".")
+                    elif operation.name == "STACK_GLOBAL":
+                        yield ".".join(strings[-2:])
+                    elif isinstance(argument, str):
+                        strings.append(argument)
 
 
 def _check_zip(path: Path) -> None:

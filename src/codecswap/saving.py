@@ -128,7 +128,8 @@ class Checkpoints(L.Callback):
             self.best = value
             self.save(trainer, self.stage.best)
         if epoch >= 0:
-            if not self._any(trainer, self.probe is not None and not trainer.lightning_module.decodes(self.probe)):
+            module: Any = trainer.lightning_module
+            if not self._any(trainer, self.probe is not None and not module.decodes(self.probe)):
                 self.save(trainer, self.stage.last)
             self.stop_if_asked(trainer)
 

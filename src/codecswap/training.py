@@ -291,7 +291,7 @@ def _run(stage: Stage, options: Any, typed: set[str]) -> int:
         pair.teacher.g_s.compile()
         pair.student.g_s.compile()
     module = Training(pair, options, distil=stage is DISTILL, steps_per_epoch=steps)
-    facts = {"pictures": data, "forced": origin.forced + forced}
+    facts: dict[str, Any] = {"pictures": data, "forced": origin.forced + forced}
     checkpoints = Checkpoints(folder, stage, record, options, facts)
     # pictures first: a run that is killed before its checkpoint draws them again
     callbacks = [Reconstructions(folder, stage.recon, options, *shown), EpochLog(folder), checkpoints]

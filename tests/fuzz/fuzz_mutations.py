@@ -301,7 +301,15 @@ def _resaved(rng: random.Random, data: bytes) -> bytes:
         old = holder[place[-1]]
         holder[place[-1]] = rng.choice(VALUES)
         if isinstance(old, torch.Tensor):
-            shapes = [(100_000, 100_000), (30_000, 3, 5, 5), (8, 12, 1001, 1001), (0,), (), (1, 1, 1, 1 << 20), (12, 1 << 22)]
+            shapes = [
+                (100_000, 100_000),
+                (30_000, 3, 5, 5),
+                (8, 12, 1001, 1001),
+                (0,),
+                (),
+                (1, 1, 1, 1 << 20),
+                (12, 1 << 22),
+            ]
             number = rng.choice((0.0, math.nan, math.inf, 1e38, -1.0, 65536.0))
             made = torch.full((), number).expand(rng.choice([*shapes, tuple(old.shape)]))
             if made.numel() < 1 << 23 and rng.random() < 0.5:

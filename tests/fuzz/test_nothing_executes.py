@@ -2,6 +2,7 @@
 
 import ast
 import pickle
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +19,16 @@ from codecswap.codecs import load_codec
 from codecswap.errors import UserError
 
 PACKAGE = Path(codecswap.__file__).parent
-FORBIDDEN = {"eval", "exec", "os.system", "os.popen", "pickle.load", "pickle.loads", "pickle.Unpickler", "marshal.loads"}
+FORBIDDEN = {
+    "eval",
+    "exec",
+    "os.system",
+    "os.popen",
+    "pickle.load",
+    "pickle.loads",
+    "pickle.Unpickler",
+    "marshal.loads",
+}
 FORBIDDEN |= {"yaml.load", "yaml.load_all", "yaml.full_load", "yaml.unsafe_load", "shelve.open", "torch.hub.load"}
 FORBIDDEN |= {"torch.hub.load_state_dict_from_url", "load_state_dict_from_url", "torch.jit.load", "joblib.load"}
 FORBIDDEN |= {"torch.serialization.add_safe_globals", "shutil.unpack_archive", "tarfile.open"}
@@ -46,14 +56,21 @@ def complaints(source: str) -> list[str]:
             found.append("a resumed checkpoint of more than weights")
         if named.get("allow_pickle") not in (None, False):
             found.append(f"{name} with pickles")
-        if name == "Image.open" and "formats" not in named and "BytesIO" not in source:
+        if name == "Image.open" and "formats" not in named:
             found.append("Image.open of any format")
     return found
 
 
+OWN_BYTES = {"demo.py", "evaluation/anchors.py"}
+"""These open the package's own photographs, and what they have just encoded."""
+
+
 @pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_the_package_never_runs_what_it_reads(path: Path) -> None:
-    assert complaints(path.read_text("utf-8")) == []
+    found = complaints(path.read_text("utf-8"))
+    if str(path.relative_to(PACKAGE)) in OWN_BYTES:
+        found = [line for line in found if line != "Image.open of any format"]
+    assert found == []
 
 
 @pytest.mark.parametrize(
@@ -117,12 +134,14 @@ def test_code_in_a_checkpoint_is_refused_and_named(
         with pytest.raises(UserError) as caught:
             load(str(path))
         assert "\n" not in str(caught.value)
-        assert "holds code (builtins.exec), which is never run" in str(caught.value)
+        assert re.search(r"holds code \((builtins|__builtin__)\.exec\), which is never run", str(caught.value))
     assert not audit and {entry.name for entry in tmp_path.iterdir()} == {"x.pt"}
 
 
 @pytest.mark.parametrize("code", CODE)
-def test_bare_pickles_do_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, audit: list[str], code: bytes) -> None:
+def test_bare_pickles_do_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, audit: list[str], code: bytes
+) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "x.pth").write_bytes(code)
     with pytest.raises(UserError):

@@ -12,12 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 from torchvision.transforms import v2
 
-from codecswap.data.pictures import ENDINGS, UNREADABLE, load_picture, scan
+from codecswap.data.pictures import ENDINGS, UNREADABLE, load_picture, picture_size, scan
 from codecswap.data.split import choose
 from codecswap.errors import UserError
 
@@ -118,8 +117,7 @@ def _is_crop(folder: Path) -> bool:
     """Whether the first picture that opens has the size of a prepared crop."""
     for path in scan(folder):
         try:
-            with Image.open(path) as picture:
-                return picture.size == (CROP, CROP)
+            return picture_size(path) == (CROP, CROP)
         except UNREADABLE:
             continue
     return False

@@ -1,6 +1,8 @@
 """Finding and reading pictures, without PyTorch."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from PIL import Image, ImageOps
@@ -42,18 +44,35 @@ def load_picture(path: str | Path, *, at_least: int | None = None) -> Image.Imag
         OSError, ValueError, SyntaxError, EOFError, PIL.Image.DecompressionBombError: it cannot be read
             (`UNREADABLE`).
     """
+    with _opened(path) as file:
+        picture: Image.Image = file
+        whole = file.size
+        if at_least is not None:
+            file.draft(None, (at_least, at_least))
+        _refuse_bomb(Path(path), whole if "progressive" in file.info else file.size, "progressive" in file.info)
+        picture.load()
+        ImageOps.exif_transpose(picture, in_place=True)
+        if picture.mode.startswith(("I;16", "I")):
+            picture = picture.convert("I").point([i / 257 for i in range(65536)], "L")
+        return picture if picture.mode == "RGB" else picture.convert("RGB")
+
+
+def picture_size(path: str | Path) -> tuple[int, int]:
+    """Width and height that a picture's header tells; its pixels are not read.
+
+    Raises:
+        As `load_picture`.
+    """
+    with _opened(path) as file:
+        return file.size
+
+
+@contextmanager
+def _opened(path: str | Path) -> Iterator[Image.Image]:
+    """A picture's file; whatever is raised over it is one of `UNREADABLE`."""
     try:
         with Image.open(path, formats=FORMATS) as file:
-            picture: Image.Image = file
-            whole = file.size
-            if at_least is not None:
-                file.draft(None, (at_least, at_least))
-            _refuse_bomb(Path(path), whole if "progressive" in file.info else file.size, "progressive" in file.info)
-            picture.load()
-            ImageOps.exif_transpose(picture, in_place=True)
-            if picture.mode.startswith(("I;16", "I")):
-                picture = picture.convert("I").point([i / 257 for i in range(65536)], "L")
-            return picture if picture.mode == "RGB" else picture.convert("RGB")
+            yield file
     except UNREADABLE:
         raise
     except Exception as error:  # Pillow's readers meet damaged bytes with whatever exception they run into
@@ -66,7 +85,9 @@ def _refuse_bomb(path: Path, size: tuple[int, int], progressive: bool) -> None:
     A progressive JPEG's coefficients are held whole beside its pixels, whatever scale it is decoded at.
     """
     pixels = size[0] * size[1]
-    most = min(MOST_PIXELS * 2 // 3 if progressive else MOST_PIXELS, max(SURE_PIXELS, PIXELS_PER_BYTE * path.stat().st_size))
+    most = min(
+        MOST_PIXELS * 2 // 3 if progressive else MOST_PIXELS, max(SURE_PIXELS, PIXELS_PER_BYTE * path.stat().st_size)
+    )
     if pixels > most:
         raise ValueError(f"{size[0]}x{size[1]} pixels are more than {most:,}, the most for such a file")
     if progressive and pixels * path.read_bytes().count(b"\xff\xda") > MOST_SCANNED:

@@ -100,7 +100,9 @@ def read_folder(folder: Path) -> tuple[Manifest, EntropyTables]:
         raise UserError(f"{tables_path} is not the one that {path} was written with: export the codec again.")
     planes = manifest.planes
     if planes and (wanted := Planes.of(tables, planes.constant)) != planes:
-        raise UserError(f"{path} has other planes than its tables ask for ({len(wanted.channels)}): export the codec again.")
+        raise UserError(
+            f"{path} has other planes than its tables ask for ({len(wanted.channels)}): export the codec again."
+        )
     return manifest, tables
 
 

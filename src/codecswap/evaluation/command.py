@@ -105,7 +105,9 @@ class Pictures:
         self.paths: list[Path]
         self.read: Callable[[Path], Tensor]
         if not options.images and not options.coco_dir:
-            raise UserError("No pictures given: name a folder with --images (taken whole) or --coco_dir (centre crops).")
+            raise UserError(
+                "No pictures given: name a folder with --images (taken whole) or --coco_dir (centre crops)."
+            )
         if options.images:
             self.folder, self.read = options.images, whole_picture
             self.paths = list_pictures(options.images, "--images")

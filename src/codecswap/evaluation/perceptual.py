@@ -41,7 +41,7 @@ def load_lpips(device: torch.device) -> Lpips | None:
     def lpips(x: Tensor, y: Tensor) -> float | None:
         if min(x.shape[-2:]) < SMALLEST_SIDE:
             return None
-        return metric.net(x, y, normalize=True).item()  # the metric itself would keep every score
+        return metric.net(x.to(device), y.to(device), normalize=True).item()  # the metric itself would keep every score
 
     return lpips
 
