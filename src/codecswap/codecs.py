@@ -205,8 +205,9 @@ def _check_zip(path: Path) -> None:
         if sum(member.file_size for member in archive.infolist()) > path.stat().st_size:
             raise UserError(f"{path} is compressed, as no checkpoint is: it is not unpacked; name another.")
         if altered := archive.testzip():
+            member = ascii(altered[:80])[1:-1]
             raise UserError(
-                f"{path} is damaged (the checksum of {ascii(altered[:80])[1:-1]} does not match): copy it again or name another."
+                f"{path} is damaged (the checksum of {member} does not match): copy it again or name another."
             )
 
 

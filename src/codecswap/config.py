@@ -160,8 +160,8 @@ class ReportOptions:
     """Folders of runs of one student, e.g. checkpoints checkpoints_ft; words without a name are these."""
     output: Path = Path("report.html")
     """The file to write; it needs no network and stays under 20 MB."""
-    pictures: int = 64
-    """How many held-out pictures the verdict is measured on; 0: none, which takes the training's own figures."""
+    pictures: int = 32
+    """Measure the verdict on at most so many held-out pictures, spread over all. 0: none, take the training's figures."""
     watch: bool = False
     """Write the file again whenever the run's files change, until the run is complete or Ctrl-C."""
 

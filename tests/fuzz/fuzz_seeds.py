@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import struct
 import zipfile
 from dataclasses import asdict
@@ -106,9 +107,18 @@ def _teachers(codec: FactorizedPrior) -> dict[str, bytes]:
     return {
         "plain": _saved(state),
         "compressai": _saved({"epoch": 1, "state_dict": state, "optimizer": {"lr": 1e-4}}),
-        "legacy": _saved(state, _use_new_zipfile_serialization=False),
+        "legacy": _legacy(state),
         "no tables": _saved(without),
     }
+
+
+def _legacy(state: dict[str, torch.Tensor]) -> bytes:
+    """PyTorch's format before zips; its names of storages are addresses, so there is only one, and it is renamed."""
+    flat = torch.cat([value.flatten().float() for value in state.values()])
+    parts = flat.split([value.numel() for value in state.values()])
+    views = {name: part.view(value.shape) for (name, value), part in zip(state.items(), parts, strict=True)}
+    data = _saved(views, _use_new_zipfile_serialization=False)
+    return re.sub(rb"X....(\d{9,16})(?=[q.ae])", b"X\x08\0\0\00012345678", data, flags=re.DOTALL)
 
 
 def _yamls() -> dict[str, bytes]:
@@ -193,7 +203,8 @@ def _zips() -> dict[str, bytes]:
         buffer = io.BytesIO()
         with zipfile.ZipFile(buffer, "w", method) as archive:
             for index in range(4):
-                archive.writestr(f"train2017/{index:012}.jpg", struct.pack("<I", index) * (50 + index))
-            archive.writestr("train2017/notes.txt", "none")
+                member = zipfile.ZipInfo(f"train2017/{index:012}.jpg")  # (without the time of day)
+                archive.writestr(member, struct.pack("<I", index) * (50 + index), method)
+            archive.writestr(zipfile.ZipInfo("train2017/notes.txt"), "none")
         result[name] = buffer.getvalue()
     return result

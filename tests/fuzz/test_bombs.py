@@ -13,8 +13,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from fuzz_mutations import LAUGHS
 from fuzz_seeds import EXPORTED, PLANES, make_seeds
+from fuzz_texts import LAUGHS
 from PIL import Image
 
 from codecswap import cli
@@ -177,7 +177,7 @@ def tables_json(**changed: object) -> str:
 
 def test_tables_that_overflow_or_swell() -> None:
     assert EntropyTables.from_json(tables_json()).channels == 2
-    swelling = [list(range(65536)) + [65536], *[[0, 5, 65536]] * 10_000]  # 2.6 GB, each row as long as the longest
+    swelling = [list(range(65537)), *[[0, 5, 65536]] * 10_000]  # 2.6 GB, each row as long as the longest
     bad = [
         tables_json(
             cdf=[[0, 5, 65536], [0, 2147483647, -2147483648, -10, 65536]]

@@ -28,12 +28,14 @@ def test_damaged_inputs_are_refused_in_a_sentence_or_read() -> None:
 def test_inputs_depend_on_seed_format_and_number_alone(tmp_path: Path) -> None:
     from fuzz_seeds import make_seeds
 
-    make_seeds(tmp_path)
+    for root in (tmp_path / "a", tmp_path / "b"):
+        make_seeds(root)
     for format in FORMATS:
-        assert damaged(tmp_path, format, 1, 5) == damaged(tmp_path, format, 1, 5)
-        different = {damaged(tmp_path, format, seed, index)[1] for seed in (1, 2) for index in range(10)}
-        assert len(different) > 10
-        assert len(different - set(read_seeds(tmp_path, format).values())) > 10
+        inputs = [[damaged(root, format, 1, index) for index in range(20)] for root in (tmp_path / "a", tmp_path / "b")]
+        assert inputs[0] == inputs[1]
+        others = {damaged(tmp_path / "a", format, 2, index) for index in range(20)}
+        assert len(others | set(inputs[0])) > 20
+        assert len({data for _, data in inputs[0]} - set(read_seeds(tmp_path / "a", format).values())) > 10
 
 
 class Misbehaving:

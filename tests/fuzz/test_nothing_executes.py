@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from fuzz_mutations import CODE
+from fuzz_archives import CODE
 from fuzz_seeds import make_seeds
 
 import codecswap

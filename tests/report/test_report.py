@@ -49,8 +49,11 @@ def test_the_verdict_is_what_evaluation_measures(report: Path, runs: tuple[Path,
     paths = find_pictures(hostile).val
     student = load_student(runs[1] / "ft_best.pt").student
     pictures = [(path.name, whole_picture(path)) for path in paths]
-    theirs, mine = (result.mean() for result in evaluate(load_codec("tiny"), {"student": student}, pictures))
+    results = evaluate(load_codec("tiny"), {"student": student}, pictures)
+    theirs, mine = (result.mean() for result in results)
     lost = theirs["psnr"] - mine["psnr"]
+    changes = [m.scores.psnr - t.scores.psnr for t, m in zip(*(result.coded for result in results), strict=True)]
+    assert says(page, "basis_range", least=f"−{-min(changes):.2f}", most=f"−{-max(changes):.2f}")
     for language in ("en", "ja"):
         assert says(page, "headline_loses", language, decibels=f"{lost:.2f}")
         assert says(page, "headline_same_rate", language, student=f"{mine['bpp']:.3f}", teacher="")

@@ -121,6 +121,8 @@ def judge(run: Run, verdict: Verdict | None, bench: Bench) -> Judgement | None:
     rows.append((text("student_to_teacher"), against))
     count, all_of = str(len(verdict.teacher.coded)), str(verdict.held_out)
     basis = [text("basis_measured", count=count, all=all_of, checkpoint=str(verdict.checkpoint.path))]
+    changes = [s.scores.psnr - t.scores.psnr for t, s in zip(verdict.teacher.coded, verdict.student.coded, strict=True)]
+    basis.append(text("basis_range", least=_signed(min(changes), 2), most=_signed(max(changes), 2)))
     if verdict.cropped:
         basis.append(text("basis_cropped", count=str(verdict.cropped), side=str(LARGEST)))
     defined = int(student["ms_ssim_pictures"])
