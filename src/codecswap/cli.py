@@ -152,8 +152,8 @@ def _check_config(path: Path) -> None:
             if depth > 2 or (depth == 2 and isinstance(event, yaml.MappingStartEvent)):
                 refused = "a value inside a value"
             if refused:
-                line = event.start_mark.line + 1
-                raise UserError(f"{path}, line {line}, has {refused}, which no option takes: write plain values.")
+                line = f", line {event.start_mark.line + 1}," if event.start_mark else ""
+                raise UserError(f"{path}{line} has {refused[:80]}, which no option takes: write plain values.")
     except (yaml.YAMLError, ValueError) as error:
         raise UserError(f"{path} cannot be read as YAML ({' '.join(str(error).split())}): check --config.") from None
 

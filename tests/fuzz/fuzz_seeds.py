@@ -118,7 +118,7 @@ def _legacy(state: dict[str, torch.Tensor]) -> bytes:
     parts = flat.split([value.numel() for value in state.values()])
     views = {name: part.view(value.shape) for (name, value), part in zip(state.items(), parts, strict=True)}
     data = _saved(views, _use_new_zipfile_serialization=False)
-    return re.sub(rb"X....(\d{9,16})(?=[q.ae])", b"X\x08\0\0\00012345678", data, flags=re.DOTALL)
+    return re.sub(rb"X....(\d{9,16})(?=[qr.ae])", b"X\x08\0\0\00012345678", data, flags=re.DOTALL)
 
 
 def _yamls() -> dict[str, bytes]:

@@ -52,6 +52,7 @@ def test_what_is_done_is_told_from_what_was_asked_for(copy: tuple[Path, Path]) -
         ("run.json", '{"format": "codecswap run", "shown": [{"path": "a"}]}', "is damaged (shown)"),
         ("config.yaml", "a: [", "is damaged"),
         ("config.yaml", "just words", "holds no options"),
+        ("config.yaml", "a: &a [1, 1]\nb: [*a, *a]", "holds no options"),
         ("metrics.csv", "epoch,step\n0,many\n", "is damaged"),
         ("metrics.csv", "loss\n1\n", "epoch and step are missing"),
         ("ft_best.pt", "no checkpoint", "ft_best.pt"),

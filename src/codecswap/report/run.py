@@ -187,7 +187,9 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, ValueError) as error:
         raise _damaged(path, error) from error
-    if not isinstance(content, dict):
+    plain = (str, int, float, bool, type(None))
+    values = content.values() if isinstance(content, dict) else [{}]
+    if not all(isinstance(v, plain) or (isinstance(v, list) and all(isinstance(w, plain) for w in v)) for v in values):
         raise UserError(f"{path} holds no options: copy it again, or take it away.")
     return content
 
