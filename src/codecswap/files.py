@@ -13,14 +13,20 @@ from codecswap.errors import UserError
 
 
 @contextmanager
-def whole(path: Path) -> Iterator[Path]:
+def whole(path: Path, *, sync: bool = False) -> Iterator[Path]:
     """Name a file beside ``path`` to write to, and rename it into place at the end: nobody ever sees half a file.
 
     The name is always the same, so what a killed process leaves is overwritten by the next run.
+
+    Args:
+        sync: wait until the disk has it: a machine that loses power does not lose the file of before for an empty one.
     """
     beside = path.with_name(f".{path.name}.part")
     try:
         yield beside
+        if sync:
+            with beside.open("rb+") as file:
+                os.fsync(file.fileno())
         os.replace(beside, path)
     except BaseException:
         beside.unlink(missing_ok=True)

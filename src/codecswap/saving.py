@@ -111,7 +111,7 @@ class Checkpoints(L.Callback):
     def save(self, trainer: L.Trainer, name: str) -> None:
         """Write a checkpoint beside its place and rename it; every process must call this."""
         if trainer.is_global_zero:
-            with whole(self.folder / name) as beside:
+            with whole(self.folder / name, sync=True) as beside:
                 trainer.save_checkpoint(beside)
         else:
             trainer.save_checkpoint(self.folder / name)  # takes part in what is gathered, writes nothing
