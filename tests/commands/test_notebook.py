@@ -54,7 +54,10 @@ def test_whole_notebook(tmp_path, monkeypatch):
     assert epochs(run / "checkpoints") == [-1, 0] and epochs(run / "checkpoints_ft") == [-1, 0]
     for cell in ("curves", "look"):
         assert any("image/png" in output.get("data", {}) for output in outputs[cell])
-    assert any("student" in output.get("text", "") for output in outputs["evaluate"]) and (run / "evaluation" / "summary.json").exists()
+    assert (
+        any("student" in output.get("text", "") for output in outputs["evaluate"])
+        and (run / "evaluation" / "summary.json").exists()
+    )
     assert {path.name for path in (run / "checkpoints" / "recon").iterdir()} == {"pre_e000", "e000"}
     first = (run / "checkpoints" / "metrics.csv").read_text().splitlines()
     execute(tmp_path, distil_epochs=2, last="distil")  # the same cell goes on where it stopped
