@@ -60,7 +60,8 @@ class Anchors:
 def _encode(pixels: Image.Image, name: str, quality: int) -> bytes:
     """The bytes of a picture without metadata."""
     file = io.BytesIO()
-    pixels.save(file, name, quality=quality)
+    threads = {"max_threads": 1} if name == "AVIF" else {}  # more of them give other bytes
+    pixels.save(file, name, quality=quality, **threads)
     return file.getvalue()
 
 
