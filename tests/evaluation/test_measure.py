@@ -9,6 +9,7 @@ import torch
 import codecswap
 from codecswap.codecs import FactorizedPrior
 from codecswap.data.coco import whole_picture
+from codecswap.errors import UserError
 from codecswap.evaluation.measure import CodecResult, Coded, Family, Scores, code, compete, evaluate
 from codecswap.surgery import swap
 
@@ -106,3 +107,10 @@ def test_an_interruption_leaves_all_codecs_the_same_pictures(teacher: Factorized
         compete([first, second], [(name, torch.rand(3, 32, 32)) for name in "abcd"])
     results = [*first.results, *second.results]
     assert [[coded.picture for coded in result.coded] for result in results] == [["a", "b"]] * 3
+
+
+def test_latents_that_no_bitstream_can_hold_are_refused(teacher: FactorizedPrior) -> None:
+    with torch.no_grad():
+        teacher.g_a[6].weight[0] *= 1e30
+    with pytest.raises(UserError, match="no bitstream can hold"):
+        code(teacher, torch.rand(1, 3, 64, 64))

@@ -12,6 +12,8 @@ from torch import Tensor
 
 from codecswap.checkpoint import latents_equal
 from codecswap.codecs import FactorizedPrior
+from codecswap.deploy.tables import LARGEST
+from codecswap.errors import UserError
 from codecswap.metrics import SMALLEST_SIDE, ms_ssim, psnr, to_8_bits
 
 FACTOR = 16
@@ -113,10 +115,17 @@ def compress(codec: FactorizedPrior, x: Tensor) -> tuple[list[bytes], torch.Size
 
     Args:
         x: ``(1, 3, H, W)`` in [0, 1], of any size: padded to multiples of 16 by repeating its edge.
+
+    Raises:
+        UserError: latents are larger than any picture's; CompressAI's coder would never end.
     """
     height, width = x.shape[-2:]
     padded = F.pad(x, (0, -width % FACTOR, 0, -height % FACTOR), mode="replicate")
     y = codec.g_a(padded)
+    if not (y.abs() < LARGEST).all():
+        raise UserError(
+            "The encoder gives latents that no bitstream can hold: its weights are damaged, name another codec."
+        )
     return codec.entropy_bottleneck.compress(y), y.shape[-2:]
 
 
