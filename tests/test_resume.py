@@ -90,11 +90,14 @@ def test_other_pictures_are_refused_unless_forced(pictures: Path, begun: Path, t
 def test_what_orders_an_epoch_cannot_change_within_it(pictures: Path, begun: Path, capsys, monkeypatch) -> None:
     from codecswap import saving
 
-    def stop(self: saving.Checkpoints, trainer: object) -> None:
+    save = saving.Checkpoints.save
+
+    def save_and_stop(self: saving.Checkpoints, trainer: object, name: str) -> None:
+        save(self, trainer, name)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(SystemExit):
-        patch.setattr(saving.Checkpoints, "stop_if_asked", stop)
+        patch.setattr(saving.Checkpoints, "save", save_and_stop)
         distill(pictures, begun, "--epochs", "2", "--resume", "auto", "--save_every_steps", "1")
     assert load_student(begun / "last.pt").progress == (1, 1)
     for option in ("--batch_size", "--seed"):

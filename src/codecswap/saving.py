@@ -131,7 +131,8 @@ class Checkpoints(L.Callback):
             module: Any = trainer.lightning_module
             if not self._any(trainer, self.probe is not None and not module.decodes(self.probe)):
                 self.save(trainer, self.stage.last)
-            self.stop_if_asked(trainer)
+            if self._any(trainer, self.asked is not None):
+                self.stop()
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: Any) -> None:
         """From here on Ctrl-C and SIGTERM let the step finish."""
@@ -172,21 +173,21 @@ class Checkpoints(L.Callback):
         # weights that a step has just ruined show in the next one only: better to look, and to leave the file of before
         if (asked or due) and not self._any(trainer, not pl_module.decodes(self.probe)):
             self.save(trainer, self.stage.last)
-        self.stop_if_asked(trainer)
+        if asked:
+            self.stop()
 
-    def stop_if_asked(self, trainer: L.Trainer) -> None:
-        """End the run where a signal has asked for it.
+    def stop(self) -> None:
+        """End the run, as a signal has asked.
 
         Raises:
             Interrupted: with how to go on.
         """
-        if self._any(trainer, self.asked is not None):
-            signum = self.asked or signal.SIGTERM
-            raise Interrupted(
-                f"stopped by {signal.Signals(signum).name}. The newest checkpoint is {self.saved}: the same command with "
-                f"--{self.stage.resume} auto goes on from there.",
-                signum,
-            )
+        signum = self.asked or signal.SIGTERM  # it may have reached another process only
+        raise Interrupted(
+            f"stopped by {signal.Signals(signum).name}. The newest checkpoint is {self.saved}: the same command with "
+            f"--{self.stage.resume} auto goes on from there.",
+            signum,
+        )
 
     @staticmethod
     def _any(trainer: L.Trainer, flag: bool) -> bool:

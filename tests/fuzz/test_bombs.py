@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from fuzz_seeds import EXPORTED, PLANES, make_seeds
+from fuzz_seeds import EXPORTED, PLANES
 from fuzz_texts import LAUGHS
 from PIL import Image
 
@@ -30,13 +30,6 @@ from codecswap.deploy.operators import complaints, load_target
 from codecswap.deploy.runtime import OnnxCodec
 from codecswap.deploy.tables import EntropyTables
 from codecswap.errors import UserError
-
-
-@pytest.fixture(scope="module")
-def seeds(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("seeds")
-    make_seeds(root)
-    return root
 
 
 @pytest.fixture

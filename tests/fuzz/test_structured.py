@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from fuzz_seeds import EXPORTED, PLANES, make_seeds
+from fuzz_seeds import EXPORTED, PLANES
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -23,13 +23,6 @@ quick = settings(max_examples=60, deadline=None, derandomize=True, suppress_heal
 numbers = st.integers() | st.integers(-3, 70000) | st.floats(width=64)
 leaves = st.none() | st.booleans() | numbers | st.text(max_size=8)
 values = st.recursive(leaves, lambda v: st.lists(v, max_size=4) | st.dictionaries(st.text(max_size=4), v, max_size=3))
-
-
-@pytest.fixture(scope="module")
-def seeds(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("seeds")
-    make_seeds(root)
-    return root
 
 
 @st.composite
