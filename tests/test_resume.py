@@ -111,3 +111,45 @@ def test_weights_that_are_not_those_saved_are_refused(pictures: Path, begun: Pat
     torch.save(content, begun / "last.pt")
     assert run("eval", ["--coco_dir", str(pictures), "--checkpoint", str(begun / "last.pt")]) == 2
     assert "not those that were saved" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("stage", "last", "option"), [("distill", "last.pt", "--resume"), ("finetune", "ft_last.pt", "--resume_ft")]
+)
+def test_the_recipes_own_checkpoint_goes_on(
+    pictures: Path, tmp_path: Path, teacher, capsys, stage: str, last: str, option: str
+) -> None:
+    from codecswap.surgery import swap
+
+    student, _ = swap(teacher)
+    optimiser = torch.optim.Adam(student.g_s.parameters(), 1e-4)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, 3)
+    recipes = {"epoch": 1, "student_state": student.state_dict(), "best_msssim": 0.5}
+    recipes |= {"opt_state": optimiser.state_dict(), "sched_state": schedule.state_dict()}
+    torch.save(recipes, tmp_path / last)
+    options = ["--coco_dir", str(pictures), "--save_dir", str(tmp_path), "--teacher", "tiny", *FAST]
+    options = [word for word in options if stage == "distill" or word not in ("--init", "weights")]
+    assert run(stage, [*options, option, str(tmp_path / last), "--epochs", "3"]) == 0
+    said = capsys.readouterr().out
+    assert f"{last} of the original recipe, after 2 epochs" in said and "its optimiser, schedule" in said
+    assert said.count("epoch 3/3: loss") == 1 and "epoch 1/3" not in said and "epoch 2/3" not in said
+    lines = (tmp_path / "metrics.csv").read_text().splitlines()
+    assert [line.split(",")[:2] for line in lines[1:]] == [["1", "0"], ["2", "4"]], (
+        "the start, and the epoch that was left"
+    )
+    assert run(stage, [option, str(tmp_path / last), "--epochs", "4"]) == 0, "from here on it is ours"
+    assert f"Resuming {tmp_path / last}, after 3 epochs." in capsys.readouterr().out
+
+
+def test_newer_formats_are_refused_and_older_ones_load(begun: Path, capsys) -> None:
+    content = torch.load(begun / "last.pt", weights_only=True)
+    for version, sentence in ((99, "newer version of codecswap"), ("two", "is damaged")):
+        torch.save(content | {"format": version}, begun / "other.pt")
+        assert run("distill", ["--resume", str(begun / "other.pt"), "--epochs", "2"]) == 2
+        said = capsys.readouterr().err
+        assert sentence in said and said.count("\n") == 1
+    older = {key: value for key, value in content.items() if key not in ("batch", "progress", "student_sha256")}
+    for version in ({"format": 1}, {}):
+        torch.save({key: value for key, value in older.items() if key != "format"} | version, begun / "other.pt")
+        assert load_student(begun / "other.pt").progress == (1, 0)
+    assert run("distill", ["--resume", str(begun / "other.pt"), "--epochs", "2"]) == 0

@@ -20,6 +20,9 @@ def test_what_trains(teacher: FactorizedPrior) -> None:
     everything = TeacherStudent(teacher, swap(teacher)[0], unfreeze_all=True)
     assert trained_names(everything) == {name for name, _ in everything.student.named_parameters()}
     assert not any(parameter.requires_grad for parameter in teacher.parameters())
+    frozen = TeacherStudent(teacher, swap(teacher)[0], unfreeze_all=True, freeze_gdn=True)
+    gdn = {name for name in trained_names(everything) if name.endswith(("beta", "gamma"))}
+    assert len(gdn) == 12 and trained_names(frozen) == trained_names(everything) - gdn
 
 
 def test_latents_are_those_of_a_bitstream(teacher: FactorizedPrior) -> None:

@@ -65,7 +65,7 @@ def test_distillation_brings_the_student_closer_and_writes_what_it_says(
     log = rows(tmp_path)
     assert [row["epoch"] for row in log] == [-1, 0, 1, 2, 3]
     assert log[-1]["msssim_teacher"] > log[0]["msssim_teacher"] + 0.01, "eight steps must show"
-    assert log[-1]["learning_rate"] == pytest.approx(0) and log[1]["learning_rate"] == pytest.approx(2.56e-4, rel=0.01)
+    assert log[-1]["learning_rate"] == pytest.approx(1.14e-5, rel=0.01), "that of the last step"
     pngs = {f"recon/{tag}/0000{i}.png" for tag in ("pre_e000", "e001", "e003") for i in range(2)}
     assert files_in(tmp_path) == {"last.pt", "best_msssim.pt", "metrics.csv", "config.yaml", "run.json"} | pngs
     content = torch.load(tmp_path / "last.pt", weights_only=True)
@@ -174,6 +174,33 @@ def test_training_everything_says_so_and_holds_the_rate(pictures: Path, tmp_path
     assert "do not decode" in capsys.readouterr().err
 
 
+def test_frozen_gdn_stays_although_everything_else_trains(pictures: Path, tmp_path: Path, teacher) -> None:
+    from codecswap.surgery import swap
+
+    torch.save({"epoch": 4, "student_state": swap(teacher)[0].state_dict()}, tmp_path / "d.pt")
+    options = ["--resume_student", str(tmp_path / "d.pt"), "--unfreeze_all", "--freeze_igdn", "--epochs", "1"]
+    train("finetune", pictures, tmp_path, *options)
+    before, after = weights(tmp_path / "d.pt"), weights(tmp_path / "ft_last.pt")
+    gdn = [name for name in before if name.endswith(("beta", "gamma"))]
+    assert len(gdn) == 12 and all(torch.equal(before[name], after[name]) for name in gdn)
+    assert not torch.equal(before["g_a.0.weight"], after["g_a.0.weight"])
+
+
+def test_the_epochs_line_shows_what_is_judged(pictures: Path, tmp_path: Path, capsys) -> None:
+    train("distill", pictures, tmp_path / "d", "--epochs", "1", "--init", "weights")
+    train("finetune", pictures, tmp_path / "f", "--epochs", "1", "--resume_student", str(tmp_path / "d" / "last.pt"))
+    said = capsys.readouterr().out
+    for folder, target in (("d", "teacher"), ("f", "picture")):
+        log = rows(tmp_path / folder)
+        shown = [float(value) for value in re.findall(rf"MS-SSIM against the {target} ([\d.]+)", said)]
+        judged = [row[f"msssim_{target}"] for row in log]
+        assert shown == pytest.approx([*judged, max(judged)], abs=6e-5), "start, epoch 1, the best"
+        assert ("start" in said) and said.count("the best so far") == 2 + sum(
+            rows(tmp_path / f)[1][f"msssim_{t}"] > rows(tmp_path / f)[0][f"msssim_{t}"]
+            for f, t in (("d", "teacher"), ("f", "picture"))
+        )
+
+
 @pytest.mark.parametrize("replacement", ["masked", "subpixel"])
 def test_exact_students_are_proved_and_done(pictures: Path, tmp_path: Path, capsys, replacement: str) -> None:
     train("distill", pictures, tmp_path, "--replacement", replacement, "--recon_every", "1")
@@ -253,6 +280,36 @@ def test_a_wandb_run_goes_on_under_its_id(pictures: Path, tmp_path: Path, monkey
     assert asked == [None, first] and first
 
 
+def test_wandb_gets_curves_and_the_pictures_steps(pictures: Path, tmp_path: Path, monkeypatch) -> None:
+    class Recorder(callbacks.WandbLogger):
+        """Keeps what Lightning and we log, with the steps."""
+
+        def __init__(self) -> None:
+            self.calls: list[tuple[dict[str, Any], int | None]] = []
+
+        def log_metrics(self, metrics: Any, step: int | None = None) -> None:
+            self.calls.append((dict(metrics), step))
+
+        def log_image(self, key: str, images: Any, step: int | None = None, **more: Any) -> None:
+            self.log_metrics({key: images}, step)
+
+        def __getattribute__(self, name: str) -> Any:
+            if name in ("log_hyperparams", "log_graph", "save", "finalize", "after_save_checkpoint"):
+                return lambda *args, **more: None
+            return None if name in ("version", "name", "save_dir", "experiment") else super().__getattribute__(name)
+
+    recorder = Recorder()
+    monkeypatch.setattr(training, "wandb_logger", lambda *args: recorder)
+    train("distill", pictures, tmp_path, "--epochs", "3", "--recon_every", "2", "--init", "weights", "--lr", "3e-4")
+    steps = [(entry, step) for entry, step in recorder.calls if "loss" in entry]
+    assert [step for _, step in steps] == list(range(6)), "three epochs of two steps"
+    rates = [entry["learning_rate"] for entry, _ in steps]
+    assert rates[0] == pytest.approx(3e-4) and rates == sorted(rates, reverse=True) and rates[-1] > 0
+    assert rows(tmp_path)[-1]["learning_rate"] == pytest.approx(rates[-1])
+    pictures_at = {key: step for entry, step in recorder.calls for key in entry if key.startswith("recon/")}
+    assert pictures_at == {"recon/pre_e000": 0, "recon/e001": 4}
+
+
 def test_steps_without_a_finite_loss_are_skipped_and_counted(pictures: Path, tmp_path: Path, monkeypatch) -> None:
     loss, calls = training.reconstruction_loss, []
 
@@ -294,3 +351,17 @@ def test_recipe_checkpoints_load(pictures: Path, tmp_path: Path, teacher: Factor
     resume = ["--resume_student", str(tmp_path / "best_msssim.pt")]
     train("finetune", pictures, tmp_path / "f", "--epochs", "0", *resume)
     assert largest_difference(weights(tmp_path / "f" / "ft_last.pt"), student.state_dict()) == 0
+
+
+def test_no_max_images_and_no_epochs_reconstructions(pictures: Path, tmp_path: Path, capsys) -> None:
+    train(
+        "distill", pictures, tmp_path, "--epochs", "1", "--init", "weights", "--max_images", "0", "--recon_every", "0"
+    )
+    assert "8 for training, 2 held out" in capsys.readouterr().out
+    pngs = {name for name in files_in(tmp_path) if name.endswith(".png")}
+    assert pngs == {"recon/pre_e000/00000.png", "recon/pre_e000/00001.png"}
+    assert (
+        run("eval", ["--coco_dir", str(pictures), "--teacher", "tiny", "--max_images", "0", "--num_workers", "0"]) == 0
+    )
+    assert run("distill", ["--coco_dir", str(pictures), "--max_images", "-1"]) == 2
+    assert "or 0 for all" in capsys.readouterr().err

@@ -48,7 +48,7 @@ class Reconstructions(L.Callback):
             self._save(trainer, pl_module, f"e{trainer.current_epoch:03d}")
 
     def _save(self, trainer: L.Trainer, module: Any, tag: str) -> None:
-        if not trainer.is_global_zero or not len(self.pictures) or not self.every:
+        if not trainer.is_global_zero or not len(self.pictures):
             return
         module.eval()
         images = [module.pair.reconstruct(picture[None].to(module.device))[1][0].cpu() for picture in self.pictures]
@@ -62,7 +62,7 @@ class Reconstructions(L.Callback):
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
                 grid = make_grid(torch.stack(images), nrow=4)
-                logger.log_image(f"{self.kind}/{tag}", [to_pil_image(grid)])
+                logger.log_image(f"{self.kind}/{tag}", [to_pil_image(grid)], step=trainer.global_step)
 
 
 class EpochLog(L.Callback):
@@ -78,7 +78,7 @@ class EpochLog(L.Callback):
         if trainer.ckpt_path:
             pl_module.take_means()
         else:
-            self._row(trainer, pl_module, -1)
+            self._row(trainer, pl_module, find_checkpoints(trainer).epoch, start=True)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: Any) -> None:
         """Remember where this process began, for the time left; what was logged after the checkpoint is done again."""
@@ -99,7 +99,7 @@ class EpochLog(L.Callback):
         """An epoch is done, its validation too."""
         self._row(trainer, pl_module, trainer.current_epoch)
 
-    def _row(self, trainer: L.Trainer, module: Any, epoch: int) -> None:
+    def _row(self, trainer: L.Trainer, module: Any, epoch: int, *, start: bool = False) -> None:
         means = module.take_means()
         seconds = time.perf_counter() - self.epoch_started
         pictures = module.steps_per_epoch * module.options.batch_size
@@ -109,31 +109,31 @@ class EpochLog(L.Callback):
             "learning_rate": module.options.lr,
             **means,
         }
-        if epoch >= 0:
-            row["learning_rate"] = trainer.optimizers[0].param_groups[0]["lr"]
+        if not start:
+            row["learning_rate"] = module.learning_rate
             row["pictures_per_second"] = pictures / seconds
         if module.pair.unfreeze_all:
             row["lambda_rate"] = module.rate_weight.item()
         row["skipped_steps"] = module.skipped
         module.skipped = 0
         row["seconds"] = seconds
+        checkpoints, judged = find_checkpoints(trainer), means[f"msssim_{module.target}"]
         if trainer.is_global_zero:  # before the checkpoint: a run killed in between cuts the row and does it again
             cut_rows(self.path, epoch, row)
             for logger in trainer.loggers:
                 logger.log_metrics({f"epoch/{key}": value for key, value in row.items()}, step=trainer.global_step)
-            say(self._line(trainer, row))
-        target = "teacher" if module.distil else "picture"
-        checkpoints = next(c for c in trainer.callbacks if isinstance(c, Checkpoints))  # type: ignore[attr-defined]
-        checkpoints.keep(trainer, epoch, means[f"msssim_{target}"])
+            say(self._line(trainer, module, row, start) + (", the best so far" if judged > checkpoints.best else ""))
+        checkpoints.keep(trainer, epoch, judged)
 
-    def _line(self, trainer: L.Trainer, row: dict[str, float]) -> str:
+    def _line(self, trainer: L.Trainer, module: Any, row: dict[str, float], start: bool) -> str:
+        """The row in words; of the two MS-SSIM the one that chooses the best checkpoint."""
         scores = (
             f"PSNR {row['psnr_picture']:.2f} dB (teacher {row['teacher_psnr_picture']:.2f}), against the teacher "
-            f"{row['psnr_teacher']:.2f} dB, MS-SSIM {row['msssim_teacher']:.4f}"
+            f"{row['psnr_teacher']:.2f} dB, MS-SSIM against the {module.target} {row[f'msssim_{module.target}']:.4f}"
         )
         if "bpp" in row:
             scores += f", {row['bpp']:.3f} bpp (teacher {row['teacher_bpp']:.3f})"
-        if row["epoch"] < 0:
+        if start:
             return f"start: {scores}"
         done = int(row["epoch"]) + 1
         left = (trainer.max_epochs or done) - done
@@ -148,8 +148,12 @@ class EpochLog(L.Callback):
 
 def next_epoch(trainer: L.Trainer) -> int:
     """The epoch that training begins with, counted from 0."""
-    checkpoints = next(c for c in trainer.callbacks if isinstance(c, Checkpoints))  # type: ignore[attr-defined]
-    return checkpoints.epoch + 1
+    return find_checkpoints(trainer).epoch + 1
+
+
+def find_checkpoints(trainer: L.Trainer) -> Checkpoints:
+    """The run's own checkpoint callback."""
+    return next(c for c in trainer.callbacks if isinstance(c, Checkpoints))  # type: ignore[attr-defined]
 
 
 def cut_rows(path: Path, epoch: int, row: dict[str, float] | None = None) -> None:

@@ -11,6 +11,8 @@ from codecswap.codecs import FactorizedPrior, channels, read_state, state_digest
 from codecswap.errors import UserError
 from codecswap.surgery import swap
 
+FORMAT = 2
+"""Version of a checkpoint's layout; 1 had no place within an epoch and no hashes."""
 KERNELS = (3, 5, 7)
 """Sides that a kernel of the ``upsample`` replacement may have."""
 
@@ -61,6 +63,11 @@ class StudentCheckpoint:
         return dict(self.content.get("config", {}))
 
     @property
+    def from_recipe(self) -> bool:
+        """Whether the original recipe wrote the file."""
+        return self.record is None and "stage" not in self.content
+
+    @property
     def progress(self) -> tuple[int, int]:
         """Finished epochs, and batches done in the one begun."""
         return int(self.content.get("epoch", -1)) + 1, int(self.content.get("batch", 0))
@@ -70,10 +77,11 @@ def load_student(path: str | Path) -> StudentCheckpoint:
     """Rebuild the student stored in a checkpoint of this project, or of the original recipe (``{'student_state': ...}``).
 
     Raises:
-        UserError: the file is missing, damaged, no checkpoint, or not a student.
+        UserError: the file is missing, damaged, no checkpoint, not a student, or of a newer version of codecswap.
     """
     path = Path(path)
     content = read_state(path)
+    _check_format(path, content.get("format", 1))  # files of the original recipe have none
     state = content.get("student_state")
     if not isinstance(state, dict):
         raise UserError(
@@ -100,6 +108,17 @@ def load_student(path: str | Path) -> StudentCheckpoint:
             f"{path} is damaged (its weights are not those that were saved): copy it again or name another."
         )
     return StudentCheckpoint(path, with_tables(student, path).eval(), replacement, kernel, record, content)
+
+
+def _check_format(path: Path, version: object) -> None:
+    """Refuse a layout that this version does not know."""
+    if not isinstance(version, int):
+        raise UserError(f"{path} is damaged (its format is no number): copy it again or name another.")
+    if version > FORMAT:
+        raise UserError(
+            f"{path} was written by a newer version of codecswap (format {version}, this one reads up to {FORMAT}): "
+            "update codecswap."
+        )
 
 
 def _shape(state: dict[str, Tensor], record: StudentRecord | None) -> tuple[int, int, str, int | None]:

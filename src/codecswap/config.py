@@ -29,11 +29,14 @@ class PictureOptions:
     use_prepared: bool = False
     """Insist on prepared crops (the layout is detected anyway)."""
     max_images: int | None = None
-    """Use only the N training pictures whose names hash lowest, and their share of validation pictures."""
+    """Use only the N training pictures whose names hash lowest, and their share of validation pictures (0: all)."""
     val_ratio: float = 0.02
     """Share of the pictures held out for validation, chosen by a hash of their names."""
     num_workers: int = 2
     """Processes that read and crop pictures while the codec is at work."""
+
+    def __post_init__(self) -> None:
+        self.max_images = self.max_images or None
 
 
 @dataclass(kw_only=True)
@@ -67,9 +70,9 @@ class TrainingOptions(TeacherOptions, PictureOptions):
     wandb_project: str | None = None
     """Also log to this project of Weights & Biases."""
     recon_every: int = 5
-    """Save the student's reconstructions every so many epochs (0: never)."""
+    """Save the student's reconstructions every so many epochs, and those of the start (0: of the start only)."""
     recon_count: int = 16
-    """How many validation pictures to reconstruct, the same ones throughout."""
+    """How many validation pictures to reconstruct, the same ones throughout (0: none)."""
     save_every_minutes: float = 5.0
     """Rewrite the last checkpoint within an epoch every so many minutes (0: only at its end)."""
     save_every_steps: int = 0
@@ -117,7 +120,7 @@ class FinetuneOptions(TrainingOptions):
     epochs: int = 10
     """How many times to go through the pictures; 0 saves the start and stops."""
     freeze_igdn: bool = False
-    """Leave the inverse GDN layers as they are."""
+    """Leave the inverse GDN layers as they are; with --unfreeze_all the encoder's GDN layers, too."""
     save_dir: str = "./checkpoints_ft"
     """Folder for checkpoints, metrics.csv, config.yaml and reconstructions."""
     recon_subdir: str = "recon_ft"
@@ -187,12 +190,12 @@ class PrepareOptions:
     images: str | None = None
     """Instead of COCO: a folder of your own pictures, sub-folders too."""
     out_dir: str | None = None
-    """Folder for the crops: train/ and val/, with sub-folders."""
+    """Folder for the crops: train/ and val/, with sub-folders. Without it COCO is only downloaded and unpacked."""
     val_ratio: float = 0.02
     """Share of the pictures held out for validation, chosen by a hash of their names."""
     max_images: int | None = None
-    """Only the N training pictures whose names hash lowest, and their share of validation pictures; only those
-    are downloaded. Running it again with more adds what is missing."""
+    """Only the N training pictures whose names hash lowest, and their share of validation pictures (0: all); only
+    those are downloaded. Running it again with more adds what is missing."""
     size: int = 224
     """Side of the crops, in pixels; training takes 224."""
     format: Literal["jpg", "png"] = "jpg"
@@ -207,6 +210,9 @@ class PrepareOptions:
     """Only download: the zip, which is kept (with --max_images: the pictures)."""
     keep_zip: bool = False
     """Keep the downloaded zip after unpacking it. A train2017.zip that was there before is always kept."""
+
+    def __post_init__(self) -> None:
+        self.max_images = self.max_images or None
 
 
 @dataclass(kw_only=True)

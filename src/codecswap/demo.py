@@ -53,10 +53,10 @@ def main(options: DemoOptions, typed: set[str]) -> int:
             "num_workers": 1,
             "warmup_steps": 13,
         }
-        say("\n2/5  Swap: the student before any training.")
+        say("\n2/6  Swap: the student before any training.")
         begin = DistillOptions(**common, save_dir=str(folder / "start"), epochs=0, train_igdn=True, lr=LEARNING_RATE)
         training.distill(begin, set())
-        say("\n3/5  Distil: the student learns its teacher's reconstructions.")
+        say("\n3/6  Distil: the student learns its teacher's reconstructions.")
         distil = replace(
             begin,
             resume=str(folder / "start" / "last.pt"),
@@ -64,7 +64,7 @@ def main(options: DemoOptions, typed: set[str]) -> int:
             epochs=options.distil_epochs,
         )
         training.distill(distil, {"resume", "save_dir", "epochs"})
-        say("\n4/5  Fine-tune: the student learns the pictures themselves.")
+        say("\n4/6  Fine-tune: the student learns the pictures themselves.")
         tune = FinetuneOptions(
             **common,
             save_dir=str(folder / "checkpoints_ft"),
@@ -73,7 +73,7 @@ def main(options: DemoOptions, typed: set[str]) -> int:
             lr=LEARNING_RATE,
         )
         training.finetune(tune, set())
-        say("\n5/5  Compare on photographs that training never saw.")
+        say("\n5/6  Compare on photographs that training never saw.")
         teacher = load_codec(EMBEDDED)
         before = load_student(folder / "start" / "last.pt").student
         students = {

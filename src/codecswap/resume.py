@@ -30,6 +30,8 @@ class Origin:
     """The student to start from; None where a new one is made."""
     resume: str | None = None
     """The checkpoint whose optimiser and epoch go on."""
+    epochs_done: int = 0
+    """Epochs that the original recipe did before; 0 where its checkpoint is not gone on from."""
     forced: list[str] = field(default_factory=list)
     """What --force overrode in the resumed run."""
     wandb_id: str | None = None
@@ -38,7 +40,7 @@ class Origin:
     @property
     def progress(self) -> tuple[int, int]:
         """Finished epochs, and batches done in the one begun."""
-        return self.student.progress if self.resume and self.student else (0, 0)
+        return self.student.progress if self.resume and self.student else (self.epochs_done, 0)
 
 
 def read_origin(stage: "Stage", options: Any, typed: set[str]) -> Origin:
@@ -51,10 +53,18 @@ def read_origin(stage: "Stage", options: Any, typed: set[str]) -> Origin:
     student = None
     if resume:
         student = _newest(stage, Path(options.save_dir)) if resume == AUTO else load_student(resume)
+    if student and student.from_recipe:
+        return _from_recipe(options, student)
     if student:
         filled, content = _resumed(stage, options, typed, student), student.content
         say(f"Resuming {student.path}, after {place(*student.progress)}.")
-        return Origin(filled, student, str(student.path), list(content.get("forced", [])), content.get("wandb_id"))
+        return Origin(
+            filled,
+            student,
+            str(student.path),
+            forced=list(content.get("forced", [])),
+            wandb_id=content.get("wandb_id"),
+        )
     if stage.name == "distill":
         return Origin(options, None)
     if not options.resume_student:
@@ -63,6 +73,17 @@ def read_origin(stage: "Stage", options: Any, typed: set[str]) -> Origin:
         )
     student = load_student(options.resume_student)
     return Origin(with_record(options, typed, student), student)
+
+
+def _from_recipe(options: Any, student: StudentCheckpoint) -> Origin:
+    """Go on from the original recipe's ``last.pt`` or ``ft_last.pt`` with the options of the command line."""
+    epochs = student.progress[0]
+    say(
+        f"Resuming {student.path} of the original recipe, after {place(epochs, 0)}: its weights and its epoch are taken over; "
+        "its optimiser, schedule, random numbers and best value are not (the learning rate follows --lr and --epochs from "
+        "here, the best is measured anew), nor are its options (type them)."
+    )
+    return Origin(options, student, epochs_done=epochs)
 
 
 def _newest(stage: "Stage", folder: Path) -> StudentCheckpoint | None:

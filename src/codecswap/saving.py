@@ -14,7 +14,7 @@ import lightning.pytorch as L
 import torch
 from torch import Tensor
 
-from codecswap.checkpoint import StudentRecord
+from codecswap.checkpoint import FORMAT, StudentRecord
 from codecswap.codecs import state_digest
 from codecswap.config import TrainingOptions
 from codecswap.errors import Interrupted, RunFailure
@@ -23,8 +23,6 @@ from codecswap.files import whole
 if TYPE_CHECKING:
     from codecswap.training import Stage
 
-FORMAT = 2
-"""Version of the checkpoint's layout; 1 had no place within an epoch and no hashes."""
 IN_A_ROW = 20
 """Steps without a finite loss and gradient, one after the other, that end a run."""
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -39,14 +37,21 @@ class Checkpoints(L.Callback):
         record: how to rebuild the student.
         options: the run's options.
         facts: what else every checkpoint of the run holds, e.g. the identity of its pictures.
+        epochs_done: finished epochs before this run, where Lightning does not restore them.
     """
 
     def __init__(
-        self, folder: Path, stage: "Stage", record: StudentRecord, options: TrainingOptions, facts: Mapping[str, Any]
+        self,
+        folder: Path,
+        stage: "Stage",
+        record: StudentRecord,
+        options: TrainingOptions,
+        facts: Mapping[str, Any],
+        epochs_done: int = 0,
     ) -> None:
         self.folder, self.stage, self.record, self.options, self.facts = folder, stage, record, options, facts
         self.best = -math.inf
-        self.epoch = -1
+        self.epoch = epochs_done - 1
         """The last finished epoch; -1 before the first."""
         self.batch = 0
         """Batches done since."""

@@ -73,8 +73,14 @@ def build(stage: "Stage", origin: Origin, pictures: Pictures) -> tuple[TeacherSt
         say(f"Student: {origin.student.path}.")
     else:
         student, kind, kernel = new_student(teacher, options, pictures.train), options.replacement, options.kernel_size
-    igdn = options.train_igdn if stage.name == "distill" else not options.freeze_igdn
-    pair = TeacherStudent(teacher, student, train_igdn=igdn, unfreeze_all=options.unfreeze_all)
+    distil = stage.name == "distill"
+    pair = TeacherStudent(
+        teacher,
+        student,
+        train_igdn=options.train_igdn if distil else True,
+        unfreeze_all=options.unfreeze_all,
+        freeze_gdn=False if distil else options.freeze_igdn,
+    )
     trained = sum(p.numel() for p in student.parameters() if p.requires_grad)
     say(f"Training {trained:,} of {sum(p.numel() for p in student.parameters()):,} parameters.")
     if options.unfreeze_all:

@@ -54,6 +54,7 @@ class TeacherStudent(nn.Module):
     Args:
         train_igdn: the inverse GDN layers train beside the replaced convolutions.
         unfreeze_all: everything trains, encoder and entropy bottleneck included.
+        freeze_gdn: no GDN or inverse GDN of the student trains, whatever the others say.
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class TeacherStudent(nn.Module):
         *,
         train_igdn: bool = False,
         unfreeze_all: bool = False,
+        freeze_gdn: bool = False,
     ) -> None:
         super().__init__()
         self.teacher = teacher.eval().requires_grad_(False)
@@ -75,6 +77,10 @@ class TeacherStudent(nn.Module):
             for module in student.g_s.modules():
                 if isinstance(module, UpsampleConv2d | SubpixelConv2d) or (train_igdn and isinstance(module, GDN)):
                     module.requires_grad_(True)
+        if freeze_gdn:
+            for module in student.modules():
+                if isinstance(module, GDN):
+                    module.requires_grad_(False)
 
     def train(self, mode: bool = True) -> "TeacherStudent":
         """Both stay in eval mode: train mode would add noise to latents, and nothing else here depends on the mode."""

@@ -22,6 +22,7 @@ from codecswap.config import DistillOptions, FinetuneOptions, TrainingOptions
 from codecswap.console import say, warn
 from codecswap.data.coco import Batch, Pictures, find_pictures, first_readable
 from codecswap.data.loaders import PictureLoaders
+from codecswap.devices import check_device
 from codecswap.errors import RunFailure, UserError
 from codecswap.losses import reconstruction_loss
 from codecswap.metrics import ms_ssim, psnr, to_8_bits
@@ -77,6 +78,8 @@ class Training(L.LightningModule):
         # channels_last: a quarter less time on the CPU, more on a GPU's tensor cores
         self.pair = pair.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.options, self.distil, self.steps_per_epoch = options, distil, steps_per_epoch
+        self.target = "teacher" if distil else "picture"
+        """What the student is compared with, in the loss and where the best checkpoint is chosen."""
         self.strict_loading = False  # the student is rebuilt before Lightning restores the rest
         self.unreadable: set[Path] = set()
         self.clock = time.perf_counter()
@@ -85,6 +88,8 @@ class Training(L.LightningModule):
         """Means and weights of an epoch that is resumed; they wait until the validation before it has taken its own."""
         self.first_batch = 0
         """Batches of the first epoch that were done before this process began."""
+        self.learning_rate = 0.0
+        """Of the last step."""
         self.epoch_seconds = 0.0
         """How long the epoch under way has taken, pauses left out."""
         self.skipped = self.skipped_in_a_row = 0
@@ -162,7 +167,9 @@ class Training(L.LightningModule):
             self._mean("train_psnr", decibels)
             if decoded.bpp is not None:
                 self._mean("train_bpp", decoded.bpp.detach())
+        self.learning_rate = self.optimizers().param_groups[0]["lr"]  # type: ignore[union-attr, index]
         self.log("loss", loss.detach(), prog_bar=True, logger=True)
+        self.log("learning_rate", self.learning_rate, logger=True)
         self.log("PSNR", decibels, prog_bar=True, logger=False)
         now = time.perf_counter()
         self.log("pictures/s", self.options.batch_size / (now - self.clock), prog_bar=True, logger=False)
@@ -273,6 +280,7 @@ def _run(stage: Stage, options: Any, typed: set[str]) -> int:
     shown = _check_pictures(pictures, options)
     data = pictures.identity(options.coco_dir)
     forced = resume.check_pictures(origin, data)
+    check_device(options.accelerator, options.precision)
     folder = start.make_folder(stage, options, origin.resume)
     L.seed_everything(options.seed, workers=True, verbose=False)
     pair, record, more = start.build(stage, origin, pictures)
@@ -292,14 +300,15 @@ def _run(stage: Stage, options: Any, typed: set[str]) -> int:
         pair.student.g_s.compile()
     module = Training(pair, options, distil=stage is DISTILL, steps_per_epoch=steps)
     facts: dict[str, Any] = {"pictures": data, "forced": origin.forced + forced}
-    checkpoints = Checkpoints(folder, stage, record, options, facts)
+    checkpoints = Checkpoints(folder, stage, record, options, facts, origin.epochs_done)
     # pictures first: a run that is killed before its checkpoint draws them again
     callbacks = [Reconstructions(folder, stage.recon, options, *shown), EpochLog(folder), checkpoints]
-    trainer = _trainer(options, epochs, folder, callbacks, origin.wandb_id)
+    trainer = _trainer(options, epochs, steps, folder, callbacks, origin.wandb_id)
     facts["wandb_id"] = trainer.logger.version if trainer.logger else None
     try:
         write_record(folder, stage.name, record, origin, data, shown[1][: options.recon_count], forced)
         loaders = PictureLoaders(pictures, options, origin.progress)
+        begin_at(trainer, origin.epochs_done)
         trainer.fit(module, loaders, ckpt_path=origin.resume, weights_only=True)
         if epochs == 0:
             checkpoints.save(trainer, stage.last)
@@ -312,8 +321,16 @@ def _run(stage: Stage, options: Any, typed: set[str]) -> int:
     if module.unreadable:
         names = ", ".join(sorted(path.name for path in module.unreadable))
         warn(f"{len(module.unreadable)} pictures could not be read and were skipped: {names}.")
-    say(f"Done: {folder / stage.last} and the best, {folder / stage.best} (MS-SSIM {checkpoints.best:.5f}).")
+    say(
+        f"Done: {folder / stage.last} and the best, {folder / stage.best} (MS-SSIM against the {module.target} {checkpoints.best:.5f})."
+    )
     return 0
+
+
+def begin_at(trainer: L.Trainer, epoch: int) -> None:
+    """Let a new trainer begin with an epoch, counted from 0; a Lightning checkpoint sets it itself."""
+    progress = trainer.fit_loop.epoch_progress.current
+    progress.ready = progress.started = progress.processed = progress.completed = epoch
 
 
 def _check_pictures(pictures: Pictures, options: TrainingOptions) -> tuple[Tensor, list[Path]]:
@@ -330,7 +347,7 @@ def _check_pictures(pictures: Pictures, options: TrainingOptions) -> tuple[Tenso
         raise UserError(
             f"None of the {len(pictures.val)} validation pictures can be read: raise --val_ratio to hold out others."
         )
-    if options.recon_every and len(shown[0]) < options.recon_count:
+    if len(shown[0]) < options.recon_count:
         warn(
             f"only {len(shown[0])} validation pictures for --recon_count {options.recon_count}: all of them are shown."
         )
@@ -338,9 +355,9 @@ def _check_pictures(pictures: Pictures, options: TrainingOptions) -> tuple[Tenso
 
 
 def _trainer(
-    options: TrainingOptions, epochs: int, folder: Path, callbacks: list[L.Callback], wandb_id: str | None
+    options: TrainingOptions, epochs: int, steps: int, folder: Path, callbacks: list[L.Callback], wandb_id: str | None
 ) -> L.Trainer:
-    """Lightning's Trainer for these options."""
+    """Lightning's Trainer for these options; ``steps`` are those of an epoch."""
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="lightning")
     warnings.filterwarnings("ignore", message=".*modules? in eval mode.*")
@@ -357,6 +374,8 @@ def _trainer(
             precision=options.precision,  # type: ignore[arg-type]
             callbacks=callbacks,
             logger=logger or False,
+            # at least a hundred points in a curve: Lightning's 50 steps leave short runs without any
+            log_every_n_steps=max(1, min(50, epochs * steps // 100)),
             enable_checkpointing=False,
             enable_model_summary=False,
             enable_progress_bar=sys.stdout.isatty(),

@@ -32,6 +32,17 @@ def test_from_nothing_to_crops(coco_server, tmp_path, coco_pictures, coco_crops,
         assert step in printed.out
 
 
+@pytest.mark.parametrize("most", [[], ["--max_images", "0"], ["--max_images", "8", "--val_ratio", "0.2"]])
+def test_without_a_folder_for_crops_it_downloads_and_unpacks(coco_server, tmp_path, coco_pictures, capsys, most):
+    coco = tmp_path / "coco"
+    assert run("--coco_dir", coco, "--url", coco_server.url("train2017.zip"), *most) == 0
+    assert f"Next: codecswap distill --coco_dir {coco} --val_ratio" in capsys.readouterr().out
+    if "8" in most:
+        assert len(find_pictures(coco, val_ratio=0.2).train) == 8
+    else:
+        assert tree(coco) == {f"train2017/{name}": data for name, data in tree(coco_pictures).items()}
+
+
 def test_layout_is_what_training_looks_for(coco_pictures, coco_crops, tmp_path):
     for name, data in coco_crops.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -162,11 +173,11 @@ def test_space_is_checked_before_the_first_byte(coco_server, tmp_path, monkeypat
     [
         (["--coco_dir", "c", "--images", "p", "--out_dir", "o"], "not both"),
         (["--out_dir", "o"], "--coco_dir"),
-        (["--coco_dir", "c"], "--out_dir"),
+        (["--images", "p"], "--out_dir"),
         (["--images", "absent", "--out_dir", "o"], "no folder absent"),
         (["--images", "p", "--out_dir", "p/o"], "outside of it"),
         (["--images", "p", "--out_dir", "o", "--download_only"], "is for COCO"),
-        (["--images", "p", "--out_dir", "o", "--max_images", "0"], "at least 1"),
+        (["--images", "p", "--out_dir", "o", "--max_images", "-1"], "at least 1"),
         (["--images", "p", "--out_dir", "o", "--size", "0"], "at least 1"),
         (["--images", "empty", "--out_dir", "o"], "no pictures in empty"),
         (["--images", "p", "--out_dir", "other"], "did not make"),

@@ -82,7 +82,7 @@ def find_pictures(
     if not 0 < val_ratio < 1:
         raise UserError(f"--val_ratio is a share between 0 and 1 (0.02: two in a hundred), not {val_ratio}.")
     if max_images is not None and max_images < 1:
-        raise UserError(f"--max_images is at least 1, not {max_images}.")
+        raise UserError(f"--max_images is at least 1, or 0 for all pictures, not {max_images}.")
     if not root.is_dir():
         raise UserError(f"There is no folder {root}: name the folder that holds the pictures with --coco_dir.")
     split = (root / "train").is_dir()

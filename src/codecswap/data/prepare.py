@@ -17,7 +17,7 @@ TRAINING_SIZE = 224
 
 
 def main(options: PrepareOptions, typed: set[str]) -> int:
-    """``codecswap prepare``: download, unpack and crop, each only as far as it is still missing."""
+    """``codecswap prepare``: download, unpack and (with --out_dir) crop, each only as far as it is still missing."""
     _check(options)
     try:
         with ExitStack() as locks:
@@ -42,6 +42,9 @@ def _run(options: PrepareOptions) -> int:
             return 0
         assert fetched is not None
         source, label = fetched, TOP
+        if options.out_dir is None:
+            print(f"Next: codecswap distill --coco_dir {quote(options.coco_dir or '')} --val_ratio {options.val_ratio}")
+            return 0
     counts = crop_folder(source, label, options)
     out = str(options.out_dir)
     print(
@@ -68,7 +71,7 @@ def _check(options: PrepareOptions) -> None:
             raise UserError(f"{', '.join(only_coco)} is for COCO: use --coco_dir, or leave it out.")
         if not Path(options.images).is_dir():
             raise UserError(f"There is no folder {options.images}: name the folder of your pictures with --images.")
-    if options.out_dir is None and not options.download_only:
+    if options.out_dir is None and options.images is not None:
         raise UserError("Name the folder for the crops with --out_dir.")
     if options.out_dir is not None and options.images is not None:
         out, images = Path(options.out_dir).resolve(), Path(options.images).resolve()
@@ -76,7 +79,7 @@ def _check(options: PrepareOptions) -> None:
             raise UserError(f"--out_dir {out} lies in --images {images}: name a folder outside of it.")
     if not 0 < options.val_ratio < 1:
         raise UserError(f"--val_ratio is a share between 0 and 1 (0.02: two in a hundred), not {options.val_ratio}.")
-    for name in ("max_images", "size", "workers"):
+    for name, least in (("max_images", "1, or 0 for all pictures"), ("size", "1"), ("workers", "1")):
         value = getattr(options, name)
         if value is not None and value < 1:
-            raise UserError(f"--{name} is at least 1, not {value}.")
+            raise UserError(f"--{name} is at least {least}, not {value}.")
