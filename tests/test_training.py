@@ -365,3 +365,31 @@ def test_no_max_images_and_no_epochs_reconstructions(pictures: Path, tmp_path: P
     )
     assert run("distill", ["--coco_dir", str(pictures), "--max_images", "-1"]) == 2
     assert "or 0 for all" in capsys.readouterr().err
+
+
+def test_a_stage_keeps_what_it_was_given(pictures: Path, tmp_path: Path, monkeypatch) -> None:
+    """An epoch at the full default rate after a calibrated start; one rate for all layers, twice as high, threw it away."""
+    options = ["--batch_size", "2", "--recon_every", "0"]
+    train("distill", pictures, tmp_path / "d", *options, "--epochs", "0", "--calibration_images", "8")
+    options += ["--resume_student", str(tmp_path / "d" / "last.pt"), "--epochs", "1"]
+    train("finetune", pictures, tmp_path / "f", *options)
+    monkeypatch.setattr(training, "layer_rates", lambda student: {})
+    train("finetune", pictures, tmp_path / "before", *options, "--lr", "1e-4")
+    changes = [
+        last["psnr_picture"] - first["psnr_picture"] for first, last in map(rows, (tmp_path / "f", tmp_path / "before"))
+    ]
+    assert changes[0] > -0.05 and changes[1] < changes[0] - 0.1, changes
+
+
+def test_small_kernels_get_small_rates_and_keep_them_on_resuming(pictures: Path, tmp_path: Path, teacher) -> None:
+    from codecswap.student import TeacherStudent
+    from codecswap.surgery import swap
+
+    rates = training.layer_rates(TeacherStudent(teacher, swap(teacher)[0]).student)
+    assert rates["g_s.0.1.weight"] < 0.3 and all(name.startswith("g_s.") and share < 1 for name, share in rates.items())
+    train("distill", pictures, tmp_path, "--epochs", "1", "--init", "weights", "--recon_every", "0")
+    stored = torch.load(tmp_path / "last.pt", weights_only=True)
+    assert stored["layer_rates"] == rates
+    assert run("distill", ["--resume", str(tmp_path / "last.pt"), "--epochs", "2"]) == 0
+    again = torch.load(tmp_path / "last.pt", weights_only=True)
+    assert again["layer_rates"] == rates and len(again["optimizer_states"][0]["param_groups"]) == 1 + len(rates)

@@ -11,8 +11,8 @@ from codecswap.codecs import FactorizedPrior, channels, read_state, state_digest
 from codecswap.errors import UserError
 from codecswap.surgery import swap
 
-FORMAT = 2
-"""Version of a checkpoint's layout; 1 had no place within an epoch and no hashes."""
+FORMAT = 3
+"""Version of a checkpoint's layout; 2 had one learning rate for all layers, 1 no place within an epoch and no hashes."""
 KERNELS = (3, 5, 7)
 """Sides that a kernel of the ``upsample`` replacement may have."""
 

@@ -117,6 +117,8 @@ class DistillOptions(TrainingOptions):
 class FinetuneOptions(TrainingOptions):
     """Train a student on against the pictures themselves."""
 
+    lr: float = 5e-5
+    """Highest learning rate; half of distillation's, so that what was distilled is not undone."""
     epochs: int = 10
     """How many times to go through the pictures; 0 saves the start and stops."""
     freeze_igdn: bool = False

@@ -27,7 +27,7 @@ from codecswap.surgery import swap
 TILE = 256
 """Side of the tiles that training pictures are cut into; training crops 224 from them."""
 LEARNING_RATE = 2e-4
-"""Higher than the recipe's: the demo has minutes."""
+"""Of distillation, higher than the recipe's: the demo has minutes. Fine-tuning keeps its default, or it would undo this."""
 GRID = (3, 2)
 """Tiles along a photograph's long and short side."""
 
@@ -70,7 +70,6 @@ def main(options: DemoOptions, typed: set[str]) -> int:
             save_dir=str(folder / "checkpoints_ft"),
             epochs=options.finetune_epochs,
             resume_student=str(folder / "checkpoints" / "best_msssim.pt"),
-            lr=LEARNING_RATE,
         )
         training.finetune(tune, set())
         say("\n5/6  Compare on photographs that training never saw.")

@@ -53,8 +53,8 @@ def _try_cuda() -> None:
     except (RuntimeError, AssertionError) as error:  # PyTorch has no narrower exception for it
         reason = str(error).strip().split("\n")[0].rstrip(".")
         raise UserError(
-            f"CUDA is there but does not compute ({reason}): install a PyTorch that fits this GPU and its driver, free the GPU, "
-            "or train on the CPU with --accelerator cpu."
+            f"CUDA is there but does not compute ({reason}): install a PyTorch that fits this GPU and its driver, free the "
+            "GPU, or train on the CPU with --accelerator cpu."
         ) from error
 
 

@@ -32,6 +32,8 @@ class Origin:
     """The checkpoint whose optimiser and epoch go on."""
     epochs_done: int = 0
     """Epochs that the original recipe did before; 0 where its checkpoint is not gone on from."""
+    layer_rates: dict[str, float] = field(default_factory=dict)
+    """`codecswap.training.layer_rates` of the resumed run: its optimiser's state is in this order."""
     forced: list[str] = field(default_factory=list)
     """What --force overrode in the resumed run."""
     wandb_id: str | None = None
@@ -62,6 +64,7 @@ def read_origin(stage: "Stage", options: Any, typed: set[str]) -> Origin:
             filled,
             student,
             str(student.path),
+            layer_rates=dict(content.get("layer_rates", {})),  # format 2 had one rate for all
             forced=list(content.get("forced", [])),
             wandb_id=content.get("wandb_id"),
         )

@@ -2,9 +2,11 @@
 
 import logging
 import math
+import statistics
 import sys
 import time
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ import lightning.pytorch as L
 import torch
 from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from torch import Tensor
+from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
 from codecswap import resume, start
@@ -71,13 +73,23 @@ class Training(L.LightningModule):
         options: the run's options.
         distil: the target is the teacher's reconstruction, else the picture.
         steps_per_epoch: optimiser steps in an epoch, for the cosine.
+        layer_rates: the share of the learning rate that some of the student's parameters get, by name (`layer_rates`).
     """
 
-    def __init__(self, pair: TeacherStudent, options: TrainingOptions, *, distil: bool, steps_per_epoch: int) -> None:
+    def __init__(
+        self,
+        pair: TeacherStudent,
+        options: TrainingOptions,
+        *,
+        distil: bool,
+        steps_per_epoch: int,
+        layer_rates: Mapping[str, float] | None = None,
+    ) -> None:
         super().__init__()
         # channels_last: a quarter less time on the CPU, more on a GPU's tensor cores
         self.pair = pair.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.options, self.distil, self.steps_per_epoch = options, distil, steps_per_epoch
+        self.layer_rates = dict(layer_rates or {})
         self.target = "teacher" if distil else "picture"
         """What the student is compared with, in the loss and where the best checkpoint is chosen."""
         self.strict_loading = False  # the student is rebuilt before Lightning restores the rest
@@ -104,11 +116,13 @@ class Training(L.LightningModule):
 
         The learning rate rises for a moment and falls along a cosine over all steps of all epochs.
         """
-        quantiles = [
-            p for name, p in self.pair.student.named_parameters() if name.endswith("quantiles") and p.requires_grad
-        ]
-        others = [p for p in self.pair.student.parameters() if p.requires_grad and not any(p is q for q in quantiles)]
+        trained = {name: p for name, p in self.pair.student.named_parameters() if p.requires_grad}
+        quantiles = [p for name, p in trained.items() if name.endswith("quantiles")]
+        others = [p for name, p in trained.items() if name not in self.layer_rates and not name.endswith("quantiles")]
         groups: list[dict[str, Any]] = [{"params": others, "lr": self.options.lr}]
+        groups += [
+            {"params": [trained[name]], "lr": self.options.lr * share} for name, share in self.layer_rates.items()
+        ]
         if quantiles:
             groups.append({"params": quantiles, "lr": QUANTILE_LR})
         optimiser: torch.optim.Optimizer
@@ -132,7 +146,8 @@ class Training(L.LightningModule):
         schedule: Any = self.lr_schedulers()
         optimiser: Any = self.optimizers()
         schedule.last_epoch = self.current_epoch * self.steps_per_epoch + self.first_batch
-        schedule.base_lrs = [self.options.lr, QUANTILE_LR][: len(schedule.base_lrs)]
+        shares = [1.0, *self.layer_rates.values()]
+        schedule.base_lrs = [*(self.options.lr * share for share in shares), QUANTILE_LR][: len(schedule.base_lrs)]
         for group, base in zip(optimiser.param_groups, schedule.base_lrs, strict=True):
             group["lr"] = base * self._schedule(schedule.last_epoch)
         for name, (value, weight) in self.counted.items() if self.global_rank == 0 else ():  # sums over all processes
@@ -190,7 +205,8 @@ class Training(L.LightningModule):
         Without a finite loss and gradient (all processes have the same gradient) the step is skipped: an optimiser leaves
         parameters without a gradient, and all that it remembers of them, as they are.
         """
-        norm = torch.nn.utils.clip_grad_norm_(optimizer.param_groups[0]["params"], CLIP)
+        groups = optimizer.param_groups[: 1 + len(self.layer_rates)]
+        norm = torch.nn.utils.clip_grad_norm_([p for group in groups for p in group["params"]], CLIP)
         if torch.isfinite(norm):
             self.skipped_in_a_row = 0
             return
@@ -298,8 +314,9 @@ def _run(stage: Stage, options: Any, typed: set[str]) -> int:
         torch._dynamo.config.suppress_errors = True  # no compiler: slower, but not the end of a run
         pair.teacher.g_s.compile()
         pair.student.g_s.compile()
-    module = Training(pair, options, distil=stage is DISTILL, steps_per_epoch=steps)
-    facts: dict[str, Any] = {"pictures": data, "forced": origin.forced + forced}
+    rates = origin.layer_rates if origin.resume else layer_rates(pair.student)
+    module = Training(pair, options, distil=stage is DISTILL, steps_per_epoch=steps, layer_rates=rates)
+    facts: dict[str, Any] = {"pictures": data, "forced": origin.forced + forced, "layer_rates": rates}
     checkpoints = Checkpoints(folder, stage, record, options, facts, origin.epochs_done)
     # pictures first: a run that is killed before its checkpoint draws them again
     callbacks = [Reconstructions(folder, stage.recon, options, *shown), EpochLog(folder), checkpoints]
@@ -321,10 +338,27 @@ def _run(stage: Stage, options: Any, typed: set[str]) -> int:
     if module.unreadable:
         names = ", ".join(sorted(path.name for path in module.unreadable))
         warn(f"{len(module.unreadable)} pictures could not be read and were skipped: {names}.")
-    say(
-        f"Done: {folder / stage.last} and the best, {folder / stage.best} (MS-SSIM against the {module.target} {checkpoints.best:.5f})."
-    )
+    best = f"{folder / stage.best} (MS-SSIM against the {module.target} {checkpoints.best:.5f})"
+    say(f"Done: {folder / stage.last} and the best, {best}.")
     return 0
+
+
+def layer_rates(student: nn.Module) -> dict[str, float]:
+    """The share of the learning rate for each new convolution whose kernel has smaller weights than most.
+
+    Adam moves every weight by about the learning rate. Latents are large and the first kernel's weights small: without
+    this, a step moves that layer ten times as far, relative to its size, as the others, and the pictures' brightness with
+    it. A kernel gets its root mean square over the median of all, at most 1.
+
+    Returns: by parameter name, only those below 1.
+    """
+    kernels = {
+        f"{name}.weight": module.weight.detach().square().mean().sqrt().item()
+        for name, module in student.named_modules()
+        if isinstance(module, nn.Conv2d) and name.startswith("g_s.") and module.weight.requires_grad
+    }
+    middle = statistics.median(kernels.values()) if kernels else 0.0
+    return {name: size / middle for name, size in kernels.items() if 0 < size < middle}
 
 
 def begin_at(trainer: L.Trainer, epoch: int) -> None:
