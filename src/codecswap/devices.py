@@ -34,7 +34,7 @@ def check_device(accelerator: str, precision: str) -> None:
     if accelerator not in ("auto", "cpu"):
         say(f"Device: {accelerator}.")
         return
-    say(f"Device: the CPU, {torch.get_num_threads()} threads on {cores()} cores.")
+    say(f"Device: the CPU (threads: {torch.get_num_threads()}, cores: {cores()}).")
     if torch.cuda.is_available():
         warn(
             f"{torch.cuda.get_device_name()} is there and not used: leave --accelerator {accelerator} out to train on it."
