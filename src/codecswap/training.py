@@ -363,7 +363,7 @@ def layer_rates(student: nn.Module) -> dict[str, float]:
 
 def begin_at(trainer: L.Trainer, epoch: int) -> None:
     """Let a new trainer begin with an epoch, counted from 0; a Lightning checkpoint sets it itself."""
-    progress = trainer.fit_loop.epoch_progress.current
+    progress: Any = trainer.fit_loop.epoch_progress.current
     progress.ready = progress.started = progress.processed = progress.completed = epoch
 
 
