@@ -28,11 +28,11 @@ class Interrupted(UserError):
 
 
 def how_to_install(extra: str | None) -> str:
-    """The end of a sentence about a missing package: what to type to get the extra ``train``, ``deploy`` or none."""
-    command = f"pip install 'codecswap[{extra}]'" if extra else "pip install codecswap"
-    if extra in ("train", "deploy") and sys.version_info >= (3, 13):
+    """The end of a sentence about a missing package: what to type for the extra ``train`` or ``deploy``, or for none."""
+    command = f"pip install '.[{extra}]' in the repository's folder" if extra else "install codecswap again"
+    if extra and sys.version_info >= (3, 13):
         return (
-            "take Python 3.11 or 3.12, since CompressAI asks for numpy<2, which Python 3.13 does not have (or "
-            f"{command}, then pip install --no-deps compressai==1.2.8, which works with numpy 2 too)"
+            f"{command}, with Python 3.11 or 3.12 (for 3.13 CompressAI, which asks for numpy<2, is not to be had that way: "
+            "there, also pip install --no-deps compressai==1.2.8)"
         )
     return command
