@@ -3,10 +3,12 @@
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+from codecswap import errors
 from codecswap.cli import COMMANDS, main, parse, run
 from codecswap.errors import UserError
 
@@ -94,8 +96,12 @@ def test_unknown_command_and_missing_extra(capsys, monkeypatch: pytest.MonkeyPat
     for name in [name for name in sys.modules if name.startswith(("codecswap.training", "codecswap.callbacks"))]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "lightning.pytorch", None)
-    assert main(["distill"]) == 2
-    assert "pip install 'codecswap[train]'" in capsys.readouterr().err
+    for version, more in (((3, 12, 1), ""), ((3, 13, 0), "with Python 3.11 or 3.12 (for 3.13 CompressAI")):
+        monkeypatch.setattr(errors, "sys", SimpleNamespace(version_info=version))
+        assert main(["distill"]) == 2
+        said = capsys.readouterr().err
+        assert "pip install '.[train]'" in said and said.count("\n") == 1
+        assert more in said and ("--no-deps compressai" in said) == bool(more)
 
 
 def bad_runs(pictures: Path, tmp_path: Path) -> dict[str, tuple[list[str], str]]:

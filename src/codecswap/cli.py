@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NoReturn, get_args
 
 from codecswap import config
-from codecswap.errors import UserError
+from codecswap.errors import UserError, how_to_install
 
 MOST_CONFIG = 1 << 20
 """Bytes of a YAML file of options."""
@@ -210,8 +210,8 @@ def _function(command: Command) -> Any:
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("codecswap"):
             raise
-        package = f"codecswap[{command.extra}]" if command.extra else "codecswap"
-        raise UserError(f"This command needs {error.name}, which is not installed: pip install '{package}'.") from None
+        how = how_to_install(command.extra)
+        raise UserError(f"This command needs {error.name}, which is not installed: {how}.") from None
 
 
 def _os_sentence(error: OSError) -> str:

@@ -1,6 +1,7 @@
 """The exceptions that users are meant to see."""
 
 import signal
+import sys
 
 
 class UserError(Exception):
@@ -24,3 +25,14 @@ class Interrupted(UserError):
     def __init__(self, sentence: str, signum: int = signal.SIGINT) -> None:
         super().__init__(sentence)
         self.exit_code = 128 + signum
+
+
+def how_to_install(extra: str | None) -> str:
+    """The end of a sentence about a missing package: what to type for the extra ``train`` or ``deploy``, or for none."""
+    command = f"pip install '.[{extra}]' in the repository's folder" if extra else "install codecswap again"
+    if extra and sys.version_info >= (3, 13):
+        return (
+            f"{command}, with Python 3.11 or 3.12 (for 3.13 CompressAI, which asks for numpy<2, is not to be had that way: "
+            "there, also pip install --no-deps compressai==1.2.8)"
+        )
+    return command

@@ -13,7 +13,7 @@ from codecswap.data.crops import cores
 from codecswap.data.pictures import UNREADABLE, load_picture, scan
 from codecswap.deploy import bitstream
 from codecswap.deploy.runtime import OnnxCodec
-from codecswap.errors import UserError
+from codecswap.errors import UserError, how_to_install
 from codecswap.files import whole
 
 SUFFIX = ".csw"
@@ -48,7 +48,7 @@ class Source:
         except ModuleNotFoundError as error:
             raise UserError(
                 f"--codec {self.path or 'from the zoo'} needs {error.name}, which is not installed: name an exported folder, "
-                "or pip install 'codecswap[train]'."
+                f"or {how_to_install('train')}."
             ) from None
         torch.set_num_threads(self.threads)
         return TorchCodec(load_any(self.path, self.quality, self.metric))
