@@ -163,7 +163,10 @@ def _check(manifest: Manifest) -> None:
         words += vars(network).values()
         if not re.fullmatch(r"[\w-][\w.-]{0,99}", network.file) or network.input not in INPUTS:  # no path, only a name
             raise ValueError(network)
-    if not set(manifest.checks) <= {*check_names("encoder"), *check_names("decoder")}:
+    if type(manifest.checks) is not dict or not set(manifest.checks) <= {
+        *check_names("encoder"),
+        *check_names("decoder"),
+    }:
         raise ValueError(manifest.checks)
     words += manifest.checks.values()
     if manifest.weight_bits not in (None, 7, 8):
