@@ -28,9 +28,13 @@ from codecswap.surgery import swap
 open_session = runtime.open_session
 
 
-def saturate(model: bytes, threads: int | None = None, *, exact: bool = False, wide_sums: bool = True) -> Any:
+def saturate(model: bytes, threads: int | None = None, *, exact: bool = False) -> Any:
     """`codecswap.deploy.runtime.open_session` of a runtime that overflows and knows no option against it."""
-    return SaturatingSession(model) if b"QuantizeLinear" in model and not exact else open_session(model, threads)
+    return (
+        SaturatingSession(model)
+        if b"QuantizeLinear" in model and not exact
+        else open_session(model, threads, exact=exact)
+    )
 
 
 @pytest.fixture
@@ -128,7 +132,7 @@ def test_checks_are_what_the_file_means(folders: dict[str, Path]) -> None:
 
 
 def test_a_folder_of_before_opens(folders: dict[str, Path], tmp_path: Path) -> None:
-    old = altered(folders["8"], tmp_path / "old", checks=None, weight_bits=None)
+    old = altered(folders["8"], tmp_path / "old", checks=None)
     assert (decode_something(old) == decode_something(folders["8"])).all()
 
 

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import re
-from dataclasses import MISSING, asdict, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -56,10 +56,8 @@ class Manifest:
     """How symbols are handed to a decoder whose input is ``planes``."""
     tables_sha256: str
     """`codecswap.deploy.tables.EntropyTables.digest`: files of codecs with the same one can be exchanged."""
-    weight_bits: int | None = None
-    """7 or 8, of a quantised folder's weights; None: not quantised, or before this was written."""
-    checks: dict[str, str] = field(default_factory=dict)
-    """SHA-256 of the files of `codecswap.deploy.check`, by name; a folder may have none."""
+    checks: dict[str, str] | None = None
+    """SHA-256 of the files of `codecswap.deploy.check`, by name; None: not quantised, or of before."""
 
 
 def describe_network(path: Path, input: str, output: str) -> Network:
@@ -141,11 +139,7 @@ def check_names(part: str) -> tuple[str, str]:
 
 def _values(content: dict[str, Any]) -> dict[str, Any]:
     """The manifest's fields; those that came later, which have defaults, may be missing."""
-    names = [
-        entry.name
-        for entry in fields(Manifest)
-        if entry.name in content or (entry.default is MISSING and entry.default_factory is MISSING)
-    ]
+    names = (entry.name for entry in fields(Manifest) if entry.name in content or entry.default is MISSING)
     return {name: content[name] for name in names}
 
 
@@ -163,14 +157,11 @@ def _check(manifest: Manifest) -> None:
         words += vars(network).values()
         if not re.fullmatch(r"[\w-][\w.-]{0,99}", network.file) or network.input not in INPUTS:  # no path, only a name
             raise ValueError(network)
-    if type(manifest.checks) is not dict or not set(manifest.checks) <= {
-        *check_names("encoder"),
-        *check_names("decoder"),
-    }:
-        raise ValueError(manifest.checks)
-    words += manifest.checks.values()
-    if manifest.weight_bits not in (None, 7, 8):
-        raise ValueError(manifest.weight_bits)
+    if manifest.checks is not None:
+        known = {*check_names("encoder"), *check_names("decoder")}
+        if type(manifest.checks) is not dict or not set(manifest.checks) <= known:
+            raise ValueError(manifest.checks)
+        words += manifest.checks.values()
     if sides != [None, None]:
         counts += sides  # type: ignore[arg-type]
     if manifest.planes:

@@ -138,7 +138,6 @@ def quantise(
         decoder=decoder,
         planes=planes,
         tables_sha256=tables.digest().hex(),
-        weight_bits=options.weight_bits,
     )
     write_folder(made, manifest, tables)
     checks = verified(made, folder, samples, symbols)
