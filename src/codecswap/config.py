@@ -317,6 +317,8 @@ class QuantiseOptions(TeacherOptions):
     """Share of the values inside the range, in percent, with --method percentile."""
     activations: Literal["uint8", "int8"] = "uint8"
     """Type of 8-bit activations; weights are int8. uint8 is the faster one on x86 processors with VNNI."""
+    weight_bits: Literal[7, 8] = 7
+    """Bits of the weights: 7 are decoded rightly by every runtime; 8 overflow in many on x86 processors without VNNI."""
     equalise: bool = True
     """Give all channels around (I)GDN the same range first, which is exact."""
     refit: bool = True

@@ -9,8 +9,13 @@ import pytest
 import torch
 
 from codecswap import cli
-from codecswap.codecs import load_codec
+from codecswap.codecs import FactorizedPrior, load_codec
+from codecswap.config import ExportOptions
+from codecswap.deploy.export import verify, write
+from codecswap.deploy.native import TorchCodec
 from codecswap.deploy.runtime import OnnxCodec
+from codecswap.deploy.tables import EntropyTables
+from codecswap.errors import UserError
 from codecswap.surgery import swap
 
 
@@ -57,6 +62,31 @@ def test_a_checkpoint_is_exported_as_it_is(tmp_path: Path, pictures: Path, capsy
     assert "4 Resize" in capsys.readouterr().out
     assert cli.main([*arguments, "--output", str(tmp_path / "out"), "--replacement", "masked"]) == 2
     assert "--replacement upsample" in capsys.readouterr().err
+
+
+def test_a_fixed_size_of_the_embedded_codec(tmp_path: Path) -> None:
+    assert export("--output", tmp_path, "--replacement", "subpixel", "--height", 256, "--width", 256) == 0
+
+
+@pytest.mark.parametrize(("away", "jump", "accepted"), [(1e-5, 0.01, True), (5e-3, 0.01, False), (1e-5, 2, False)])
+def test_a_symbol_may_differ_where_the_latent_lies_on_the_boundary(
+    teacher: FactorizedPrior, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, away: float, jump: float, accepted: bool
+) -> None:
+    manifest = write(teacher, "tiny", "none", ExportOptions(output=tmp_path))
+    shape = (manifest.M, 2, 2)
+    medians = EntropyTables.of(teacher).medians[:, None, None]
+    latents = np.zeros(shape, np.float32) + medians
+    latents[:9] += 0.5 - away  # 36 of 288, far more than one in 100,000
+    exported = latents.copy()
+    exported[:9] += jump
+    monkeypatch.setattr(TorchCodec, "analyse", lambda self, picture: latents)
+    monkeypatch.setattr(OnnxCodec, "analyse", lambda self, picture: exported)
+    samples = iter([np.zeros((3, 32, 32), np.float32)])
+    if accepted:
+        verify(teacher, tmp_path, samples, "float32")
+    else:
+        with pytest.raises(UserError, match="more than rounding"):
+            verify(teacher, tmp_path, samples, "float32")
 
 
 @pytest.mark.parametrize(

@@ -63,9 +63,7 @@ def test_rounding_with_compensation_beats_rounding_to_nearest(stride: int) -> No
     lost = sum(
         (F.conv2d(x, nearest, conv.bias, stride, 1) - y).square().mean() for x, y in zip(samples, wanted, strict=True)
     )
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("codecswap.deploy.rounding.LEVELS", 7)
-        scales = round_weights(nn.Sequential(conv), samples, exact_input=True)
+    scales = round_weights(nn.Sequential(conv), samples, exact_input=True, levels=7)
     left = sum((conv(x) - y).square().mean() for x, y in zip(samples, wanted, strict=True))
     assert left < 0.7 * lost
     levels = conv.weight / scales["0.weight"][:, None, None, None]

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import re
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +56,8 @@ class Manifest:
     """How symbols are handed to a decoder whose input is ``planes``."""
     tables_sha256: str
     """`codecswap.deploy.tables.EntropyTables.digest`: files of codecs with the same one can be exchanged."""
+    checks: dict[str, str] | None = None
+    """SHA-256 of the files of `codecswap.deploy.check`, by name; None: not quantised, or of before."""
 
 
 def describe_network(path: Path, input: str, output: str) -> Network:
@@ -88,7 +90,7 @@ def read_folder(folder: Path) -> tuple[Manifest, EntropyTables]:
         if content["version"] != VERSION:
             version = str(content["version"])[:20]
             raise UserError(f"{path} has version {version}, this program reads {VERSION}: update codecswap.")
-        manifest = Manifest(**{field.name: content[field.name] for field in fields(Manifest)} | _parts(content))
+        manifest = Manifest(**_values(content) | _parts(content))
         _check(manifest)
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"{path} is damaged or of another program: export the codec again.") from error
@@ -112,13 +114,33 @@ def network_bytes(folder: Path, network: Network) -> bytes:
     Raises:
         UserError: it is missing, or not the one that the folder was written with.
     """
-    path = folder / network.file
+    return file_bytes(folder, network.file, network.sha256)
+
+
+def file_bytes(folder: Path, name: str, sha256: str, most: int | None = None) -> bytes:
+    """The content of a file that codec.json names, of at most ``most`` bytes.
+
+    Raises:
+        UserError: it is missing, or not the one that the folder was written with.
+    """
+    path = folder / name
     if not path.is_file():
-        raise UserError(f"{folder} lacks {network.file}: export the codec again.")
-    content = path.read_bytes()
-    if hashlib.sha256(content).hexdigest() != network.sha256:
+        raise UserError(f"{folder} lacks {name}: export the codec again.")
+    content = path.read_bytes() if most is None or path.stat().st_size <= most else b""
+    if hashlib.sha256(content).hexdigest() != sha256:
         raise UserError(f"{path} is not the one that {MANIFEST} was written with: export the codec again.")
     return content
+
+
+def check_names(part: str) -> tuple[str, str]:
+    """The coded picture and the PNG that check a network (`codecswap.deploy.check`): ``encoder`` or ``decoder``."""
+    return f"check_{part}.csw", f"check_{part}.png"
+
+
+def _values(content: dict[str, Any]) -> dict[str, Any]:
+    """The manifest's fields; those that came later, which have defaults, may be missing."""
+    names = (entry.name for entry in fields(Manifest) if entry.name in content or entry.default is MISSING)
+    return {name: content[name] for name in names}
 
 
 def _parts(content: dict[str, Any]) -> dict[str, Any]:
@@ -135,6 +157,11 @@ def _check(manifest: Manifest) -> None:
         words += vars(network).values()
         if not re.fullmatch(r"[\w-][\w.-]{0,99}", network.file) or network.input not in INPUTS:  # no path, only a name
             raise ValueError(network)
+    if manifest.checks is not None:
+        known = {*check_names("encoder"), *check_names("decoder")}
+        if type(manifest.checks) is not dict or not set(manifest.checks) <= known:
+            raise ValueError(manifest.checks)
+        words += manifest.checks.values()
     if sides != [None, None]:
         counts += sides  # type: ignore[arg-type]
     if manifest.planes:

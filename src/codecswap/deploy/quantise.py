@@ -1,8 +1,11 @@
 """``codecswap quantise``: a codec in 8-bit integers, what that costs, and where."""
 
+import hashlib
+import shutil
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -17,16 +20,18 @@ from codecswap.config import ExportOptions, QuantiseOptions
 from codecswap.console import say, show_table, warn
 from codecswap.deploy import export
 from codecswap.deploy.bitstream import pack, unpack
+from codecswap.deploy.check import compare, demand, write_checks
 from codecswap.deploy.equalise import equalise
 from codecswap.deploy.folder import Manifest, Network, describe_network, write_folder
 from codecswap.deploy.graph import layer_of
 from codecswap.deploy.native import TorchCodec, load_source
 from codecswap.deploy.onnx import latent_size, write_decoder, write_encoder
 from codecswap.deploy.plain import plain, take_planes
-from codecswap.deploy.rounding import round_weights
+from codecswap.deploy.rounding import LEVELS, round_weights
 from codecswap.deploy.runtime import OnnxCodec
 from codecswap.deploy.static import Override, channel_scales, costs, fixed_scale, quantise_graph
 from codecswap.errors import UserError
+from codecswap.files import whole
 from codecswap.metrics import SMALLEST_SIDE, ms_ssim, psnr, to_8_bits
 
 LAST = {"encoder": "g_a.6", "decoder": "g_s.6"}
@@ -82,11 +87,16 @@ def quantise(
 
     Args:
         samples: pictures ``(3, H, W)`` of one size.
-        scratch: folder for the float graphs.
+        scratch: folder for the float graphs, and for the result until it has been checked.
         show: print what each tensor costs.
+
+    Raises:
+        UserError: ONNX Runtime does not compute here what the files mean; nothing is written.
     """
     folder, size = options.output, latent_size(options.height, options.width)
     folder.mkdir(parents=True, exist_ok=True)
+    made = scratch / "made"
+    made.mkdir()
     torch_codec = TorchCodec(codec)
     tables = torch_codec.tables
     symbols = [tables.to_symbols(torch_codec.analyse(sample)) for sample in samples]
@@ -101,9 +111,9 @@ def quantise(
         overrides |= _rounded(transform, inputs, "decoder", options)
         path = scratch / "decoder.onnx"
         write_decoder(transform, inputs[0].shape[1], path, opset=options.opset, size=size, input="planes")
-        decoder = _write(path, inputs, overrides, "decoder", options, "planes", "picture")
+        decoder = _write(path, made, inputs, overrides, "decoder", options, "planes", "picture")
         if show:
-            show_costs("decoder", path, folder / path.name, inputs[0])
+            show_costs("decoder", path, made / path.name, inputs[0])
     if options.parts != "decoder":
         transform = plain(codec.g_a)
         inputs = [sample[None] for sample in samples]
@@ -112,9 +122,9 @@ def quantise(
         overrides = {"picture": _picture(options), **_rounded(transform, inputs, "encoder", options)}
         path = scratch / "encoder.onnx"
         write_encoder(transform, path, opset=options.opset, size=size)
-        encoder = _write(path, inputs, overrides, "encoder", options, "picture", "latents")
+        encoder = _write(path, made, inputs, overrides, "encoder", options, "picture", "latents")
         if show:
-            show_costs("encoder", path, folder / path.name, inputs[0])
+            show_costs("encoder", path, made / path.name, inputs[0])
     manifest = Manifest(
         name=name,
         N=codec.N,
@@ -129,8 +139,34 @@ def quantise(
         planes=planes,
         tables_sha256=tables.digest().hex(),
     )
+    write_folder(made, manifest, tables)
+    checks = verified(made, folder, samples, symbols)
+    manifest = replace(manifest, checks={path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in checks})
+    for path in [*checks, *(made / network.file for network in (encoder, decoder) if network)]:
+        with whole(folder / path.name) as beside:
+            shutil.copyfile(path, beside)
     write_folder(folder, manifest, tables)
     return manifest
+
+
+def verified(made: Path, folder: Path, samples: Sequence[np.ndarray], symbols: Sequence[np.ndarray]) -> list[Path]:
+    """Compare what ONNX Runtime computes with what the files mean, and say it; write the stored checks.
+
+    Args:
+        made: the quantised folder.
+        folder: what it will be called.
+        samples, symbols: pictures ``(3, H, W)`` and their symbols; the first `VERIFIED_ON` of them are compared.
+
+    Returns: the checks' files, in ``made``.
+
+    Raises:
+        UserError: they differ by more than roundings do.
+    """
+    exact, count = OnnxCodec(made, exact=True), export.VERIFIED_ON
+    for part, found in compare(OnnxCodec(made), exact, samples[:count], symbols[:count]).items():
+        demand(folder / getattr(exact.manifest, part).file, found)
+        say(f"ONNX Runtime's {part} against the file's exact meaning: {min(found, 120):.1f} dB.")
+    return write_checks(exact, samples, symbols)
 
 
 def _picture(options: QuantiseOptions) -> Override:
@@ -147,7 +183,8 @@ def _rounded(
     name = "g_a" if part == "encoder" else "g_s"
     kept = [layer.removeprefix(f"{name}.") for layer in _kept(part, options) if layer.startswith(name)]
     tensors: list[Tensor] = [torch.from_numpy(one) for one in inputs]
-    scales = round_weights(transform, tensors, exact_input=True, float_layers=kept)
+    levels = LEVELS[options.weight_bits]
+    scales = round_weights(transform, tensors, exact_input=True, levels=levels, float_layers=kept)
     return {f"{name}.{key}": channel_scales(value.numpy()) for key, value in scales.items()}
 
 
@@ -158,6 +195,7 @@ def _kept(part: str, options: QuantiseOptions) -> list[str]:
 
 def _write(
     source: Path,
+    folder: Path,
     inputs: Sequence[np.ndarray],
     overrides: dict[str, Override],
     part: str,
@@ -170,7 +208,7 @@ def _write(
         ends = ("Conv", "ConvTranspose", "DepthToSpace")
         last = [node for node in onnx.load(source).graph.node if layer_of(node) == LAST[part] and node.op_type in ends]
         overrides |= {node.output[0]: _picture(options) for node in last}
-    target = options.output / source.name
+    target = folder / source.name
     quantise_graph(
         source,
         target,
@@ -178,6 +216,7 @@ def _write(
         method=options.method,
         percentile=options.percentile,
         activations=options.activations,
+        weight_bits=options.weight_bits,
         overrides=overrides,
         keep=keep,
     )

@@ -13,8 +13,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-LEVELS = 127
-"""Weights are whole numbers in +-127 times their output channel's scale."""
+LEVELS = {7: 64, 8: 127}
+"""Per ``--weight_bits``: weights are whole numbers in +- this, times their output channel's scale.
+
+Two products of a uint8 activation with weights of 7 bits add up to at most 2 * 255 * 64 = 32,640, which fits in the 16 bits
+that some processors' instructions (vpmaddubsw) and runtimes have for them; with 8 bits it would be 64,770.
+"""
 POSITIONS = 32768
 """Output positions that a layer is fitted to, drawn from all samples."""
 RIDGE = 1e-3
@@ -25,7 +29,7 @@ BLOCK = 128
 
 @torch.no_grad()
 def round_weights(
-    transform: nn.Module, samples: Sequence[Tensor], *, exact_input: bool, float_layers: Sequence[str] = ()
+    transform: nn.Module, samples: Sequence[Tensor], *, exact_input: bool, levels: int, float_layers: Sequence[str] = ()
 ) -> dict[str, Tensor]:
     """Refit and round the convolutions of an equalised plain transform, in place.
 
@@ -35,6 +39,7 @@ def round_weights(
         transform: what `codecswap.deploy.plain.plain` returns.
         samples: what goes into it, ``(1, C, H, W)`` each.
         exact_input: what goes in is 8-bit integers already.
+        levels: largest whole number that a weight may become, of either sign (`LEVELS`).
         float_layers: names of children that will not be quantised.
 
     Returns: the scale ``(O,)`` of each rounded weight, by the parameter's name.
@@ -51,7 +56,7 @@ def round_weights(
             floats, quantised = [before(x) for x in floats], [before(x) for x in quantised]
             wanted = [conv(x) for x in floats]
             parameter = next(key for key, value in layer.named_parameters() if value is conv.weight)
-            scales[f"{name}.{parameter}"] = _round(conv, quantised, wanted, generator)
+            scales[f"{name}.{parameter}"] = _round(conv, quantised, wanted, generator, levels)
             floats, quantised = [after(x) for x in wanted], [after(conv(x)) for x in quantised]
         if name not in float_layers:
             quantised = _fake_quantised(quantised)
@@ -80,7 +85,9 @@ def _fake_quantised(tensors: Sequence[Tensor]) -> list[Tensor]:
     return [torch.round(x / step) * step for x in tensors]
 
 
-def _round(conv: nn.Conv2d, inputs: Sequence[Tensor], wanted: Sequence[Tensor], generator: torch.Generator) -> Tensor:
+def _round(
+    conv: nn.Conv2d, inputs: Sequence[Tensor], wanted: Sequence[Tensor], generator: torch.Generator, levels: int
+) -> Tensor:
     """Refit ``conv`` from ``inputs`` to ``wanted``, round its weight in place, and correct its bias; returns the scales."""
     weight = conv.weight.double().flatten(1)
     count, inputs_size = 0, weight.shape[1]
@@ -103,8 +110,8 @@ def _round(conv: nn.Conv2d, inputs: Sequence[Tensor], wanted: Sequence[Tensor], 
     missing = cross - gram @ weight.T
     missing += RIDGE * gram.diagonal().mean() * weight.T  # the ridge pulls towards the weights, not towards zero
     fitted = weight + torch.cholesky_solve(missing, factor).T
-    scales = fitted.abs().amax(1).clamp_min(1e-12) / LEVELS
-    rounded = _compensated(fitted, scales, torch.cholesky_inverse(factor))
+    scales = fitted.abs().amax(1).clamp_min(1e-12) / levels
+    rounded = _compensated(fitted, scales, torch.cholesky_inverse(factor), levels)
     conv.weight.copy_(rounded.view_as(conv.weight))
     bias = mean_out - rounded @ mean_in
     conv.bias = nn.Parameter(bias.to(conv.weight.dtype), requires_grad=False)
@@ -119,8 +126,8 @@ def _patches(conv: nn.Conv2d, x: Tensor, chosen: Tensor) -> Tensor:
     return windows[:, chosen // columns, chosen % columns].transpose(0, 1).flatten(1)
 
 
-def _compensated(weight: Tensor, scales: Tensor, inverse: Tensor) -> Tensor:
-    """Round ``weight: (O, K)`` to multiples of ``scales: (O,)``, the costliest inputs first.
+def _compensated(weight: Tensor, scales: Tensor, inverse: Tensor, levels: int) -> Tensor:
+    """Round ``weight: (O, K)`` to at most ``levels`` multiples of ``scales: (O,)``, the costliest inputs first.
 
     Args:
         inverse: of the inputs' Gram matrix, ``(K, K)``.
@@ -135,7 +142,7 @@ def _compensated(weight: Tensor, scales: Tensor, inverse: Tensor) -> Tensor:
         for place in range(start, stop):
             column = weight[:, place : place + 1]
             exact = column.clone()
-            column.copy_((exact / step).round().clamp(-LEVELS, LEVELS) * step)
+            column.copy_((exact / step).round().clamp(-levels, levels) * step)
             error = (exact - column) / upper[place, place]
             weight[:, place + 1 : stop] -= error * upper[place, place + 1 : stop]
             errors[:, place - start] = error[:, 0]

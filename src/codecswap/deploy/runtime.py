@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
+from codecswap.deploy.check import check
 from codecswap.deploy.folder import FACTOR, Network, network_bytes, read_folder
 from codecswap.deploy.tiles import MARGIN, Size, in_tiles
 from codecswap.errors import UserError
@@ -16,9 +17,21 @@ TILE = (80, 80)
 """Largest tile in latents (1280x1280 pixels): 12 million pixels stay below 4 GiB with N=192, M=320."""
 
 
-def open_session(model: bytes | str, threads: int | None = None) -> onnxruntime.InferenceSession:
-    """ONNX Runtime's session for a model (its bytes or its path) on the CPU; ``threads`` None: as many as it likes."""
+def open_session(
+    model: bytes | str, threads: int | None = None, *, exact: bool = False
+) -> onnxruntime.InferenceSession:
+    """ONNX Runtime's session for a model on the CPU.
+
+    Args:
+        model: its bytes or its path.
+        threads: None: as many as ONNX Runtime likes.
+        exact: compute operator by operator, without its optimisations: a quantised graph's exact meaning.
+    """
     options = onnxruntime.SessionOptions()
+    if exact:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    # without it, sums overflow on x86 without VNNI where weights exceed 7 bits; nothing else changes, or takes longer
+    options.add_session_config_entry("session.x64quantprecision", "1")
     options.log_severity_level = 3  # its warnings are about its own optimiser
     if threads is None:  # a machine that others use too: waiting threads shall sleep
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
@@ -35,15 +48,16 @@ class OnnxCodec:
         folder: what `codecswap export` or `codecswap quantise` wrote.
         threads: of ONNX Runtime; None: as many as it likes.
         tile: height and width in latents above which a picture is computed in tiles.
+        exact: compute a quantised folder's exact meaning (`codecswap.deploy.check`); slow.
 
     Raises:
         UserError: the folder is no exported codec, or its files are damaged or mixed.
     """
 
-    def __init__(self, folder: Path, threads: int | None = None, tile: Size = TILE) -> None:
+    def __init__(self, folder: Path, threads: int | None = None, tile: Size = TILE, *, exact: bool = False) -> None:
         self.folder = folder
         self.manifest, self.tables = read_folder(folder)
-        self._threads = threads
+        self._threads, self._exact = threads, exact
         self._fixed = self.manifest.height is not None
         if self.manifest.height and self.manifest.width:
             tile = (self.manifest.height // FACTOR, self.manifest.width // FACTOR)
@@ -54,7 +68,7 @@ class OnnxCodec:
         """Latents y ``(M, H/16, W/16)``, before rounding, of ``picture: (3, H, W)``, float32 in [0, 1].
 
         Raises:
-            UserError: the folder has no encoder, or its fixed size does not fit the picture.
+            UserError: the folder has no encoder, its fixed size does not fit the picture, or it is computed wrongly here.
         """
         return self._run("encoder", picture, scale_in=FACTOR, scale_out=1)
 
@@ -62,7 +76,7 @@ class OnnxCodec:
         """The picture ``(3, H, W)``, float32, not clamped, of ``symbols: (M, H/16, W/16)``, int32.
 
         Raises:
-            UserError: the folder has no decoder, or its fixed size does not fit the picture.
+            UserError: the folder has no decoder, its fixed size does not fit the picture, or it is computed wrongly here.
         """
         return self._run("decoder", self._decoder_input(symbols), scale_in=1, scale_out=FACTOR)
 
@@ -92,11 +106,7 @@ class OnnxCodec:
                     f"a larger picture: export it with sides of more than {2 * MARGIN * FACTOR}."
                 )
         network = self._network(part)
-        if part not in self._sessions:
-            content = network_bytes(self.folder, network)
-            with self._refusing(network):
-                self._sessions[part] = open_session(content, self._threads)
-        session = self._sessions[part]
+        session = self._session(part, network)
         channels = 3 if part == "decoder" else self.manifest.M
 
         def run(tile: np.ndarray) -> np.ndarray:
@@ -108,6 +118,20 @@ class OnnxCodec:
             return result[0]
 
         return in_tiles(run, x, self._tile, scale_in=scale_in, scale_out=scale_out)
+
+    def _session(self, part: str, network: Network) -> onnxruntime.InferenceSession:
+        """A network's session, checked when it is opened."""
+        if part not in self._sessions:
+            content = network_bytes(self.folder, network)
+            with self._refusing(network):
+                self._sessions[part] = open_session(content, self._threads, exact=self._exact)
+            if not self._exact:
+                try:
+                    check(self, part)
+                except UserError:
+                    del self._sessions[part]
+                    raise
+        return self._sessions[part]
 
     @contextmanager
     def _refusing(self, network: Network) -> Iterator[None]:

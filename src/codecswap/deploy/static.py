@@ -57,16 +57,18 @@ def quantise_graph(
     method: str,
     percentile: float,
     activations: str,
+    weight_bits: int,
     overrides: Mapping[str, Override],
     keep: Sequence[str],
 ) -> None:
-    """Write the float graph ``source`` as ``target``: 8-bit weights per channel, activations per tensor, as QDQ pairs.
+    """Write the float graph ``source`` as ``target``: int8 weights per channel, 8-bit activations per tensor, as QDQ pairs.
 
     Args:
         feeds: values of its input that ranges are taken from.
         method: one of `METHODS`.
         percentile: of the method of that name, in percent.
         activations: ``uint8`` or ``int8``.
+        weight_bits: 8, or 7 for weights in +-64 (`codecswap.deploy.rounding.LEVELS`).
         overrides: scales that are known, by the tensor's name.
         keep: layers left in float (`codecswap.deploy.graph.layer_of`).
     """
@@ -84,6 +86,7 @@ def quantise_graph(
                 per_channel=True,
                 activation_type=ACTIVATIONS[activations][0],
                 weight_type=QuantType.QInt8,
+                reduce_range=weight_bits == 7,  # of weights only
                 nodes_to_exclude=excluded,
                 calibrate_method=METHODS[method],
                 extra_options={"TensorQuantOverrides": dict(overrides), "CalibPercentile": percentile},
@@ -130,7 +133,7 @@ def costs(source: Path, quantised: Path, feed: np.ndarray) -> list[Cost]:
     """Round each activation of the float graph ``source`` alone, with the scale it has in ``quantised``."""
     model, scales = onnx.load(source), graph.weights(onnx.load(quantised))
     name = model.graph.input[0].name
-    reference = open_session(str(source)).run(None, {name: feed})[0]
+    reference = open_session(str(source), exact=True).run(None, {name: feed})[0]
     result = []
     for node in model.graph.node:
         output = node.output[0]
@@ -139,7 +142,7 @@ def costs(source: Path, quantised: Path, feed: np.ndarray) -> list[Cost]:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "one.onnx"
             onnx.save(_rounded_at(model, output, scales), path)
-            error = open_session(str(path)).run(None, {name: feed})[0] - reference
+            error = open_session(str(path), exact=True).run(None, {name: feed})[0] - reference
         operator = "square" if len(node.input) == 2 and node.input[0] == node.input[1] else node.op_type
         result.append(Cost(graph.layer_of(node), operator, float(np.square(error, dtype=np.float64).mean())))
     return result
