@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 from zipfile import ZipFile, ZipInfo
 
+from codecswap.console import amount, bar
 from codecswap.config import PrepareOptions
 from codecswap.data.crops import BYTES_PER_PIXEL
 from codecswap.data.download import COCO, Archive, Remote, download
 from codecswap.data.pictures import ENDINGS
-from codecswap.data.progress import amount, bar
 from codecswap.data.remote import RemoteFile, extents
 from codecswap.data.split import choose
 from codecswap.data.unpack import TOP, missing, open_zip, pictures, place, unpack
