@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 from zipfile import ZipFile, ZipInfo
 
-from codecswap.console import amount, bar
 from codecswap.config import PrepareOptions
+from codecswap.console import amount, bar
 from codecswap.data.crops import BYTES_PER_PIXEL
 from codecswap.data.download import COCO, Archive, Remote, download
 from codecswap.data.pictures import ENDINGS

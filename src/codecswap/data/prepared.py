@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from codecswap.console import bar
 from codecswap.config import PrepareOptions
+from codecswap.console import bar
 from codecswap.data.crops import BYTES_PER_PIXEL, crop_all
 from codecswap.data.pictures import scan
 from codecswap.data.split import base_name, choose, position
