@@ -132,7 +132,9 @@ def ship(folder: Path) -> None:
         decode_file(runtime, coded, decoded)
         decibels = psnr(whole_picture(decoded)[None], whole_picture(source)[None]).item()
     say(f"{coded}: {size}.")
-    say(f"{decoded}: decoded from these bytes with ONNX Runtime, {decibels:.2f} dB. Your own pictures (no PyTorch needed):")
+    say(
+        f"{decoded}: decoded from these bytes with ONNX Runtime, {decibels:.2f} dB. Your own pictures (no PyTorch needed):"
+    )
     say(f"  codecswap encode --codec {quote(str(codec))} picture.png -o picture.csw")
     say(f"  codecswap decode --codec {quote(str(codec))} picture.csw -o picture.png")
 

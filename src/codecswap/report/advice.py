@@ -36,7 +36,12 @@ def advise(verdict: Verdict, codec: dict[str, Any]) -> Advice | None:
     operators = {name: ", ".join(OPERATORS[name]) for name in better}
     sentences = [text("advice_same_pictures", count=str(len(verdict.teacher.coded)))]
     for name, loss in better.items():
-        values = {"name": name, "operators": operators[name], "decibels": f"{abs(loss):.2f}"}
+        values = {
+            "name": name,
+            "operators": operators[name],
+            "decibels": f"{loss:.2f}",
+            "psnr": f"{teacher - loss:.2f}",
+        }
         sentences.append(text("advice_nothing" if loss < NOTHING else "advice_less", **values))
     sentences.append(text("advice_do"))
     return Advice(sentences, export_command(codec, min(better, key=lambda name: round(better[name], 2))))
