@@ -29,7 +29,7 @@ def test_rounding_to_8_bits_alone_costs_59_db() -> None:
     assert to_8_bits(torch.tensor([-1.0, 0.5, 2.0])).tolist() == [0, pytest.approx(128 / 255), 1]
 
 
-@pytest.mark.parametrize("shape", [(2, 3, 224, 224), (1, 3, 161, 199), (3, 1, 256, 177)])
+@pytest.mark.parametrize("shape", [(2, 3, 224, 224), (1, 3, 161, 199), (3, 1, 256, 177), (2, 3, 421, 509)])
 def test_ms_ssim_equals_pytorch_msssim(shape: tuple[int, ...]) -> None:
     torch.manual_seed(0)
     x = smooth(*shape)

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from codecswap.codecs import GDN, FactorizedPrior, load_codec, teacher_name
 from codecswap.config import AdviseOptions
-from codecswap.console import say, show_table
+from codecswap.console import say, show_table, track
 from codecswap.data.coco import first_readable, list_pictures
 from codecswap.data.split import position
 from codecswap.errors import UserError
@@ -66,10 +66,10 @@ def main(options: AdviseOptions, typed: set[str]) -> int:
     seen, latents = encode(teacher, calibration), encode(teacher, measured)
     wanted = teacher.g_s(latents)
     rows, costs, lost = [], {}, 0.0
-    for name in CHOICES:
-        student: FactorizedPrior = teacher if name == "transposed" else swap(teacher, name)[0]
-        if name == "upsample":
-            calibrate(teacher, student, seen)
+    students: dict[str, FactorizedPrior] = {name: swap(teacher, name)[0] for name in CHOICES[1:]}
+    calibrate(teacher, students["upsample"], seen)
+    for name in track("Compare", CHOICES, unit="choices"):
+        student = students.get(name, teacher)
         shown = student.g_s(latents)
         score = psnr(to_8_bits(shown), measured).mean().item()
         lost = psnr(to_8_bits(wanted), measured).mean().item() - score

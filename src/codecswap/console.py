@@ -1,8 +1,20 @@
-"""What a run tells the person at the terminal; only the first of several processes speaks."""
+"""What a run tells the person at the terminal, progress included; only the first of several processes speaks."""
 
 import os
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from contextlib import contextmanager
+from typing import Protocol, TypeVar
+
+LINE_EVERY = 30.0
+"""Seconds between two plain lines about a step's progress."""
+
+T = TypeVar("T", covariant=True)
+
+
+class Items(Sized, Iterable[T], Protocol[T]):
+    """What `track` takes: anything with a length."""
 
 
 def is_first_process() -> bool:
@@ -36,3 +48,91 @@ def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]
         table.add_row(*row)
     # a pipe has no width: wide enough that no figure is broken
     Console(width=None if sys.stdout.isatty() else 140).print(table)
+
+
+def amount(number: float, unit: str) -> str:
+    """``19.3 GB`` or ``118,287 pictures``."""
+    from rich.filesize import decimal
+
+    return decimal(round(number)) if unit == "bytes" else f"{number:,.0f} {unit}"
+
+
+@contextmanager
+def bar(title: str, total: int, *, unit: str, done: int = 0) -> Iterator[Callable[[int], None]]:
+    """Show a step's progress: on a terminal a bar with the time left, on stderr; elsewhere a plain line at the end.
+
+    Elsewhere a long step also gets a line every 30 seconds. Bars do not nest.
+
+    Args:
+        title: the step.
+        total: how much there is to do, those already ``done`` included.
+        unit: ``bytes``, or a plural noun.
+        done: what an earlier run has done.
+
+    Yields:
+        A function to call with each further amount done.
+    """
+    if not is_first_process():
+        yield lambda step: None
+        return
+    from rich.console import Console
+
+    step = _Step(title, total, unit, done)
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield step.advance_and_write
+        step.write()
+        return
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.table import Column
+
+    amounts = TextColumn("{task.fields[amounts]}", table_column=Column(no_wrap=True))
+    columns = (TextColumn("{task.description}"), BarColumn(20), amounts, TimeRemainingColumn())
+    with Progress(*columns, console=console) as progress:
+        task = progress.add_task(title, total=total, completed=done, amounts=step.amounts())
+
+        def advance(more: int) -> None:
+            step.advance(more)
+            progress.update(task, advance=more, amounts=step.amounts())
+
+        yield advance
+
+
+def track(title: str, items: Items[T], *, unit: str) -> Iterator[T]:
+    """Go through ``items`` under a `bar`."""
+    with bar(title, len(items), unit=unit) as advance:
+        for item in items:
+            yield item
+            advance(1)
+
+
+class _Step:
+    """How far a step is, in words."""
+
+    def __init__(self, title: str, total: int, unit: str, done: int) -> None:
+        self.title, self.total, self.unit, self.done, self.first = title, total, unit, done, done
+        self.start = self.written = time.monotonic()
+
+    def advance(self, more: int) -> None:
+        self.done += more
+
+    def speed(self) -> float:
+        """Units a second, since the step began."""
+        return (self.done - self.first) / max(time.monotonic() - self.start, 1e-9)
+
+    def amounts(self) -> str:
+        """``1.2 GB of 19.3 GB, 60.1 MB/s`` or ``64 of 118,287 pictures, 404/s``."""
+        speed = self.speed()
+        if self.unit == "bytes":
+            return f"{amount(self.done, self.unit)} of {amount(self.total, self.unit)}, {amount(speed, self.unit)}/s"
+        return f"{self.done:,} of {self.total:,} {self.unit}, {speed:,.{1 if speed < 10 else 0}f}/s"
+
+    def advance_and_write(self, more: int) -> None:
+        self.advance(more)
+        if time.monotonic() - self.written > LINE_EVERY:
+            self.write()
+
+    def write(self) -> None:
+        self.written, speed = time.monotonic(), self.speed()
+        left = f", {(self.total - self.done) / speed:,.0f} s left" if speed > 0 and self.done < self.total else ""
+        print(f"{self.title}: {self.amounts()}{left}", flush=True)

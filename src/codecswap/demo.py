@@ -1,9 +1,10 @@
-"""The whole recipe on the codec and photographs inside the package: swap, distil, fine-tune, evaluate, report."""
+"""The whole recipe on the codec and photographs inside the package, and the decoder to ship in the end."""
 
 from collections.abc import Iterator
 from dataclasses import replace
 from importlib.resources import as_file, files
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import torch
@@ -14,9 +15,11 @@ from torchvision.transforms.v2.functional import to_pil_image
 from codecswap import training
 from codecswap.checkpoint import load_student
 from codecswap.codecs import EMBEDDED, FactorizedPrior, load_codec
-from codecswap.config import DemoOptions, DistillOptions, FinetuneOptions, ReportOptions
+from codecswap.config import DemoOptions, DistillOptions, ExportOptions, FinetuneOptions, ReportOptions
 from codecswap.console import say, show_table
 from codecswap.data.coco import scan, whole_picture
+from codecswap.deploy.coding import decode_file, encode_file
+from codecswap.deploy.runtime import OnnxCodec
 from codecswap.errors import UserError
 from codecswap.evaluation.measure import code, show
 from codecswap.metrics import ms_ssim, psnr
@@ -86,6 +89,8 @@ def main(options: DemoOptions, typed: set[str]) -> int:
     say("\n6/6  Write the report.")
     page = folder / "report.html"
     command.main(ReportOptions(runs=[str(folder / "checkpoints"), str(folder / "checkpoints_ft")], output=page), set())
+    say("\nExport the decoder to ship: exact, nothing to train, no ConvTranspose.")
+    ship(folder)
     say(f"Open {page} in a browser: the verdict, and the student's way towards it.")
     say(f"Look at {folder / 'contact_sheet.png'}: the original, the teacher, and the student's way towards it.")
     return 0
@@ -107,6 +112,30 @@ def _boxes(width: int, height: int) -> Iterator[tuple[int, int, int, int]]:
             left = (width - TILE) * column // (across - 1)
             top = (height - TILE) * row // (down - 1)
             yield left, top, left + TILE, top + TILE
+
+
+def ship(folder: Path) -> None:
+    """Export the embedded codec with its exact ``subpixel`` decoder, send a photograph through it, and say how to use it."""
+    codec = folder / "codec"
+    try:
+        from codecswap.deploy import export
+    except ModuleNotFoundError as error:
+        say(f"This needs {error.name}: pip install 'codecswap[deploy]', then run the command that the report names.")
+        return
+    export.main(ExportOptions(teacher=EMBEDDED, replacement="subpixel", output=codec), {"teacher", "replacement"})
+    coded, decoded = folder / "picture.csw", folder / "picture.png"
+    with as_file(files("codecswap") / "assets" / "photos" / "val") as photos:
+        source = scan(photos)[0]
+        runtime = OnnxCodec(codec)
+        size = encode_file(runtime, source, coded)
+        decode_file(runtime, coded, decoded)
+        decibels = psnr(whole_picture(decoded)[None], whole_picture(source)[None]).item()
+    say(f"{coded}: {size}.")
+    say(
+        f"{decoded}: decoded from these bytes with ONNX Runtime, {decibels:.2f} dB. Your own pictures (no PyTorch needed):"
+    )
+    say(f"  codecswap encode --codec {quote(str(codec))} picture.png -o picture.csw")
+    say(f"  codecswap decode --codec {quote(str(codec))} picture.csw -o picture.png")
 
 
 @torch.no_grad()

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from codecswap.console import bar
 from codecswap.layers import UpsampleConv2d, phase_matrix, to_subpixel, transposed_phase_kernels
 
 
@@ -101,19 +102,28 @@ def calibrate(
         raise ValueError(f"ridge and positions must be positive, not {ridge} and {positions}")
     generator = torch.Generator().manual_seed(seed)
     fits = []
-    for name, layer in student.named_modules():
-        if not (name.startswith("g_s.") and isinstance(layer, UpsampleConv2d) and not layer.masked):
-            continue
-        original = teacher.get_submodule(name)
-        assert isinstance(original, nn.ConvTranspose2d)
-        sums = _Sums(layer, original)
-        for chunk in latents.split(batch_size):
-            chunk = chunk.to(layer.conv.weight)
-            inputs = _input_of(layer, student.get_submodule("g_s"), chunk)
-            theirs = _input_of(original, teacher.get_submodule("g_s"), chunk)
-            sums.add(inputs, theirs, _draw(inputs, math.ceil(positions / len(latents)), generator))
-        before, after = sums.solve(ridge)
-        fits.append(LayerFit(name, before, after))
+    layers = [
+        (name, layer)
+        for name, layer in student.named_modules()
+        if name.startswith("g_s.") and isinstance(layer, UpsampleConv2d) and not layer.masked
+    ]
+    if not layers:
+        return []
+    chunks = latents.split(batch_size)
+    with bar("Calibrate", len(layers) * (len(chunks) + 1), unit="steps") as advance:  # a layer's solution is one more
+        for name, layer in layers:
+            original = teacher.get_submodule(name)
+            assert isinstance(original, nn.ConvTranspose2d)
+            sums = _Sums(layer, original)
+            for chunk in chunks:
+                chunk = chunk.to(layer.conv.weight)
+                inputs = _input_of(layer, student.get_submodule("g_s"), chunk)
+                theirs = _input_of(original, teacher.get_submodule("g_s"), chunk)
+                sums.add(inputs, theirs, _draw(inputs, math.ceil(positions / len(latents)), generator))
+                advance(1)
+            before, after = sums.solve(ridge)
+            fits.append(LayerFit(name, before, after))
+            advance(1)
     return fits
 
 

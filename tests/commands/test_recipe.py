@@ -54,3 +54,13 @@ def test_demo_ends_with_table_and_contact_sheet(tmp_path: Path) -> None:
     }
     assert figures["teacher"] == figures["subpixel, no training"] == figures["masked, no training"]
     assert figures["upsample, before training"] < figures["upsample, fine-tuned"] < figures["teacher"]
+    page = (tmp_path / "demo" / "report.html").read_text("utf-8")
+    command = "codecswap export --teacher tiny --replacement subpixel --output codec"
+    assert command in page and command in done.stdout, "the same advice"
+    shipped = tmp_path / "demo" / "codec"
+    last = done.stdout.splitlines()[-6:]
+    assert any(f"codecswap decode --codec {shipped}" in line for line in last)
+    assert "ConvTranspose" not in done.stdout.split("Export the decoder to ship")[1].split("\n", 1)[1]
+    again = type_(f"python -m codecswap decode --codec {shipped} {tmp_path}/demo/picture.csw -o {tmp_path}/again.png")
+    assert again.returncode == 0, again.stderr
+    assert (tmp_path / "again.png").read_bytes() == (tmp_path / "demo" / "picture.png").read_bytes()

@@ -7,9 +7,8 @@ import zipfile
 import pytest
 from download_server import serve
 
-from codecswap import files
+from codecswap import console, files
 from codecswap.data import download as module
-from codecswap.data import progress
 from codecswap.data.download import COCO, Archive, Remote, download
 from codecswap.data.remote import RemoteFile, extents
 from codecswap.errors import UserError
@@ -205,12 +204,12 @@ def test_one_run_at_a_time(tmp_path):
 
 
 def test_progress_tells_speed_and_time_left(capsys, monkeypatch):
-    monkeypatch.setattr(progress, "LINE_EVERY", 0.0)
-    with progress.bar("Downloading", 2_000_000, unit="bytes", done=500_000) as advance:
+    monkeypatch.setattr(console, "LINE_EVERY", 0.0)
+    with console.bar("Downloading", 2_000_000, unit="bytes", done=500_000) as advance:
         advance(500_000)
     first = capsys.readouterr().out.splitlines()[0]
     assert first.startswith("Downloading: 1.0 MB of 2.0 MB, ") and "B/s, " in first and first.endswith(" s left")
     monkeypatch.setenv("FORCE_COLOR", "1")
-    with progress.bar("Cropping", 10, unit="pictures") as advance:
+    with console.bar("Cropping", 10, unit="pictures") as advance:
         advance(10)
     assert "10 of 10 pictures" in capsys.readouterr().err

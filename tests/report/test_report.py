@@ -2,6 +2,8 @@
 
 import json
 import re
+import shlex
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -14,10 +16,12 @@ from codecswap.codecs import load_codec
 from codecswap.data.coco import find_pictures, whole_picture
 from codecswap.evaluation.measure import evaluate
 from codecswap.report import command
+from codecswap.report.advice import advise
 from codecswap.report.bench import Bench
 from codecswap.report.page import write_page
 from codecswap.report.run import read_run, read_runs
 from codecswap.report.words import text
+from codecswap.surgery import swap
 
 
 class Elements(HTMLParser):
@@ -63,6 +67,44 @@ def test_the_verdict_is_what_evaluation_measures(report: Path, runs: tuple[Path,
     assert 'class="notes"><h2' not in page and "note_" not in page, "nothing is missing"
     for name in ("JPEG", "WebP", "AVIF"):
         assert f"> {name}</li>" in page
+
+
+def test_the_verdict_says_what_to_ship(
+    report: Path, runs: tuple[Path, Path], hostile: Path, tmp_path: Path, capsys
+) -> None:
+    page = report.read_text("utf-8")
+    teacher = load_codec("tiny")
+    students = {name: swap(teacher, name)[0] for name in ("subpixel", "masked")}
+    results = evaluate(teacher, students, [(path.name, whole_picture(path)) for path in find_pictures(hostile).val])
+    operators = {"subpixel": "Conv, DepthToSpace", "masked": "Resize, Mul, Conv"}
+    theirs = results[0].mean()["psnr"]
+    for result in results[1:]:
+        psnr = result.mean()["psnr"]
+        assert psnr == pytest.approx(theirs, abs=0.004), "exact"
+        said = {"name": result.name, "operators": operators[result.name], "psnr": f"{psnr:.2f}"}
+        for language in ("en", "ja"):
+            assert says(page, "advice_nothing", language, **said) and says(page, f"untrained_{result.name}", language)
+    assert says(page, "advice_same_pictures", count="3")
+    assert page.index('class="advice"') < page.index('class="states"') < page.index('class="cards"'), "first screen"
+    command = "codecswap export --teacher tiny --replacement subpixel --output codec"
+    assert f"<code>{command}</code>" in page
+    assert run("report", [str(runs[1]), "-o", str(tmp_path / "again.html")]) == 0
+    assert f"\n  {command}\n" in capsys.readouterr().out, "the terminal says it too"
+    options = shlex.split(command)[2:-1]
+    assert run("export", [*options, str(tmp_path / "codec")]) == 0 and (tmp_path / "codec" / "decoder.onnx").exists()
+
+
+def test_advice_needs_something_that_loses_less(runs: tuple[Path, Path]) -> None:
+    verdict = Bench(1).verdict(read_run(runs[1]))
+    assert verdict is not None and list(verdict.exact) == ["subpixel", "masked"]
+    zoo = advise(verdict, {"teacher": None, "quality": 3, "metric": "ms-ssim"})
+    assert zoo is not None and "--quality 3 --metric ms-ssim --replacement subpixel" in zoo.command
+    only_masked = advise(replace(verdict, exact={"masked": verdict.exact["masked"]}), {"teacher": "it's.pth"})
+    assert only_masked is not None and only_masked.command.endswith("--replacement masked --output codec")
+    assert """--teacher 'it'"'"'s.pth'""" in only_masked.command
+    assert advise(replace(verdict, exact={}), {}) is None
+    assert advise(replace(verdict, exact={"masked": verdict.student}), {}) is None, "it loses as much"
+    assert advise(replace(verdict, student=verdict.teacher), {}) is None, "nothing is lost"
 
 
 def test_names_cannot_become_elements(report: Path, runs: tuple[Path, Path]) -> None:
@@ -207,6 +249,7 @@ def test_exact_students_lose_nothing(hostile: Path, tmp_path: Path) -> None:
     assert run("distill", options) == 0
     page = page_of(tmp_path / "run", limit=1)
     assert says(page, "headline_equals", decibels="0.00") and says(page, "worst_none")
+    assert 'class="advice"' not in page and not says(page, "untrained_masked"), "nothing better to name"
     assert "nothing to train" in page and read_run(tmp_path / "run").complete
 
 

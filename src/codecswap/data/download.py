@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from codecswap.data.progress import amount, bar
+from codecswap.console import amount, bar
 from codecswap.errors import UserError
 
 BLOCK = 1 << 20

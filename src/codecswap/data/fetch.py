@@ -9,10 +9,10 @@ from typing import Any
 from zipfile import ZipFile, ZipInfo
 
 from codecswap.config import PrepareOptions
+from codecswap.console import amount, bar
 from codecswap.data.crops import BYTES_PER_PIXEL
 from codecswap.data.download import COCO, Archive, Remote, download
 from codecswap.data.pictures import ENDINGS
-from codecswap.data.progress import amount, bar
 from codecswap.data.remote import RemoteFile, extents
 from codecswap.data.split import choose
 from codecswap.data.unpack import TOP, missing, open_zip, pictures, place, unpack

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from codecswap.config import PrepareOptions
+from codecswap.console import bar
 from codecswap.data.crops import BYTES_PER_PIXEL, crop_all
 from codecswap.data.pictures import scan
-from codecswap.data.progress import bar
 from codecswap.data.split import base_name, choose, position
 from codecswap.errors import UserError
 from codecswap.files import need_space, whole

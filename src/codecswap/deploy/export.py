@@ -12,7 +12,7 @@ from PIL import Image, ImageOps
 
 from codecswap.codecs import FactorizedPrior
 from codecswap.config import ExportOptions
-from codecswap.console import say, show_table, warn
+from codecswap.console import say, show_table, track, warn
 from codecswap.data.pictures import UNREADABLE, load_picture, scan
 from codecswap.deploy import graph
 from codecswap.deploy.bitstream import pad, to_array
@@ -169,7 +169,7 @@ def compare(codec: FactorizedPrior, folder: Path, samples: Iterator[np.ndarray])
     """Run the exported files with ONNX Runtime and the codec with PyTorch on the same pictures."""
     torch_codec, exported = TorchCodec(codec), OnnxCodec(folder)
     tables, result = torch_codec.tables, Differences()
-    for sample in islice(samples, VERIFIED_ON):
+    for sample in track("Check", list(islice(samples, VERIFIED_ON)), unit="pictures"):
         latents = torch_codec.analyse(sample)
         symbols = tables.to_symbols(latents)
         result.pictures += 1

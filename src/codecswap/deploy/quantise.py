@@ -4,7 +4,7 @@ import hashlib
 import shutil
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from codecswap.codecs import FactorizedPrior
 from codecswap.config import ExportOptions, QuantiseOptions
-from codecswap.console import say, show_table, warn
+from codecswap.console import bar, say, show_table, track, warn
 from codecswap.deploy import export
 from codecswap.deploy.bitstream import pack, unpack
 from codecswap.deploy.check import compare, demand, write_checks
@@ -38,6 +38,8 @@ LAST = {"encoder": "g_a.6", "decoder": "g_s.6"}
 """The layers that give latents and picture."""
 CROP = (384, 256)
 """Width and height of a calibration picture, where no size is fixed."""
+STEPS = 4
+"""Of a network's quantisation: equalise, refit and round the weights, choose the ranges, measure what each tensor costs."""
 REPEATS = 5
 """Times that a picture is decoded to say how long it takes; the fastest counts."""
 
@@ -52,8 +54,9 @@ def main(options: QuantiseOptions, typed: set[str]) -> int:
         raise UserError(f"--keep {unknown[0]}: the codec's layers are {', '.join(layers)}.")
     samples = calibration_pictures(options)
     say(f"Calibrating on {len(samples)} pictures.")
-    with tempfile.TemporaryDirectory() as scratch:
-        manifest = quantise(codec, name, replacement, samples, options, Path(scratch))
+    steps = len(samples) + STEPS * (2 if options.parts == "all" else 1)
+    with tempfile.TemporaryDirectory() as scratch, bar("Quantise", steps, unit="steps") as advance:
+        manifest = quantise(codec, name, replacement, samples, options, Path(scratch), advance=advance)
     if manifest.encoder:
         warn("a quantised encoder gives other latents: files are as valid, but not the float encoder's byte for byte.")
     export.show_facts(options.output, manifest)
@@ -82,6 +85,7 @@ def quantise(
     scratch: Path,
     *,
     show: bool = True,
+    advance: Callable[[int], None] = lambda steps: None,
 ) -> Manifest:
     """Write a codec's quantised files into ``options.output``.
 
@@ -89,6 +93,7 @@ def quantise(
         samples: pictures ``(3, H, W)`` of one size.
         scratch: folder for the float graphs, and for the result until it has been checked.
         show: print what each tensor costs.
+        advance: is told of every sample encoded, and of every one of `STEPS` for each network.
 
     Raises:
         UserError: ONNX Runtime does not compute here what the files mean; nothing is written.
@@ -99,32 +104,43 @@ def quantise(
     made.mkdir()
     torch_codec = TorchCodec(codec)
     tables = torch_codec.tables
-    symbols = [tables.to_symbols(torch_codec.analyse(sample)) for sample in samples]
+    symbols = []
+    for sample in samples:
+        symbols.append(tables.to_symbols(torch_codec.analyse(sample)))
+        advance(1)
     encoder = decoder = planes = None
     if options.parts != "encoder":
         transform = plain(codec.g_s, options.form, size)
         if options.equalise:
             equalise(transform, [torch.from_numpy(tables.to_latents(one))[None] for one in symbols])
         planes = take_planes(transform, tables)
+        advance(1)
         inputs = [planes.of_symbols(one)[None] for one in symbols]
         overrides = {"planes": fixed_scale(1, -128, options.activations)}
         overrides |= _rounded(transform, inputs, "decoder", options)
+        advance(1)
         path = scratch / "decoder.onnx"
         write_decoder(transform, inputs[0].shape[1], path, opset=options.opset, size=size, input="planes")
         decoder = _write(path, made, inputs, overrides, "decoder", options, "planes", "picture")
+        advance(1)
         if show:
             show_costs("decoder", path, made / path.name, inputs[0])
+        advance(1)
     if options.parts != "decoder":
         transform = plain(codec.g_a)
         inputs = [sample[None] for sample in samples]
         if options.equalise:
             equalise(transform, [torch.from_numpy(one) for one in inputs])
+        advance(1)
         overrides = {"picture": _picture(options), **_rounded(transform, inputs, "encoder", options)}
+        advance(1)
         path = scratch / "encoder.onnx"
         write_encoder(transform, path, opset=options.opset, size=size)
         encoder = _write(path, made, inputs, overrides, "encoder", options, "picture", "latents")
+        advance(1)
         if show:
             show_costs("encoder", path, made / path.name, inputs[0])
+        advance(1)
     manifest = Manifest(
         name=name,
         N=codec.N,
@@ -262,7 +278,7 @@ def _measured(
 ) -> tuple[str, dict[str, Any], float]:
     values: dict[str, list[float]] = {"psnr": [], "ms_ssim": [], "bpp": []}
     networks = [network for network in (codec.manifest.encoder, codec.manifest.decoder) if network]
-    for picture in pictures:
+    for picture in track(f"Measure {label}", pictures, unit="pictures"):
         encoder = codec if codec.manifest.encoder else reference
         decoder = codec if codec.manifest.decoder else reference
         data = pack(codec.tables.to_symbols(encoder.analyse(picture)), picture.shape[1:], codec.tables)  # type: ignore[arg-type]

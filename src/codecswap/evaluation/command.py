@@ -11,9 +11,8 @@ from torch.utils.data import DataLoader
 
 from codecswap import __version__
 from codecswap.config import EvalOptions
-from codecswap.console import say, show_table, warn
+from codecswap.console import bar, say, show_table, warn
 from codecswap.data.coco import ValidationPictures, find_pictures, list_pictures, validation_crop, whole_picture
-from codecswap.data.progress import bar
 from codecswap.errors import UserError
 from codecswap.evaluation import results as files
 from codecswap.evaluation.anchors import QUALITIES, Anchors

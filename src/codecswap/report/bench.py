@@ -1,5 +1,6 @@
 """The codecs and pictures of a run, found again and measured; what cannot be found is said."""
 
+import contextlib
 import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from codecswap.checkpoint import StudentCheckpoint, latents_equal, load_student
 from codecswap.codecs import FactorizedPrior, fingerprint, load_codec, teacher_name
-from codecswap.console import say
+from codecswap.console import say, track
 from codecswap.data.coco import Pictures, find_pictures, first_readable, validation_crop, whole_picture
 from codecswap.data.pictures import UNREADABLE
 from codecswap.errors import UserError
@@ -21,6 +22,7 @@ from codecswap.evaluation.measure import CodecResult, code, evaluate, show
 from codecswap.report.run import Run
 from codecswap.report.words import Text, text
 from codecswap.student import encode
+from codecswap.surgery import swap
 
 LARGEST = 1024
 """Of pictures with a longer side, the centre of this many pixels is measured."""
@@ -28,6 +30,10 @@ WORST, REGION = 5, 384
 """How many pictures are shown by dB lost, and the side of the region that is shown of them, in pixels."""
 NOTHING = 0.005
 """dB that count as none lost."""
+EXACT = ("subpixel", "masked")
+"""Replacements that equal the teacher; measured beside a student whose replacement does not."""
+ANCHOR_QUALITIES = (10, 50, 90)
+"""Of JPEG, WebP and AVIF: fewer than `codecswap eval` takes, since they are most of a report's time (docs/report.md)."""
 
 _T = TypeVar("_T")
 
@@ -69,6 +75,8 @@ class Verdict:
 
     teacher: CodecResult
     student: CodecResult
+    exact: dict[str, CodecResult]
+    """The teacher with each exact replacement that fits it; empty where the student's own is exact."""
     anchors: list[CodecResult]
     checkpoint: StudentCheckpoint
     held_out: int
@@ -234,8 +242,10 @@ class Bench:
         if not pictures:
             return None
         codec = checkpoint.student
-        theirs, mine = evaluate(teacher, {"student": codec}, pictures)
-        familiar = self._once("anchors", chosen, lambda: anchors(pictures))
+        exact = _exact(teacher) if checkpoint.replacement not in EXACT else {}
+        measured = track("Measure teacher and student", pictures, unit="pictures")
+        theirs, mine, *same = evaluate(teacher, {"student": codec, **exact}, measured)
+        familiar = self._once("anchors", chosen, lambda: _familiar(pictures))
         lost = [t.scores.psnr - s.scores.psnr for t, s in zip(theirs.coded, mine.coded, strict=True)]
         order = sorted(range(len(pictures)), key=lambda index: -lost[index])[:WORST]
         worst = [
@@ -243,13 +253,28 @@ class Bench:
             for index in order
             if lost[index] > NOTHING
         ]
-        return Verdict(theirs, mine, familiar, checkpoint, len(paths), cropped, worst)
+        return Verdict(
+            theirs, mine, dict(zip(exact, same, strict=True)), familiar, checkpoint, len(paths), cropped, worst
+        )
 
 
 @torch.no_grad()
 def _through(codec: FactorizedPrior, x: Tensor) -> Tensor:
     """A picture ``(3, H, W)``, its sides multiples of 16, as a codec shows it."""
     return show(codec, encode(codec, x[None]), x[None])[0]
+
+
+def _exact(teacher: FactorizedPrior) -> dict[str, FactorizedPrior]:
+    """The teacher with each exact replacement; a kernel of even size has no masked one."""
+    swapped = {}
+    for name in EXACT:
+        with contextlib.suppress(UserError):
+            swapped[name] = swap(teacher, name)[0]
+    return swapped
+
+
+def _familiar(pictures: list[tuple[str, Tensor]]) -> list[CodecResult]:
+    return anchors(track("Measure JPEG, WebP and AVIF", pictures, unit="pictures"), ANCHOR_QUALITIES)
 
 
 def _centre(x: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from codecswap.console import say
 from codecswap.errors import UserError
 from codecswap.files import whole
 from codecswap.report.bench import Bench
-from codecswap.report.page import write_page
+from codecswap.report.page import conclusion, write_page
 from codecswap.report.run import Run, read_runs
 
 PAUSE = 2.0
@@ -60,6 +60,9 @@ class Report:
             beside.write_text(page, encoding="utf-8")
         size, seconds = decimal(self.output.stat().st_size), time.perf_counter() - began
         say(f"Written: {self.output} ({size}, {seconds:.0f} s).")
+        if not watched:
+            for line in conclusion(runs[-1], self.bench):
+                say(line)
 
     def watch(self, folders: list[str]) -> None:
         """Write the page whenever a run's files change, until the last run is complete and quiet."""

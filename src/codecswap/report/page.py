@@ -7,7 +7,7 @@ import math
 import os
 import platform
 import shlex
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
 from importlib import metadata
 from importlib.resources import files
@@ -20,6 +20,7 @@ from markupsafe import Markup
 from codecswap.config import DistillOptions, FinetuneOptions
 from codecswap.metrics import SMALLEST_SIDE
 from codecswap.report import curves, plots
+from codecswap.report.advice import Advice, advise
 from codecswap.report.bench import LARGEST, REGION, WORST, Bench, Verdict
 from codecswap.report.pictures import ROOM, Gallery, gallery
 from codecswap.report.run import Run
@@ -49,6 +50,8 @@ class Judgement:
     """What was measured, on what."""
     good: bool | None
     """The promise: bitstreams of the teacher decode. None where that is not proved."""
+    advice: Advice | None = None
+    """What to ship instead, where the student loses and something else does not."""
 
 
 def write_page(runs: list[Run], bench: Bench, known: dict[str, str], *, watched: bool = False) -> str:
@@ -115,7 +118,11 @@ def judge(run: Run, verdict: Verdict | None, bench: Bench) -> Judgement | None:
                 _milliseconds(mean["decoding_time"]),
             ],
         )
-        for name, mean in (("teacher", teacher), ("student", student))
+        for name, mean in (
+            ("teacher", teacher),
+            ("student", student),
+            *((f"untrained_{name}", result.mean()) for name, result in verdict.exact.items()),
+        )
     ]
     against = [_decibels(student["psnr_to_teacher"]), _similarity(student["ms_ssim_to_teacher"]), "", "", ""]
     rows.append((text("student_to_teacher"), against))
@@ -130,7 +137,22 @@ def judge(run: Run, verdict: Verdict | None, bench: Bench) -> Judgement | None:
         basis.append(text("basis_ms_ssim", count=str(defined), side=str(SMALLEST_SIDE)))
     kept = bool(verdict.student.same_latents)
     proof = text("promise_kept" if kept else "promise_broken")
-    return _judgement(teacher, student, kept, proof, rows, basis)
+    judgement = _judgement(teacher, student, kept, proof, rows, basis)
+    return replace(judgement, advice=advise(verdict, run.codec or run.config))
+
+
+def conclusion(run: Run, bench: Bench) -> list[str]:
+    """The verdict's headline and advice in English, for the terminal; empty where nothing is known."""
+    judgement = judge(run, bench.verdict(run), bench)
+    if judgement is None:
+        return []
+    lines = [" ".join(sentence.to("en") for sentence in judgement.headline)]
+    if judgement.advice:
+        lines += [
+            " ".join(sentence.to("en") for sentence in judgement.advice.sentences),
+            f"  {judgement.advice.command}",
+        ]
+    return lines
 
 
 def _from_training(run: Run, bench: Bench) -> Judgement | None:

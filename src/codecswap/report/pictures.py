@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
+from codecswap.console import track
 from codecswap.data.pictures import UNREADABLE, load_picture
 from codecswap.report.bench import Bench, Shown, Worst
 from codecswap.report.run import Run
@@ -112,7 +113,10 @@ def gallery(runs: list[Run], bench: Bench, worst: list[Worst], known: dict[str, 
     while True:
         count, kept = plan(len(found), tags, mean, share * (room - sum(map(len, base))))
         store.uris = dict(base)
-        described = [_describe(subject, store, _thin(subject.frames, kept)) for subject in found[:count]]
+        described = [
+            _describe(subject, store, _thin(subject.frames, kept))
+            for subject in track("Encode reconstructions", found[:count], unit="pictures")
+        ]
         if store.size <= room or not count:
             break
         share *= 0.9

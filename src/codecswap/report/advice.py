@@ -1,0 +1,56 @@
+"""What to ship instead of a student that loses: said here once, for the page, the terminal and the demo."""
+
+import shlex
+from dataclasses import dataclass
+from typing import Any
+
+from codecswap.advise import OPERATORS
+from codecswap.report.bench import NOTHING, Verdict
+from codecswap.report.words import Text, text
+
+
+@dataclass(frozen=True)
+class Advice:
+    """What to do, and how."""
+
+    sentences: list[Text]
+    command: str
+    """Writes the decoder that loses least, ready for a shell."""
+
+
+def advise(verdict: Verdict, codec: dict[str, Any]) -> Advice | None:
+    """Name the untrained replacements that lose less than the student did on the same pictures.
+
+    Args:
+        verdict: with the exact replacements measured.
+        codec: ``teacher``, ``quality`` and ``metric`` of the run.
+
+    Returns: None where the student loses nothing, or nothing measured loses less.
+    """
+    teacher = verdict.teacher.mean()["psnr"]
+    lost = teacher - verdict.student.mean()["psnr"]
+    losses = {name: teacher - result.mean()["psnr"] for name, result in verdict.exact.items()}
+    better = {name: loss for name, loss in losses.items() if loss < lost - NOTHING}
+    if lost < NOTHING or not better:
+        return None
+    operators = {name: ", ".join(OPERATORS[name]) for name in better}
+    sentences = [text("advice_same_pictures", count=str(len(verdict.teacher.coded)))]
+    for name, loss in better.items():
+        values = {
+            "name": name,
+            "operators": operators[name],
+            "decibels": f"{loss:.2f}",
+            "psnr": f"{teacher - loss:.2f}",
+        }
+        sentences.append(text("advice_nothing" if loss < NOTHING else "advice_less", **values))
+    sentences.append(text("advice_do"))
+    return Advice(sentences, export_command(codec, min(better, key=lambda name: round(better[name], 2))))
+
+
+def export_command(codec: dict[str, Any], replacement: str, output: str = "codec") -> str:
+    """The command line that writes a teacher with a replacement, e.g. ``codecswap export --teacher tiny ...``."""
+    if codec.get("teacher"):
+        named = ["--teacher", str(codec["teacher"])]
+    else:
+        named = ["--quality", str(codec.get("quality", 8)), "--metric", str(codec.get("metric", "mse"))]
+    return shlex.join(["codecswap", "export", *named, "--replacement", replacement, "--output", output])
