@@ -1,5 +1,7 @@
 """Our coder against CompressAI's: equal bytes on equal symbols, and no way to crash it."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 from compressai import ans
@@ -8,20 +10,6 @@ from codecswap.codecs import FactorizedPrior
 from codecswap.deploy import rans
 from codecswap.deploy.tables import EntropyTables
 from codecswap.errors import UserError
-
-
-def random_tables(rng: np.random.Generator, channels: int) -> EntropyTables:
-    rows = []
-    for _ in range(channels):
-        size = rng.integers(2, 40)
-        counts = np.maximum(1, (rng.dirichlet(np.full(size, 0.3)) * (65536 - size)).astype(int))
-        counts[counts.argmax()] += 65536 - counts.sum()
-        rows.append(np.concatenate([[0], counts.cumsum()]))
-    cdf = np.zeros((channels, max(map(len, rows))), np.int32)
-    for row, values in zip(cdf, rows, strict=True):
-        row[: len(values)] = values
-    lengths = np.array([len(row) for row in rows], np.int32)
-    return EntropyTables(cdf, lengths, rng.integers(-20, 5, channels).astype(np.int32), np.zeros(channels, np.float32))
 
 
 def arguments(tables: EntropyTables, size: int) -> tuple:
@@ -35,7 +23,7 @@ def arguments(tables: EntropyTables, size: int) -> tuple:
 
 
 @pytest.mark.parametrize("spread", [1, 8, 300, 3e6])
-def test_bytes_are_compressais(spread: float) -> None:
+def test_bytes_are_compressais(random_tables: Callable[..., EntropyTables], spread: float) -> None:
     rng = np.random.default_rng(int(spread))
     for _ in range(25):
         tables = random_tables(rng, int(rng.integers(1, 9)))
@@ -48,7 +36,7 @@ def test_bytes_are_compressais(spread: float) -> None:
         assert ans.RansDecoder().decode_with_indexes(theirs, *others) == symbols.reshape(-1).tolist()
 
 
-def test_damaged_strings_are_found_out_or_decode_to_something() -> None:
+def test_damaged_strings_are_found_out_or_decode_to_something(random_tables: Callable[..., EntropyTables]) -> None:
     rng = np.random.default_rng(0)
     tables = random_tables(rng, 3)
     symbols = rng.integers(-30, 30, (3, 8, 8)).astype(np.int32)
