@@ -15,7 +15,7 @@ enum {
     MARGIN = 2,          /* latents at an inner edge of a tile that come out wrong */
     LARGEST = 127,       /* of an 8-bit integer, either sign */
     RUN = 256,           /* symbols that are decoded at once */
-    INDEX_BITS = 8       /* of a slot that find the first interval to look at */
+    INDEX_BITS = 10      /* of a slot that find the first interval to look at */
 };
 #define LOW (UINT64_C(1) << 31)  /* the coder's state is never below this between symbols, and starts here */
 #define BOUND 16777216.0f        /* beyond it a float holds no consecutive integers */
@@ -362,7 +362,7 @@ static csw_error reader_start(reader *r, const unsigned char *string, size_t len
     return r->state < LOW || r->state >> 63 ? CSW_CORRUPT : CSW_OK;
 }
 
-/* The interval that each 256th part of the slots begins in, and the most frequent symbol's. */
+/* The interval that each 1024th part of the slots begins in, and the one that has most of them, if one has. */
 typedef struct {
     uint16_t first[1 << INDEX_BITS];
     uint32_t widest, start, width;
@@ -382,6 +382,7 @@ static void index_row(row_index *index, const row *r)
         }
         begin = end;
     }
+    if (index->width < 1 << (PRECISION - 1)) index->width = 0; /* too rare to be guessed */
 }
 
 #define REFILL                                   \

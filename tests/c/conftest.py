@@ -98,11 +98,16 @@ def missing(what: str) -> None:
     pytest.skip(what)
 
 
+def tool(name: str) -> str:
+    """The same name, where there is such a program."""
+    if not shutil.which(name):
+        missing(f"there is no {name}")
+    return name
+
+
 def compile_with(command: list[str], sources: list[Path], target: Path, *more: str) -> Path:
     """Build a program with the library; its path."""
-    if not shutil.which(command[0]):
-        missing(f"there is no {command[0]}")
-    arguments = [*command, *WARNINGS, f"-I{LIBRARY}", *map(str, [*sources, LIBRARY / "codecswap.c"]), "-o", str(target)]
+    arguments = [tool(command[0]), *command[1:], *WARNINGS, f"-I{LIBRARY}", *map(str, [*sources, LIBRARY / "codecswap.c"]), "-o", str(target)]
     done = subprocess.run([*arguments, *more], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return target
@@ -112,8 +117,8 @@ def compile_with(command: list[str], sources: list[Path], target: Path, *more: s
 def library(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Library]:
     """The library in each build; it must end without a word."""
     command, run = BUILDS[request.param]
-    if run and not shutil.which(run[0]):
-        missing(f"there is no {run[0]}")
+    if run:
+        tool(run[0])
     program = compile_with(command, [HERE / "runner.c"], tmp_path_factory.mktemp("c") / "runner")
     process = Library([*run, str(program)])
     yield process
