@@ -3,7 +3,7 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3; do \
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null && echo $$p && break; done)
 BIN := .venv/bin
 
-.PHONY: demo test test-all check lock upgrade clean
+.PHONY: demo test test-all check c lock upgrade clean
 
 demo: .venv/installed  ## the whole recipe on embedded data, offline
 	$(BIN)/codecswap demo
@@ -13,6 +13,9 @@ test: .venv/installed  ## a few minutes on two cores
 
 test-all: .venv/installed  ## the slow ones too
 	$(BIN)/python -m pytest -n 2
+
+c:  ## the library for boards: c/build/libcodecswap.a
+	$(MAKE) -C c
 
 check: .venv/installed  ## style, types and known vulnerabilities
 	$(BIN)/ruff check .
@@ -38,4 +41,4 @@ upgrade:  ## locks the newest releases that pyproject.toml allows (UV_CONSTRAINT
 	$(LOCK) --upgrade
 
 clean:
-	rm -rf .venv demo_run
+	rm -rf .venv demo_run c/build

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 from pathlib import Path
 
@@ -106,6 +107,15 @@ def test_skeletons_compile_against_their_stubs(tmp_path: Path, name: str, compil
     flags = ["-std=c99", "-Wall", "-Wextra", "-Werror", "-pedantic", f"-I{LIBRARY}", f"-I{LIBRARY / 'examples' / 'stubs'}"]
     command = [tool(compiler), *flags, "-c", str(LIBRARY / "examples" / f"csw_{name}.c"), "-o", str(tmp_path / "x.o")]
     done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_quick_start_compiles(tmp_path: Path) -> None:
+    code = re.search(r"```c\n(.*?)```", (LIBRARY.parent / "docs" / "c.md").read_text(encoding="utf-8"), re.DOTALL)
+    assert code
+    (tmp_path / "quick.c").write_text(code[1])
+    flags = ["-std=c99", "-Wall", "-Wextra", "-Werror", "-Wno-unused-value", f"-I{LIBRARY}"]
+    done = subprocess.run([tool("gcc"), *flags, "-c", "quick.c"], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
 
