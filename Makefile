@@ -24,11 +24,11 @@ check: .venv/installed  ## style, types and known vulnerabilities
 	$(BIN)/python scripts/audit.py
 
 # The releases of requirements.lock, and no others: each file's hash is checked.
-.venv/installed: pyproject.toml requirements.lock
+.venv/installed: pyproject.toml requirements.lock setup.py $(wildcard c/*.c c/*.h)
 	@test -n "$(PYTHON)" || { echo "codecswap needs Python 3.11 or 3.12: install one, or name it with make PYTHON=/path/to/python"; exit 2; }
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --require-hashes --requirement requirements.lock
-	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .  # compiles the coder, where there is a compiler
 	touch $@
 
 LOCK := $(BIN)/uv pip compile pyproject.toml --quiet --all-extras --universal --python-version 3.11 --generate-hashes \

@@ -22,6 +22,7 @@ HEADERS = "ios-arm64_x86_64-simulator/onnxruntime.framework/Headers/"
 
 
 def main(folder: Path) -> int:
+    """Fill ``folder``; returns the exit code."""
     include, lib = folder / "include", folder / "lib"
     spec = importlib.util.find_spec("onnxruntime")
     if spec is None or spec.origin is None:
@@ -43,7 +44,9 @@ def main(folder: Path) -> int:
         archive = next(Path(scratch).glob("*.tgz"))
         found = base64.b64encode(hashlib.sha512(archive.read_bytes()).digest()).decode()
         if found != SHA512:
-            print(f"{PACKAGE} has the SHA-512 {found}, not the one pinned in {__file__}: do not use it.", file=sys.stderr)
+            print(
+                f"{PACKAGE} has the SHA-512 {found}, not the one pinned in {__file__}: do not use it.", file=sys.stderr
+            )
             return 2
         with tarfile.open(archive) as package:
             headers = [m for m in package if m.isfile() and HEADERS in m.name and m.name.endswith(".h")]

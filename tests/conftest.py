@@ -62,6 +62,8 @@ def random_tables() -> Callable[..., EntropyTables]:
         for row, values in zip(cdf, rows, strict=True):
             row[: len(values)] = values
         lengths = np.array([len(row) for row in rows], np.int32)
-        return EntropyTables(cdf, lengths, rng.integers(-20, 5, channels).astype(np.int32), np.zeros(channels, np.float32))
+        return EntropyTables(
+            cdf, lengths, rng.integers(-20, 5, channels).astype(np.int32), np.zeros(channels, np.float32)
+        )
 
     return draw

@@ -68,7 +68,7 @@ def write_folder(folder: Path, manifest: Manifest, tables: EntropyTables) -> Non
     with whole(folder / TABLES) as path:
         path.write_text(tables.to_json(), encoding="utf-8")
     with whole(folder / BINARY_TABLES) as path:  # for the C library
-        path.write_bytes(tables.to_binary())
+        path.write_bytes(tables.binary)
     content = {"format": FORMAT, "version": VERSION, "factor": FACTOR, "entropy": TABLES, **asdict(manifest)}
     with whole(folder / MANIFEST) as path:
         path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -101,7 +101,7 @@ def read_folder(folder: Path) -> tuple[Manifest, EntropyTables]:
     if tables.digest().hex() != manifest.tables_sha256 or tables.channels != manifest.M:
         raise UserError(f"{tables_path} is not the one that {path} was written with: export the codec again.")
     binary = folder / BINARY_TABLES  # a folder of an earlier version has none
-    if binary.is_file() and binary.read_bytes() != tables.to_binary():
+    if binary.is_file() and binary.read_bytes() != tables.binary:
         raise UserError(f"{binary} is not the one that {path} was written with: export the codec again.")
     planes = manifest.planes
     if planes and (wanted := Planes.of(tables, planes.constant)) != planes:

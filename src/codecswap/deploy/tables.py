@@ -4,6 +4,7 @@ import hashlib
 import json
 import struct
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -81,7 +82,8 @@ class EntropyTables:
         rows = [row[:length].astype("<i4") for row, length in zip(self.cdf, self.lengths, strict=True)]
         return b"".join(part.tobytes() for part in columns + rows)
 
-    def to_binary(self) -> bytes:
+    @cached_property
+    def binary(self) -> bytes:
         """As the C library reads them (docs/bitstream.md)."""
         header = _BINARY.pack(b"\x89CST", 1, PRECISION, 0, self.channels, int(self.lengths.sum()), self.digest())
         return header + self._content()

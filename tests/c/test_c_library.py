@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from compressai import ans
-from conftest import FLOAT, NCHW, NHWC, UINT8, CswError, Form, Library
+from csw_library import FLOAT, NCHW, NHWC, UINT8, CswError, Form, Library
 from PIL import Image
 
 from codecswap.codecs import FactorizedPrior, load_codec
@@ -51,7 +51,7 @@ def test_strings_are_those_of_python_and_compressai(library: Library, random_tab
         tables = random_tables(rng, int(rng.integers(1, 9)))
         shape = tuple(rng.integers(1, 20, 2))
         symbols = (rng.standard_normal((tables.channels, *shape)) * spread).astype("<i4")
-        count, binary = shape[0] * shape[1], tables.to_binary()
+        count, binary = shape[0] * shape[1], tables.binary
         ours = library.ask("encode", count, tables=binary, data=symbols.tobytes())
         indexes = np.repeat(np.arange(tables.channels), count).tolist()
         others = (indexes, tables.cdf.tolist(), tables.lengths.tolist(), tables.offsets.tolist())
@@ -69,11 +69,11 @@ def test_photographs_are_read_and_written_as_python_does(
         assert (read == symbols).all()
         assert size == bitstream.unpack(data, tables)[1]
         values = symbols.astype("<i4").tobytes()
-        assert library.ask("write", *size, tables=tables.to_binary(), data=values) == data
-        assert library.ask("write", *size, len(data), tables=tables.to_binary(), data=values) == data
+        assert library.ask("write", *size, tables=tables.binary, data=values) == data
+        assert library.ask("write", *size, len(data), tables=tables.binary, data=values) == data
         for less in (len(data) - 1, len(data) // 2, 60, 45, 37, 1):  # bytes of the caller's buffer
             with pytest.raises(CswError, match="room"):
-                library.ask("write", *size, less, tables=tables.to_binary(), data=values)
+                library.ask("write", *size, less, tables=tables.binary, data=values)
 
 
 @pytest.mark.parametrize("layout", [NCHW, NHWC])
@@ -97,16 +97,14 @@ def test_every_form_of_a_decoders_input(library: Library, random_tables: Draw, l
             assert read_size == size
             assert read.shape == values.shape and (read == values).all(), form
             with pytest.raises(CswError, match="room"):
-                library.ask("read", form, layout, 3, 1, tables=tables.to_binary(), data=data)
+                library.ask("read", form, layout, 3, 1, tables=tables.binary, data=data)
 
 
 def test_tables_are_checked(library: Library, random_tables: Draw, teacher: FactorizedPrior) -> None:
     rng = np.random.default_rng(0)
     for tables in [EntropyTables.of(teacher), *(with_medians(random_tables(rng, 5), rng) for _ in range(20))]:
-        binary = tables.to_binary()
-        channels, entries, planes, low, high, digest = struct.unpack(
-            "<5I32s", library.ask("tables", tables=binary)
-        )
+        binary = tables.binary
+        channels, entries, planes, low, high, digest = struct.unpack("<5I32s", library.ask("tables", tables=binary))
         assert (channels, entries) == (tables.channels, tables.lengths.sum())
         assert planes == len(Planes.of(tables).channels) + 1
         assert digest == tables.digest()
@@ -132,7 +130,7 @@ def resealed(binary: bytearray) -> bytes:
 
 
 def test_tables_that_make_no_sense_are_refused_though_their_digest_fits(library: Library, random_tables: Draw) -> None:
-    binary = random_tables(np.random.default_rng(1), 3).to_binary()
+    binary = random_tables(np.random.default_rng(1), 3).binary
     lengths = struct.unpack_from("<3i", binary, 48)
     cdf = 48 + 36
     changes = {
@@ -193,14 +191,12 @@ def test_bad_files_are_refused_with_the_reason(
             library.read(tables, data)
         with pytest.raises(bitstream.BadFile):
             bitstream.unpack(data, tables)
-    for cut in range(0, 38):
+    for cut in range(38):
         with pytest.raises(CswError):
             library.read(tables, good[:cut])
 
 
-def test_damage_that_a_checksum_fits_is_found_where_python_finds_it(
-    library: Library, random_tables: Draw
-) -> None:
+def test_damage_that_a_checksum_fits_is_found_where_python_finds_it(library: Library, random_tables: Draw) -> None:
     rng = np.random.default_rng(2)
     tables = random_tables(rng, 3)
     symbols = rng.integers(-30, 30, (3, 8, 8)).astype(np.int32)
@@ -214,9 +210,9 @@ def test_damage_that_a_checksum_fits_is_found_where_python_finds_it(
         except rans.CorruptString:
             refused += 1
             with pytest.raises(CswError, match="corrupt"):
-                library.ask("decode", 64, tables=tables.to_binary(), data=bytes(altered))
+                library.ask("decode", 64, tables=tables.binary, data=bytes(altered))
         else:
-            assert library.ask("decode", 64, tables=tables.to_binary(), data=bytes(altered)) == wanted
+            assert library.ask("decode", 64, tables=tables.binary, data=bytes(altered)) == wanted
     assert 0 < refused < 300
 
 
@@ -225,11 +221,11 @@ def test_symbols_of_more_than_28_bits_are_refused(library: Library, random_table
     offset, last = int(tables.offsets[0]), int(tables.lengths[0]) - 2
     for most in (offset + last + (1 << 27) - 1, offset - (1 << 27)):
         data = struct.pack("<i", most)
-        string = library.ask("encode", 1, tables=tables.to_binary(), data=data)
-        assert library.ask("decode", 1, tables=tables.to_binary(), data=string) == data
+        string = library.ask("encode", 1, tables=tables.binary, data=data)
+        assert library.ask("decode", 1, tables=tables.binary, data=string) == data
     for value in (offset + last + (1 << 27), offset - (1 << 27) - 1, (1 << 31) - 1, -(1 << 31)):
         with pytest.raises(CswError, match="range"):
-            library.ask("encode", 1, tables=tables.to_binary(), data=struct.pack("<i", value))
+            library.ask("encode", 1, tables=tables.binary, data=struct.pack("<i", value))
 
 
 def test_tiles_are_those_of_python(library: Library) -> None:
@@ -254,11 +250,13 @@ def test_tiles_are_cut_from_a_decoders_input(
     left, *_ = list(tiles.windows(symbols.shape[2], 6))[1]
     wanted = symbols[:, :7, left : left + 6]
     for form in Form:
-        answer = library.ask("cut", form, layout, 1, 0, 7, 6, tables=tables.to_binary(), data=data)[8:]
+        answer = library.ask("cut", form, layout, 1, 0, 7, 6, tables=tables.binary, data=data)[8:]
         values = np.frombuffer(answer, form.dtype)
         whole, _ = library.read(tables, data, form, layout)
         part = whole[:, :7, left : left + 6]
-        values = values.reshape(part.shape) if layout == NCHW else values.reshape(*part.shape[1:], -1).transpose(2, 0, 1)
+        values = (
+            values.reshape(part.shape) if layout == NCHW else values.reshape(*part.shape[1:], -1).transpose(2, 0, 1)
+        )
         assert (values == part).all()
         if form == Form.SYMBOLS:
             assert (part == wanted).all()
@@ -287,7 +285,9 @@ def test_pictures_in_and_out(library: Library, layout: int, tile: tuple[int, int
         answer = library.ask("from_rgb", height, width, *tile, FLOAT, layout, data=rgb)
         assert answer == tiled(padded, tile, 16, layout)
         integers = np.rint(padded * 255).astype(np.uint8)
-        assert library.ask("from_rgb", height, width, *tile, UINT8, layout, data=rgb) == tiled(integers, tile, 16, layout)
+        assert library.ask("from_rgb", height, width, *tile, UINT8, layout, data=rgb) == tiled(
+            integers, tile, 16, layout
+        )
         data = tiled(integers, tile, 16, layout)
         assert library.ask("to_rgb", height, width, *tile, UINT8, layout, data=data) == rgb
         decoded = rng.uniform(-0.3, 1.3, padded.shape).astype("<f4")
@@ -313,14 +313,21 @@ def test_latents_become_symbols(library: Library, random_tables: Draw, layout: i
         latents = np.where(rng.random(shape) < 0.5, exact, latents).astype("<f4")
         for tile in [(7, 6), (99, 99)]:
             data = tiled(latents, tile, 1, layout)
-            answer = library.ask("to_symbols", *size, *tile, 0, layout, tables=tables.to_binary(), data=data)
+            answer = library.ask("to_symbols", *size, *tile, 0, layout, tables=tables.binary, data=data)
             assert (np.frombuffer(answer, "<i4").reshape(shape) == tables.to_symbols(latents)).all()
         for bad in (np.nan, np.inf, 1e9):
             broken = latents.copy()
             broken[-1, 0, 0] = bad
             with pytest.raises(CswError, match="not_finite"):
                 library.ask(
-                    "to_symbols", *size, 99, 99, 0, layout, tables=tables.to_binary(), data=tiled(broken, (99, 99), 1, layout)
+                    "to_symbols",
+                    *size,
+                    99,
+                    99,
+                    0,
+                    layout,
+                    tables=tables.binary,
+                    data=tiled(broken, (99, 99), 1, layout),
                 )
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import LIBRARY, missing, tool
+from csw_library import LIBRARY, missing, tool
 from PIL import Image
 
 from codecswap import cli
@@ -104,7 +104,15 @@ def test_bad_input_is_one_sentence_and_no_picture(
 @pytest.mark.parametrize("name", ["rknn", "ethos_u"])
 @pytest.mark.parametrize("compiler", ["gcc", "clang"])
 def test_skeletons_compile_against_their_stubs(tmp_path: Path, name: str, compiler: str) -> None:
-    flags = ["-std=c99", "-Wall", "-Wextra", "-Werror", "-pedantic", f"-I{LIBRARY}", f"-I{LIBRARY / 'examples' / 'stubs'}"]
+    flags = [
+        "-std=c99",
+        "-Wall",
+        "-Wextra",
+        "-Werror",
+        "-pedantic",
+        f"-I{LIBRARY}",
+        f"-I{LIBRARY / 'examples' / 'stubs'}",
+    ]
     command = [tool(compiler), *flags, "-c", str(LIBRARY / "examples" / f"csw_{name}.c"), "-o", str(tmp_path / "x.o")]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -130,7 +138,9 @@ def test_cmake_builds_and_installs_the_library(tmp_path: Path) -> None:
         assert done.returncode == 0, done.stderr + done.stdout
     user = tmp_path / "user"
     user.mkdir()
-    (user / "main.c").write_text('#include <codecswap.h>\nint main(void) { return csw_error_text(CSW_OK)[0] != \'i\'; }\n')
+    (user / "main.c").write_text(
+        "#include <codecswap.h>\nint main(void) { return csw_error_text(CSW_OK)[0] != 'i'; }\n"
+    )
     (user / "CMakeLists.txt").write_text(
         "cmake_minimum_required(VERSION 3.13)\nproject(user C)\nfind_package(codecswap REQUIRED)\n"
         "add_executable(user main.c)\ntarget_link_libraries(user codecswap::codecswap)\n"
