@@ -3,7 +3,7 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3; do \
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null && echo $$p && break; done)
 BIN := .venv/bin
 
-.PHONY: demo test test-all check lock upgrade clean
+.PHONY: demo test test-all check c lock upgrade clean
 
 demo: .venv/installed  ## the whole recipe on embedded data, offline
 	$(BIN)/codecswap demo
@@ -14,6 +14,9 @@ test: .venv/installed  ## a few minutes on two cores
 test-all: .venv/installed  ## the slow ones too
 	$(BIN)/python -m pytest -n 2
 
+c:  ## the library for boards: c/build/libcodecswap.a
+	$(MAKE) -C c
+
 check: .venv/installed  ## style, types and known vulnerabilities
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -21,11 +24,11 @@ check: .venv/installed  ## style, types and known vulnerabilities
 	$(BIN)/python scripts/audit.py
 
 # The releases of requirements.lock, and no others: each file's hash is checked.
-.venv/installed: pyproject.toml requirements.lock
+.venv/installed: pyproject.toml requirements.lock setup.py $(wildcard c/*.c c/*.h)
 	@test -n "$(PYTHON)" || { echo "codecswap needs Python 3.11 or 3.12: install one, or name it with make PYTHON=/path/to/python"; exit 2; }
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --require-hashes --requirement requirements.lock
-	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .  # compiles the coder, where there is a compiler
 	touch $@
 
 LOCK := $(BIN)/uv pip compile pyproject.toml --quiet --all-extras --universal --python-version 3.11 --generate-hashes \
@@ -38,4 +41,4 @@ upgrade:  ## locks the newest releases that pyproject.toml allows (UV_CONSTRAINT
 	$(LOCK) --upgrade
 
 clean:
-	rm -rf .venv demo_run
+	rm -rf .venv demo_run c/build

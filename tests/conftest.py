@@ -1,14 +1,17 @@
 """Shared ground: one thread, the embedded teacher, and a folder of small pictures cut from the embedded photographs."""
 
+from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from codecswap.codecs import FactorizedPrior, load_codec
 from codecswap.data.pictures import scan
+from codecswap.deploy.tables import EntropyTables
 
 PHOTOS = Path(str(files("codecswap") / "assets" / "photos"))
 
@@ -42,3 +45,25 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 left, top = (photo.width - 240) // 2, (photo.height - 240) // 2
                 photo.crop((left, top, left + 240, top + 240)).save(root / side / f"{path.stem}.png")
     return root
+
+
+@pytest.fixture(scope="session")
+def random_tables() -> Callable[..., EntropyTables]:
+    """Tables of random frequencies, lengths and offsets; all medians are zero."""
+
+    def draw(rng: np.random.Generator, channels: int) -> EntropyTables:
+        rows = []
+        for _ in range(channels):
+            size = rng.integers(2, 40)
+            counts = np.maximum(1, (rng.dirichlet(np.full(size, 0.3)) * (65536 - size)).astype(int))
+            counts[counts.argmax()] += 65536 - counts.sum()
+            rows.append(np.concatenate([[0], counts.cumsum()]))
+        cdf = np.zeros((channels, max(map(len, rows))), np.int32)
+        for row, values in zip(cdf, rows, strict=True):
+            row[: len(values)] = values
+        lengths = np.array([len(row) for row in rows], np.int32)
+        return EntropyTables(
+            cdf, lengths, rng.integers(-20, 5, channels).astype(np.int32), np.zeros(channels, np.float32)
+        )
+
+    return draw

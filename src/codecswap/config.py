@@ -236,7 +236,7 @@ class ExportOptions(TeacherOptions):
     replacement: Literal["none", "upsample", "masked", "subpixel"] = "none"
     """What takes the place of a teacher's transposed convolutions (untrained: only masked and subpixel are exact)."""
     output: Path = Path("exported")
-    """Folder for encoder.onnx, decoder.onnx, entropy.json and codec.json."""
+    """Folder for encoder.onnx, decoder.onnx, entropy.json, entropy.bin and codec.json."""
     parts: Literal["all", "encoder", "decoder"] = "all"
     """Which networks to write."""
     opset: int = 13
@@ -296,7 +296,7 @@ class QuantiseOptions(TeacherOptions):
     replacement: Literal["none", "upsample", "masked", "subpixel"] = "subpixel"
     """What takes the place of a teacher's transposed convolutions; subpixel gains most from INT8."""
     output: Path = Path("quantised")
-    """Folder for encoder.onnx, decoder.onnx, entropy.json and codec.json."""
+    """Folder for encoder.onnx, decoder.onnx, entropy.json, entropy.bin and codec.json."""
     parts: Literal["all", "encoder", "decoder"] = "decoder"
     """Which networks to write. A quantised decoder leaves bitstreams as they are, a quantised encoder does not."""
     opset: int = 13

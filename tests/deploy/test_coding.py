@@ -172,7 +172,7 @@ def test_bad_files_are_one_sentence_and_no_picture(
 
 
 def test_a_mixed_up_folder_is_refused(exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    for name in ("entropy.json", "decoder.onnx", "codec.json"):
+    for name in ("entropy.json", "entropy.bin", "decoder.onnx", "codec.json"):
         folder = tmp_path / name
         folder.mkdir()
         for path in exported.iterdir():

@@ -25,7 +25,8 @@ def export(*arguments: object) -> int:
 
 def test_a_folder_holds_all_and_is_verified(tmp_path: Path, pictures: Path, capsys: pytest.CaptureFixture) -> None:
     assert export("--output", tmp_path, "--images", pictures, "--target", "opset13") == 0
-    assert {path.name for path in tmp_path.iterdir()} == {"codec.json", "decoder.onnx", "encoder.onnx", "entropy.json"}
+    written = {"codec.json", "decoder.onnx", "encoder.onnx", "entropy.bin", "entropy.json"}
+    assert {path.name for path in tmp_path.iterdir()} == written
     manifest = json.loads((tmp_path / "codec.json").read_text())
     assert (manifest["opset"], manifest["precision"], manifest["M"]) == (13, "float32", 72)
     printed = capsys.readouterr().out

@@ -1,5 +1,8 @@
 """Our coder against CompressAI's: equal bytes on equal symbols, and no way to crash it."""
 
+import os
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 from compressai import ans
@@ -8,20 +11,6 @@ from codecswap.codecs import FactorizedPrior
 from codecswap.deploy import rans
 from codecswap.deploy.tables import EntropyTables
 from codecswap.errors import UserError
-
-
-def random_tables(rng: np.random.Generator, channels: int) -> EntropyTables:
-    rows = []
-    for _ in range(channels):
-        size = rng.integers(2, 40)
-        counts = np.maximum(1, (rng.dirichlet(np.full(size, 0.3)) * (65536 - size)).astype(int))
-        counts[counts.argmax()] += 65536 - counts.sum()
-        rows.append(np.concatenate([[0], counts.cumsum()]))
-    cdf = np.zeros((channels, max(map(len, rows))), np.int32)
-    for row, values in zip(cdf, rows, strict=True):
-        row[: len(values)] = values
-    lengths = np.array([len(row) for row in rows], np.int32)
-    return EntropyTables(cdf, lengths, rng.integers(-20, 5, channels).astype(np.int32), np.zeros(channels, np.float32))
 
 
 def arguments(tables: EntropyTables, size: int) -> tuple:
@@ -34,8 +23,19 @@ def arguments(tables: EntropyTables, size: int) -> tuple:
     )
 
 
+@pytest.fixture(params=["C", "Python"])
+def coder(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both ways to code: compiled, and where no compiler was there."""
+    if request.param == "Python":
+        monkeypatch.setattr(rans, "_coder", None)
+    elif rans._coder is None:
+        assert os.environ.get("CODECSWAP_REQUIRE_C") != "1"
+        pytest.skip("codecswap was installed without its C coder")
+
+
+@pytest.mark.usefixtures("coder")
 @pytest.mark.parametrize("spread", [1, 8, 300, 3e6])
-def test_bytes_are_compressais(spread: float) -> None:
+def test_bytes_are_compressais(random_tables: Callable[..., EntropyTables], spread: float) -> None:
     rng = np.random.default_rng(int(spread))
     for _ in range(25):
         tables = random_tables(rng, int(rng.integers(1, 9)))
@@ -48,7 +48,8 @@ def test_bytes_are_compressais(spread: float) -> None:
         assert ans.RansDecoder().decode_with_indexes(theirs, *others) == symbols.reshape(-1).tolist()
 
 
-def test_damaged_strings_are_found_out_or_decode_to_something() -> None:
+@pytest.mark.usefixtures("coder")
+def test_damaged_strings_are_found_out_or_decode_to_something(random_tables: Callable[..., EntropyTables]) -> None:
     rng = np.random.default_rng(0)
     tables = random_tables(rng, 3)
     symbols = rng.integers(-30, 30, (3, 8, 8)).astype(np.int32)
@@ -67,6 +68,44 @@ def test_damaged_strings_are_found_out_or_decode_to_something() -> None:
         except rans.CorruptString:
             found += 1
     assert found > 250  # the state must end where it began: most damage shows without any checksum
+
+
+@pytest.mark.usefixtures("coder")
+def test_symbols_of_more_than_28_bits_are_refused(random_tables: Callable[..., EntropyTables]) -> None:
+    tables = random_tables(np.random.default_rng(0), 1)
+    most = int(tables.offsets[0] + tables.lengths[0]) - 3 + (1 << 27)
+    symbols = np.full((1, 1, 1), most, np.int32)
+    assert rans.decode(rans.encode(symbols, tables), (1, 1), tables) == symbols
+    with pytest.raises(ValueError, match="28 bits"):
+        rans.encode(symbols + 1, tables)
+
+
+def test_without_a_compiler_it_says_so_once(
+    random_tables: Callable[..., EntropyTables], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(rans, "_coder", None)
+    rans._say_slow.cache_clear()
+    tables = random_tables(np.random.default_rng(0), 2)
+    for _ in range(2):
+        rans.decode(rans.encode(np.zeros((2, 3, 3), np.int32), tables), (3, 3), tables)
+    assert capsys.readouterr().err.count("no C compiler") == 1
+
+
+def test_the_c_coder_refuses_what_is_not_its_own(random_tables: Callable[..., EntropyTables]) -> None:
+    coder = pytest.importorskip("codecswap._coder")
+    tables = random_tables(np.random.default_rng(0), 3)
+    opened = coder.open(tables.binary)
+    with pytest.raises(ValueError, match="damaged entropy tables"):
+        coder.open(tables.binary[:-1])
+    for arguments in ((opened, bytes(8)), (opened, bytes(11))):
+        with pytest.raises(ValueError, match="same number"):
+            coder.encode(*arguments)
+    with pytest.raises(ValueError):
+        coder.encode(None, bytes(12))
+    with pytest.raises(BufferError):
+        coder.decode(opened, bytes(8), bytes(12))  # nothing to write into
+    with pytest.raises(TypeError):
+        coder.open("text")
 
 
 def test_tables_survive_json_and_their_digest_sees_every_part(teacher: FactorizedPrior) -> None:

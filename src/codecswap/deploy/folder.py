@@ -14,7 +14,7 @@ from codecswap.files import whole
 
 FORMAT = "codecswap exported codec"
 VERSION = 1
-MANIFEST, TABLES = "codec.json", "entropy.json"
+MANIFEST, TABLES, BINARY_TABLES = "codec.json", "entropy.json", "entropy.bin"
 FACTOR = 16
 """A latent stands for this many pixels on either axis; pictures are padded to multiples of it."""
 INPUTS = ("picture", "latents", "symbols", "planes")
@@ -69,6 +69,8 @@ def write_folder(folder: Path, manifest: Manifest, tables: EntropyTables) -> Non
     """Write tables and codec.json, the latter last: a folder without it is no codec yet."""
     with whole(folder / TABLES) as path:
         path.write_text(tables.to_json(), encoding="utf-8")
+    with whole(folder / BINARY_TABLES) as path:  # for the C library
+        path.write_bytes(tables.binary)
     content = {"format": FORMAT, "version": VERSION, "factor": FACTOR, "entropy": TABLES, **asdict(manifest)}
     with whole(folder / MANIFEST) as path:
         path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -100,6 +102,9 @@ def read_folder(folder: Path) -> tuple[Manifest, EntropyTables]:
     tables = EntropyTables.from_json(tables_path.read_bytes())
     if tables.digest().hex() != manifest.tables_sha256 or tables.channels != manifest.M:
         raise UserError(f"{tables_path} is not the one that {path} was written with: export the codec again.")
+    binary = folder / BINARY_TABLES  # a folder of an earlier version has none
+    if binary.is_file() and binary.read_bytes() != tables.binary:
+        raise UserError(f"{binary} is not the one that {path} was written with: export the codec again.")
     planes = manifest.planes
     if planes and (wanted := Planes.of(tables, planes.constant)) != planes:
         raise UserError(

@@ -2,7 +2,9 @@
 
 import hashlib
 import json
+import struct
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,8 @@ LARGEST = 1 << 24
 """Bound of a symbol: beyond it float32 holds no consecutive integers."""
 CHANNELS, CELLS = 1 << 14, 1 << 24
 """Most rows, and most entries of all rows together, each as long as the longest: no more memory is taken for them."""
+_BINARY = struct.Struct("<4sBBHII32s")
+"""Of the binary form: magic, version, precision, zero, channels, entries of all rows, digest."""
 _DAMAGED = "These entropy tables are damaged: export the codec again."
 
 
@@ -69,13 +73,20 @@ class EntropyTables:
 
     def digest(self) -> bytes:
         """SHA-256 of everything that must match: two codecs with the same digest read each other's files."""
-        digest = hashlib.sha256(f"codecswap factorized prior, {self.channels} channels".encode())
-        digest.update(self.lengths.astype("<i4").tobytes())
-        digest.update(self.offsets.astype("<i4").tobytes())
-        digest.update(self.medians.astype("<f4").tobytes())
-        for row, length in zip(self.cdf, self.lengths, strict=True):
-            digest.update(row[:length].astype("<i4").tobytes())
-        return digest.digest()
+        text = f"codecswap factorized prior, {self.channels} channels"
+        return hashlib.sha256(text.encode() + self._content()).digest()
+
+    def _content(self) -> bytes:
+        """Lengths, offsets, medians, and each row's frequencies, little-endian."""
+        columns = [self.lengths.astype("<i4"), self.offsets.astype("<i4"), self.medians.astype("<f4")]
+        rows = [row[:length].astype("<i4") for row, length in zip(self.cdf, self.lengths, strict=True)]
+        return b"".join(part.tobytes() for part in columns + rows)
+
+    @cached_property
+    def binary(self) -> bytes:
+        """As the C library reads them (docs/bitstream.md)."""
+        header = _BINARY.pack(b"\x89CST", 1, PRECISION, 0, self.channels, int(self.lengths.sum()), self.digest())
+        return header + self._content()
 
     def fewest_bits(self) -> float:
         """Bits that one place of the latents takes at least, all channels together: each at its most frequent symbol."""

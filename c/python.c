@@ -1,0 +1,128 @@
+/* The coder as a Python extension, codecswap._coder; one build for every CPython from 3.11 on (abi3). */
+#define Py_LIMITED_API 0x030B0000
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+#include <stdlib.h>
+
+#include "codecswap.h"
+
+static const char CAPSULE[] = "codecswap._coder.tables";
+
+typedef struct {
+    csw_tables tables;
+    PyObject *bytes;  /* what `tables` points into */
+} opened;
+
+static PyObject *fail(csw_error error)
+{
+    PyErr_SetString(PyExc_ValueError, csw_error_text(error));
+    return NULL;
+}
+
+static void close_tables(PyObject *capsule)
+{
+    opened *o = PyCapsule_GetPointer(capsule, CAPSULE);
+    Py_DECREF(o->bytes);
+    free(o);
+}
+
+static PyObject *open_tables(PyObject *module, PyObject *bytes)
+{
+    char *content;
+    Py_ssize_t size;
+    opened *o;
+    csw_error error;
+    PyObject *capsule;
+    (void)module;
+    if (PyBytes_AsStringAndSize(bytes, &content, &size)) return NULL;
+    if (!(o = malloc(sizeof *o))) return PyErr_NoMemory();
+    if ((error = csw_tables_open(&o->tables, content, (size_t)size)) || !(capsule = PyCapsule_New(o, CAPSULE, close_tables))) {
+        free(o);
+        return error ? fail(error) : NULL;
+    }
+    o->bytes = bytes;
+    Py_INCREF(bytes);
+    return capsule;
+}
+
+/* Symbols per channel of a buffer of int32, or -1. */
+static Py_ssize_t count_of(const opened *o, Py_ssize_t size)
+{
+    Py_ssize_t row = 4 * (Py_ssize_t)o->tables.channels;
+    if (size % row == 0) return size / row;
+    PyErr_SetString(PyExc_ValueError, "not the same number of symbols for each channel");
+    return -1;
+}
+
+static PyObject *encode(PyObject *module, PyObject *arguments)
+{
+    PyObject *capsule, *symbols, *result = NULL;
+    Py_buffer view;
+    opened *o;
+    Py_ssize_t count;
+    size_t capacity, written = 0;
+    unsigned char *out = NULL, *larger;
+    csw_error error = CSW_OK;
+    (void)module;
+    if (!PyArg_ParseTuple(arguments, "OO", &capsule, &symbols)) return NULL;
+    if (!(o = PyCapsule_GetPointer(capsule, CAPSULE)) || PyObject_GetBuffer(symbols, &view, PyBUF_SIMPLE)) return NULL;
+    if ((count = count_of(o, view.len)) >= 0) {
+        capacity = (size_t)view.len / 2 + 16; /* enough where all symbols are in the tables */
+        Py_BEGIN_ALLOW_THREADS
+        if ((out = malloc(capacity))) error = csw_encode(&o->tables, view.buf, (size_t)count, out, capacity, &written);
+        if (out && error == CSW_ROOM) {
+            capacity *= 3;
+            if ((larger = realloc(out, capacity))) {
+                out = larger;
+                error = csw_encode(&o->tables, view.buf, (size_t)count, out, capacity, &written);
+            }
+        }
+        Py_END_ALLOW_THREADS
+        if (!out)
+            PyErr_NoMemory();
+        else if (error)
+            fail(error);
+        else
+            result = PyBytes_FromStringAndSize((char *)out + capacity - written, (Py_ssize_t)written);
+        free(out);
+    }
+    PyBuffer_Release(&view);
+    return result;
+}
+
+static PyObject *decode(PyObject *module, PyObject *arguments)
+{
+    PyObject *capsule, *symbols, *result = NULL;
+    Py_buffer view, string;
+    opened *o;
+    Py_ssize_t count;
+    csw_error error;
+    (void)module;
+    if (!PyArg_ParseTuple(arguments, "Oy*O", &capsule, &string, &symbols)) return NULL;
+    if ((o = PyCapsule_GetPointer(capsule, CAPSULE)) && !PyObject_GetBuffer(symbols, &view, PyBUF_WRITABLE)) {
+        if ((count = count_of(o, view.len)) >= 0) {
+            Py_BEGIN_ALLOW_THREADS
+            error = csw_decode(&o->tables, string.buf, (size_t)string.len, (size_t)count, view.buf);
+            Py_END_ALLOW_THREADS
+            if (error) {
+                fail(error);
+            } else {
+                result = Py_None;
+                Py_INCREF(result);
+            }
+        }
+        PyBuffer_Release(&view);
+    }
+    PyBuffer_Release(&string);
+    return result;
+}
+
+static PyMethodDef METHODS[] = {
+    {"open", open_tables, METH_O, "open(bytes) -> tables: entropy.bin's content."},
+    {"encode", encode, METH_VARARGS, "encode(tables, symbols) -> bytes: a buffer of int32, channel by channel."},
+    {"decode", decode, METH_VARARGS, "decode(tables, string, symbols): fills a buffer of int32."},
+    {NULL, NULL, 0, NULL}};
+
+static struct PyModuleDef MODULE = {PyModuleDef_HEAD_INIT, "_coder", "The entropy coder, in C.", 0, METHODS, NULL, NULL, NULL, NULL};
+
+PyMODINIT_FUNC PyInit__coder(void) { return PyModuleDef_Init(&MODULE); }

@@ -1,0 +1,116 @@
+/* libFuzzer: tables and a file from anybody, as they are and with their hashes put right, so that what lies behind those is reached.
+ * What is accepted must read in every form, and what was read must be written and read back as it was.
+ * Input: the length of the tables (2 bytes), a byte of choices, the tables, the file. */
+#include "codecswap.c" /* its CRC-32 is not in the header */
+
+#include <stdlib.h>
+
+enum { MOST = 1 << 20 };  /* bytes of a picture's symbols that are worth the time */
+
+static void seal_tables(unsigned char *bytes, size_t size)
+{
+    static const char before[] = "codecswap factorized prior, ", after[] = " channels";
+    unsigned char text[64];
+    uint32_t channels, digits = 1, place;
+    sha s;
+    if (size < TABLES_HEADER) return;
+    memcpy(bytes, TABLES_MAGIC, 4);
+    memcpy(bytes + 4, "\1\20\0\0", 4);
+    channels = load32(bytes + 8);
+    for (place = channels; place > 9; place /= 10) digits++;
+    for (place = digits; place--; channels /= 10) text[place] = (unsigned char)('0' + channels % 10);
+    sha_start(&s);
+    sha_add(&s, (const unsigned char *)before, sizeof before - 1);
+    sha_add(&s, text, digits);
+    sha_add(&s, (const unsigned char *)after, sizeof after - 1);
+    sha_add(&s, bytes + TABLES_HEADER, size - TABLES_HEADER);
+    sha_end(&s, bytes + 16);
+}
+
+static void seal_file(const csw_tables *tables, unsigned char *bytes, size_t size)
+{
+    if (size < CSW_OVERHEAD) return;
+    memcpy(bytes, FILE_MAGIC, 4);
+    bytes[4] = CSW_FORMAT;
+    bytes[5] = 0;
+    memset(bytes + 8, 0, 2); /* sides below 65536 */
+    memset(bytes + 12, 0, 2);
+    memcpy(bytes + 14, csw_tables_digest(tables), 16);
+    store32(bytes + 30, (uint32_t)(size - CSW_OVERHEAD));
+    store32(bytes + size - 4, crc32_of(bytes, size - 4));
+}
+
+static void *own(size_t size)
+{
+    void *memory = malloc(size ? size : 1);
+    if (!memory) abort();
+    return memory;
+}
+
+static void read_all_forms(const csw_tables *tables, const csw_file *file, csw_layout layout)
+{
+    csw_form form;
+    int32_t *symbols = NULL, *again;
+    size_t bytes, written;
+    unsigned char *out;
+    csw_file second;
+    csw_tile tile;
+    uint32_t count, index;
+    for (form = CSW_PLANES_FLOAT;; form--) { /* symbols last, in their order */
+        uint64_t size = csw_read_size(tables, &file->size, form);
+        csw_error error;
+        if (size > MOST) return;
+        free(symbols);
+        symbols = own((size_t)size);
+        error = csw_read(tables, file, form, form ? layout : CSW_NCHW, 1, symbols, (size_t)size);
+        if (error) {
+            free(symbols);
+            return;
+        }
+        count = csw_tiles(&file->size, 6, 7);
+        for (index = 0; index < count; index++) {
+            tile = csw_tile_at(&file->size, 6, 7, index);
+            out = own((size_t)tile.rows * tile.columns * csw_channels(tables, form) * csw_value_size(form));
+            csw_cut(tables, &file->size, form, form ? layout : CSW_NCHW, &tile, symbols, out);
+            free(out);
+        }
+        if (form == CSW_SYMBOLS) break;
+    }
+    bytes = (size_t)csw_write_size(tables, &file->size);
+    out = own(bytes);
+    again = own((size_t)csw_read_size(tables, &file->size, CSW_SYMBOLS));
+    if (csw_write(tables, &file->size, symbols, out, bytes, &written)) abort();
+    if (csw_open(&second, tables, out, written)) abort();
+    if (csw_read(tables, &second, CSW_SYMBOLS, CSW_NCHW, 0, again, (size_t)csw_read_size(tables, &file->size, CSW_SYMBOLS))) abort();
+    if (memcmp(symbols, again, (size_t)csw_read_size(tables, &file->size, CSW_SYMBOLS))) abort();
+    free(symbols);
+    free(again);
+    free(out);
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+    csw_tables tables;
+    csw_file file;
+    size_t length;
+    unsigned char *first, *second;
+    int choices;
+    if (size < 3) return 0;
+    length = (size_t)(data[0] | data[1] << 8);
+    choices = data[2];
+    data += 3;
+    size -= 3;
+    if (length > size) length = size;
+    first = own(length);
+    second = own(size - length);
+    memcpy(first, data, length);
+    memcpy(second, data + length, size - length);
+    if (choices & 1) seal_tables(first, length);
+    if (!csw_tables_open(&tables, first, length)) {
+        if (choices & 2) seal_file(&tables, second, size - length);
+        if (!csw_open(&file, &tables, second, size - length)) read_all_forms(&tables, &file, choices & 4 ? CSW_NHWC : CSW_NCHW);
+    }
+    free(first);
+    free(second);
+    return 0;
+}
