@@ -16,11 +16,12 @@ from math import erf
 import numpy as np
 from compressai import ans
 
-from codecswap.codecs import load_codec
+from codecswap.codecs.source import load_codec
 from codecswap.console import show_table
-from codecswap.deploy import export, rans
-from codecswap.deploy.native import TorchCodec
-from codecswap.deploy.tables import EntropyTables
+from codecswap.export import command as export
+from codecswap.export.torch_codec import TorchCodec
+from codecswap.inference import rans
+from codecswap.inference.tables import EntropyTables
 
 Case = tuple[str, EntropyTables, np.ndarray]
 

@@ -16,13 +16,15 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from codecswap.codecs import load_codec
+from codecswap.codecs.source import load_codec
 from codecswap.config import ExportOptions, QuantiseOptions
 from codecswap.console import say, show_table
-from codecswap.deploy import export, quantise, rans
-from codecswap.deploy.native import TorchCodec
-from codecswap.deploy.runtime import OnnxCodec
-from codecswap.surgery import swap
+from codecswap.export import command as export
+from codecswap.export.torch_codec import TorchCodec
+from codecswap.inference import rans
+from codecswap.inference.runtime import OnnxCodec
+from codecswap.quantise import command as quantise
+from codecswap.swaps.apply import swap
 
 CASES = [  # replacement, form
     ("none", "native"),

@@ -23,9 +23,9 @@ from rich.console import Console
 from rich.table import Table
 
 from codecswap.config import PrepareOptions
-from codecswap.data.crops import cores
 from codecswap.data.pictures import load_picture, scan
-from codecswap.data.prepared import crop_folder
+from codecswap.data.prepare.crop_folder import crop_folder
+from codecswap.data.prepare.crops import cores
 
 
 def make_pictures(photographs, folder, count):

@@ -16,12 +16,14 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from codecswap.codecs import load_codec
+from codecswap.codecs.source import load_codec
 from codecswap.config import ExportOptions, QuantiseOptions
 from codecswap.console import say, show_table
-from codecswap.deploy import bitstream, export, quantise
-from codecswap.deploy.runtime import OnnxCodec
-from codecswap.surgery import swap
+from codecswap.export import command as export
+from codecswap.inference import bitstream
+from codecswap.inference.runtime import OnnxCodec
+from codecswap.quantise import command as quantise
+from codecswap.swaps.apply import swap
 
 WAIT = 600
 """Seconds for one picture."""

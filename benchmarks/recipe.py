@@ -7,9 +7,9 @@ import torch
 from pytorch_msssim import ms_ssim
 from torch import Tensor
 
-from codecswap.codecs import FactorizedPrior
-from codecswap.layers import UpsampleConv2d
-from codecswap.surgery import swap
+from codecswap.codecs.source import FactorizedPrior
+from codecswap.layers.upsampling import UpsampleConv2d
+from codecswap.swaps.apply import swap
 
 
 class Recipe:

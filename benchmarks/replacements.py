@@ -20,13 +20,13 @@ import onnxruntime
 import torch
 
 from codecswap.advise import multiply_adds
-from codecswap.checkpoint import load_student
 from codecswap.cli import run
-from codecswap.codecs import FactorizedPrior, load_codec
+from codecswap.codecs.source import FactorizedPrior, load_codec
 from codecswap.console import show_table
 from codecswap.data.coco import list_pictures, whole_picture
-from codecswap.deploy.onnx import export_decoder
 from codecswap.evaluation.measure import evaluate
+from codecswap.export.backends.onnx import export_decoder
+from codecswap.training.checkpoint import load_student
 
 HEIGHT, WIDTH = 512, 768
 KINDS = {

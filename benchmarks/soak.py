@@ -20,10 +20,10 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from codecswap import training
 from codecswap.cli import run
-from codecswap.codecs import FactorizedPrior
+from codecswap.codecs.source import FactorizedPrior
 from codecswap.data.pictures import scan
+from codecswap.training import loop as training
 
 EVERY = 100
 """Steps between two readings."""

@@ -22,14 +22,14 @@ import torch
 from recipe import Recipe
 from torch import Tensor
 
-from codecswap.codecs import FactorizedPrior, load_codec
+from codecswap.codecs.source import FactorizedPrior, load_codec
 from codecswap.console import show_table
 from codecswap.data.coco import EpochSampler, TrainingPictures, first_readable, list_pictures
-from codecswap.initialise import calibrate
-from codecswap.losses import reconstruction_loss
 from codecswap.metrics import psnr, to_8_bits
-from codecswap.student import TeacherStudent, encode
-from codecswap.surgery import swap
+from codecswap.swaps.apply import swap
+from codecswap.swaps.calibrate import calibrate
+from codecswap.training.losses import reconstruction_loss
+from codecswap.training.student import TeacherStudent, encode
 
 
 def batches(paths: list[Path], size: int) -> Iterator[Tensor]:

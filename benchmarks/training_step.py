@@ -15,11 +15,11 @@ from collections.abc import Callable
 import torch
 from recipe import Recipe
 
-from codecswap.codecs import FactorizedPrior, load_codec
+from codecswap.codecs.source import FactorizedPrior, load_codec
 from codecswap.console import show_table
-from codecswap.losses import reconstruction_loss
-from codecswap.student import TeacherStudent
-from codecswap.surgery import swap
+from codecswap.swaps.apply import swap
+from codecswap.training.losses import reconstruction_loss
+from codecswap.training.student import TeacherStudent
 
 
 def ours(teacher: FactorizedPrior, precision: torch.dtype | None, compiled: bool) -> Callable[[torch.Tensor], object]:

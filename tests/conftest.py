@@ -9,9 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
-from codecswap.codecs import FactorizedPrior, load_codec
+from codecswap.codecs.source import FactorizedPrior, load_codec
 from codecswap.data.pictures import scan
-from codecswap.deploy.tables import EntropyTables
+from codecswap.inference.tables import EntropyTables
 
 PHOTOS = Path(str(files("codecswap") / "assets" / "photos"))
 

@@ -6,7 +6,7 @@ from torch import nn
 
 from codecswap.advise import CHOICES, cheapest_exact, multiply_adds
 from codecswap.cli import run
-from codecswap.surgery import swap
+from codecswap.swaps.apply import swap
 
 
 def counted(decoder: nn.Module, side: int) -> float:

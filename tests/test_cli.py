@@ -61,8 +61,8 @@ def test_configuration_file_then_typed_options(tmp_path: Path) -> None:
 
 
 def test_the_saved_configuration_is_a_configuration_file(tmp_path: Path) -> None:
-    from codecswap.start import make_folder
-    from codecswap.training import FINETUNE
+    from codecswap.training.loop import FINETUNE
+    from codecswap.training.start import make_folder
 
     options, _ = parse("finetune", ["--epochs", "2", "--save_dir", str(tmp_path), "--freeze_igdn"])
     make_folder(FINETUNE, options, None)
@@ -93,7 +93,9 @@ def test_bad_arguments_are_one_sentence(arguments: list[str], capsys: pytest.Cap
 def test_unknown_command_and_missing_extra(capsys, monkeypatch: pytest.MonkeyPatch) -> None:
     assert main(["destil"]) == 2
     assert "there is no command 'destil'" in capsys.readouterr().err
-    for name in [name for name in sys.modules if name.startswith(("codecswap.training", "codecswap.callbacks"))]:
+    for name in [
+        name for name in sys.modules if name.startswith(("codecswap.training.loop", "codecswap.training.callbacks"))
+    ]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "lightning.pytorch", None)
     for version, more in (((3, 12, 1), ""), ((3, 13, 0), "with Python 3.11 or 3.12 (for 3.13 CompressAI")):

@@ -51,7 +51,7 @@ def test_advise_and_export_show_their_progress(tmp_path, capsys) -> None:
 
 @pytest.mark.parametrize("parts", ["all", "encoder", "decoder"])
 def test_quantise_counts_its_steps(tmp_path, monkeypatch: pytest.MonkeyPatch, capsys, parts: str) -> None:
-    from codecswap.deploy import quantise
+    from codecswap.quantise import command as quantise
 
     pictures = [np.random.default_rng(seed).random((3, 64, 64), dtype=np.float32) for seed in range(2)]
     monkeypatch.setattr(quantise, "calibration_pictures", lambda options: pictures)

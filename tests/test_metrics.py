@@ -6,8 +6,8 @@ import pytest
 import torch
 from pytorch_msssim import ms_ssim as oracle
 
-from codecswap.losses import reconstruction_loss
 from codecswap.metrics import ms_ssim, psnr, to_8_bits
+from codecswap.training.losses import reconstruction_loss
 
 
 def smooth(*shape: int) -> torch.Tensor:

@@ -15,26 +15,26 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from codecswap.checkpoint import load_student
-    from codecswap.codecs import load_codec
+    from codecswap.codecs.source import load_codec
     from codecswap.evaluation.measure import evaluate
-    from codecswap.initialise import calibrate
     from codecswap.metrics import ms_ssim, psnr
-    from codecswap.student import encode
-    from codecswap.surgery import swap
+    from codecswap.swaps.apply import swap
+    from codecswap.swaps.calibrate import calibrate
+    from codecswap.training.checkpoint import load_student
+    from codecswap.training.student import encode
 
 __version__ = "0.1.0"
 __all__ = ["calibrate", "encode", "evaluate", "load_codec", "load_student", "ms_ssim", "psnr", "swap"]
 
 _HOMES = {
-    "calibrate": "initialise",
-    "encode": "student",
+    "calibrate": "swaps.calibrate",
+    "encode": "training.student",
     "evaluate": "evaluation.measure",
-    "load_codec": "codecs",
-    "load_student": "checkpoint",
+    "load_codec": "codecs.source",
+    "load_student": "training.checkpoint",
     "ms_ssim": "metrics",
     "psnr": "metrics",
-    "swap": "surgery",
+    "swap": "swaps.apply",
 }
 
 

@@ -5,17 +5,17 @@ from importlib.resources import as_file, files
 import torch
 from torch import Tensor, nn
 
-from codecswap.codecs import GDN, FactorizedPrior, load_codec, teacher_name
+from codecswap.codecs.source import GDN, FactorizedPrior, load_codec, teacher_name
 from codecswap.config import AdviseOptions
 from codecswap.console import say, show_table, track
 from codecswap.data.coco import first_readable, list_pictures
 from codecswap.data.split import position
 from codecswap.errors import UserError
-from codecswap.initialise import calibrate
-from codecswap.layers import SubpixelConv2d, UpsampleConv2d
+from codecswap.layers.upsampling import SubpixelConv2d, UpsampleConv2d
 from codecswap.metrics import psnr, to_8_bits
-from codecswap.student import encode
-from codecswap.surgery import swap
+from codecswap.swaps.apply import swap
+from codecswap.swaps.calibrate import calibrate
+from codecswap.training.student import encode
 
 CHOICES = ("transposed", "subpixel", "masked", "upsample")
 """What a decoder's upsampling can be made of; ``transposed`` is the teacher as it is."""

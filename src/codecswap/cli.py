@@ -36,17 +36,17 @@ class Command:
 
 
 COMMANDS = {
-    "prepare": Command(config.PrepareOptions, "data.prepare:main", extra=None),
-    "distill": Command(config.DistillOptions, "training:distill"),
-    "finetune": Command(config.FinetuneOptions, "training:finetune"),
+    "prepare": Command(config.PrepareOptions, "data.prepare.command:main", extra=None),
+    "distill": Command(config.DistillOptions, "training.loop:distill"),
+    "finetune": Command(config.FinetuneOptions, "training.loop:finetune"),
     "eval": Command(config.EvalOptions, "evaluation.command:main"),
     "report": Command(config.ReportOptions, "report.command:main", argument="runs"),
     "advise": Command(config.AdviseOptions, "advise:main"),
     "demo": Command(config.DemoOptions, "demo:main"),
-    "export": Command(config.ExportOptions, "deploy.export:main", extra="deploy"),
-    "quantise": Command(config.QuantiseOptions, "deploy.quantise:main", extra="deploy"),
-    "encode": Command(config.EncodeOptions, "deploy.coding:encode", extra=None, argument="input"),
-    "decode": Command(config.DecodeOptions, "deploy.coding:decode", extra=None, argument="input"),
+    "export": Command(config.ExportOptions, "export.command:main", extra="deploy"),
+    "quantise": Command(config.QuantiseOptions, "quantise.command:main", extra="deploy"),
+    "encode": Command(config.EncodeOptions, "inference.coding:encode", extra=None, argument="input"),
+    "decode": Command(config.DecodeOptions, "inference.coding:decode", extra=None, argument="input"),
 }
 
 

@@ -12,20 +12,20 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2.functional import to_pil_image
 
-from codecswap import training
-from codecswap.checkpoint import load_student
-from codecswap.codecs import EMBEDDED, FactorizedPrior, load_codec
+from codecswap.codecs.source import EMBEDDED, FactorizedPrior, load_codec
 from codecswap.config import DemoOptions, DistillOptions, ExportOptions, FinetuneOptions, ReportOptions
 from codecswap.console import say, show_table
 from codecswap.data.coco import scan, whole_picture
-from codecswap.deploy.coding import decode_file, encode_file
-from codecswap.deploy.runtime import OnnxCodec
 from codecswap.errors import UserError
 from codecswap.evaluation.measure import code, show
+from codecswap.inference.coding import decode_file, encode_file
+from codecswap.inference.runtime import OnnxCodec
 from codecswap.metrics import ms_ssim, psnr
 from codecswap.report import command
-from codecswap.sheet import contact_sheet
-from codecswap.surgery import swap
+from codecswap.report.contact_sheet import contact_sheet
+from codecswap.swaps.apply import swap
+from codecswap.training import loop as training
+from codecswap.training.checkpoint import load_student
 
 TILE = 256
 """Side of the tiles that training pictures are cut into; training crops 224 from them."""
@@ -118,7 +118,7 @@ def ship(folder: Path) -> None:
     """Export the embedded codec with its exact ``subpixel`` decoder, send a photograph through it, and say how to use it."""
     codec = folder / "codec"
     try:
-        from codecswap.deploy import export
+        from codecswap.export import command as export
     except ModuleNotFoundError as error:
         say(f"This needs {error.name}: pip install 'codecswap[deploy]', then run the command that the report names.")
         return

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from codecswap.deploy.tables import EntropyTables
+from codecswap.inference.tables import EntropyTables
 
 HERE = Path(__file__).parent
 LIBRARY = HERE.parents[1] / "c"

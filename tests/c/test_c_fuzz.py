@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from csw_library import HERE, LIBRARY, SANITIZED, WARNINGS, tool
 
-from codecswap.deploy import bitstream
-from codecswap.deploy.tables import EntropyTables
+from codecswap.inference import bitstream
+from codecswap.inference.tables import EntropyTables
 
 SECONDS = 60
 

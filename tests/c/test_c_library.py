@@ -13,12 +13,12 @@ from compressai import ans
 from csw_library import FLOAT, NCHW, NHWC, UINT8, CswError, Form, Library
 from PIL import Image
 
-from codecswap.codecs import FactorizedPrior, load_codec
+from codecswap.codecs.source import FactorizedPrior, load_codec
 from codecswap.data.pictures import load_picture
-from codecswap.deploy import bitstream, rans, tiles
-from codecswap.deploy.native import TorchCodec
-from codecswap.deploy.planes import Planes
-from codecswap.deploy.tables import EntropyTables
+from codecswap.export.torch_codec import TorchCodec
+from codecswap.inference import bitstream, rans, tiles
+from codecswap.inference.planes import Planes
+from codecswap.inference.tables import EntropyTables
 
 Draw = Callable[..., EntropyTables]
 

@@ -7,8 +7,8 @@ import pytest
 from download_server import serve
 from prepare_steps import run, scene, tree
 
-from codecswap.data import download
 from codecswap.data.pictures import scan
+from codecswap.data.prepare import download
 
 
 @pytest.fixture(scope="session")

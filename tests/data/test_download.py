@@ -8,9 +8,9 @@ import pytest
 from download_server import serve
 
 from codecswap import console, files
-from codecswap.data import download as module
-from codecswap.data.download import COCO, Archive, Remote, download
-from codecswap.data.remote import RemoteFile, extents
+from codecswap.data.prepare import download as module
+from codecswap.data.prepare.download import COCO, Archive, Remote, download
+from codecswap.data.prepare.remote import RemoteFile, extents
 from codecswap.errors import UserError
 from codecswap.files import need_space
 

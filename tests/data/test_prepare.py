@@ -10,10 +10,11 @@ from PIL import Image
 from prepare_steps import run, scene, tree
 
 from codecswap import cli
-from codecswap.data import download, fetch, prepare
 from codecswap.data.coco import find_pictures
-from codecswap.data.crops import crop_picture
 from codecswap.data.pictures import load_picture, scan
+from codecswap.data.prepare import command as prepare
+from codecswap.data.prepare import download, fetch
+from codecswap.data.prepare.crops import crop_picture
 from codecswap.data.split import position
 
 pytest_plugins = ["prepare_fixtures"]
@@ -322,6 +323,6 @@ def test_the_recipes_command(coco_pictures, tmp_path, coco_crops):
 
 
 def test_needs_no_torch():
-    code = "import sys, codecswap.data.prepare; sys.exit('torch' in sys.modules)"
+    code = "import sys, codecswap.data.prepare.command; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
     assert prepare.TRAINING_SIZE == 224

@@ -5,7 +5,7 @@ import zipfile
 
 import pytest
 
-from codecswap.data.unpack import missing, open_zip, pictures, place, unpack
+from codecswap.data.prepare.unpack import missing, open_zip, pictures, place, unpack
 from codecswap.errors import UserError
 
 CONTENTS = {f"train2017/{index:03}.jpg": random.Random(index).randbytes(5000 + index) for index in range(20)}

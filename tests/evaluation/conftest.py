@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from codecswap.checkpoint import StudentRecord
-from codecswap.codecs import FactorizedPrior, fingerprint, load_codec
-from codecswap.surgery import swap
+from codecswap.codecs.source import FactorizedPrior, fingerprint, load_codec
+from codecswap.swaps.apply import swap
+from codecswap.training.checkpoint import StudentRecord
 
 
 @pytest.fixture(scope="session")

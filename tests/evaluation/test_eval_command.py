@@ -14,11 +14,11 @@ from compressai.utils.plot.__main__ import parse_json_file
 from PIL import Image
 
 from codecswap.cli import parse, run
-from codecswap.codecs import FactorizedPrior, load_codec
+from codecswap.codecs.source import FactorizedPrior, load_codec
 from codecswap.data.coco import whole_picture
 from codecswap.evaluation import command
 from codecswap.evaluation.measure import Family, code
-from codecswap.surgery import swap
+from codecswap.swaps.apply import swap
 
 KEYS = {"psnr-rgb", "ms-ssim-rgb", "bpp", "encoding_time", "decoding_time"}
 

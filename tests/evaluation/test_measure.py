@@ -7,11 +7,11 @@ import pytest
 import torch
 
 import codecswap
-from codecswap.codecs import FactorizedPrior
+from codecswap.codecs.source import FactorizedPrior
 from codecswap.data.coco import whole_picture
 from codecswap.errors import UserError
 from codecswap.evaluation.measure import CodecResult, Coded, Family, Scores, code, compete, evaluate
-from codecswap.surgery import swap
+from codecswap.swaps.apply import swap
 
 
 def test_rate_and_picture_are_compressais(teacher: FactorizedPrior, photos: list[Path]) -> None:

@@ -8,8 +8,8 @@ import torch
 from PIL import Image
 
 from codecswap.cli import run
-from codecswap.codecs import FactorizedPrior
-from codecswap.evaluation import contest
+from codecswap.codecs.source import FactorizedPrior
+from codecswap.evaluation import evaluation_set as contest
 from codecswap.evaluation.published import PUBLISHED, distance, is_kodak
 
 NAMES = [f"kodim{number:02d}" for number in range(1, 25)]

@@ -12,7 +12,7 @@ import ground
 import pytest
 import torch
 
-from codecswap.checkpoint import load_student
+from codecswap.training.checkpoint import load_student
 
 COMMAND = [
     *("--teacher", "tiny", "--batch_size", "2", "--epochs", "40", "--recon_every", "5", "--recon_count", "2"),

@@ -15,14 +15,14 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from codecswap import config
-from codecswap.codecs import FactorizedPrior
-from codecswap.deploy import bitstream
-from codecswap.deploy.export import write
-from codecswap.deploy.folder import Manifest, describe_network, read_folder, write_folder
-from codecswap.deploy.onnx import write_decoder
-from codecswap.deploy.plain import plain, take_planes
-from codecswap.deploy.tables import EntropyTables
-from codecswap.surgery import swap
+from codecswap.codecs.source import FactorizedPrior
+from codecswap.export.backends.onnx import write_decoder
+from codecswap.export.command import write
+from codecswap.export.lower import plain, take_planes
+from codecswap.inference import bitstream
+from codecswap.inference.manifest import Manifest, describe_network, read_folder, write_folder
+from codecswap.inference.tables import EntropyTables
+from codecswap.swaps.apply import swap
 
 N, M = 8, 12
 EXPORTED, PLANES = "exported", "planes"

@@ -13,20 +13,20 @@ from fuzz_seeds import EXPORTED
 from PIL import Image
 
 from codecswap import cli
-from codecswap.checkpoint import load_student
-from codecswap.codecs import FactorizedPrior, load_codec
-from codecswap.data import prepared
+from codecswap.codecs.source import FactorizedPrior, load_codec
 from codecswap.data.coco import whole_picture
-from codecswap.data.crops import crop_picture
 from codecswap.data.pictures import UNREADABLE, load_picture
-from codecswap.data.remote import RemoteFile, extents
-from codecswap.data.unpack import missing, open_zip, pictures, unpack
-from codecswap.deploy import bitstream, coding, rans
-from codecswap.deploy.native import TorchCodec
-from codecswap.deploy.operators import complaints, load_target
-from codecswap.deploy.runtime import OnnxCodec
-from codecswap.deploy.tables import EntropyTables
+from codecswap.data.prepare import crop_folder as prepared
+from codecswap.data.prepare.crops import crop_picture
+from codecswap.data.prepare.remote import RemoteFile, extents
+from codecswap.data.prepare.unpack import missing, open_zip, pictures, unpack
 from codecswap.errors import UserError
+from codecswap.export.operators import complaints, load_target
+from codecswap.export.torch_codec import TorchCodec
+from codecswap.inference import bitstream, coding, rans
+from codecswap.inference.runtime import OnnxCodec
+from codecswap.inference.tables import EntropyTables
+from codecswap.training.checkpoint import load_student
 
 
 class Targets:
@@ -150,7 +150,7 @@ class Targets:
 
 
 class _Here:
-    """A file of this disk with the interface of `codecswap.data.download.Remote`."""
+    """A file of this disk with the interface of `codecswap.data.prepare.download.Remote`."""
 
     def __init__(self, path: Path) -> None:
         self.data = path.read_bytes()

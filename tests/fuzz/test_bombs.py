@@ -18,18 +18,18 @@ from fuzz_texts import LAUGHS
 from PIL import Image
 
 from codecswap import cli
-from codecswap.checkpoint import load_student
-from codecswap.codecs import load_codec
-from codecswap.data import prepared
-from codecswap.data.crops import crop_picture
+from codecswap.codecs.source import load_codec
 from codecswap.data.pictures import MOST_PIXELS, UNREADABLE, load_picture
-from codecswap.data.remote import LARGEST, RemoteFile, extents
-from codecswap.data.unpack import open_zip, pictures, unpack
-from codecswap.deploy import bitstream
-from codecswap.deploy.operators import complaints, load_target
-from codecswap.deploy.runtime import OnnxCodec
-from codecswap.deploy.tables import EntropyTables
+from codecswap.data.prepare import crop_folder as prepared
+from codecswap.data.prepare.crops import crop_picture
+from codecswap.data.prepare.remote import LARGEST, RemoteFile, extents
+from codecswap.data.prepare.unpack import open_zip, pictures, unpack
 from codecswap.errors import UserError
+from codecswap.export.operators import complaints, load_target
+from codecswap.inference import bitstream
+from codecswap.inference.runtime import OnnxCodec
+from codecswap.inference.tables import EntropyTables
+from codecswap.training.checkpoint import load_student
 
 
 @pytest.fixture

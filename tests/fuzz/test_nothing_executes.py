@@ -13,10 +13,10 @@ from fuzz_archives import CODE
 from fuzz_seeds import make_seeds
 
 import codecswap
-from codecswap import codecs
-from codecswap.checkpoint import load_student
-from codecswap.codecs import load_codec
+from codecswap.codecs import source as codecs
+from codecswap.codecs.source import load_codec
 from codecswap.errors import UserError
+from codecswap.training.checkpoint import load_student
 
 PACKAGE = Path(codecswap.__file__).parent
 FORBIDDEN = {

@@ -10,9 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from codecswap.checkpoint import load_student
 from codecswap.cli import run
-from codecswap.codecs import load_codec
+from codecswap.codecs.source import load_codec
 from codecswap.data.coco import find_pictures, whole_picture
 from codecswap.evaluation.measure import evaluate
 from codecswap.report import command
@@ -21,7 +20,8 @@ from codecswap.report.bench import Bench
 from codecswap.report.page import write_page
 from codecswap.report.run import read_run, read_runs
 from codecswap.report.words import text
-from codecswap.surgery import swap
+from codecswap.swaps.apply import swap
+from codecswap.training.checkpoint import load_student
 
 
 class Elements(HTMLParser):

@@ -16,7 +16,7 @@ from codecswap.data.coco import ValidationPictures, find_pictures, list_pictures
 from codecswap.errors import UserError
 from codecswap.evaluation import results as files
 from codecswap.evaluation.anchors import QUALITIES, Anchors
-from codecswap.evaluation.contest import Contest, enter, progress, read_numbers
+from codecswap.evaluation.evaluation_set import Contest, enter, progress, read_numbers
 from codecswap.evaluation.measure import CodecResult, Contender, compete
 from codecswap.evaluation.perceptual import load_lpips
 from codecswap.evaluation.published import PUBLISHED, distance, is_kodak

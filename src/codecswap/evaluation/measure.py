@@ -10,11 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from codecswap.checkpoint import latents_equal
-from codecswap.codecs import FactorizedPrior
-from codecswap.deploy.tables import LARGEST
+from codecswap.codecs.source import FactorizedPrior
 from codecswap.errors import UserError
+from codecswap.inference.tables import LARGEST
 from codecswap.metrics import SMALLEST_SIDE, ms_ssim, psnr, to_8_bits
+from codecswap.training.checkpoint import latents_equal
 
 FACTOR = 16
 """A picture's sides are padded to multiples of this before it is encoded."""

@@ -11,8 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from codecswap.checkpoint import StudentCheckpoint, latents_equal, load_student
-from codecswap.codecs import FactorizedPrior, fingerprint, load_codec, teacher_name
+from codecswap.codecs.source import FactorizedPrior, fingerprint, load_codec, teacher_name
 from codecswap.console import say, track
 from codecswap.data.coco import Pictures, find_pictures, first_readable, validation_crop, whole_picture
 from codecswap.data.pictures import UNREADABLE
@@ -21,8 +20,9 @@ from codecswap.evaluation.anchors import anchors
 from codecswap.evaluation.measure import CodecResult, code, evaluate, show
 from codecswap.report.run import Run
 from codecswap.report.words import Text, text
-from codecswap.student import encode
-from codecswap.surgery import swap
+from codecswap.swaps.apply import swap
+from codecswap.training.checkpoint import StudentCheckpoint, latents_equal, load_student
+from codecswap.training.student import encode
 
 LARGEST = 1024
 """Of pictures with a longer side, the centre of this many pixels is measured."""

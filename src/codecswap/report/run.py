@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from codecswap.errors import UserError
-from codecswap.training import DISTILL, FINETUNE, Stage
+from codecswap.training.loop import DISTILL, FINETUNE, Stage
 
 STAGES = {stage.name: stage for stage in (DISTILL, FINETUNE)}
 

@@ -1,0 +1,85 @@
+"""``codecswap prepare``: from nothing, or from a folder of pictures, to crops that training reads fast."""
+
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+from shlex import quote
+
+from codecswap.config import PrepareOptions
+from codecswap.data.prepare.crop_folder import SKIPPED, crop_folder
+from codecswap.data.prepare.fetch import fetch
+from codecswap.data.prepare.unpack import TOP
+from codecswap.errors import UserError
+from codecswap.files import alone
+
+TRAINING_SIZE = 224
+"""Side of the crops that training takes, in pixels."""
+
+
+def main(options: PrepareOptions, typed: set[str]) -> int:
+    """``codecswap prepare``: download, unpack and (with --out_dir) crop, each only as far as it is still missing."""
+    _check(options)
+    try:
+        with ExitStack() as locks:
+            folders = (options.coco_dir, None if options.download_only else options.out_dir)
+            for folder in {Path(folder).resolve() for folder in folders if folder is not None}:
+                locks.enter_context(alone(folder))
+            return _run(options)
+    except KeyboardInterrupt:
+        print("\nThe same command goes on from here.", file=sys.stderr)
+        raise
+
+
+def _run(options: PrepareOptions) -> int:
+    if options.images is not None:
+        source, label = Path(options.images), str(Path(options.images).resolve())
+    else:
+        fetched = fetch(options)
+        if options.download_only:
+            then = f"--coco_dir {quote(options.coco_dir or '')} --out_dir {quote(options.out_dir or 'DIR')}"
+            most = "" if options.max_images is None else f" --max_images {options.max_images}"
+            print(f"Next: codecswap prepare {then} --val_ratio {options.val_ratio}{most}")
+            return 0
+        assert fetched is not None
+        source, label = fetched, TOP
+        if options.out_dir is None:
+            print(f"Next: codecswap distill --coco_dir {quote(options.coco_dir or '')} --val_ratio {options.val_ratio}")
+            return 0
+    counts = crop_folder(source, label, options)
+    out = str(options.out_dir)
+    print(
+        f"{out}: {counts.train:,} crops for training and {counts.val:,} for validation, {options.size}x{options.size}."
+    )
+    if counts.skipped:
+        print(f"{counts.skipped:,} pictures cannot be read: {Path(out) / SKIPPED} lists them.")
+    if options.size == TRAINING_SIZE:
+        print(f"Next: codecswap distill --coco_dir {quote(out)} --use_prepared true")
+    else:
+        print(f"Training takes crops of {TRAINING_SIZE}x{TRAINING_SIZE}: to train, run it again without --size.")
+    return 0
+
+
+def _check(options: PrepareOptions) -> None:
+    """Refuse what cannot work, before anything is made."""
+    if (options.coco_dir is None) == (options.images is None):
+        raise UserError(
+            "Name the folder for COCO with --coco_dir, or one of your own pictures with --images (not both)."
+        )
+    if options.images is not None:
+        only_coco = [f"--{name}" for name in ("download_only", "keep_zip", "url", "md5") if getattr(options, name)]
+        if only_coco:
+            raise UserError(f"{', '.join(only_coco)} is for COCO: use --coco_dir, or leave it out.")
+        if not Path(options.images).is_dir():
+            raise UserError(f"There is no folder {options.images}: name the folder of your pictures with --images.")
+    if options.out_dir is None and options.images is not None:
+        raise UserError("Name the folder for the crops with --out_dir.")
+    if options.out_dir is not None and options.images is not None:
+        out, images = Path(options.out_dir).resolve(), Path(options.images).resolve()
+        if out.is_relative_to(images):
+            raise UserError(f"--out_dir {out} lies in --images {images}: name a folder outside of it.")
+    if not 0 < options.val_ratio < 1:
+        raise UserError(f"--val_ratio is a share between 0 and 1 (0.02: two in a hundred), not {options.val_ratio}.")
+    for name, least in (("max_images", "1, or 0 for all pictures"), ("size", "1"), ("workers", "1")):
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            raise UserError(f"--{name} is at least {least}, not {value}.")

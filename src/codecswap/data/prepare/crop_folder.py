@@ -1,0 +1,183 @@
+"""The folder of prepared crops: what it is called there, what it was made with, what is missing."""
+
+import json
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from codecswap.config import PrepareOptions
+from codecswap.console import bar
+from codecswap.data.pictures import scan
+from codecswap.data.prepare.crops import BYTES_PER_PIXEL, crop_all
+from codecswap.data.split import base_name, choose, position
+from codecswap.errors import UserError
+from codecswap.files import need_space, whole
+
+MANIFEST = "manifest.json"
+SKIPPED = "skipped.txt"
+FOLDERS = 256
+"""Sub-folders of a side: COCO puts some 460 pictures into each, a million pictures would put 4,000."""
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What is in the folder."""
+
+    train: int
+    """Crops for training."""
+    val: int
+    """Crops for validation."""
+    skipped: int
+    """Pictures that could not be read."""
+
+
+def crop_folder(source: Path, label: str, options: PrepareOptions) -> Counts:
+    """Bring ``out_dir`` up to date with the pictures of ``source``: only what is missing is made.
+
+    Args:
+        source: folder of pictures.
+        label: how the manifest calls it; another one in the same ``out_dir`` is refused.
+        options: the command's.
+
+    Raises:
+        UserError: no pictures, an empty side, an ``out_dir`` of other settings, no space, or nothing readable.
+    """
+    out = Path(options.out_dir or "")
+    found = scan(source)
+    if not found:
+        raise UserError(f"There are no pictures in {source}: name a folder that has some, or remove the empty one.")
+    train, val = choose(found, val_ratio=options.val_ratio, max_images=options.max_images)
+    for side, name, advice in ((train, "training", "lower"), (val, "validation", "raise")):
+        if not side:
+            raise UserError(
+                f"None of the {len(found)} pictures of {source} falls on the {name} side: "
+                f"{advice} --val_ratio ({options.val_ratio})."
+            )
+    groups = _groups(found)
+    names = {path: name for stem, group in groups.items() for path, name in _named(stem, group).items()}
+    crops = {
+        path: out / side / f"{int(position(path) * FOLDERS):02x}" / f"{names[path]}.{options.format}"
+        for side, paths in (("train", train), ("val", val))
+        for path in paths
+    }
+    equal = {
+        stem: [str(path.relative_to(source)) for path in group] for stem, group in groups.items() if len(group) > 1
+    }
+    manifest = {
+        "settings": {
+            "source": label,
+            "size": options.size,
+            "format": options.format,
+            "val_ratio": options.val_ratio,
+        },
+        "max_images": options.max_images,
+        "equal_names": equal,
+    }
+    before = _read(out)
+    _check(out, before, manifest)
+    there = set(scan(out / "train")) | set(scan(out / "val"))
+    # a picture whose namesakes have changed since may have another name now: its crop is made again
+    changed = {stem for stem in equal if before and equal[stem] != before.get("equal_names", {}).get(stem)}
+    for stem in changed:
+        stale = {crops[path] for path in groups[stem] if path in crops} & there
+        for crop in stale:
+            crop.unlink()
+        there -= stale
+    jobs = [(path, crop) for path, crop in crops.items() if crop not in there]
+    need_space([("crops", out, round(len(jobs) * options.size**2 * BYTES_PER_PIXEL[options.format]))])
+    _write(out, manifest | {"counts": None})
+    unread = _make(jobs, options)
+    for path, reason in unread.items():
+        crops.pop(path)
+        unread[path] = f"{path.relative_to(source)}: {reason}"
+    _write_skipped(out, sorted(unread.values()))
+    held = sum(crop.is_relative_to(out / "val") for crop in crops.values())
+    counts = Counts(len(crops) - held, held, len(unread))
+    if not crops:
+        raise UserError(f"None of the pictures of {source} can be read; {out / SKIPPED} says why.")
+    _write(out, manifest | {"counts": vars(counts)})
+    return counts
+
+
+def _make(jobs: Sequence[tuple[Path, Path]], options: PrepareOptions) -> dict[Path, str]:
+    """Write the crops; returns pictures that cannot be read, and why."""
+    if not jobs:
+        return {}
+    for folder in {crop.parent for _, crop in jobs}:
+        folder.mkdir(parents=True, exist_ok=True)
+    with bar("Cropping", len(jobs), unit="pictures") as advance:
+        return crop_all(jobs, size=options.size, format=options.format, workers=options.workers, advance=advance)
+
+
+def _groups(paths: Sequence[Path]) -> dict[str, list[Path]]:
+    """Pictures by base name, without ``~2`` and in lower case, since some disks do not tell case apart."""
+    groups = defaultdict(list)
+    for path in sorted(paths, key=lambda path: (path.name, path)):
+        groups[base_name(path).casefold()].append(path)
+    return groups
+
+
+def _named(stem: str, group: Sequence[Path]) -> dict[Path, str]:
+    """Names of crops: the base name, and ``~2``, ``~3``, ... for its namesakes, which hashing strips."""
+    bases = [base_name(path) for path in group]
+    return {
+        path: base if index == 1 else f"{base}~{index}"
+        for index, (path, base) in enumerate(zip(group, bases, strict=True), 1)
+    }
+
+
+def _read(out: Path) -> dict[str, Any] | None:
+    """The manifest of an earlier run.
+
+    Raises:
+        UserError: it is damaged, or the folder holds pictures without one.
+    """
+    path = out / MANIFEST
+    if not path.exists():
+        if any((out / side).exists() and any((out / side).iterdir()) for side in ("train", "val")):
+            raise UserError(f"{out} has a train/ or val/ that this command did not make: choose another --out_dir.")
+        return None
+    try:
+        content = json.loads(path.read_bytes())
+        most = content["max_images"]
+        if not isinstance(content["settings"], dict) or not isinstance(content.get("equal_names", {}), dict):
+            raise TypeError(content)
+        if most is not None and type(most) is not int:
+            raise TypeError(most)
+        return content
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise UserError(f"{path} is damaged: choose another --out_dir, or delete {out} to start again.") from None
+
+
+def _check(out: Path, before: dict[str, Any] | None, now: dict[str, Any]) -> None:
+    """Refuse to mix crops of different settings; taking more pictures than before is fine."""
+    if before is None:
+        return
+    for key, value in now["settings"].items():
+        if before["settings"].get(key) != value:
+            raise UserError(
+                f"{out} holds crops made with {key} {str(before['settings'].get(key))[:200]}, not {value}: "
+                "choose another --out_dir, or delete it to start again."
+            )
+    had, wanted = before["max_images"], now["max_images"]
+    if wanted is not None and (had is None or wanted < had):
+        raise UserError(
+            f"{out} was made from {'all pictures' if had is None else f'{had} training pictures'}, more than "
+            f"--max_images {wanted}: train on it with --max_images {wanted}, or choose another --out_dir."
+        )
+
+
+def _write(out: Path, manifest: dict[str, Any]) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    with whole(out / MANIFEST) as beside:
+        beside.write_text(json.dumps(manifest, indent=1) + "\n", "utf-8")
+
+
+def _write_skipped(out: Path, lines: Sequence[str]) -> None:
+    if not lines:
+        (out / SKIPPED).unlink(missing_ok=True)
+        return
+    with whole(out / SKIPPED) as beside:
+        beside.write_text("".join(f"{line}\n" for line in lines), "utf-8", errors="surrogateescape")

@@ -1,0 +1,216 @@
+"""Who is measured: teachers, and the students that belong to each."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from codecswap.codecs.source import FactorizedPrior, fingerprint, load_codec, read_state, teacher_name
+from codecswap.config import EvalOptions
+from codecswap.errors import UserError
+from codecswap.evaluation.measure import Family
+from codecswap.training import start
+from codecswap.training.checkpoint import StudentCheckpoint, latents_equal, load_student
+
+LAST = {"distill": "last.pt", "finetune": "ft_last.pt"}
+"""A stage's latest checkpoint, which knows how far the run has come."""
+STAGES = {"distill": "distilled", "finetune": "fine-tuned"}
+
+
+@dataclass(frozen=True)
+class Named:
+    """A teacher as the options name it."""
+
+    teacher: str | None
+    """A path, ``tiny``, or None for the zoo."""
+    quality: int
+    metric: str
+
+    @property
+    def name(self) -> str:
+        """In a few words, for sentences."""
+        return teacher_name(self.teacher, self.quality, self.metric)
+
+
+@dataclass(frozen=True)
+class Contest:
+    """All learned codecs of an evaluation."""
+
+    teachers: list[Named]
+    families: list[Family]
+    """One for each teacher."""
+    checkpoints: dict[str, StudentCheckpoint]
+    """By the names of the students."""
+
+    @property
+    def title(self) -> str:
+        """The teachers in a few words."""
+        first = self.teachers[0]
+        if len(self.teachers) == 1:
+            return first.name
+        if first.teacher is None:
+            qualities = ", ".join(str(teacher.quality) for teacher in self.teachers)
+            return f"bmshj2018_factorized qualities {qualities} ({first.metric})"
+        return f"{len(self.teachers)} local teachers"
+
+
+def enter(options: EvalOptions, typed: set[str], device: torch.device) -> Contest:
+    """Load the teachers and students that the options name, each student to its teacher.
+
+    Raises:
+        UserError: a file is missing or damaged, a quality does not exist, or a student's teacher is not among those named.
+    """
+    paths = list(dict.fromkeys(options.checkpoint))
+    loaded = dict(zip(_names(paths, parts=2, alone="student"), [load_student(path) for path in paths], strict=True))
+    teachers = _teachers(options, typed, list(loaded.values()))
+    codecs = [load_codec(each.teacher, each.quality, each.metric) for each in teachers]
+    identities = [fingerprint(codec) for codec in codecs]
+    students: list[dict[str, StudentCheckpoint]] = [{} for _ in teachers]
+    for name, checkpoint in loaded.items():
+        students[_home(checkpoint, teachers, codecs, identities)][name] = checkpoint
+    local = _names([each.teacher or f"q{each.quality}" for each in teachers], parts=1)
+    names = ["teacher"] if len(teachers) == 1 else [f"teacher {label}" for label in local]
+    curves = _curves(students)
+    families = [
+        Family(
+            codec.to(device),
+            {student: checkpoint.student.to(device) for student, checkpoint in mine.items()},
+            name=name,
+            curves=["teacher", *(curves[student] for student in mine)],
+        )
+        for name, codec, mine in zip(names, codecs, students, strict=True)
+    ]
+    return Contest(teachers, families, loaded)
+
+
+def read_numbers(text: int | str, option: str, low: int, high: int) -> list[int]:
+    """Whole numbers separated by commas, each once, in the order typed.
+
+    Raises:
+        UserError: it is something else, or one of them is out of range.
+    """
+    try:
+        numbers = list(dict.fromkeys(int(word) for word in str(text).split(",")))
+    except ValueError:
+        numbers = []
+    if not numbers or not all(low <= number <= high for number in numbers):
+        raise UserError(f"{option} takes numbers from {low} to {high}, separated by commas (1,2,4), not {text}.")
+    return numbers
+
+
+def _teachers(options: EvalOptions, typed: set[str], students: list[StudentCheckpoint]) -> list[Named]:
+    """The teachers that were typed; else the one that the students' records name."""
+    qualities = read_numbers(options.quality, "--quality", 1, 8)
+    if options.teacher:
+        if len(qualities) > 1:
+            raise UserError("--teacher names local codecs and --quality several of the zoo's: give one of the two.")
+        return [Named(path, qualities[0], options.metric) for path in dict.fromkeys(options.teacher)]
+    recorded = [student for student in students if student.record]
+    if "quality" in typed or not recorded:
+        return [Named(None, quality, options.metric) for quality in qualities]
+    named = [Named(r.teacher, r.quality, r.metric) for student in recorded if (r := student.record)]
+    for student, teacher in zip(recorded, named, strict=True):
+        if _identity(student) != _identity(recorded[0]):
+            raise UserError(
+                f"{student.path} has another teacher ({teacher.name}) than {recorded[0].path} ({named[0].name}): evaluate "
+                "them one at a time, or name all their teachers (--quality 1,2,... or --teacher A --teacher B) for curves."
+            )
+    return named[:1]
+
+
+def _identity(student: StudentCheckpoint) -> str | None:
+    return student.record.teacher_sha256 if student.record else None
+
+
+def _home(
+    student: StudentCheckpoint, teachers: list[Named], codecs: list[FactorizedPrior], identities: list[str]
+) -> int:
+    """Which teacher a student belongs to: by its record, else (the original recipe's files) by its encoder."""
+    if len(teachers) == 1:
+        start.check_teacher(student, identities[0], teachers[0].name)
+        teacher, mine = codecs[0], student.student
+        if (mine.N, mine.M) != (teacher.N, teacher.M):
+            raise UserError(
+                f"{student.path} is a student of N={mine.N}, M={mine.M}, the teacher {teachers[0].name} has N={teacher.N}, "
+                f"M={teacher.M}: name its own with --teacher or --quality."
+            )
+        return 0
+    if identity := _identity(student):
+        homes = [index for index, other in enumerate(identities) if other == identity]
+        known = f" ({teacher_name(r.teacher, r.quality, r.metric)})" if (r := student.record) else ""
+    else:
+        alike = [(c.N, c.M) == (student.student.N, student.student.M) for c in codecs]
+        homes = [i for i, codec in enumerate(codecs) if alike[i] and latents_equal(codec, student.student)]
+        known = ""
+    if not homes:
+        raise UserError(
+            f"The teacher of {student.path}{known} is not among those named: add it to --quality or --teacher, or leave this "
+            "checkpoint out."
+        )
+    return homes[0]
+
+
+def _names(paths: list[str], *, parts: int, alone: str | None = None) -> list[str]:
+    """Short names for paths: their last ``parts``, or as many as it takes to tell them apart."""
+    if alone and len(paths) == 1:
+        return [alone]
+    split = [Path(path).parts for path in paths]
+    for count in range(parts, max((len(each) for each in split), default=0) + 1):
+        names = ["/".join(each[-count:]) for each in split]
+        if len(set(names)) == len(names):
+            return names
+    return paths
+
+
+def _curves(students: list[dict[str, StudentCheckpoint]]) -> dict[str, str]:
+    """The curve of each student: with one teacher its own; else those alike (replacement, stage) of all teachers."""
+    if len(students) == 1:
+        return {name: name for name in students[0]}
+    found = {}
+    for mine in students:
+        seen: dict[str, int] = {}
+        for name, student in mine.items():
+            kernel = f" {student.kernel_size}x{student.kernel_size}" if student.kernel_size else ""
+            stage = STAGES.get(student.content.get("stage", ""), "trained elsewhere")
+            kind = f"{student.replacement}{kernel}, {stage}"
+            seen[kind] = seen.get(kind, 0) + 1
+            found[name] = kind if seen[kind] == 1 else f"{kind} ({seen[kind]})"
+    return found
+
+
+def progress(student: StudentCheckpoint) -> str | None:
+    """A sentence on a student whose run has not finished, or None.
+
+    The latest checkpoint beside it tells how far the run has come: the best one of a finished run is often an early one.
+    """
+    done, epochs, batch = _done(student.content)
+    if done is None or epochs is None:
+        return None
+    latest = student.path.with_name(LAST.get(student.content.get("stage", ""), ""))
+    came, of, batch, known = done, epochs, batch, student.path.name == latest.name
+    if not known and latest.is_file():
+        try:
+            last_done, last_epochs, last_batch = _done(read_state(latest))
+        except UserError:
+            last_done = None
+        if last_done is not None and last_done >= done:
+            came, of, batch, known = last_done, last_epochs or epochs, last_batch, True
+    if came >= of:
+        return None
+    here = (
+        f"{student.path} is from after {done} of {of} epochs" if done else f"{student.path} is from before any training"
+    )
+    if not known:
+        return f"{here}; whether its run has finished is not known, {latest.name} is not beside it."
+    more = f" and {batch} steps of the next" if batch else ""
+    return f"{here}, and its run is unfinished: it has come to {came} of {of} epochs{more}."
+
+
+def _done(content: dict[str, Any]) -> tuple[int | None, int | None, int]:
+    """Epochs done, epochs asked for, and batches done of the next epoch, as a checkpoint tells."""
+    epoch, epochs = content.get("epoch"), content.get("config", {}).get("epochs")
+    batch = content.get("batch", 0)
+    if not isinstance(epoch, int) or not isinstance(epochs, int):
+        return None, None, 0
+    return epoch + 1, epochs, batch if isinstance(batch, int) else 0

@@ -1,0 +1,198 @@
+"""Encoder and decoder as ONNX files that NPU converters read: few operators, one old opset, nothing dead."""
+
+import warnings
+from pathlib import Path
+from typing import Literal
+
+import onnx
+import torch
+from torch import Tensor, nn
+
+from codecswap.codecs.source import FactorizedPrior
+from codecswap.errors import UserError
+from codecswap.export.backends import graph
+from codecswap.export.lower import Form, plain
+from codecswap.files import whole
+from codecswap.inference.manifest import FACTOR
+
+OPSETS = range(11, 21)
+"""DepthToSpace has its CRD order since 11; the exporter ends at 20."""
+
+DecoderInput = Literal["latents", "symbols"]
+"""What a decoder takes: rounded latents y_hat, or the integers ``y_hat - median`` that the entropy coder gives."""
+
+
+class _Decoder(nn.Module):
+    def __init__(self, g_s: nn.Module, medians: Tensor | None) -> None:
+        super().__init__()
+        self.medians: Tensor | None
+        self.register_buffer("medians", medians)
+        self.g_s = g_s
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.g_s(x if self.medians is None else x + self.medians)
+
+
+class _Encoder(nn.Module):
+    def __init__(self, g_a: nn.Module) -> None:
+        super().__init__()
+        self.g_a = g_a
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.g_a(x)
+
+
+def medians(codec: FactorizedPrior) -> Tensor:
+    """The medians that rounding is centred on, ``(1, M, 1, 1)``."""
+    return codec.entropy_bottleneck.quantiles[:, 0, 1].detach().view(1, -1, 1, 1).clone()
+
+
+def export_decoder(
+    codec: FactorizedPrior,
+    path: str | Path,
+    *,
+    opset: int = 13,
+    height: int | None = None,
+    width: int | None = None,
+    form: Form = "native",
+    input: DecoderInput = "latents",
+) -> None:
+    """Write the synthesis transform of a teacher or a student: ``(B, M, H/16, W/16) -> picture (B, 3, H, W)``.
+
+    The picture's values are not clamped to [0, 1]. The codec is left as it is.
+
+    Args:
+        codec: on any device, float32.
+        path: the file; it is replaced whole.
+        opset: version of ONNX's operator set, 11 to 20.
+        height, width: of the picture, in pixels, multiples of 16: fixed in the graph, with a batch of one. None: dynamic.
+        form: ``native`` (ConvTranspose; Resize and Conv, with Mul by a constant mask between them for ``masked``; Conv
+            and DepthToSpace for ``subpixel``), ``resize`` or ``subpixel``: every such layer rewritten, exactly.
+        input: ``latents`` (rounded, y_hat) or ``symbols`` (the integers ``y_hat - median``, as floats).
+
+    Raises:
+        UserError: the form needs a fixed size or does not fit a layer, or the size or the opset is impossible.
+    """
+    size = latent_size(height, width)
+    centre = medians(codec).cpu() if input == "symbols" else None
+    write_decoder(plain(codec.g_s, form, size), codec.M, path, opset=opset, size=size, input=input, centre=centre)
+
+
+def export_encoder(
+    codec: FactorizedPrior,
+    path: str | Path,
+    *,
+    opset: int = 13,
+    height: int | None = None,
+    width: int | None = None,
+) -> None:
+    """Write the analysis transform: ``picture (B, 3, H, W) in [0, 1] -> latents y (B, M, H/16, W/16)``, before rounding.
+
+    Sides are multiples of 16; whoever feeds it pads. Arguments and errors as in `export_decoder`.
+    """
+    write_encoder(plain(codec.g_a), path, opset=opset, size=latent_size(height, width))
+
+
+def write_decoder(
+    g_s: nn.Module,
+    channels: int,
+    path: str | Path,
+    *,
+    opset: int,
+    size: tuple[int, int] | None,
+    input: str,
+    centre: Tensor | None = None,
+) -> None:
+    """Write a plain synthesis transform (`codecswap.export.lower.plain`) as it is.
+
+    Args:
+        channels: of its input.
+        size: height and width of its input, in latents; None: dynamic.
+        input: the input's name.
+        centre: ``(1, M, 1, 1)``, added to the input.
+    """
+    example = torch.zeros(1, channels, *(size or (4, 6)))
+    _export(_Decoder(g_s.cpu(), centre), example, Path(path), opset, input, "picture", dynamic=size is None)
+
+
+def write_encoder(g_a: nn.Module, path: str | Path, *, opset: int, size: tuple[int, int] | None) -> None:
+    """Write a plain analysis transform as it is; ``size`` is that of its output."""
+    example = torch.zeros(1, 3, *((FACTOR * size[0], FACTOR * size[1]) if size else (64, 96)))
+    _export(_Encoder(g_a.cpu()), example, Path(path), opset, "picture", "latents", dynamic=size is None)
+
+
+def latent_size(height: int | None, width: int | None) -> tuple[int, int] | None:
+    """A fixed size of pictures in latents; None where it is open.
+
+    Raises:
+        UserError: one of the two is missing, or no multiple of 16.
+    """
+    if height is None and width is None:
+        return None
+    if height is None or width is None:
+        raise UserError("--height and --width go together: give both, or neither for pictures of any size.")
+    for name, side in (("height", height), ("width", width)):
+        if side < FACTOR or side % FACTOR:
+            padded = max(1, -(-side // FACTOR)) * FACTOR
+            raise UserError(f"--{name} is a multiple of {FACTOR}, not {side}: take {padded} and pad pictures to it.")
+    return height // FACTOR, width // FACTOR
+
+
+def _export(
+    module: nn.Module, example: Tensor, path: Path, opset: int, input: str, output: str, *, dynamic: bool
+) -> None:
+    if opset not in OPSETS:
+        raise UserError(f"--opset is {OPSETS[0]} to {OPSETS[-1]}, not {opset}.")
+    names = {0: "batch", 2: "height", 3: "width"}, {0: "batch", 2: "rows", 3: "columns"}
+    axes = dict(zip((input, output), names if input == "picture" else names[::-1], strict=True)) if dynamic else None
+
+    def write(beside: Path) -> None:
+        with warnings.catch_warnings():  # the exporter announces its successor, which writes other opsets
+            warnings.simplefilter("ignore")
+            torch.onnx.export(
+                module.eval(),
+                (example,),
+                str(beside),
+                input_names=[input],
+                output_names=[output],
+                opset_version=opset,
+                dynamic_axes=axes,
+                dynamo=False,
+            )
+        model = onnx.load(beside)
+        _simplify(model)
+        _check(model, path, opset)
+        onnx.save(model, beside)
+
+    with whole(path) as beside:
+        write(beside)
+
+
+def _simplify(model: onnx.ModelProto) -> None:
+    """Turn Constant nodes into stored tensors, equal ones into one, and take out Identity: not every converter reads them."""
+    stored: dict[bytes, str] = {}
+    renamed: dict[str, str] = {}
+    for node in list(model.graph.node):  # in topological order
+        if node.op_type == "Constant":
+            tensor = node.attribute[0].t
+            content = tensor.SerializeToString()
+            if content not in stored:
+                stored[content] = f"constant.{len(stored)}"
+                model.graph.initializer.add().CopyFrom(tensor)
+                model.graph.initializer[-1].name = stored[content]
+            renamed[node.output[0]] = stored[content]
+        elif node.op_type == "Identity":  # the exporter keeps equal weights (zero biases, say) once, and points at them
+            renamed[node.output[0]] = renamed.get(node.input[0], node.input[0])
+        else:
+            node.input[:] = [renamed.get(name, name) for name in node.input]
+            continue
+        model.graph.node.remove(node)
+
+
+def _check(model: onnx.ModelProto, path: Path, opset: int) -> None:
+    """Hold a written graph against what was promised."""
+    onnx.checker.check_model(model, full_check=True)
+    if (written := graph.opset(model)) != opset:
+        raise UserError(f"The exporter wrote opset {written} into {path}, not {opset}: name another --opset.")
+    if unused := graph.dead(model):
+        raise RuntimeError(f"{path} holds what no output depends on: {', '.join(unused)}")

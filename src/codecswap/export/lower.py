@@ -1,0 +1,149 @@
+"""A codec's transforms rewritten, weights and all, in the few operators that an NPU's converter should see.
+
+What training needs and a device does not goes: GDN's reparametrisation becomes the weights of a 1x1 convolution, its
+square a product, a mask made on the fly a constant. The result computes the same function to float rounding.
+"""
+
+import copy
+import math
+from collections import OrderedDict
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from codecswap.codecs.source import GDN
+from codecswap.errors import UserError
+from codecswap.inference.planes import Planes
+from codecswap.inference.tables import EntropyTables
+from codecswap.layers.upsampling import ConstantMask, SubpixelConv2d, UpsampleConv2d
+from codecswap.swaps.apply import refusal, replace_layer
+
+Form = Literal["native", "resize", "subpixel"]
+"""How a doubling layer is written: as the codec has it, as Resize (and Mul) and Conv, or as Conv and DepthToSpace."""
+
+
+def effective(gdn: GDN) -> tuple[Tensor, Tensor]:
+    """What a GDN computes with once its reparametrisation is done: ``beta: (C,)`` and ``gamma: (C, C)``, non-negative."""
+    return gdn.beta_reparam(gdn.beta).detach(), gdn.gamma_reparam(gdn.gamma).detach()
+
+
+class PlainGDN(nn.Module):
+    """GDN or IGDN in Conv, Mul, Sqrt and Div: ``x / sqrt(beta + gamma x^2)`` or ``x * sqrt(beta + gamma x^2)``.
+
+    ``(B, C, H, W) -> (B, C, H, W)``; ``norm.weight: (C, C, 1, 1)`` is gamma and ``norm.bias: (C,)`` is beta.
+    """
+
+    def __init__(self, beta: Tensor, gamma: Tensor, *, inverse: bool) -> None:
+        super().__init__()
+        self.inverse = inverse
+        self.norm = _conv(gamma[:, :, None, None], beta)
+
+    @classmethod
+    def of(cls, gdn: GDN) -> "PlainGDN":
+        """The same function as ``gdn``."""
+        return cls(*effective(gdn), inverse=gdn.inverse)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Compute ``(B, C, H, W) -> (B, C, H, W)``."""
+        norm = torch.sqrt(self.norm(x * x))  # x ** 2 would be exported as Pow
+        return x * norm if self.inverse else x / norm
+
+
+class FixedMask(nn.Module):
+    """`codecswap.layers.upsampling.ConstantMask` for one size only: the mask ``(1, 1, 2H, 2W)`` is a constant of the graph."""
+
+    def __init__(self, height: int, width: int) -> None:
+        super().__init__()
+        self.mask: Tensor
+        self.register_buffer("mask", ConstantMask()(torch.ones(1, 1, height, width)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Mask ``x: (B, C, 2H, 2W)``."""
+        return x * self.mask
+
+
+def plain(transform: nn.Module, form: Form = "native", size: tuple[int, int] | None = None) -> nn.Module:
+    """Copy an analysis or synthesis transform and write it plainly; the original is left as it is.
+
+    Args:
+        transform: ``g_a`` or ``g_s``: a sequence of (transposed) convolutions, GDNs and this project's layers.
+        form: how the layers that double the resolution are written.
+        size: height and width of the latents; only masks (of a synthesis transform) need it.
+
+    Raises:
+        UserError: a layer cannot be written in that form, or has a mask and there is no size.
+    """
+    result = nn.Sequential()
+    for name, layer in transform.named_children():
+        result.add_module(name, _plain_layer(f"g_s.{name}", layer, form, size))
+        if size and isinstance(layer, nn.ConvTranspose2d | UpsampleConv2d | SubpixelConv2d):
+            size = (2 * size[0], 2 * size[1])
+    return result.eval().requires_grad_(False)
+
+
+def convolution(layer: nn.Module) -> nn.Conv2d | nn.ConvTranspose2d:
+    """The convolution inside a layer of a plain transform that is no GDN."""
+    return next(module for module in layer.modules() if isinstance(module, nn.Conv2d | nn.ConvTranspose2d))
+
+
+@torch.no_grad()
+def take_planes(transform: nn.Module, tables: EntropyTables) -> Planes:
+    """Make a plain synthesis transform of latents one of planes (`codecswap.inference.planes`), in place.
+
+    Returns: the layout of its new input.
+    """
+    conv = convolution(next(transform.children()))
+    axis = 0 if isinstance(conv, nn.ConvTranspose2d) else 1
+    left = torch.from_numpy(tables.medians - np.rint(tables.medians))
+    constant = (conv.weight * left.view((-1, 1, 1, 1) if axis == 0 else (1, -1, 1, 1))).sum(axis, keepdim=True)
+    # a constant above 1 keeps its weights from widening the others' range
+    planes = Planes.of(tables, max(1, math.ceil((constant.abs().amax() / conv.weight.abs().amax()).item())))
+    spread = conv.weight.index_select(axis, torch.tensor(planes.channels))
+    conv.weight = nn.Parameter(torch.cat([spread, constant / planes.constant], axis), requires_grad=False)
+    return planes
+
+
+def _plain_layer(name: str, layer: nn.Module, form: Form, size: tuple[int, int] | None) -> nn.Module:
+    if isinstance(layer, GDN):
+        return PlainGDN.of(layer)
+    if isinstance(layer, nn.ConvTranspose2d) and form != "native":
+        if reason := refusal(layer, "subpixel" if form == "subpixel" else "masked"):
+            raise UserError(f"The layer {name} cannot be exported with --form {form}: {reason}.")
+        layer, _ = replace_layer(layer, "subpixel" if form == "subpixel" else "masked")
+    if isinstance(layer, SubpixelConv2d) and form == "resize":
+        raise UserError(
+            f"The layer {name} is a subpixel convolution, which has no form with Resize: leave out --form resize."
+        )
+    if isinstance(layer, UpsampleConv2d):
+        return _folded(layer) if form == "subpixel" else _unfolded(name, layer, size)
+    return copy.deepcopy(layer)
+
+
+def _folded(layer: UpsampleConv2d) -> nn.Module:
+    bias = None if layer.conv.bias is None else layer.conv.bias.detach().repeat_interleave(4)
+    return nn.Sequential(_conv(layer.folded_weight().detach(), bias), nn.PixelShuffle(2))
+
+
+def _unfolded(name: str, layer: UpsampleConv2d, size: tuple[int, int] | None) -> nn.Module:
+    parts: OrderedDict[str, nn.Module] = OrderedDict(resize=nn.Upsample(scale_factor=2, mode="nearest"))
+    if layer.masked:
+        if size is None:
+            raise UserError(
+                f"The layer {name} multiplies by a constant mask of one size: fix it with --height and --width, "
+                "or take --form subpixel, which goes with every size."
+            )
+        parts["mask"] = FixedMask(2 * size[0], 2 * size[1])
+    parts["conv"] = copy.deepcopy(layer.conv)
+    return nn.Sequential(parts)
+
+
+def _conv(weight: Tensor, bias: Tensor | None) -> nn.Conv2d:
+    """A convolution of stride 1 that keeps the size, with this weight ``(O, I, k, k)`` and bias ``(O,)``."""
+    outputs, inputs, kernel, _ = weight.shape
+    conv = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=bias is not None)
+    conv.weight = nn.Parameter(weight.clone(), requires_grad=False)
+    if bias is not None:
+        conv.bias = nn.Parameter(bias.clone(), requires_grad=False)
+    return conv

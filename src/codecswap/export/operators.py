@@ -1,0 +1,140 @@
+"""What an NPU's converter accepts, and what of a graph it would not.
+
+A target is a small TOML file: those in ``targets/`` were each read from the public document they name; anybody can write
+one for an NPU of their own::
+
+    name = "My NPU"
+    source = "where the list was read"
+    operators = ["Conv", "Mul", "Resize"]     # ONNX names
+    max_opset = 13                            # optional
+    static_shapes = true                      # optional: no dimension may be left open
+    notes = ["said to whoever checks"]        # optional
+    [limits.Resize]                           # optional: attributes and the values they may have
+    mode = ["nearest"]
+"""
+
+import tomllib
+from dataclasses import dataclass, field
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from codecswap.errors import UserError
+from codecswap.export.backends import graph
+
+TARGETS = ("rknn", "qnn", "ethos-u", "ethos-u85", "opset13")
+"""The targets that come with the package."""
+
+_INSTEAD = {
+    "ConvTranspose": (
+        ("--replacement masked or --form resize", {"Resize", "Mul", "Conv"}),
+        ("--replacement subpixel or --form subpixel", {"Conv", "DepthToSpace"}),
+    ),
+    "DepthToSpace": (
+        ("--replacement masked", {"Resize", "Mul", "Conv"}),
+        ("--replacement upsample", {"Resize", "Conv"}),
+        ("the transposed convolution (--replacement none)", {"ConvTranspose"}),
+    ),
+    "Resize": (
+        ("--form subpixel", {"Conv", "DepthToSpace"}),
+        ("the transposed convolution (--replacement none)", {"ConvTranspose"}),
+    ),
+    "Add": (("--input latents", {"Conv"}),),
+}
+"""Per operator: what to ask `codecswap export` for, and the operators that come instead."""
+
+_NOTHING = {
+    "Sqrt": "the square root of (I)GDN has no substitute yet, so this layer runs on the CPU",
+    "Div": "the division of GDN has no substitute yet, so this layer runs on the CPU",
+}
+
+
+@dataclass(frozen=True)
+class Target:
+    """What one NPU's converter accepts."""
+
+    name: str
+    """The converter and its version."""
+    source: str
+    """The public document that the list was read from."""
+    operators: frozenset[str]
+    """ONNX names."""
+    limits: dict[str, dict[str, list[Any]]] = field(default_factory=dict)
+    """Per operator: attributes and the values accepted."""
+    max_opset: int | None = None
+    static_shapes: bool = False
+    """No dimension may be left open."""
+    notes: tuple[str, ...] = ()
+
+
+def load_target(name: str) -> Target:
+    """One of `TARGETS`, or a TOML file of the user's.
+
+    Raises:
+        UserError: there is no such target or file, or the file is not of the form above.
+    """
+    path = files("codecswap.export") / "targets" / f"{name}.toml" if name in TARGETS else Path(name)
+    if not path.is_file():
+        raise UserError(f"There is no target {name}: --target is {', '.join(TARGETS)} or a TOML file.")
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+        operators = content["operators"]
+        limits = content.get("limits", {})
+        if not all(isinstance(operator, str) for operator in operators):
+            raise TypeError("operators")
+        if not isinstance(content.get("max_opset", 0), int):
+            raise TypeError("max_opset")
+        if not all(isinstance(values, list) for allowed in limits.values() for values in allowed.values()):
+            raise TypeError("limits")
+        return Target(
+            name=str(content.get("name", name)),
+            source=str(content.get("source", path)),
+            operators=frozenset(operators),
+            limits=limits,
+            max_opset=content.get("max_opset"),
+            static_shapes=bool(content.get("static_shapes", False)),
+            notes=tuple(content.get("notes", ())),
+        )
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise UserError(
+            f'{name} is no target file ({error}): it is TOML with a line like operators = ["Conv", "Mul", "Resize"].'
+        ) from None
+
+
+def complaints(path: Path, target: Target) -> list[str]:
+    """What of the graph in ``path`` a target does not accept, a line each: the layer, and what would replace it."""
+    model = onnx.load(path)
+    found = []
+    if target.max_opset and graph.opset(model) > target.max_opset:
+        found.append(f"opset {graph.opset(model)}: it reads up to {target.max_opset}, use --opset {target.max_opset}")
+    dims = model.graph.input[0].type.tensor_type.shape.dim
+    if target.static_shapes and any(not dim.dim_value for dim in dims):
+        found.append("dynamic shapes: it wants fixed ones, use --height and --width")
+    for node in model.graph.node:
+        place = f"{node.op_type} at {graph.layer_of(node)}"
+        if node.op_type not in target.operators:
+            found.append(f"{place}: {_advice(node.op_type, target)}")
+            continue
+        values = {item.name: onnx.helper.get_attribute_value(item) for item in node.attribute}
+        for name, allowed in target.limits.get(node.op_type, {}).items():
+            value = values.get(name, _default(node.op_type, name, graph.opset(model)))
+            value = value.decode() if isinstance(value, bytes) else value
+            if value not in allowed:
+                found.append(f"{place}: its {name} is {value}, accepted: {', '.join(map(str, allowed))}")
+    return list(dict.fromkeys(found))
+
+
+def _advice(operator: str, target: Target) -> str:
+    choices = [words for words, needed in _INSTEAD.get(operator, ()) if needed <= target.operators]
+    if choices:
+        return f"use {', or '.join(choices)}"
+    return _NOTHING.get(operator, "nothing of this project's replaces it, so this layer runs on the CPU")
+
+
+def _default(operator: str, attribute: str, opset: int) -> Any:
+    """The value an attribute has where a node leaves it out."""
+    declared = onnx.defs.get_schema(operator, opset, "").attributes.get(attribute)
+    value = declared and declared.default_value
+    return onnx.helper.get_attribute_value(value) if value and value.type else None

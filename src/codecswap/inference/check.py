@@ -1,0 +1,179 @@
+"""Whether a runtime computes what a quantised file means, on the processor at hand.
+
+A file's exact meaning is its graph computed operator by operator, in float between the rounding that the file asks for
+(`codecswap.inference.runtime.open_session`, ``exact``). Integer kernels are faster, and some overflow: x86 processors without
+VNNI add two products of 8 bits in 16.
+
+A quantised folder holds, for each of its networks, a small coded picture and a PNG that belong together by the exact meaning:
+decoding ``check_decoder.csw`` gives ``check_decoder.png``, encoding ``check_encoder.png`` gives ``check_encoder.csw``.
+"""
+
+import platform
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from PIL import Image
+
+from codecswap.data.pictures import UNREADABLE, load_picture
+from codecswap.errors import UserError
+from codecswap.inference import bitstream
+from codecswap.inference.manifest import FACTOR, MANIFEST, Manifest, check_names, file_bytes
+
+AGREEMENT = 50.0
+"""Least PSNR in dB of a runtime's result against the exact meaning.
+
+Right kernels differ by roundings that fall the other way, 65 dB and more; INT8 itself costs 45; overflow leaves 8 to 23.
+"""
+SIDE = 8
+"""Largest height and width in latents of a stored check (128 pixels): milliseconds."""
+MOST_BYTES = 1 << 20
+"""Of a check's files."""
+
+
+def agreement(part: str, result: np.ndarray, exact: np.ndarray) -> float:
+    """PSNR in dB between two results of an ``encoder`` or a ``decoder``.
+
+    The peak is 1 for pictures, whose values are in [0, 1], and the range of all values for latents or symbols.
+    """
+    peak = 1.0 if part == "decoder" else max(1.0, float(np.ptp(exact)))
+    error = float(np.square(result.astype(np.float64) - exact).mean())
+    return float(-10 * np.log10(max(error / peak**2, 1e-30)))
+
+
+def demand(file: Path, found: float) -> None:
+    """Take an agreement in dB of the network in ``file``.
+
+    Raises:
+        UserError: it is below `AGREEMENT`.
+    """
+    if not found >= AGREEMENT:  # NaN too
+        raise UserError(
+            f"{file} is computed wrongly here: ONNX Runtime {onnxruntime.__version__} on this processor ({_processor()}) is at "
+            f"{found:.1f} dB from what the file means, and {AGREEMENT:.0f} are the least: quantise the codec with "
+            "--weight_bits 7, update onnxruntime, or take a float codec of `codecswap export`."
+        )
+
+
+def compare(codec: Any, exact: Any, pictures: Sequence[np.ndarray], symbols: Sequence[np.ndarray]) -> dict[str, float]:
+    """The least agreement in dB of each network that a folder holds, over all samples.
+
+    Args:
+        codec, exact: `codecswap.inference.runtime.OnnxCodec` of the same folder, the latter with ``exact``.
+        pictures: ``(3, H, W)``, what the encoder gets.
+        symbols: ``(M, H/16, W/16)``, what the decoder gets.
+    """
+    found = {}
+    if codec.manifest.encoder:
+        pairs = [(codec.analyse(one), exact.analyse(one)) for one in pictures]
+        found["encoder"] = min(agreement("encoder", *pair) for pair in pairs)
+    if codec.manifest.decoder:
+        pairs = [(codec.synthesise(one), exact.synthesise(one)) for one in symbols]
+        found["decoder"] = min(agreement("decoder", *pair) for pair in pairs)
+    return found
+
+
+def write_checks(exact: Any, pictures: Sequence[np.ndarray], symbols: Sequence[np.ndarray]) -> list[Path]:
+    """Write the checks of a folder's networks into it; returns their files.
+
+    Where the symbols have most energy a part of `SIDE` latents is taken: large values are what overflows.
+
+    Args:
+        exact: the folder, opened with ``exact``.
+        pictures: ``(3, H, W)``, float32 in [0, 1].
+        symbols: theirs, ``(M, H/16, W/16)``.
+    """
+    index, top, left = _liveliest(symbols)
+    part = symbols[index][:, top : top + SIDE, left : left + SIDE]
+    size = (FACTOR * part.shape[1], FACTOR * part.shape[2])
+    written = []
+    if exact.manifest.encoder:
+        rows, columns = (slice(FACTOR * start, FACTOR * (start + SIDE)) for start in (top, left))
+        picture = pictures[index][:, rows, columns]
+        written += _write("encoder", exact, bitstream.to_picture(picture, size), _encoded(exact, picture))
+    if exact.manifest.decoder:
+        written += _write("decoder", exact, bitstream.to_picture(_decoded(exact, part), size), part)
+    return written
+
+
+def check(codec: Any, part: str) -> None:
+    """Compute a network's stored check (a folder may have none) and compare.
+
+    Args:
+        codec: `codecswap.inference.runtime.OnnxCodec`.
+        part: ``encoder`` or ``decoder``.
+
+    Raises:
+        UserError: the result is not what the file means, or the check is damaged.
+    """
+    stored, names = codec.manifest.checks or {}, check_names(part)
+    if not all(name in stored for name in names):
+        return
+    symbols, picture = _read(codec, names)
+    if part == "decoder":
+        size = (picture.height, picture.width)
+        result = bitstream.to_array(bitstream.to_picture(_decoded(codec, symbols), size))
+        found = agreement(part, result, bitstream.to_array(picture))
+    else:
+        found = agreement(part, _encoded(codec, bitstream.to_array(picture)), symbols)
+    demand(codec.folder / getattr(codec.manifest, part).file, found)
+
+
+def _liveliest(symbols: Sequence[np.ndarray]) -> tuple[int, int, int]:
+    """Which sample, and at which row and column the `SIDE` latents of most energy begin in it."""
+    height, width = (min(SIDE, side) for side in symbols[0].shape[1:])
+    energy = np.stack([np.square(one, dtype=np.float64).sum(0) for one in symbols])
+    parts = np.lib.stride_tricks.sliding_window_view(energy, (1, height, width)).sum((3, 4, 5))
+    index, top, left = np.unravel_index(parts.argmax(), parts.shape)
+    return int(index), int(top), int(left)
+
+
+def _write(part: str, exact: Any, picture: Image.Image, symbols: np.ndarray) -> list[Path]:
+    coded, shown = (exact.folder / name for name in check_names(part))
+    coded.write_bytes(bitstream.pack(symbols, (picture.height, picture.width), exact.tables))
+    picture.save(shown, "PNG", optimize=True)
+    return [coded, shown]
+
+
+def _read(codec: Any, names: tuple[str, str]) -> tuple[np.ndarray, Image.Image]:
+    data, _ = (file_bytes(codec.folder, name, codec.manifest.checks[name], MOST_BYTES) for name in names)
+    try:
+        symbols, size = bitstream.unpack(data, codec.tables)
+        picture = load_picture(codec.folder / names[1])
+        if max(symbols.shape[1:]) > SIDE or (picture.height, picture.width) != size:
+            raise ValueError(f"{symbols.shape} and {picture.size}")
+    except UNREADABLE as error:  # bitstream.BadFile is a ValueError
+        raise UserError(
+            f"{codec.folder / MANIFEST} has checks that cannot be read: quantise the codec again."
+        ) from error
+    return symbols, picture
+
+
+def _decoded(codec: Any, symbols: np.ndarray) -> np.ndarray:
+    height, width = symbols.shape[1:]
+    return codec.synthesise(_filled(symbols, codec.manifest, 1))[:, : FACTOR * height, : FACTOR * width]
+
+
+def _encoded(codec: Any, picture: np.ndarray) -> np.ndarray:
+    height, width = (side // FACTOR for side in picture.shape[1:])
+    latents = codec.analyse(_filled(picture, codec.manifest, FACTOR))
+    return codec.tables.to_symbols(latents)[:, :height, :width]
+
+
+def _filled(x: np.ndarray, manifest: Manifest, scale: int) -> np.ndarray:
+    """``x: (C, h, w)`` with zeros to the right and below up to a folder's fixed size, if it has one."""
+    if not (manifest.height and manifest.width):
+        return x
+    height, width = (side // FACTOR * scale for side in (manifest.height, manifest.width))
+    return np.pad(x, ((0, 0), (0, height - x.shape[1]), (0, width - x.shape[2])))
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(named, "") or platform.processor() or platform.machine()

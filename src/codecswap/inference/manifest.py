@@ -1,0 +1,177 @@
+"""An exported codec: a folder with its networks, its entropy tables, and codec.json, which ties them together."""
+
+import hashlib
+import json
+import re
+from dataclasses import MISSING, asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from codecswap.errors import UserError
+from codecswap.files import whole
+from codecswap.inference.planes import Planes
+from codecswap.inference.tables import EntropyTables
+
+FORMAT = "codecswap exported codec"
+VERSION = 1
+MANIFEST, TABLES, BINARY_TABLES = "codec.json", "entropy.json", "entropy.bin"
+FACTOR = 16
+"""A latent stands for this many pixels on either axis; pictures are padded to multiples of it."""
+INPUTS = ("picture", "latents", "symbols", "planes")
+"""What a network may take."""
+
+
+@dataclass(frozen=True)
+class Network:
+    """One ONNX file of the folder."""
+
+    file: str
+    sha256: str
+    input: str
+    """Name and meaning of its input: ``picture``, ``latents``, ``symbols`` or ``planes``."""
+    output: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What codec.json says."""
+
+    name: str
+    """Where the weights came from, in words."""
+    N: int
+    """Channels inside the transforms."""
+    M: int
+    """Channels of the latents."""
+    replacement: str
+    """``none``, ``upsample``, ``masked`` or ``subpixel``."""
+    precision: str
+    """``float32``, ``float16`` or ``int8``."""
+    opset: int
+    height: int | None
+    """Of the pictures, padded, where the graphs have a fixed size."""
+    width: int | None
+    encoder: Network | None
+    decoder: Network | None
+    planes: Planes | None
+    """How symbols are handed to a decoder whose input is ``planes``."""
+    tables_sha256: str
+    """`codecswap.inference.tables.EntropyTables.digest`: files of codecs with the same one can be exchanged."""
+    checks: dict[str, str] | None = None
+    """SHA-256 of the files of `codecswap.inference.check`, by name; None: not quantised, or of before."""
+
+
+def describe_network(path: Path, input: str, output: str) -> Network:
+    """The entry of a network's file, as it is now."""
+    return Network(path.name, hashlib.sha256(path.read_bytes()).hexdigest(), input, output)
+
+
+def write_folder(folder: Path, manifest: Manifest, tables: EntropyTables) -> None:
+    """Write tables and codec.json, the latter last: a folder without it is no codec yet."""
+    with whole(folder / TABLES) as path:
+        path.write_text(tables.to_json(), encoding="utf-8")
+    with whole(folder / BINARY_TABLES) as path:  # for the C library
+        path.write_bytes(tables.binary)
+    content = {"format": FORMAT, "version": VERSION, "factor": FACTOR, "entropy": TABLES, **asdict(manifest)}
+    with whole(folder / MANIFEST) as path:
+        path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def read_folder(folder: Path) -> tuple[Manifest, EntropyTables]:
+    """Read codec.json and the tables, and check that they belong together.
+
+    Raises:
+        UserError: this is no exported codec, one of a newer version, or its files are damaged or mixed.
+    """
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise UserError(f"{folder} is no exported codec (it has no {MANIFEST}): make one with `codecswap export`.")
+    try:
+        content = json.loads(path.read_bytes())
+        if content["format"] != FORMAT:
+            raise ValueError(content["format"])
+        if content["version"] != VERSION:
+            version = str(content["version"])[:20]
+            raise UserError(f"{path} has version {version}, this program reads {VERSION}: update codecswap.")
+        manifest = Manifest(**_values(content) | _parts(content))
+        _check(manifest)
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise UserError(f"{path} is damaged or of another program: export the codec again.") from error
+    tables_path = folder / TABLES
+    if not tables_path.is_file():
+        raise UserError(f"{folder} lacks {TABLES}, without which nothing can be coded: export the codec again.")
+    tables = EntropyTables.from_json(tables_path.read_bytes())
+    if tables.digest().hex() != manifest.tables_sha256 or tables.channels != manifest.M:
+        raise UserError(f"{tables_path} is not the one that {path} was written with: export the codec again.")
+    binary = folder / BINARY_TABLES  # a folder of an earlier version has none
+    if binary.is_file() and binary.read_bytes() != tables.binary:
+        raise UserError(f"{binary} is not the one that {path} was written with: export the codec again.")
+    planes = manifest.planes
+    if planes and (wanted := Planes.of(tables, planes.constant)) != planes:
+        raise UserError(
+            f"{path} has other planes than its tables ask for ({len(wanted.channels)}): export the codec again."
+        )
+    return manifest, tables
+
+
+def network_bytes(folder: Path, network: Network) -> bytes:
+    """The content of a network's file.
+
+    Raises:
+        UserError: it is missing, or not the one that the folder was written with.
+    """
+    return file_bytes(folder, network.file, network.sha256)
+
+
+def file_bytes(folder: Path, name: str, sha256: str, most: int | None = None) -> bytes:
+    """The content of a file that codec.json names, of at most ``most`` bytes.
+
+    Raises:
+        UserError: it is missing, or not the one that the folder was written with.
+    """
+    path = folder / name
+    if not path.is_file():
+        raise UserError(f"{folder} lacks {name}: export the codec again.")
+    content = path.read_bytes() if most is None or path.stat().st_size <= most else b""
+    if hashlib.sha256(content).hexdigest() != sha256:
+        raise UserError(f"{path} is not the one that {MANIFEST} was written with: export the codec again.")
+    return content
+
+
+def check_names(part: str) -> tuple[str, str]:
+    """The coded picture and the PNG that check a network (`codecswap.inference.check`): ``encoder`` or ``decoder``."""
+    return f"check_{part}.csw", f"check_{part}.png"
+
+
+def _values(content: dict[str, Any]) -> dict[str, Any]:
+    """The manifest's fields; those that came later, which have defaults, may be missing."""
+    names = (entry.name for entry in fields(Manifest) if entry.name in content or entry.default is MISSING)
+    return {name: content[name] for name in names}
+
+
+def _parts(content: dict[str, Any]) -> dict[str, Any]:
+    kinds = {"encoder": Network, "decoder": Network, "planes": Planes}
+    return {part: kind(**content[part]) if content[part] else None for part, kind in kinds.items()}
+
+
+def _check(manifest: Manifest) -> None:
+    """Raise ValueError where a value is not of its kind: JSON has no types, and sizes are taken from here."""
+    counts = [manifest.N, manifest.M, manifest.opset]
+    words = [manifest.name, manifest.replacement, manifest.precision, manifest.tables_sha256]
+    sides = [manifest.height, manifest.width]
+    for network in filter(None, (manifest.encoder, manifest.decoder)):
+        words += vars(network).values()
+        if not re.fullmatch(r"[\w-][\w.-]{0,99}", network.file) or network.input not in INPUTS:  # no path, only a name
+            raise ValueError(network)
+    if manifest.checks is not None:
+        known = {*check_names("encoder"), *check_names("decoder")}
+        if type(manifest.checks) is not dict or not set(manifest.checks) <= known:
+            raise ValueError(manifest.checks)
+        words += manifest.checks.values()
+    if sides != [None, None]:
+        counts += sides  # type: ignore[arg-type]
+    if manifest.planes:
+        counts.append(manifest.planes.constant)
+    if not all(type(count) is int and 0 < count < 1 << 31 for count in counts):
+        raise ValueError(counts)
+    if not all(isinstance(word, str) for word in words) or any(side and side % FACTOR for side in sides):
+        raise ValueError(words, sides)

@@ -1,0 +1,144 @@
+"""An exported codec at work, with ONNX Runtime and without PyTorch."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+
+from codecswap.errors import UserError
+from codecswap.inference.check import check
+from codecswap.inference.manifest import FACTOR, Network, network_bytes, read_folder
+from codecswap.inference.tiles import MARGIN, Size, in_tiles
+
+TILE = (80, 80)
+"""Largest tile in latents (1280x1280 pixels): 12 million pixels stay below 4 GiB with N=192, M=320."""
+
+
+def open_session(
+    model: bytes | str, threads: int | None = None, *, exact: bool = False
+) -> onnxruntime.InferenceSession:
+    """ONNX Runtime's session for a model on the CPU.
+
+    Args:
+        model: its bytes or its path.
+        threads: None: as many as ONNX Runtime likes.
+        exact: compute operator by operator, without its optimisations: a quantised graph's exact meaning.
+    """
+    options = onnxruntime.SessionOptions()
+    if exact:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    # without it, sums overflow on x86 without VNNI where weights exceed 7 bits; nothing else changes, or takes longer
+    options.add_session_config_entry("session.x64quantprecision", "1")
+    options.log_severity_level = 3  # its warnings are about its own optimiser
+    if threads is None:  # a machine that others use too: waiting threads shall sleep
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    else:
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+class OnnxCodec:
+    """Encoder and decoder of an exported folder; each is loaded when it is first used.
+
+    Args:
+        folder: what `codecswap export` or `codecswap quantise` wrote.
+        threads: of ONNX Runtime; None: as many as it likes.
+        tile: height and width in latents above which a picture is computed in tiles.
+        exact: compute a quantised folder's exact meaning (`codecswap.inference.check`); slow.
+
+    Raises:
+        UserError: the folder is no exported codec, or its files are damaged or mixed.
+    """
+
+    def __init__(self, folder: Path, threads: int | None = None, tile: Size = TILE, *, exact: bool = False) -> None:
+        self.folder = folder
+        self.manifest, self.tables = read_folder(folder)
+        self._threads, self._exact = threads, exact
+        self._fixed = self.manifest.height is not None
+        if self.manifest.height and self.manifest.width:
+            tile = (self.manifest.height // FACTOR, self.manifest.width // FACTOR)
+        self._tile = tile
+        self._sessions: dict[str, Any] = {}
+
+    def analyse(self, picture: np.ndarray) -> np.ndarray:
+        """Latents y ``(M, H/16, W/16)``, before rounding, of ``picture: (3, H, W)``, float32 in [0, 1].
+
+        Raises:
+            UserError: the folder has no encoder, its fixed size does not fit the picture, or it is computed wrongly here.
+        """
+        return self._run("encoder", picture, scale_in=FACTOR, scale_out=1)
+
+    def synthesise(self, symbols: np.ndarray) -> np.ndarray:
+        """The picture ``(3, H, W)``, float32, not clamped, of ``symbols: (M, H/16, W/16)``, int32.
+
+        Raises:
+            UserError: the folder has no decoder, its fixed size does not fit the picture, or it is computed wrongly here.
+        """
+        return self._run("decoder", self._decoder_input(symbols), scale_in=1, scale_out=FACTOR)
+
+    def _decoder_input(self, symbols: np.ndarray) -> np.ndarray:
+        input = self._network("decoder").input
+        if input == "planes" and self.manifest.planes:
+            return self.manifest.planes.of_symbols(symbols)
+        return symbols.astype(np.float32) if input == "symbols" else self.tables.to_latents(symbols)
+
+    def _network(self, part: str) -> Network:
+        network = getattr(self.manifest, part)
+        if network is None:
+            raise UserError(f"{self.folder} holds no {part}: export it with --parts all or --parts {part}.")
+        return network
+
+    def _run(self, part: str, x: np.ndarray, *, scale_in: int, scale_out: int) -> np.ndarray:
+        height, width = (side // scale_in for side in x.shape[-2:])
+        if self._fixed and (height < self._tile[0] or width < self._tile[1]):
+            raise UserError(
+                f"{self.folder} is fixed at {self.manifest.width}x{self.manifest.height} pixels and takes no smaller "
+                f"picture ({FACTOR * width}x{FACTOR * height} with its padding): export it without --height and --width."
+            )
+        for size, side in zip(self._tile, (height, width), strict=True):
+            if size < side and size <= 2 * MARGIN:
+                raise UserError(
+                    f"{self.folder} is fixed at {self.manifest.width}x{self.manifest.height} pixels, too small for tiles of "
+                    f"a larger picture: export it with sides of more than {2 * MARGIN * FACTOR}."
+                )
+        network = self._network(part)
+        session = self._session(part, network)
+        channels = 3 if part == "decoder" else self.manifest.M
+
+        def run(tile: np.ndarray) -> np.ndarray:
+            wanted = (1, channels, *(side // scale_in * scale_out for side in tile.shape[-2:]))
+            with self._refusing(network):
+                result = session.run([network.output], {network.input: tile[None]})[0]
+                if result.shape != wanted or result.dtype != np.float32:
+                    raise ValueError(f"its result is {result.dtype} {result.shape}")
+            return result[0]
+
+        return in_tiles(run, x, self._tile, scale_in=scale_in, scale_out=scale_out)
+
+    def _session(self, part: str, network: Network) -> onnxruntime.InferenceSession:
+        """A network's session, checked when it is opened."""
+        if part not in self._sessions:
+            content = network_bytes(self.folder, network)
+            with self._refusing(network):
+                self._sessions[part] = open_session(content, self._threads, exact=self._exact)
+            if not self._exact:
+                try:
+                    check(self, part)
+                except UserError:
+                    del self._sessions[part]
+                    raise
+        return self._sessions[part]
+
+    @contextmanager
+    def _refusing(self, network: Network) -> Iterator[None]:
+        """What ONNX Runtime does not take is the file's fault: its exceptions have no common class."""
+        try:
+            yield
+        except Exception as error:
+            raise UserError(
+                f"{self.folder / network.file} cannot be run ({type(error).__name__}): export the codec again."
+            ) from error

@@ -1,0 +1,152 @@
+"""Rounding weights to 8 bits so that outputs, not weights, stay where they were; in closed form, layer by layer.
+
+A layer is first refitted: least squares, from the inputs it will really get (quantised by the layers before it) to the
+outputs it had in float. Then its weights are rounded one input at a time, and what rounding one costs is taken over by
+those not yet rounded, through the inverse of the inputs' Gram matrix (the method of Frantar et al., "GPTQ: accurate
+post-training quantization for generative pre-trained transformers", 2022, and of Hassibi and Stork's optimal brain surgeon
+before it). At last the bias takes up the mean of what is left.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+LEVELS = {7: 64, 8: 127}
+"""Per ``--weight_bits``: weights are whole numbers in +- this, times their output channel's scale.
+
+Two products of a uint8 activation with weights of 7 bits add up to at most 2 * 255 * 64 = 32,640, which fits in the 16 bits
+that some processors' instructions (vpmaddubsw) and runtimes have for them; with 8 bits it would be 64,770.
+"""
+POSITIONS = 32768
+"""Output positions that a layer is fitted to, drawn from all samples."""
+RIDGE = 1e-3
+"""Pull towards the weights a layer has, as a share of the mean energy of its inputs."""
+BLOCK = 128
+"""Inputs rounded before the others are brought up to date."""
+
+
+@torch.no_grad()
+def round_weights(
+    transform: nn.Module, samples: Sequence[Tensor], *, exact_input: bool, levels: int, float_layers: Sequence[str] = ()
+) -> dict[str, Tensor]:
+    """Refit and round the convolutions of an equalised plain transform, in place.
+
+    Transposed convolutions and those inside GDNs are left as they are: nearest rounding serves the latter well.
+
+    Args:
+        transform: what `codecswap.export.lower.plain` returns.
+        samples: what goes into it, ``(1, C, H, W)`` each.
+        exact_input: what goes in is 8-bit integers already.
+        levels: largest whole number that a weight may become, of either sign (`LEVELS`).
+        float_layers: names of children that will not be quantised.
+
+    Returns: the scale ``(O,)`` of each rounded weight, by the parameter's name.
+    """
+    generator = torch.Generator().manual_seed(0)
+    floats = list(samples)
+    quantised = floats if exact_input else _fake_quantised(floats)
+    scales = {}
+    for name, layer in transform.named_children():
+        before, conv, after = _parts(layer)
+        if conv is None or name in float_layers:
+            floats, quantised = [layer(x) for x in floats], [layer(x) for x in quantised]
+        else:
+            floats, quantised = [before(x) for x in floats], [before(x) for x in quantised]
+            wanted = [conv(x) for x in floats]
+            parameter = next(key for key, value in layer.named_parameters() if value is conv.weight)
+            scales[f"{name}.{parameter}"] = _round(conv, quantised, wanted, generator, levels)
+            floats, quantised = [after(x) for x in wanted], [after(conv(x)) for x in quantised]
+        if name not in float_layers:
+            quantised = _fake_quantised(quantised)
+    return scales
+
+
+def _parts(layer: nn.Module) -> tuple[nn.Module, nn.Conv2d | None, nn.Module]:
+    """A layer as what comes before its convolution, the convolution (None: a GDN or transposed), and what comes after."""
+    if isinstance(layer, nn.Conv2d):
+        return nn.Identity(), layer, nn.Identity()
+    if isinstance(layer, nn.Sequential):
+        modules = list(layer)
+        place = next((i for i, module in enumerate(modules) if isinstance(module, nn.Conv2d)), None)
+        if place is not None:
+            conv = modules[place]
+            assert isinstance(conv, nn.Conv2d)
+            return nn.Sequential(*modules[:place]), conv, nn.Sequential(*modules[place + 1 :])
+    return nn.Identity(), None, nn.Identity()
+
+
+def _fake_quantised(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Rounded to 256 levels of one range for all, zero among them."""
+    low = min(0.0, *(x.min().item() for x in tensors))
+    high = max(0.0, *(x.max().item() for x in tensors))
+    step = max(high - low, 1e-12) / 255
+    return [torch.round(x / step) * step for x in tensors]
+
+
+def _round(
+    conv: nn.Conv2d, inputs: Sequence[Tensor], wanted: Sequence[Tensor], generator: torch.Generator, levels: int
+) -> Tensor:
+    """Refit ``conv`` from ``inputs`` to ``wanted``, round its weight in place, and correct its bias; returns the scales."""
+    weight = conv.weight.double().flatten(1)
+    count, inputs_size = 0, weight.shape[1]
+    gram, cross = weight.new_zeros(inputs_size, inputs_size), weight.new_zeros(inputs_size, len(weight))
+    mean_in, mean_out = weight.new_zeros(inputs_size), weight.new_zeros(len(weight))
+    for x, y in zip(inputs, wanted, strict=True):
+        targets = y[0].flatten(1)
+        chosen = torch.randperm(targets.shape[1], generator=generator)[: POSITIONS // len(inputs)]
+        patches, targets = _patches(conv, x, chosen), targets[:, chosen].T
+        gram += (patches.T @ patches).double()
+        cross += (patches.T @ targets).double()
+        mean_in += patches.sum(0, dtype=torch.float64)
+        mean_out += targets.sum(0, dtype=torch.float64)
+        count += len(chosen)
+    mean_in, mean_out = mean_in / count, mean_out / count
+    gram = gram / count - torch.outer(mean_in, mean_in)
+    cross = cross / count - torch.outer(mean_in, mean_out)
+    gram.diagonal().add_(RIDGE * gram.diagonal().mean() + 1e-12)
+    factor = torch.linalg.cholesky(gram)
+    missing = cross - gram @ weight.T
+    missing += RIDGE * gram.diagonal().mean() * weight.T  # the ridge pulls towards the weights, not towards zero
+    fitted = weight + torch.cholesky_solve(missing, factor).T
+    scales = fitted.abs().amax(1).clamp_min(1e-12) / levels
+    rounded = _compensated(fitted, scales, torch.cholesky_inverse(factor), levels)
+    conv.weight.copy_(rounded.view_as(conv.weight))
+    bias = mean_out - rounded @ mean_in
+    conv.bias = nn.Parameter(bias.to(conv.weight.dtype), requires_grad=False)
+    return scales.to(conv.weight.dtype)
+
+
+def _patches(conv: nn.Conv2d, x: Tensor, chosen: Tensor) -> Tensor:
+    """What ``conv`` sees of ``x: (1, C, H, W)`` at some of its output positions, counted row by row: ``(n, C k k)``."""
+    size, stride, padding = conv.kernel_size[0], conv.stride[0], int(conv.padding[0])
+    windows = F.pad(x, [padding] * 4).unfold(2, size, stride).unfold(3, size, stride)[0]  # a view: (C, H', W', k, k)
+    columns = windows.shape[2]
+    return windows[:, chosen // columns, chosen % columns].transpose(0, 1).flatten(1)
+
+
+def _compensated(weight: Tensor, scales: Tensor, inverse: Tensor, levels: int) -> Tensor:
+    """Round ``weight: (O, K)`` to at most ``levels`` multiples of ``scales: (O,)``, the costliest inputs first.
+
+    Args:
+        inverse: of the inputs' Gram matrix, ``(K, K)``.
+    """
+    order = torch.argsort(inverse.diagonal())  # a small entry: an input with much energy of its own
+    weight = weight[:, order].clone()
+    upper = torch.linalg.cholesky(inverse[order][:, order], upper=True)
+    step = scales[:, None]
+    for start in range(0, weight.shape[1], BLOCK):
+        stop = min(start + BLOCK, weight.shape[1])
+        errors = torch.empty_like(weight[:, start:stop])
+        for place in range(start, stop):
+            column = weight[:, place : place + 1]
+            exact = column.clone()
+            column.copy_((exact / step).round().clamp(-levels, levels) * step)
+            error = (exact - column) / upper[place, place]
+            weight[:, place + 1 : stop] -= error * upper[place, place + 1 : stop]
+            errors[:, place - start] = error[:, 0]
+        weight[:, stop:] -= errors @ upper[start:stop, stop:]
+    result = torch.empty_like(weight)
+    result[:, order] = weight
+    return result

@@ -1,0 +1,211 @@
+"""What happens beside the loop: reconstructions to look at, metrics, W&B."""
+
+import csv
+import io
+import logging
+import math
+import os
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as L
+import torch
+from lightning.pytorch.loggers import WandbLogger
+from torch import Tensor
+from torchvision.transforms.v2.functional import to_pil_image
+from torchvision.utils import make_grid
+
+from codecswap.config import TrainingOptions
+from codecswap.console import say, warn
+from codecswap.files import whole
+from codecswap.training.saving import Checkpoints
+
+
+class Reconstructions(L.Callback):
+    """The student's reconstructions of the same few pictures, before training and every few epochs.
+
+    Args:
+        folder: the run's folder.
+        kind: ``recon`` or ``recon_ft``, the name in W&B.
+        options: sub-folder, how often, how many.
+        pictures: ``(B, 3, 224, 224)`` in [0, 1].
+        paths: where they lie.
+    """
+
+    def __init__(self, folder: Path, kind: str, options: Any, pictures: Tensor, paths: list[Path]) -> None:
+        self.folder, self.kind, self.every = folder / options.recon_subdir, kind, options.recon_every
+        self.pictures, self.paths = pictures[: options.recon_count], paths[: options.recon_count]
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Before training: ``pre_e000``, or ``pre_e007`` on resuming at epoch 7."""
+        self._save(trainer, pl_module, f"pre_e{next_epoch(trainer):03d}")
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Every few epochs: ``e004``, ``e009``, ...."""
+        if self.every and (trainer.current_epoch + 1) % self.every == 0:
+            self._save(trainer, pl_module, f"e{trainer.current_epoch:03d}")
+
+    def _save(self, trainer: L.Trainer, module: Any, tag: str) -> None:
+        if not trainer.is_global_zero or not len(self.pictures):
+            return
+        module.eval()
+        images = [module.pair.reconstruct(picture[None].to(module.device))[1][0].cpu() for picture in self.pictures]
+        module.train()
+        folder = self.folder / tag
+        folder.mkdir(parents=True, exist_ok=True)
+        for index, image in enumerate(images):
+            picture = to_pil_image((image * 255).round().to(torch.uint8))
+            with whole(folder / f"{index:05d}.png") as beside:
+                picture.save(beside, format="PNG")
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger):
+                grid = make_grid(torch.stack(images), nrow=4)
+                logger.log_image(f"{self.kind}/{tag}", [to_pil_image(grid)], step=trainer.global_step)
+
+
+class EpochLog(L.Callback):
+    """One row per epoch in ``metrics.csv`` and W&B, one line on a terminal-less output, and the checkpoints' cue."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "metrics.csv"
+        self.started = self.epoch_started = time.perf_counter()
+        self.first: int | None = None
+
+    def on_sanity_check_end(self, trainer: L.Trainer, pl_module: Any) -> None:
+        """The start, before any step, is the row of epoch -1; a resumed run is not measured again."""
+        if trainer.ckpt_path:
+            pl_module.take_means()
+        else:
+            self._row(trainer, pl_module, find_checkpoints(trainer).epoch, start=True)
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: Any) -> None:
+        """Remember where this process began, for the time left; what was logged after the checkpoint is done again."""
+        self.first = trainer.current_epoch
+        if trainer.is_global_zero and trainer.ckpt_path:
+            cut_rows(self.path, trainer.current_epoch)
+        self.epoch_started = time.perf_counter() - pl_module.epoch_seconds
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: Any) -> None:
+        """Start the epoch's clock."""
+        self.epoch_started = time.perf_counter()
+
+    def on_train_batch_start(self, trainer: L.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        """Hand the clock to a checkpoint that is saved after this batch."""
+        pl_module.epoch_seconds = time.perf_counter() - self.epoch_started
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: Any) -> None:
+        """An epoch is done, its validation too."""
+        self._row(trainer, pl_module, trainer.current_epoch)
+
+    def _row(self, trainer: L.Trainer, module: Any, epoch: int, *, start: bool = False) -> None:
+        means = module.take_means()
+        seconds = time.perf_counter() - self.epoch_started
+        pictures = module.steps_per_epoch * module.options.batch_size
+        row: dict[str, float] = {
+            "epoch": epoch,
+            "step": trainer.global_step,
+            "learning_rate": module.options.lr,
+            **means,
+        }
+        if not start:
+            row["learning_rate"] = module.learning_rate
+            row["pictures_per_second"] = pictures / seconds
+        if module.pair.unfreeze_all:
+            row["lambda_rate"] = module.rate_weight.item()
+        row["skipped_steps"] = module.skipped
+        module.skipped = 0
+        row["seconds"] = seconds
+        checkpoints, judged = find_checkpoints(trainer), means[f"msssim_{module.target}"]
+        if trainer.is_global_zero:  # before the checkpoint: a run killed in between cuts the row and does it again
+            cut_rows(self.path, epoch, row)
+            for logger in trainer.loggers:
+                logger.log_metrics({f"epoch/{key}": value for key, value in row.items()}, step=trainer.global_step)
+            say(self._line(trainer, module, row, start) + (", the best so far" if judged > checkpoints.best else ""))
+        checkpoints.keep(trainer, epoch, judged)
+
+    def _line(self, trainer: L.Trainer, module: Any, row: dict[str, float], start: bool) -> str:
+        """The row in words; of the two MS-SSIM the one that chooses the best checkpoint."""
+        scores = (
+            f"PSNR {row['psnr_picture']:.2f} dB (teacher {row['teacher_psnr_picture']:.2f}), against the teacher "
+            f"{row['psnr_teacher']:.2f} dB, MS-SSIM against the {module.target} {row[f'msssim_{module.target}']:.4f}"
+        )
+        if "bpp" in row:
+            scores += f", {row['bpp']:.3f} bpp (teacher {row['teacher_bpp']:.3f})"
+        if start:
+            return f"start: {scores}"
+        done = int(row["epoch"]) + 1
+        left = (trainer.max_epochs or done) - done
+        per_epoch = (time.perf_counter() - self.started) / (done - (self.first or 0))
+        remaining = time.strftime("%H:%M:%S", time.gmtime(left * per_epoch))
+        return (
+            f"epoch {done}/{trainer.max_epochs}: loss {row.get('train_loss', math.nan):.5f}, {scores}, "
+            f"{row['pictures_per_second']:.1f} pictures/s, {remaining} left"
+            + (f"; {row['skipped_steps']} steps skipped (no finite loss or gradient)" if row["skipped_steps"] else "")
+        )
+
+
+def next_epoch(trainer: L.Trainer) -> int:
+    """The epoch that training begins with, counted from 0."""
+    return find_checkpoints(trainer).epoch + 1
+
+
+def find_checkpoints(trainer: L.Trainer) -> Checkpoints:
+    """The run's own checkpoint callback."""
+    return next(c for c in trainer.callbacks if isinstance(c, Checkpoints))  # type: ignore[attr-defined]
+
+
+def cut_rows(path: Path, epoch: int, row: dict[str, float] | None = None) -> None:
+    """Keep the rows of a CSV file before ``epoch``, and add ``row``: what a run wrote after its checkpoint is done again."""
+    rows: list[dict[str, Any]] = []
+    if path.exists():
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = [old for old in csv.DictReader(file) if int(old["epoch"]) < epoch]
+    rows += [row] if row else []
+    text = io.StringIO()
+    writer = csv.DictWriter(
+        text, list(dict.fromkeys(key for entry in rows for key in entry)), restval="", lineterminator="\n"
+    )
+    writer.writeheader()
+    writer.writerows(rows)
+    with whole(path) as beside:
+        beside.write_text(text.getvalue(), encoding="utf-8")
+
+
+def wandb_logger(options: TrainingOptions, folder: Path, run_id: str | None) -> WandbLogger | None:
+    """W&B for a run that names a project; without it, offline or logged out: one line, and None or an offline logger.
+
+    Args:
+        run_id: the run to go on with; None for a new one.
+    """
+    off = (
+        os.environ.get("WANDB_DISABLED", "").lower() in ("1", "true", "yes")
+        or os.environ.get("WANDB_MODE") == "disabled"
+    )
+    if not options.wandb_project or off:
+        return None
+    try:
+        import wandb
+    except ImportError:
+        warn("wandb is not installed (pip install 'codecswap[wandb]'): the run is logged to metrics.csv only.")
+        return None
+    logging.getLogger("wandb").setLevel(logging.ERROR)
+    try:
+        offline = os.environ.get("WANDB_MODE") in ("offline", "dryrun")
+        if not offline and not wandb.login(prompt=False):
+            warn("not logged in to W&B (run `wandb login`): the run is logged to metrics.csv only.")
+            return None
+        logger = WandbLogger(
+            project=options.wandb_project,
+            save_dir=str(folder),
+            offline=offline,
+            config=asdict(options),
+            id=run_id,
+            resume="allow",
+        )
+        _ = logger.experiment  # connects now, so that a failure is found before training
+        return logger
+    except Exception as error:  # whatever W&B fails with, it must not stop a run
+        warn(f"W&B does not answer ({type(error).__name__}): the run is logged to metrics.csv only.")
+        return None

@@ -1,0 +1,146 @@
+"""Student checkpoints: what is in them, and how they are read back into a codec."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from codecswap.codecs.source import FactorizedPrior, channels, read_state, state_digest, with_tables
+from codecswap.errors import UserError
+from codecswap.swaps.apply import swap
+
+FORMAT = 3
+"""Version of a checkpoint's layout; 2 had one learning rate for all layers, 1 no place within an epoch and no hashes."""
+KERNELS = (3, 5, 7)
+"""Sides that a kernel of the ``upsample`` replacement may have."""
+
+
+@dataclass(frozen=True)
+class StudentRecord:
+    """How to rebuild a student and find its teacher; stored in every checkpoint under ``codec``."""
+
+    N: int
+    """Channels inside the transforms."""
+    M: int
+    """Channels of the latents."""
+    replacement: str
+    """``upsample``, ``masked`` or ``subpixel``."""
+    kernel_size: int | None
+    """Kernel of the ``upsample`` replacement where it is not the teacher's."""
+    teacher: str | None
+    """The teacher's path, ``tiny``, or None for the zoo."""
+    quality: int
+    """The zoo's quality."""
+    metric: str
+    """The zoo's metric."""
+    teacher_sha256: str | None
+    """`codecswap.codecs.source.fingerprint` of the teacher."""
+    same_latents: bool
+    """Encoder and entropy model are the teacher's: its bitstreams decode."""
+
+
+@dataclass(frozen=True)
+class StudentCheckpoint:
+    """A student read back from a file."""
+
+    path: Path
+    student: FactorizedPrior
+    """The student, in eval mode."""
+    replacement: str
+    """``upsample``, ``masked`` or ``subpixel``."""
+    kernel_size: int | None
+    """Kernel of the ``upsample`` replacement where it is not the teacher's."""
+    record: StudentRecord | None
+    """None for files of the original recipe, which do not know their teacher."""
+    content: dict[str, Any]
+    """All that the file holds."""
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """Options of the run that wrote the file."""
+        return dict(self.content.get("config", {}))
+
+    @property
+    def from_recipe(self) -> bool:
+        """Whether the original recipe wrote the file."""
+        return self.record is None and "stage" not in self.content
+
+    @property
+    def progress(self) -> tuple[int, int]:
+        """Finished epochs, and batches done in the one begun."""
+        return int(self.content.get("epoch", -1)) + 1, int(self.content.get("batch", 0))
+
+
+def load_student(path: str | Path) -> StudentCheckpoint:
+    """Rebuild the student stored in a checkpoint of this project, or of the original recipe (``{'student_state': ...}``).
+
+    Raises:
+        UserError: the file is missing, damaged, no checkpoint, not a student, or of a newer version of codecswap.
+    """
+    path = Path(path)
+    content = read_state(path)
+    _check_format(path, content.get("format", 1))  # files of the original recipe have none
+    state = content.get("student_state")
+    if not isinstance(state, dict):
+        raise UserError(
+            f"{path} holds no student (no student_state in it): name a checkpoint that distill or finetune wrote."
+        )
+    if not isinstance(content.get("config", {}), dict):
+        raise UserError(f"{path} is damaged (its config is no table of options): copy it again or name another.")
+    try:
+        state = {name.removeprefix("module."): value for name, value in state.items()}
+        record = StudentRecord(**content["codec"]) if "codec" in content else None
+        n, m, replacement, kernel = _shape(state, record)
+        with torch.random.fork_rng(devices=[]):  # building draws numbers that would disturb a seeded run
+            student, _ = swap(FactorizedPrior(n, m), replacement, kernel_size=kernel, init="random")
+        student.load_state_dict(state)
+        digest = state_digest(state)
+    except UserError:
+        raise
+    except (KeyError, TypeError, ValueError, RuntimeError, IndexError, AttributeError) as error:
+        raise UserError(
+            f"{path} holds a student of another architecture: only bmshj2018_factorized codecs are known."
+        ) from error
+    if content.get("student_sha256", digest) != digest:
+        raise UserError(
+            f"{path} is damaged (its weights are not those that were saved): copy it again or name another."
+        )
+    return StudentCheckpoint(path, with_tables(student, path).eval(), replacement, kernel, record, content)
+
+
+def _check_format(path: Path, version: object) -> None:
+    """Refuse a layout that this version does not know."""
+    if not isinstance(version, int):
+        raise UserError(f"{path} is damaged (its format is no number): copy it again or name another.")
+    if version > FORMAT:
+        raise UserError(
+            f"{path} was written by a newer version of codecswap (format {version}, this one reads up to {FORMAT}): "
+            "update codecswap."
+        )
+
+
+def _shape(state: dict[str, Tensor], record: StudentRecord | None) -> tuple[int, int, str, int | None]:
+    """N, M, replacement and kernel of a student; the original recipe's files show them by their weights alone.
+
+    Raises:
+        KeyError, ValueError, AttributeError: the weights are of another architecture, or not the record's.
+    """
+    n, m = channels(state)
+    if record and (n, m) != (record.N, record.M):
+        raise ValueError(f"the record speaks of {record.N} and {record.M} channels, the weights of {n} and {m}")
+    if "g_s.0.1.weight" not in state:
+        return n, m, record.replacement if record else "subpixel", record.kernel_size if record else None
+    shape = tuple(state["g_s.0.1.weight"].shape)
+    kernel = record.kernel_size if record else shape[-1]
+    if shape[-1] not in KERNELS or shape != (n, m, shape[-1], shape[-1]) or kernel not in (None, shape[-1]):
+        raise ValueError(f"the decoder's first kernel is {shape}")
+    return n, m, record.replacement if record else "upsample", kernel
+
+
+def latents_equal(teacher: nn.Module, student: nn.Module) -> bool:
+    """Whether encoder and entropy model are the teacher's, bit for bit: then its bitstreams decode with the student."""
+    mine, theirs = student.state_dict(), teacher.state_dict()
+    names = [name for name in theirs if name.startswith(("g_a.", "entropy_bottleneck."))]
+    return all(torch.equal(mine[name].cpu(), theirs[name].cpu()) for name in names)

@@ -1,0 +1,74 @@
+"""Which device a run computes on: found, tried, and said."""
+
+import subprocess
+
+import torch
+
+from codecswap.console import say, warn
+from codecswap.data.prepare.crops import cores
+from codecswap.errors import UserError
+
+
+def check_device(accelerator: str, precision: str) -> None:
+    """Say which device a run will use, and warn where it is not the one that the user may expect.
+
+    Args:
+        accelerator: Lightning's: ``auto``, ``cpu``, ``gpu``, ``cuda``, ...
+        precision: Lightning's: ``32``, ``bf16-mixed`` or ``16-mixed``.
+
+    Raises:
+        UserError: a CUDA device is asked for, or would be taken, and does not compute.
+    """
+    if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
+        _try_cuda()
+        count = torch.cuda.device_count()
+        say(f"Device: {torch.cuda.get_device_name()} (CUDA)" + (f", the first of {count}." if count > 1 else "."))
+        return
+    if accelerator in ("gpu", "cuda") and not torch.backends.mps.is_available():
+        raise UserError(
+            f"--accelerator {accelerator}: {_why_not() or 'this machine has no GPU'}; use --accelerator cpu."
+        )
+    if accelerator in ("auto", "gpu", "mps") and torch.backends.mps.is_available():
+        say("Device: Apple's GPU (MPS).")
+        return
+    if accelerator not in ("auto", "cpu"):
+        say(f"Device: {accelerator}.")
+        return
+    say(f"Device: the CPU (threads: {torch.get_num_threads()}, cores: {cores()}).")
+    if torch.cuda.is_available():
+        warn(
+            f"{torch.cuda.get_device_name()} is there and not used: leave --accelerator {accelerator} out to train on it."
+        )
+    elif reason := _why_not():
+        warn(f"a GPU is there and not used: {reason}.")
+    if precision == "16-mixed":
+        warn("--precision 16-mixed needs a GPU: on the CPU Lightning computes in bf16-mixed; use 32 for exact results.")
+
+
+def _try_cuda() -> None:
+    """Compute something: a GPU can be listed and still be too old for this PyTorch, or taken by another process."""
+    try:
+        if torch.ones(2, device="cuda").sum().item() != 2:
+            raise RuntimeError("1 + 1 is not 2 on it")
+    except (RuntimeError, AssertionError) as error:  # PyTorch has no narrower exception for it
+        reason = str(error).strip().split("\n")[0].rstrip(".")
+        raise UserError(
+            f"CUDA is there but does not compute ({reason}): install a PyTorch that fits this GPU and its driver, free the "
+            "GPU, or train on the CPU with --accelerator cpu."
+        ) from error
+
+
+def _why_not() -> str | None:
+    """Why PyTorch cannot use an NVIDIA GPU that its driver lists; None where there is none."""
+    try:
+        listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=10, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return None
+    if "GPU 0" not in listed:
+        return None
+    name = listed.split("\n")[0].removeprefix("GPU 0: ").split(" (UUID")[0]
+    if torch.version.cuda is None and torch.version.hip is None:
+        return (
+            f"this PyTorch ({torch.__version__}) is built without CUDA and cannot use the {name}; install one with it"
+        )
+    return f"PyTorch ({torch.__version__}) finds no usable CUDA device although the driver lists the {name}; update the driver"

@@ -1,0 +1,110 @@
+"""``run.json``: what a run was, so that a report, or a person, can tell years later."""
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import sys
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from codecswap.codecs.source import state_digest
+from codecswap.console import is_first_process
+from codecswap.data.prepare.crops import cores
+from codecswap.files import whole
+from codecswap.training.checkpoint import StudentRecord
+from codecswap.training.resume import Origin
+
+NAME = "run.json"
+FORMAT, VERSION = "codecswap run", 1
+PACKAGES = ("codecswap", "torch", "torchvision", "lightning", "compressai", "pytorch-optimizer", "numpy", "pillow")
+
+
+def write_record(
+    folder: Path,
+    stage: str,
+    codec: StudentRecord,
+    origin: Origin,
+    pictures: dict[str, Any],
+    shown: list[Path],
+    forced: list[str],
+) -> None:
+    """Write a run's record; a resumed run's start is added to those before.
+
+    Args:
+        pictures: `codecswap.data.coco.Pictures.identity`.
+        shown: the pictures whose reconstructions are kept, in their order.
+        forced: what ``--force`` overrode at this start.
+    """
+    if not is_first_process():
+        return
+    path = folder / NAME
+    student = origin.student
+    before = _read(path) if origin.resume else {}
+    started_from = before.get("origin")
+    if student and not origin.resume:
+        started_from = {
+            "path": str(student.path.resolve()),
+            "student_sha256": state_digest(student.content["student_state"]),
+        }
+    record = {
+        "format": FORMAT,
+        "version": VERSION,
+        "stage": stage,
+        "codec": asdict(codec),
+        "origin": started_from,
+        "pictures": pictures,
+        "shown": [
+            {"path": str(picture.resolve()), "sha256": hashlib.sha256(picture.read_bytes()).hexdigest()}
+            for picture in shown
+        ],
+        "starts": [*before.get("starts", []), _start(origin, forced)],
+    }
+    with whole(path) as beside:
+        beside.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _start(origin: Origin, forced: list[str]) -> dict[str, Any]:
+    versions = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return {
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": [os.path.basename(sys.argv[0]), *sys.argv[1:]],
+        "epoch": origin.progress[0],
+        "batch": origin.progress[1],
+        "resumed": origin.resume,
+        "forced": forced,
+        "versions": versions,
+        "hardware": {
+            "cpu": _processor(),
+            "cores": cores(),
+            "gpus": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
+            "system": platform.platform(),
+        },
+    }
+
+
+def _processor() -> str:
+    """The processor's name."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()

@@ -1,0 +1,162 @@
+"""Going on: which checkpoint a run resumes, with which options, and what must not have changed since."""
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from codecswap.console import say, warn
+from codecswap.errors import UserError
+from codecswap.training.checkpoint import StudentCheckpoint, load_student
+from codecswap.training.saving import place
+
+if TYPE_CHECKING:
+    from codecswap.training.loop import Stage
+
+AUTO = "auto"
+"""``--resume auto``: the newest whole checkpoint of the run's folder, or a fresh start."""
+FIXED = ("optimizer", "replacement", "kernel_size", "unfreeze_all", "train_igdn", "freeze_igdn")
+"""Options that decide what an optimiser's state belongs to: they cannot change on resuming."""
+FIXED_WITHIN = ("batch_size", "seed")
+"""Options that decide on an epoch's order: they cannot change where it has begun."""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a run starts from."""
+
+    options: Any
+    """The run's options, those of a resumed checkpoint filled in."""
+    student: StudentCheckpoint | None
+    """The student to start from; None where a new one is made."""
+    resume: str | None = None
+    """The checkpoint whose optimiser and epoch go on."""
+    epochs_done: int = 0
+    """Epochs that the original recipe did before; 0 where its checkpoint is not gone on from."""
+    layer_rates: dict[str, float] = field(default_factory=dict)
+    """`codecswap.training.loop.layer_rates` of the resumed run: its optimiser's state is in this order."""
+    forced: list[str] = field(default_factory=list)
+    """What --force overrode in the resumed run."""
+    wandb_id: str | None = None
+    """The resumed run's name in W&B."""
+
+    @property
+    def progress(self) -> tuple[int, int]:
+        """Finished epochs, and batches done in the one begun."""
+        return self.student.progress if self.resume and self.student else (self.epochs_done, 0)
+
+
+def read_origin(stage: "Stage", options: Any, typed: set[str]) -> Origin:
+    """Fill in the options that come from a checkpoint, and say which typed ones override it.
+
+    Raises:
+        UserError: fine-tuning without a student, a checkpoint of the other stage, or an option that cannot change.
+    """
+    resume = getattr(options, stage.resume)
+    student = None
+    if resume:
+        student = _newest(stage, Path(options.save_dir)) if resume == AUTO else load_student(resume)
+    if student and student.from_recipe:
+        return _from_recipe(options, student)
+    if student:
+        filled, content = _resumed(stage, options, typed, student), student.content
+        say(f"Resuming {student.path}, after {place(*student.progress)}.")
+        return Origin(
+            filled,
+            student,
+            str(student.path),
+            layer_rates=dict(content.get("layer_rates", {})),  # format 2 had one rate for all
+            forced=list(content.get("forced", [])),
+            wandb_id=content.get("wandb_id"),
+        )
+    if stage.name == "distill":
+        return Origin(options, None)
+    if not options.resume_student:
+        raise UserError(
+            "Fine-tuning starts from a student: name its checkpoint with --resume_student checkpoints/best_msssim.pt."
+        )
+    student = load_student(options.resume_student)
+    return Origin(with_record(options, typed, student), student)
+
+
+def _from_recipe(options: Any, student: StudentCheckpoint) -> Origin:
+    """Go on from the original recipe's ``last.pt`` or ``ft_last.pt`` with the options of the command line."""
+    epochs = student.progress[0]
+    say(
+        f"Resuming {student.path} of the original recipe, after {place(epochs, 0)}: its weights and its epoch are taken over; "
+        "its optimiser, schedule, random numbers and best value are not (the learning rate follows --lr and --epochs from "
+        "here, the best is measured anew), nor are its options (type them)."
+    )
+    return Origin(options, student, epochs_done=epochs)
+
+
+def _newest(stage: "Stage", folder: Path) -> StudentCheckpoint | None:
+    """The whole checkpoint of a run's folder that is furthest on; None, said aloud, where there is none."""
+    found = []
+    for path in (folder / stage.last, folder / stage.best):
+        try:
+            if path.exists():
+                found.append(load_student(path))
+        except UserError as error:
+            warn(f"{error} It is left out.")
+    if not found:
+        say(f"There is no checkpoint in {folder} yet: a fresh start.")
+        return None
+    return max(found, key=lambda student: student.progress)  # the first, last.pt, where both are as far
+
+
+def with_record(options: Any, typed: set[str], student: StudentCheckpoint) -> Any:
+    """Options with the teacher and quality of a student's checkpoint (a typed teacher is where to find it now)."""
+    if student.record is None or typed & {"teacher", "quality"}:
+        return options
+    return replace(options, **{key: getattr(student.record, key) for key in ("teacher", "quality", "metric")})
+
+
+def _resumed(stage: "Stage", options: Any, typed: set[str], student: StudentCheckpoint) -> Any:
+    content = student.content
+    if content.get("stage") != stage.name or "optimizer_states" not in content:
+        wrote = content.get("stage", "the original recipe")
+        raise UserError(
+            f"{student.path} was written by {wrote}: --{stage.resume} goes on from a checkpoint of {stage.name}."
+        )
+    values, changed = dict(student.config), []
+    for name in sorted(typed - {stage.resume, "force"}):
+        new, old = getattr(options, name), values.get(name)
+        if name in FIXED and new != old:
+            raise UserError(f"--{name} is {old} in {student.path} and cannot change on resuming.")
+        if name in FIXED_WITHIN and new != old and student.progress[1]:
+            raise UserError(
+                f"--{name} is {old} in {student.path}, which is in the middle of an epoch, and can only change between epochs."
+            )
+        if new != old:
+            changed.append(f"--{name} {new} (was {old})")
+        values[name] = new
+    values |= {stage.resume: getattr(options, stage.resume), "force": options.force}
+    if changed:
+        say(f"Options that override the checkpoint's: {', '.join(changed)}.")
+    known = {name: value for name, value in values.items() if hasattr(options, name)}
+    return replace(options, **known)
+
+
+def check_pictures(origin: Origin, data: dict[str, Any]) -> list[str]:
+    """Refuse to go on with other pictures than a resumed run's.
+
+    Args:
+        data: `codecswap.data.coco.Pictures.identity` of those at hand.
+
+    Returns: what ``--force`` overrode.
+
+    Raises:
+        UserError: they differ.
+    """
+    expected = origin.student.content.get("pictures") if origin.resume and origin.student else None
+    if not expected or expected["sha256"] == data["sha256"]:
+        return []
+    before, now = (f"{d['train']} for training and {d['val']} held out, {d['sha256'][:12]}" for d in (expected, data))
+    difference = (
+        f"The pictures of {data['folder']} ({now}) are not those that {origin.resume} was trained on ({before}, in "
+        f"{expected['folder']}): names, sizes or the split differ"
+    )
+    if not origin.options.force:
+        raise UserError(f"{difference}. Name the right folder with --coco_dir, or go on with these with --force.")
+    warn(f"{difference}; --force goes on.")
+    return [difference]

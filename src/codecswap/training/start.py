@@ -1,0 +1,180 @@
+"""Where a run starts: its teacher, its student, its folder."""
+
+import shutil
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import yaml
+from torch import Tensor
+
+from codecswap.codecs.source import FactorizedPrior, fingerprint, load_codec, teacher_name
+from codecswap.config import DistillOptions
+from codecswap.console import is_first_process, say, show_table, warn
+from codecswap.data.coco import Pictures, first_readable
+from codecswap.errors import UserError
+from codecswap.files import whole
+from codecswap.metrics import psnr, to_8_bits
+from codecswap.swaps.apply import swap
+from codecswap.swaps.calibrate import calibrate
+from codecswap.training.checkpoint import StudentCheckpoint, StudentRecord
+from codecswap.training.resume import Origin
+from codecswap.training.student import TeacherStudent, encode
+
+if TYPE_CHECKING:
+    from codecswap.training.loop import Stage
+
+SHOWN = 16
+"""Pictures on which the cost of an inexact replacement is measured."""
+
+
+def make_folder(stage: "Stage", options: Any, resumed: str | None) -> Path:
+    """Make the run's folder and save its options there, before anything that takes time.
+
+    Args:
+        resumed: the checkpoint that the run goes on from.
+
+    Raises:
+        UserError: it cannot be written to.
+    """
+    folder = Path(options.save_dir)
+    if not is_first_process():
+        return folder
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        text = yaml.safe_dump(asdict(options), sort_keys=False)
+        with whole(folder / "config.yaml") as beside:
+            beside.write_text(text, encoding="utf-8")
+        best = Path(resumed).with_name(stage.best) if resumed else None
+        if best and best.exists() and best.parent.resolve() != folder.resolve():  # the best so far comes along
+            with whole(folder / stage.best) as beside:
+                shutil.copyfile(best, beside)
+    except OSError as error:
+        raise UserError(f"--save_dir {folder} cannot be written to ({error.strerror}): name another folder.") from error
+    return folder
+
+
+def build(stage: "Stage", origin: Origin, pictures: Pictures) -> tuple[TeacherStudent, StudentRecord, list[str]]:
+    """Load the teacher, make or load the student, and say what was done.
+
+    Returns: both codecs, the student's record, and what --force overrode.
+    """
+    options = origin.options
+    teacher = load_codec(options.teacher, options.quality, options.metric)
+    identity = fingerprint(teacher)
+    name = teacher_name(options.teacher, options.quality, options.metric)
+    forced: list[str] = []
+    say(f"Teacher: {name}, N={teacher.N}, M={teacher.M}.")
+    if origin.student:
+        student, kind, kernel = origin.student.student, origin.student.replacement, origin.student.kernel_size
+        forced = check_teacher(origin.student, identity, name, force=options.force)
+        say(f"Student: {origin.student.path}.")
+    else:
+        student, kind, kernel = new_student(teacher, options, pictures.train), options.replacement, options.kernel_size
+    distil = stage.name == "distill"
+    pair = TeacherStudent(
+        teacher,
+        student,
+        train_igdn=options.train_igdn if distil else True,
+        unfreeze_all=options.unfreeze_all,
+        freeze_gdn=False if distil else options.freeze_igdn,
+    )
+    trained = sum(p.numel() for p in student.parameters() if p.requires_grad)
+    say(f"Training {trained:,} of {sum(p.numel() for p in student.parameters()):,} parameters.")
+    if options.unfreeze_all:
+        warn("--unfreeze_all trains encoder and entropy model: bitstreams change, and the teacher's no longer decode.")
+    made = StudentRecord(
+        N=teacher.N,
+        M=teacher.M,
+        replacement=kind,
+        kernel_size=kernel,
+        teacher=options.teacher,
+        quality=options.quality,
+        metric=options.metric,
+        teacher_sha256=identity,
+        same_latents=pair.same_latents,
+    )
+    return pair, made, forced
+
+
+def new_student(teacher: FactorizedPrior, options: DistillOptions, pictures: list[Path]) -> FactorizedPrior:
+    """Make a student as it is before any training, and say what was replaced and what that costs.
+
+    Args:
+        pictures: training pictures; a calibrated start is fitted to the first ``calibration_images`` of them.
+    """
+    # only the first process calibrates; the others get its weights when training starts
+    calibrated = options.init == "calibrated" and options.replacement == "upsample" and is_first_process()
+    init = "random" if options.init == "random" else "weights"
+    student, replaced = swap(teacher, options.replacement, kernel_size=options.kernel_size, init=init)
+    rows = [[r.name, r.before, r.after, _decibels(r.error_db)] for r in replaced]
+    columns = ["layer", "teacher", "student", "kernel error, dB"]
+    if options.replacement == "upsample":
+        crops, _ = first_readable(pictures, options.calibration_images)
+        device = torch.device("cuda" if torch.cuda.is_available() and options.accelerator != "cpu" else "cpu")
+        teacher, student = teacher.to(device), student.to(device)
+        latents = torch.cat([encode(teacher, batch.to(device)) for batch in crops.split(8)])
+        if calibrated:
+            began = time.perf_counter()
+            fits = calibrate(teacher, student, latents, seed=options.seed)
+            rows = [[*row, f"{f.error_before_db:.2f}", f"{f.error_db:.2f}"] for row, f in zip(rows, fits, strict=True)]
+            columns += ["output error, dB", "calibrated, dB"]
+            say(f"Calibrated on {len(crops)} pictures in {time.perf_counter() - began:.0f} s.")
+        show_table("Replaced in the student", columns, rows)
+        _say_the_loss(teacher, student, crops[:SHOWN].to(device), latents[:SHOWN])
+    else:
+        show_table("Replaced in the student", columns, rows)
+    return student
+
+
+@torch.no_grad()
+def _say_the_loss(teacher: FactorizedPrior, student: FactorizedPrior, pictures: Tensor, latents: Tensor) -> None:
+    """What the inexact replacement costs before training, measured, and what costs nothing."""
+    theirs, mine = (psnr(to_8_bits(codec.g_s(latents)), pictures).mean().item() for codec in (teacher, student))
+    say(
+        f"--replacement upsample cannot equal this teacher: on {len(pictures)} training pictures the teacher has "
+        f"{theirs:.2f} dB, the student starts at {mine:.2f} dB ({theirs - mine:.2f} dB lost), and training wins back a part. "
+        "--replacement masked (Resize, Mul, Conv) and subpixel (Conv, DepthToSpace) lose nothing and need no training."
+    )
+
+
+def check_teacher(student: StudentCheckpoint, identity: str, name: str, *, force: bool = False) -> list[str]:
+    """Refuse a teacher that is not the one the student was made from.
+
+    Returns: what ``force`` overrode.
+
+    Raises:
+        UserError: the weights differ.
+    """
+    expected = student.record.teacher_sha256 if student.record else None
+    if not expected or expected == identity:
+        return []
+    difference = (
+        f"The teacher {name} is not the one that {student.path} was made from (weights {identity[:12]}, expected "
+        f"{expected[:12]})"
+    )
+    if not force:
+        raise UserError(f"{difference}: name the right one with --teacher.")
+    warn(f"{difference}; --force goes on.")
+    return [difference]
+
+
+def prove_exact(pair: TeacherStudent, pictures: Tensor, replacement: str) -> None:
+    """Say that an exact student needs no training, with the figures that prove it on ``pictures: (B, 3, H, W)``."""
+    with torch.no_grad():
+        latents, _ = pair.both_latents(pictures)
+        teacher, student = pair.teach(latents), pair.student.g_s(latents)
+    error = (teacher - student).abs().max().item()
+    decibels = psnr(student, teacher).min().item()
+    say(
+        f"--replacement {replacement} equals its teacher and needs no training: largest error {error:.1e} of 1, "
+        f"PSNR {decibels:.1f} dB against the teacher on {len(pictures)} pictures (8 bits alone cost 58.9 dB)."
+    )
+
+
+def _decibels(value: float | None) -> str:
+    if value is None:
+        return "random start"
+    return "exact" if value == float("-inf") else f"{value:.2f}"

@@ -1,0 +1,139 @@
+"""The teacher and its student: one encoder pass, two decoders, and which parameters train."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from codecswap.codecs.source import GDN, FactorizedPrior
+from codecswap.layers.upsampling import SubpixelConv2d, UpsampleConv2d
+from codecswap.training.checkpoint import latents_equal
+
+
+def round_latents(codec: FactorizedPrior, y: Tensor) -> Tensor:
+    """The latents that a real bitstream carries, ``round(y - median) + median``, for ``y: (B, M, H/16, W/16)``."""
+    medians = codec.entropy_bottleneck.quantiles[:, 0, 1].detach().view(1, -1, 1, 1)
+    return torch.round(y - medians) + medians
+
+
+@torch.no_grad()
+def encode(codec: FactorizedPrior, x: Tensor) -> Tensor:
+    """A codec's rounded latents ``(B, M, H/16, W/16)`` of pictures ``x: (B, 3, H, W)`` in [0, 1].
+
+    In float32 whatever the surrounding precision: in bfloat16 other symbols than the bitstream's would come out.
+    """
+    with torch.autocast(x.device.type, enabled=False):
+        return round_latents(codec, codec.g_a(x.float()))
+
+
+def bits_per_pixel(likelihoods: Tensor, x: Tensor) -> Tensor:
+    """Estimated rate of a batch, a scalar in bits per pixel, from the likelihoods of its latents."""
+    return -likelihoods.log2().sum() / (x.shape[0] * x.shape[2] * x.shape[3])
+
+
+@dataclass
+class Decoded:
+    """What one training step needs of a batch."""
+
+    student: Tensor
+    """The student's reconstruction, ``(B, 3, H, W)``, not clamped."""
+    target: Tensor
+    """What it is compared with: the teacher's reconstruction, or the pictures."""
+    bpp: Tensor | None = None
+    """The student's estimated bits per pixel (only where its encoder trains)."""
+    teacher_bpp: Tensor | None = None
+    """The teacher's, on the same pictures."""
+
+
+class TeacherStudent(nn.Module):
+    """A frozen teacher and the student that learns from it.
+
+    Unless everything trains, a student with its teacher's latents *shares* the teacher's encoder and entropy bottleneck: a
+    picture is encoded once, both decoders get the same rounded latents, and no step can change a bitstream.
+
+    Args:
+        train_igdn: the inverse GDN layers train beside the replaced convolutions.
+        unfreeze_all: everything trains, encoder and entropy bottleneck included.
+        freeze_gdn: no GDN or inverse GDN of the student trains, whatever the others say.
+    """
+
+    def __init__(
+        self,
+        teacher: FactorizedPrior,
+        student: FactorizedPrior,
+        *,
+        train_igdn: bool = False,
+        unfreeze_all: bool = False,
+        freeze_gdn: bool = False,
+    ) -> None:
+        super().__init__()
+        self.teacher = teacher.eval().requires_grad_(False)
+        self.student = student.requires_grad_(unfreeze_all)
+        self.unfreeze_all = unfreeze_all
+        self.same_latents = not unfreeze_all and latents_equal(teacher, student)
+        if self.same_latents:
+            student.g_a, student.entropy_bottleneck = teacher.g_a, teacher.entropy_bottleneck
+        if not unfreeze_all:
+            for module in student.g_s.modules():
+                if isinstance(module, UpsampleConv2d | SubpixelConv2d) or (train_igdn and isinstance(module, GDN)):
+                    module.requires_grad_(True)
+        if freeze_gdn:
+            for module in student.modules():
+                if isinstance(module, GDN):
+                    module.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> "TeacherStudent":
+        """Both stay in eval mode: train mode would add noise to latents, and nothing else here depends on the mode."""
+        return super().train(False)
+
+    def both_latents(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The rounded latents that the teacher's and the student's decoder get, each ``(B, M, H/16, W/16)``."""
+        x = x.contiguous(memory_format=torch.channels_last)
+        student = encode(self.student, x)
+        return (student if self.same_latents else encode(self.teacher, x)), student
+
+    @torch.no_grad()
+    def teach(self, latents: Tensor) -> Tensor:
+        """The teacher's reconstruction ``(B, 3, H, W)`` of rounded latents, not clamped."""
+        return self.teacher.g_s(latents)
+
+    def forward(self, x: Tensor, *, distil: bool) -> Decoded:
+        """Decode a batch of pictures for training; ``distil`` chooses the teacher's reconstruction as the target."""
+        if self.unfreeze_all:
+            return self._train_encoder(x, distil)
+        teacher_latents, latents = self.both_latents(x)
+        return Decoded(self.student.g_s(latents), self.teach(teacher_latents) if distil else x)
+
+    def _train_encoder(self, x: Tensor, distil: bool) -> Decoded:
+        """Straight-through rounding for the decoder, noise for the likelihoods, the teacher's own latents for its target."""
+        y = self.student.g_a(x)
+        _, likelihoods = self.student.entropy_bottleneck(y.float(), training=True)
+        straight_through = y + (round_latents(self.student, y) - y).detach()
+        latents = encode(self.teacher, x)
+        with torch.no_grad():
+            _, teacher_likelihoods = self.teacher.entropy_bottleneck(latents, training=False)
+        return Decoded(
+            self.student.g_s(straight_through),
+            self.teach(latents) if distil else x,
+            bits_per_pixel(likelihoods, x),
+            bits_per_pixel(teacher_likelihoods, x),
+        )
+
+    @torch.no_grad()
+    def reconstruct(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Teacher's and student's reconstruction of pictures, each ``(B, 3, H, W)`` in [0, 1], as a decoder shows them.
+
+        In float32 whatever the surrounding precision: this is what is measured and looked at.
+        """
+        with torch.autocast(x.device.type, enabled=False):
+            teacher, student = self.both_latents(x)
+            return self.teach(teacher).clamp(0, 1), self.student.g_s(student).clamp(0, 1)
+
+    @torch.no_grad()
+    def rates(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Teacher's and student's estimated bits per pixel, two scalars."""
+        teacher, student = self.both_latents(x)
+        return (
+            bits_per_pixel(self.teacher.entropy_bottleneck(teacher, training=False)[1], x),
+            bits_per_pixel(self.student.entropy_bottleneck(student, training=False)[1], x),
+        )

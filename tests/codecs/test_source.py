@@ -1,0 +1,94 @@
+"""Where teachers come from."""
+
+import pickle
+import urllib.error
+from pathlib import Path
+
+import pytest
+import torch
+from compressai.models import MeanScaleHyperprior
+from safetensors.torch import save_file
+
+from codecswap.codecs import source as codecs
+from codecswap.codecs.source import FactorizedPrior, fingerprint, load_codec
+from codecswap.errors import UserError
+
+
+def test_the_embedded_codec_is_a_trained_one_with_its_tables(teacher: FactorizedPrior) -> None:
+    assert (teacher.N, teacher.M) == (48, 72) and not teacher.training
+    assert teacher.entropy_bottleneck.quantized_cdf.shape[0] == 72
+    assert not any(parameter.requires_grad for parameter in teacher.parameters())
+
+
+@pytest.mark.parametrize("form", ["safetensors", "plain", "compressai", "parallel", "no tables"])
+def test_local_files_of_any_size_and_form(tmp_path: Path, form: str) -> None:
+    torch.manual_seed(0)
+    codec = FactorizedPrior(6, 10)
+    if form != "no tables":
+        codec.update()
+    state = {name: value.clone() for name, value in codec.state_dict().items()}
+    path = tmp_path / "codec.pth.tar"
+    if form == "safetensors":
+        path = tmp_path / "codec.safetensors"
+        save_file({name: value.contiguous() for name, value in state.items()}, path)
+    elif form == "compressai":
+        torch.save({"epoch": 3, "state_dict": state, "loss": torch.tensor(1.0), "optimizer": {}}, path)
+    elif form == "parallel":
+        torch.save({"state_dict": {f"module.{name}": value for name, value in state.items()}}, path)
+    else:
+        torch.save(state, path)
+    loaded = load_codec(str(path))
+    assert (loaded.N, loaded.M) == (6, 10) and fingerprint(loaded) == fingerprint(codec)
+    assert len(loaded.compress(torch.rand(1, 3, 32, 32))["strings"][0][0]) > 0
+
+
+def test_the_fingerprint_sees_every_weight(teacher: FactorizedPrior) -> None:
+    before = fingerprint(teacher)
+    with torch.no_grad():
+        teacher.g_s[6].bias[2] += 1e-6
+    assert fingerprint(teacher) != before == fingerprint(load_codec("tiny"))
+
+
+class Evil:
+    """Runs code when it is unpickled."""
+
+    def __reduce__(self):
+        return (Path.touch, (Path("evil"),))
+
+
+def test_what_is_no_codec_is_refused_in_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    names = ("text.pth", "evil.pth", "list.pth", "other.pth", "student.pth", "x.safetensors")
+    files = {name: tmp_path / name for name in names}
+    files["text.pth"].write_text("hello")
+    files["evil.pth"].write_bytes(pickle.dumps({"state_dict": Evil()}))
+    torch.save([1, 2], files["list.pth"])
+    torch.save(MeanScaleHyperprior(4, 6).state_dict(), files["other.pth"])
+    torch.save({"student_state": {}}, files["student.pth"])
+    files["x.safetensors"].write_bytes(b"\x00" * 64)
+    sentences = {
+        "text.pth": "no checkpoint",
+        "evil.pth": r"holds code \(pathlib\.Path\.touch\), which is never run",
+        "list.pth": "holds a list",
+        "other.pth": "not a codec of the architecture bmshj2018_factorized .*gaussian_conditional",
+        "student.pth": "holds a student, not a teacher",
+        "x.safetensors": "damaged or no checkpoint",
+        "missing.pth": "There is no checkpoint",
+    }
+    for name, sentence in sentences.items():
+        with pytest.raises(UserError, match=sentence):
+            load_codec(str(tmp_path / name))
+    assert not (tmp_path / "evil").exists(), "code inside a checkpoint was run"
+
+
+def test_a_failed_download_names_the_file_its_place_and_the_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise urllib.error.URLError("no route")
+
+    monkeypatch.setattr(codecs, "download_url_to_file", refuse)
+    with pytest.raises(UserError) as caught:
+        load_codec(quality=3)
+    for part in ("bmshj2018-factorized-prior-3-5c6f152b.pth.tar", "hub/checkpoints", "--teacher", "no route"):
+        assert part in str(caught.value)
+    with pytest.raises(UserError, match="1 to 8, not 9"):
+        load_codec(quality=9)

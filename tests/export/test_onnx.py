@@ -1,0 +1,137 @@
+"""Exported graphs: the function PyTorch computes, in the operators promised and nothing else."""
+
+import copy
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+
+from codecswap.codecs.source import FactorizedPrior
+from codecswap.errors import UserError
+from codecswap.export.backends import graph
+from codecswap.export.backends.onnx import export_decoder, export_encoder, medians
+from codecswap.swaps.apply import swap
+
+LATENTS = (1, 72, 6, 5)
+IGDN = {"Conv", "Mul", "Sqrt"}
+CASES = [  # replacement, form, fixed size, operators
+    ("none", "native", False, IGDN | {"ConvTranspose"}),
+    ("none", "resize", True, IGDN | {"Resize"}),
+    ("none", "subpixel", False, IGDN | {"DepthToSpace"}),
+    ("upsample", "native", False, IGDN | {"Resize"}),
+    ("upsample", "subpixel", False, IGDN | {"DepthToSpace"}),
+    ("masked", "native", True, IGDN | {"Resize"}),
+    ("masked", "subpixel", False, IGDN | {"DepthToSpace"}),
+    ("subpixel", "native", True, IGDN | {"DepthToSpace"}),
+]
+
+
+def run(path: Path, x: torch.Tensor) -> torch.Tensor:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    return torch.from_numpy(session.run(None, {session.get_inputs()[0].name: x.numpy()})[0])
+
+
+def made(teacher: FactorizedPrior, replacement: str) -> FactorizedPrior:
+    return teacher if replacement == "none" else swap(teacher, replacement)[0]
+
+
+@pytest.mark.parametrize(("replacement", "form", "fixed", "operators"), CASES)
+@torch.no_grad()
+def test_decoder_is_pytorchs(
+    teacher: FactorizedPrior, tmp_path: Path, replacement: str, form: str, fixed: bool, operators: set[str]
+) -> None:
+    codec, path = made(teacher, replacement), tmp_path / "decoder.onnx"
+    before = copy.deepcopy(codec.state_dict())
+    size = {"height": 96, "width": 80} if fixed else {}
+    for input, shift in (("latents", 0), ("symbols", medians(codec))):
+        export_decoder(codec, path, form=form, input=input, **size)
+        latents = torch.randint(-6, 7, LATENTS).float()
+        assert (run(path, latents) - codec.g_s(latents + shift)).abs().max() < 1e-5
+        found = graph.facts(path, LATENTS)
+        assert found.opset == 13
+        assert set(found.operators) == (operators if input == "latents" else operators | {"Add"})
+    assert all(torch.equal(value, codec.state_dict()[name]) for name, value in before.items())
+
+
+@torch.no_grad()
+def test_encoder_is_pytorchs_at_any_size(teacher: FactorizedPrior, tmp_path: Path) -> None:
+    path = tmp_path / "encoder.onnx"
+    export_encoder(teacher, path)
+    assert set(graph.facts(path, (1, 3, 64, 64)).operators) == {"Conv", "Div", "Mul", "Sqrt"}
+    for shape in ((1, 3, 64, 96), (2, 3, 16, 32)):
+        x = torch.rand(shape)
+        assert (run(path, x) - teacher.g_a(x)).abs().max() < 1e-4
+    export_encoder(teacher, path, height=48, width=32)
+    shape = [dim.dim_value for dim in onnx.load(path).graph.input[0].type.tensor_type.shape.dim]
+    assert shape == [1, 3, 48, 32]
+
+
+@pytest.mark.parametrize("opset", [11, 20])
+def test_opset_is_the_one_asked_for(teacher: FactorizedPrior, tmp_path: Path, opset: int) -> None:
+    path = tmp_path / "decoder.onnx"
+    export_decoder(made(teacher, "upsample"), path, opset=opset)
+    assert graph.facts(path, LATENTS).opset == opset
+    assert torch.isfinite(run(path, torch.ones(LATENTS))).all()
+
+
+def test_equal_weights_leave_no_trace(tmp_path: Path) -> None:
+    codec = FactorizedPrior(7, 11).eval().requires_grad_(False)
+    for name, parameter in codec.named_parameters():
+        if name.endswith("bias"):
+            parameter.zero_()
+    path = tmp_path / "decoder.onnx"
+    export_decoder(codec, path)
+    assert set(graph.facts(path, (1, 11, 2, 2)).operators) == {"Conv", "ConvTranspose", "Mul", "Sqrt"}
+    x = torch.randn(1, 11, 3, 2)
+    assert (run(path, x) - codec.g_s(x)).abs().max() < 1e-5
+
+
+def test_multiply_adds_are_those_of_the_algebra(teacher: FactorizedPrior, tmp_path: Path) -> None:
+    def of_layers(replacement: str, form: str) -> dict[str, int]:
+        path = tmp_path / "decoder.onnx"
+        export_decoder(made(teacher, replacement), path, form=form, height=96, width=80)
+        model = onnx.load(path)
+        counted = graph.multiply_adds(model, LATENTS)
+        return {graph.layer_of(node): counted[node.name] for node in model.graph.node if node.name in counted}
+
+    transposed, plain, folded = (
+        of_layers("none", "native"),
+        of_layers("masked", "native"),
+        of_layers("none", "subpixel"),
+    )
+    places = 4 * LATENTS[2] * LATENTS[3]  # of the first layer's output
+    assert transposed["g_s.0"] * 4 == plain["g_s.0"] == 25 * 72 * 48 * places
+    assert folded["g_s.0"] == 9 * 72 * 48 * places
+
+
+def test_what_no_output_needs_is_found() -> None:
+    value = onnx.helper.make_tensor_value_info
+    nodes = [onnx.helper.make_node("Relu", ["x"], ["y"], "kept"), onnx.helper.make_node("Neg", ["x"], ["z"], "lost")]
+    spare = onnx.numpy_helper.from_array(np.ones(1, np.float32), "spare")
+    ends = [value("x", 1, [1])], [value("y", 1, [1])]
+    model = onnx.helper.make_model(onnx.helper.make_graph(nodes, "g", *ends, initializer=[spare]))
+    assert graph.dead(model) == ["lost", "spare"]
+
+
+@pytest.mark.parametrize(
+    ("replacement", "options", "words"),
+    [
+        ("masked", {}, "--height and --width"),
+        ("none", {"form": "resize"}, "g_s.0"),
+        ("subpixel", {"form": "resize"}, "no form with Resize"),
+        ("none", {"height": 96}, "go together"),
+        ("none", {"height": 100, "width": 96}, "take 112"),
+        ("none", {"opset": 7}, "11 to 20"),
+    ],
+)
+def test_the_impossible_is_refused(
+    teacher: FactorizedPrior, tmp_path: Path, replacement: str, options: dict, words: str
+) -> None:
+    with pytest.raises(UserError, match=words):
+        export_decoder(made(teacher, replacement), tmp_path / "decoder.onnx", **options)
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,60 @@
+"""Targets: the lists that come with the package, and what is said of a graph that one does not accept."""
+
+from pathlib import Path
+
+import onnx
+import pytest
+
+from codecswap.codecs.source import FactorizedPrior
+from codecswap.errors import UserError
+from codecswap.export.backends.onnx import export_decoder
+from codecswap.export.operators import TARGETS, complaints, load_target
+from codecswap.swaps.apply import swap
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_a_packaged_list_names_its_source_and_only_real_operators(name: str) -> None:
+    target = load_target(name)
+    assert target.source.startswith("https://")
+    known = {schema.name for schema in onnx.defs.get_all_schemas() if schema.domain == ""} | {"Mish"}
+    assert target.operators <= known
+    assert set(target.limits) <= target.operators
+
+
+def test_what_is_refused_is_named_with_what_would_replace_it(teacher: FactorizedPrior, tmp_path: Path) -> None:
+    own = tmp_path / "own.toml"
+    own.write_text('operators = ["Conv", "Mul", "Resize", "Sqrt"]\nmax_opset = 12\nstatic_shapes = true\n')
+    path = tmp_path / "decoder.onnx"
+    export_decoder(teacher, path)
+    lines = complaints(path, load_target(str(own)))
+    assert lines[0] == "opset 13: it reads up to 12, use --opset 12"
+    assert lines[1].startswith("dynamic shapes")
+    assert lines[2] == "ConvTranspose at g_s.0: use --replacement masked or --form resize"
+    export_decoder(swap(teacher, "masked")[0], path, opset=12, height=64, width=64)
+    assert complaints(path, load_target(str(own))) == []
+
+
+def test_an_attribute_outside_its_limits_is_named(teacher: FactorizedPrior, tmp_path: Path) -> None:
+    own = tmp_path / "own.toml"
+    own.write_text('operators = ["Conv", "Mul", "DepthToSpace", "Sqrt"]\n[limits.DepthToSpace]\nmode = ["DCR"]\n')
+    path = tmp_path / "decoder.onnx"
+    export_decoder(swap(teacher, "subpixel")[0], path)
+    assert complaints(path, load_target(str(own)))[0] == "DepthToSpace at g_s.0: its mode is CRD, accepted: DCR"
+
+
+def test_ethos_u_takes_no_decoder_with_igdn_whole(teacher: FactorizedPrior, tmp_path: Path) -> None:
+    path = tmp_path / "decoder.onnx"
+    export_decoder(swap(teacher, "masked")[0], path, height=64, width=64)
+    lines = complaints(path, load_target("ethos-u"))
+    assert [line.split(":")[0] for line in lines] == [f"Sqrt at g_s.{index}" for index in (1, 3, 5)]
+    assert all("CPU" in line for line in lines)
+
+
+@pytest.mark.parametrize("text", ["operators =", "name = 'x'", "operators = [1]", "operators = ['Conv']\nlimits = 3"])
+def test_a_file_that_is_no_target_is_refused(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "bad.toml"
+    path.write_text(text)
+    with pytest.raises(UserError, match="no target file"):
+        load_target(str(path))
+    with pytest.raises(UserError, match="rknn"):
+        load_target("unknown")

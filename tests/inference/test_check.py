@@ -1,0 +1,158 @@
+"""A runtime that does not compute what a quantised file means is found out: when quantising, and when opening."""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from saturating import SaturatingSession
+
+from codecswap import cli
+from codecswap.codecs.source import load_codec
+from codecswap.config import QuantiseOptions
+from codecswap.data.pictures import load_picture
+from codecswap.errors import UserError
+from codecswap.export import command as export
+from codecswap.export.backends import graph
+from codecswap.export.torch_codec import TorchCodec
+from codecswap.inference import bitstream, check, runtime
+from codecswap.inference.runtime import OnnxCodec
+from codecswap.quantise.command import quantise
+from codecswap.swaps.apply import swap
+
+open_session = runtime.open_session
+
+
+def saturate(model: bytes, threads: int | None = None, *, exact: bool = False) -> Any:
+    """`codecswap.inference.runtime.open_session` of a runtime that overflows and knows no option against it."""
+    return (
+        SaturatingSession(model)
+        if b"QuantizeLinear" in model and not exact
+        else open_session(model, threads, exact=exact)
+    )
+
+
+@pytest.fixture
+def overflowing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runtime, "open_session", saturate)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Path]]:
+    """The embedded codec with weights of 7 and 8 bits, and both networks with a fixed size."""
+    root = tmp_path_factory.mktemp("quantised")
+    codec, _ = swap(load_codec("tiny"), "subpixel")
+    samples = list(islice(export.fitted(None, "", "train", (192, 128)), 3))
+    base = QuantiseOptions(output=root / "7")
+    every = {
+        "7": base,
+        "8": replace(base, weight_bits=8),
+        "fixed": replace(base, parts="all", refit=False, height=128, width=192),
+    }
+    for name, options in every.items():
+        (root / f"{name} scratch").mkdir()
+        options = replace(options, output=root / name)
+        quantise(codec, "tiny", "subpixel", samples, options, root / f"{name} scratch", show=False)
+    yield {name: root / name for name in every}
+
+
+def decode_something(folder: Path) -> np.ndarray:
+    codec = OnnxCodec(folder, threads=1)
+    height, width = codec.manifest.height or 64, codec.manifest.width or 48
+    return codec.synthesise(np.ones((codec.manifest.M, height // 16, width // 16), np.int32))
+
+
+def altered(folder: Path, target: Path, **values: object) -> Path:
+    """A copy of a folder with other entries in codec.json; None: the entry is left out."""
+    shutil.copytree(folder, target)
+    content = json.loads((target / "codec.json").read_bytes()) | values
+    content = {key: value for key, value in content.items() if values.get(key, 0) is not None}
+    (target / "codec.json").write_text(json.dumps(content), "utf-8")
+    return target
+
+
+def test_weights_of_7_bits_cannot_overflow(folders: dict[str, Path]) -> None:
+    for name, most in (("7", 64), ("fixed", 64), ("8", 127)):
+        stored = graph.weights(onnx.load(folders[name] / "decoder.onnx"))
+        weights = [value for value in stored.values() if value.dtype == np.int8 and value.ndim == 4]
+        assert len(weights) == 7
+        assert max(np.abs(weight.astype(int)).max() for weight in weights) == most
+    assert 2 * 255 * 64 < 1 << 15
+
+
+def test_an_overflowing_runtime_is_found_out_when_a_folder_is_opened(
+    folders: dict[str, Path], overflowing: None
+) -> None:
+    assert np.isfinite(decode_something(folders["7"])).all()
+    for _ in range(2):  # not only the first time
+        with pytest.raises(UserError) as caught:
+            decode_something(folders["8"])
+    assert "ONNX Runtime" in str(caught.value) and "--weight_bits 7" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("bits", "code"), [("7", 0), ("8", 2)])
+def test_an_overflowing_runtime_is_found_out_when_quantising(
+    overflowing: None, tmp_path: Path, capsys: pytest.CaptureFixture, bits: str, code: int
+) -> None:
+    folder = tmp_path / "int8"
+    arguments = ["quantise", "--teacher", "tiny", "--output", str(folder), "--weight_bits", bits]
+    small = ["--height", "64", "--width", "64", "--calibration_count", "2"]
+    assert cli.main([*arguments, *small]) == code
+    printed = capsys.readouterr()
+    if code:
+        assert "decoder.onnx is computed wrongly here" in printed.err and printed.err.strip().count("\n") == 0
+        assert "Written" not in printed.out and not list(folder.iterdir())
+    else:
+        assert "exact meaning" in printed.out and (folder / "codec.json").is_file()
+
+
+@pytest.mark.parametrize("name", ["7", "8", "fixed"])
+def test_this_processor_computes_what_files_mean(folders: dict[str, Path], name: str) -> None:
+    codec, exact = OnnxCodec(folders[name], threads=1), OnnxCodec(folders[name], threads=1, exact=True)
+    samples = list(islice(export.fitted(None, "", "val", (192, 128)), 2))
+    native = TorchCodec(load_codec("tiny"))
+    symbols = [native.tables.to_symbols(native.analyse(one)) for one in samples]
+    found = check.compare(codec, exact, samples, symbols)
+    assert set(found) == ({"encoder", "decoder"} if name == "fixed" else {"decoder"})
+    assert min(found.values()) > 60
+
+
+def test_checks_are_what_the_file_means(folders: dict[str, Path]) -> None:
+    codec = OnnxCodec(folders["7"], threads=1, exact=True)
+    decoded = bitstream.decode(codec, (folders["7"] / "check_decoder.csw").read_bytes())
+    shown = load_picture(folders["7"] / "check_decoder.png")
+    assert shown.size == (128, 128)
+    assert np.abs(np.asarray(decoded, int) - np.asarray(shown, int)).max() <= 1  # as far as processors differ
+
+
+def test_a_folder_of_before_opens(folders: dict[str, Path], tmp_path: Path) -> None:
+    old = altered(folders["8"], tmp_path / "old", checks=None)
+    assert (decode_something(old) == decode_something(folders["8"])).all()
+
+
+@pytest.mark.parametrize("name", ["check_decoder.csw", "check_decoder.png"])
+def test_damaged_checks_are_one_sentence(folders: dict[str, Path], tmp_path: Path, name: str) -> None:
+    folder = altered(folders["7"], tmp_path / "damaged")
+    content = (folder / name).read_bytes()
+    (folder / name).write_bytes(content[:-99])
+    with pytest.raises(UserError, match=f"{name} is not the one"):
+        decode_something(folder)
+    hashes = json.loads((folder / "codec.json").read_bytes())["checks"]
+    hashes[name] = hashlib.sha256(content[:-99]).hexdigest()
+    forged = altered(folder, tmp_path / "forged", checks=hashes)
+    with pytest.raises(UserError, match="checks that cannot be read"):
+        decode_something(forged)
+
+
+@pytest.mark.parametrize("value", [[], 5, {"../x": "0"}, {"check_decoder.csw": 5}])
+def test_manifests_with_other_checks_are_refused(folders: dict[str, Path], tmp_path: Path, value: object) -> None:
+    with pytest.raises(UserError, match="damaged"):
+        OnnxCodec(altered(folders["7"], tmp_path / "x", checks=value))

@@ -1,0 +1,125 @@
+"""INT8: symbols that fit exactly, weights rounded with compensation, and the command from codec to folder."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from codecswap import cli
+from codecswap.codecs.source import FactorizedPrior
+from codecswap.data.pictures import load_picture, scan
+from codecswap.export.backends import graph
+from codecswap.export.lower import plain, take_planes
+from codecswap.export.torch_codec import TorchCodec
+from codecswap.inference import bitstream
+from codecswap.inference.planes import Planes
+from codecswap.inference.runtime import OnnxCodec
+from codecswap.inference.tables import EntropyTables
+from codecswap.quantise.rounding import round_weights
+from codecswap.swaps.apply import swap
+
+
+@pytest.mark.parametrize("replacement", ["none", "masked", "subpixel"])
+@torch.no_grad()
+def test_planes_are_the_latents_borders_included(teacher: FactorizedPrior, replacement: str) -> None:
+    codec = teacher if replacement == "none" else swap(teacher, replacement)[0]
+    tables = EntropyTables.of(codec)
+    rng = np.random.default_rng(0)
+    wide = np.minimum(tables.lengths - 3, 200)[:, None, None]
+    symbols = (tables.offsets[:, None, None] + rng.integers(0, wide + 1, (72, 4, 3))).astype(np.int32)
+    transform = plain(codec.g_s, size=(4, 3))
+    planes = take_planes(transform, tables)
+    given = planes.of_symbols(symbols)
+    assert len(given) == len(planes.channels) + 1 > 73  # the widest channel needs more than one
+    assert (np.rint(given) == given).all() and np.abs(given).max() <= 127
+    expected = codec.g_s(torch.from_numpy(tables.to_latents(symbols))[None])
+    error = (transform(torch.from_numpy(given)[None]) - expected).abs().max()
+    assert error < 1e-5 * expected.abs().max()
+
+
+def test_a_channel_beyond_8_bits_is_split_into_planes_that_add_up() -> None:
+    planes = Planes([0, 1, 1, 1], [0, 5], 1)
+    symbols = np.array([-3, 4, 0, 127, -127, -300, 300, 376]).reshape(2, 4, 1).astype(np.int32)
+    given = planes.of_symbols(symbols)
+    assert (given[0] == symbols[0]).all()
+    assert (given[1:4].sum(0) == symbols[1] + 5).all()
+    assert (given[4] == 1).all()
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@torch.no_grad()
+def test_rounding_with_compensation_beats_rounding_to_nearest(stride: int) -> None:
+    torch.manual_seed(0)
+    mixed = torch.randn(8, 8) / 3 + torch.eye(8)
+    samples = [torch.einsum("ij,bjhw->bihw", mixed, torch.randn(1, 8, 24, 24)) for _ in range(4)]
+    conv = nn.Conv2d(8, 5, 3, stride=stride, padding=1)
+    wanted = [conv(x) for x in samples]
+    steps = conv.weight.abs().flatten(1).amax(1) / 7  # coarse, so that there is something to win
+    nearest = (conv.weight / steps[:, None, None, None]).round() * steps[:, None, None, None]
+    lost = sum(
+        (F.conv2d(x, nearest, conv.bias, stride, 1) - y).square().mean() for x, y in zip(samples, wanted, strict=True)
+    )
+    scales = round_weights(nn.Sequential(conv), samples, exact_input=True, levels=7)
+    left = sum((conv(x) - y).square().mean() for x, y in zip(samples, wanted, strict=True))
+    assert left < 0.7 * lost
+    levels = conv.weight / scales["0.weight"][:, None, None, None]
+    assert (levels - levels.round()).abs().max() < 1e-4 and levels.abs().max() < 7.001
+
+
+def test_the_command_makes_a_codec_that_decodes_what_the_teacher_wrote(
+    teacher: FactorizedPrior, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    folder = tmp_path / "int8"
+    arguments = [
+        "quantise",
+        "--teacher",
+        "tiny",
+        "--output",
+        str(folder),
+        "--calibration_images",
+        str(pictures / "train"),
+    ]
+    fixed = ["--height", "160", "--width", "240", "--images", str(pictures / "val"), "--calibration_count", "4"]
+    assert cli.main([*arguments, *fixed]) == 0
+    printed = capsys.readouterr().out
+    assert "g_s.5 Mul" in printed and "INT8" in printed
+    manifest = json.loads((folder / "codec.json").read_text())
+    assert (manifest["precision"], manifest["decoder"]["input"], manifest["encoder"]) == ("int8", "planes", None)
+    weights = graph.weights(onnx.load(folder / "decoder.onnx"))
+    assert weights["g_s.2.0.weight_quantized"].dtype == np.int8
+    assert (folder / "decoder.onnx").stat().st_size < 0.3 * 4 * 303_132
+    picture = load_picture(scan(pictures / "val")[0]).crop((0, 0, 240, 160))
+    data = bitstream.encode(TorchCodec(teacher), picture)
+    exact = np.asarray(bitstream.decode(TorchCodec(teacher), data), float)
+    decoded = np.asarray(bitstream.decode(OnnxCodec(folder, threads=1), data), float)
+    assert 10 * np.log10(255**2 / np.square(exact - decoded).mean()) > 38
+
+
+@pytest.mark.slow
+def test_encoder_and_other_methods(pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    arguments = ["quantise", "--teacher", "tiny", "--parts", "all", "--calibration_images", str(pictures / "train")]
+    common = ["--images", str(pictures / "val"), "--calibration_count", "3", "--keep", "[g_s.6]"]
+    for method in ("entropy", "percentile"):
+        assert cli.main([*arguments, *common, "--method", method, "--output", str(tmp_path / method)]) == 0
+        assert "quantised encoder" in capsys.readouterr().err
+        assert OnnxCodec(tmp_path / method).manifest.encoder
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--keep", "[g_s.9]"], "g_s.9"),
+        (["--opset", "12"], "at least 13"),
+        (["--calibration_images", "no"], "no picture"),
+    ],
+)
+def test_the_impossible_is_one_sentence(
+    tmp_path: Path, arguments: list[str], words: str, capsys: pytest.CaptureFixture
+) -> None:
+    assert cli.main(["quantise", "--teacher", "tiny", "--output", str(tmp_path / "x"), *arguments]) == 2
+    assert words in capsys.readouterr().err
