@@ -40,7 +40,7 @@ def make_pictures(photographs, folder, count):
         picture.save(folder / f"{index:012}.jpg", quality=90)
 
 
-def plain(source, target):
+def lower(source, target):
     """The loop that everybody writes."""
     for path in scan(source):
         with Image.open(path) as picture:

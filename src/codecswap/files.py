@@ -13,7 +13,7 @@ from codecswap.errors import UserError
 
 
 @contextmanager
-def whole(path: Path, *, sync: bool = False) -> Iterator[Path]:
+def atomic_write(path: Path, *, sync: bool = False) -> Iterator[Path]:
     """Name a file beside ``path`` to write to, and rename it into place at the end: nobody ever sees half a file.
 
     The name is always the same, so what a killed process leaves is overwritten by the next run.
@@ -34,7 +34,7 @@ def whole(path: Path, *, sync: bool = False) -> Iterator[Path]:
 
 
 @contextmanager
-def alone(folder: Path) -> Iterator[None]:
+def directory_lock(folder: Path) -> Iterator[None]:
     """Make ``folder`` and keep other runs out of it; the lock is the folder's own, and ends with the process.
 
     Raises:

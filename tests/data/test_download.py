@@ -190,16 +190,20 @@ def test_space_is_added_up_per_disk(tmp_path, monkeypatch):
 def test_half_a_file_is_never_seen(tmp_path):
     target = tmp_path / "file"
     target.write_text("old")
-    with pytest.raises(KeyboardInterrupt), files.whole(target) as beside:
+    with pytest.raises(KeyboardInterrupt), files.atomic_write(target) as beside:
         beside.write_text("ne")
         raise KeyboardInterrupt
     assert [entry.name for entry in tmp_path.iterdir()] == ["file"] and target.read_text() == "old"
 
 
 def test_one_run_at_a_time(tmp_path):
-    with files.alone(tmp_path), pytest.raises(UserError, match="Another run is at work"), files.alone(tmp_path):
+    with (
+        files.directory_lock(tmp_path),
+        pytest.raises(UserError, match="Another run is at work"),
+        files.directory_lock(tmp_path),
+    ):
         pass
-    with files.alone(tmp_path):
+    with files.directory_lock(tmp_path):
         pass
 
 

@@ -10,7 +10,7 @@ import codecswap
 from codecswap.codecs.source import FactorizedPrior
 from codecswap.data.coco import whole_picture
 from codecswap.errors import UserError
-from codecswap.evaluation.measure import CodecResult, Coded, Family, Scores, code, compete, evaluate
+from codecswap.evaluation.measure import CodecResult, Coded, Family, Scores, code, evaluate, evaluate_all
 from codecswap.swaps.apply import swap
 
 
@@ -50,14 +50,14 @@ def test_students_of_the_same_latents_decode_the_teachers_bytes(
     with torch.no_grad():
         other.g_a[6].weight *= 0.5
     family = Family(teacher, {"shared": shared, "other": other})
-    compete([family], [("warm", x)])
+    evaluate_all([family], [("warm", x)])
     encoded = []
     for codec in (teacher, shared, other):
         real = codec.entropy_bottleneck.compress
         monkeypatch.setattr(
             codec.entropy_bottleneck, "compress", lambda y, codec=codec, real=real: encoded.append(codec) or real(y)
         )
-    compete([family], [("a", x)])
+    evaluate_all([family], [("a", x)])
     assert encoded == [teacher, other]
     first, second, third = (result.coded[1] for result in family.results)
     assert second.encoding_time == first.encoding_time and second.bpp == first.bpp
@@ -104,7 +104,7 @@ def test_an_interruption_leaves_all_codecs_the_same_pictures(teacher: Factorized
 
     first, second = Family(teacher, {}), Tired(teacher, {"a": teacher})
     with pytest.raises(KeyboardInterrupt):
-        compete([first, second], [(name, torch.rand(3, 32, 32)) for name in "abcd"])
+        evaluate_all([first, second], [(name, torch.rand(3, 32, 32)) for name in "abcd"])
     results = [*first.results, *second.results]
     assert [[coded.picture for coded in result.coded] for result in results] == [["a", "b"]] * 3
 

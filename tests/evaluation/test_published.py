@@ -9,7 +9,7 @@ from PIL import Image
 
 from codecswap.cli import run
 from codecswap.codecs.source import FactorizedPrior
-from codecswap.evaluation import evaluation_set as contest
+from codecswap.evaluation import evaluation_set as evaluation_set
 from codecswap.evaluation.published import PUBLISHED, distance, is_kodak
 
 NAMES = [f"kodim{number:02d}" for number in range(1, 25)]
@@ -60,7 +60,7 @@ def test_the_zoo_on_kodak_is_compared(kodak: Path, tmp_path: Path, monkeypatch: 
         codec.update()
         return codec
 
-    monkeypatch.setattr(contest, "load_codec", small)
+    monkeypatch.setattr(evaluation_set, "load_codec", small)
     command = ["--images", str(kodak), "--num_workers", "0", "--anchors", "none", "--output", str(tmp_path / "out")]
     assert run("eval", [*command, "--quality", "2,5"]) == 0
     said = capsys.readouterr().out

@@ -18,7 +18,7 @@ from codecswap import config
 from codecswap.codecs.source import FactorizedPrior
 from codecswap.export.backends.onnx import write_decoder
 from codecswap.export.command import write
-from codecswap.export.lower import plain, take_planes
+from codecswap.export.lower import lower, take_planes
 from codecswap.inference import bitstream
 from codecswap.inference.manifest import Manifest, describe_network, read_folder, write_folder
 from codecswap.inference.tables import EntropyTables
@@ -65,7 +65,7 @@ def _export(codec: FactorizedPrior, root: Path) -> None:
     _, tables = read_folder(root / EXPORTED)
     folder = root / PLANES
     folder.mkdir()
-    transform = plain(codec.g_s)
+    transform = lower(codec.g_s)
     planes = take_planes(transform, tables)
     path = folder / "decoder.onnx"
     write_decoder(transform, len(planes.channels) + 1, path, opset=13, size=None, input="planes")

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from codecswap.codecs.source import GDN, FactorizedPrior
-from codecswap.export.lower import PlainGDN, plain
+from codecswap.export.lower import LoweredGDN, lower
 from codecswap.quantise.equalise import equalise
 from codecswap.swaps.apply import swap
 from codecswap.training.student import encode
@@ -28,7 +28,7 @@ def codec() -> FactorizedPrior:
 def test_decoder_output_is_unchanged(codec: FactorizedPrior, replacement: str, form: str) -> None:
     codec = codec if replacement == "none" else swap(codec, replacement)[0]
     latents = 5 * torch.randn(2, 11, 6, 4)
-    transform = plain(codec.g_s, form, (6, 4))
+    transform = lower(codec.g_s, form, (6, 4))
     equalise(transform, latents.split(1))
     assert_unchanged(transform(latents), codec.g_s(latents))
     assert_flat(transform, latents)
@@ -37,7 +37,7 @@ def test_decoder_output_is_unchanged(codec: FactorizedPrior, replacement: str, f
 @torch.no_grad()
 def test_encoder_output_is_unchanged(codec: FactorizedPrior) -> None:
     pictures = torch.rand(2, 3, 64, 96)
-    transform = plain(codec.g_a)
+    transform = lower(codec.g_a)
     equalise(transform, pictures.split(1))
     assert_unchanged(transform(pictures), codec.g_a(pictures))
     assert_flat(transform, pictures)
@@ -46,7 +46,7 @@ def test_encoder_output_is_unchanged(codec: FactorizedPrior) -> None:
 @torch.no_grad()
 def test_a_trained_codec_on_other_pictures(teacher: FactorizedPrior) -> None:
     pictures = torch.rand(3, 3, 64, 64)
-    analysis, synthesis = plain(teacher.g_a), plain(teacher.g_s, "subpixel")
+    analysis, synthesis = lower(teacher.g_a), lower(teacher.g_s, "subpixel")
     latents = encode(teacher, pictures)
     equalise(analysis, [pictures[:1]])
     equalise(synthesis, [latents[:1]])
@@ -60,8 +60,8 @@ def assert_unchanged(mine: torch.Tensor, reference: torch.Tensor) -> None:
 
 def assert_flat(transform: torch.nn.Module, x: torch.Tensor) -> None:
     for layer in transform.children():
-        if isinstance(layer, PlainGDN):
+        if isinstance(layer, LoweredGDN):
             torch.testing.assert_close(x.abs().amax(dim=(0, 2, 3)), torch.ones(x.shape[1]), rtol=1e-3, atol=0)
         x = layer(x)
-        if isinstance(layer, PlainGDN):
+        if isinstance(layer, LoweredGDN):
             torch.testing.assert_close(x.abs().amax(dim=(0, 2, 3)), torch.ones(x.shape[1]), rtol=1e-3, atol=0)

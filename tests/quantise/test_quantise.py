@@ -14,7 +14,7 @@ from codecswap import cli
 from codecswap.codecs.source import FactorizedPrior
 from codecswap.data.pictures import load_picture, scan
 from codecswap.export.backends import graph
-from codecswap.export.lower import plain, take_planes
+from codecswap.export.lower import lower, take_planes
 from codecswap.export.torch_codec import TorchCodec
 from codecswap.inference import bitstream
 from codecswap.inference.planes import Planes
@@ -32,7 +32,7 @@ def test_planes_are_the_latents_borders_included(teacher: FactorizedPrior, repla
     rng = np.random.default_rng(0)
     wide = np.minimum(tables.lengths - 3, 200)[:, None, None]
     symbols = (tables.offsets[:, None, None] + rng.integers(0, wide + 1, (72, 4, 3))).astype(np.int32)
-    transform = plain(codec.g_s, size=(4, 3))
+    transform = lower(codec.g_s, size=(4, 3))
     planes = take_planes(transform, tables)
     given = planes.of_symbols(symbols)
     assert len(given) == len(planes.channels) + 1 > 73  # the widest channel needs more than one

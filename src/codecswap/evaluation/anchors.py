@@ -10,7 +10,7 @@ from PIL import Image, features
 from torch import Tensor
 
 from codecswap.console import warn
-from codecswap.evaluation.measure import CodecResult, Coded, Lpips, Scores, bits_per_pixel, compete, timed
+from codecswap.evaluation.measure import CodecResult, Coded, Lpips, Scores, bits_per_pixel, evaluate_all, timed
 
 QUALITIES = (10, 30, 50, 70, 90)
 """What Pillow calls quality, of every format."""
@@ -79,5 +79,5 @@ def anchors(
     Returns: a result for each format and quality, named ``JPEG q30``; ``curve`` is the format.
     """
     contender = Anchors(qualities)
-    compete([contender], pictures, lpips=lpips)
+    evaluate_all([contender], pictures, lpips=lpips)
     return contender.results

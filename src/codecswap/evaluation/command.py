@@ -16,8 +16,8 @@ from codecswap.data.coco import ValidationPictures, find_pictures, list_pictures
 from codecswap.errors import UserError
 from codecswap.evaluation import results as files
 from codecswap.evaluation.anchors import QUALITIES, Anchors
-from codecswap.evaluation.evaluation_set import Contest, enter, progress, read_numbers
-from codecswap.evaluation.measure import CodecResult, Contender, compete
+from codecswap.evaluation.evaluation_set import EvaluationSet, enter, progress, read_numbers
+from codecswap.evaluation.measure import CodecResult, Contender, evaluate_all
 from codecswap.evaluation.perceptual import load_lpips
 from codecswap.evaluation.published import PUBLISHED, distance, is_kodak
 from codecswap.evaluation.rate_distortion import Delta, bd_psnr, bd_rate, curves
@@ -33,18 +33,18 @@ def main(options: EvalOptions, typed: set[str]) -> int:
     pictures = Pictures(options)
     if options.output:
         files.prepare_folder(options.output)
-    contest = enter(options, typed, device)
+    evaluation_set = enter(options, typed, device)
     lpips = load_lpips(device) if options.lpips else None
-    unfinished = [sentence for student in contest.checkpoints.values() if (sentence := progress(student))]
+    unfinished = [sentence for student in evaluation_set.checkpoints.values() if (sentence := progress(student))]
     for sentence in unfinished:
         warn(sentence)
-    contenders: list[Contender] = [*contest.families]
+    contenders: list[Contender] = [*evaluation_set.families]
     if anchors:
         contenders.append(Anchors(anchors))
     stopped = False
     try:
         with closing(iter(pictures)) as read:
-            compete(contenders, read, lpips=lpips)
+            evaluate_all(contenders, read, lpips=lpips)
     except KeyboardInterrupt:
         stopped = True
     results = [result for contender in contenders for result in contender.results]
@@ -54,20 +54,20 @@ def main(options: EvalOptions, typed: set[str]) -> int:
             raise KeyboardInterrupt
         raise UserError(f"None of the {len(pictures.paths)} pictures in {pictures.folder} can be read.")
     partial = f"stopped after {count} of {len(pictures.paths)} pictures" if stopped else None
-    who = "Teacher and student" if contest.checkpoints else "Teacher"
+    who = "Teacher and student" if evaluation_set.checkpoints else "Teacher"
     of = f" of {len(pictures.paths)}" if partial else ""
-    title = f"{who} against the picture: {contest.title}, {count}{of} pictures"
+    title = f"{who} against the picture: {evaluation_set.title}, {count}{of} pictures"
     files.show_results(title, results, lpips=options.lpips)
     _say_latents(results)
-    deltas = _bjontegaard(results) if len(contest.families) > 1 else []
+    deltas = _bjontegaard(results) if len(evaluation_set.families) > 1 else []
     kodak = is_kodak(zip(pictures.names, pictures.sizes, strict=True))
-    published = _published(contest) if kodak and not partial else []
+    published = _published(evaluation_set) if kodak and not partial else []
     if options.output:
         summary = {
             "format": files.FORMAT,
             "version": 1,
             "codecswap": __version__,
-            "teachers": [teacher.name for teacher in contest.teachers],
+            "teachers": [teacher.name for teacher in evaluation_set.teachers],
             "pictures": {
                 "folder": str(Path(pictures.folder).resolve()),
                 "measured": count,
@@ -77,7 +77,7 @@ def main(options: EvalOptions, typed: set[str]) -> int:
             },
             "complete": not partial,
             "hardware": {"device": _hardware(device), "threads": torch.get_num_threads()},
-            "codecs": [_entry(result, contest) for result in results],
+            "codecs": [_entry(result, evaluation_set) for result in results],
             "bjontegaard": deltas,
             "published": published,
             "unfinished": unfinished,
@@ -186,11 +186,11 @@ def _sentence(what: str, delta: Delta, unit: str) -> str:
     return f"{what} {delta.value:+.2f} {unit} (over {delta.over[0]:.2f} to {delta.over[1]:.2f} {axis})"
 
 
-def _published(contest: Contest) -> list[dict[str, Any]]:
+def _published(evaluation_set: EvaluationSet) -> list[dict[str, Any]]:
     """How far the zoo's codecs are from what CompressAI publishes for them, shown and returned."""
     zoo = [
         (teacher.quality, family.results[0])
-        for teacher, family in zip(contest.teachers, contest.families, strict=True)
+        for teacher, family in zip(evaluation_set.teachers, evaluation_set.families, strict=True)
         if teacher.teacher is None and teacher.metric == "mse"
     ]
     entries, rows = [], []
@@ -212,11 +212,11 @@ def _published(contest: Contest) -> list[dict[str, Any]]:
     return entries
 
 
-def _entry(result: CodecResult, contest: Contest) -> dict[str, Any]:
+def _entry(result: CodecResult, evaluation_set: EvaluationSet) -> dict[str, Any]:
     """A codec in the summary."""
     entry = {"name": result.name, "kind": result.kind, "curve": result.curve, "same_latents": result.same_latents}
     if result.kind == "student":
-        student = contest.checkpoints[result.name]
+        student = evaluation_set.checkpoints[result.name]
         entry |= {"checkpoint": str(student.path), "replacement": student.replacement}
     return entry | {"mean": result.mean()}
 

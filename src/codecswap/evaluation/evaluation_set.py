@@ -34,7 +34,7 @@ class Named:
 
 
 @dataclass(frozen=True)
-class Contest:
+class EvaluationSet:
     """All learned codecs of an evaluation."""
 
     teachers: list[Named]
@@ -55,7 +55,7 @@ class Contest:
         return f"{len(self.teachers)} local teachers"
 
 
-def enter(options: EvalOptions, typed: set[str], device: torch.device) -> Contest:
+def enter(options: EvalOptions, typed: set[str], device: torch.device) -> EvaluationSet:
     """Load the teachers and students that the options name, each student to its teacher.
 
     Raises:
@@ -81,7 +81,7 @@ def enter(options: EvalOptions, typed: set[str], device: torch.device) -> Contes
         )
         for name, codec, mine in zip(names, codecs, students, strict=True)
     ]
-    return Contest(teachers, families, loaded)
+    return EvaluationSet(teachers, families, loaded)
 
 
 def read_numbers(text: int | str, option: str, low: int, high: int) -> list[int]:

@@ -154,10 +154,10 @@ def bits_per_pixel(content: bytes, x: Tensor) -> float:
 
 
 class Contender(Protocol):
-    """What `compete` measures: some codecs, each with its result."""
+    """What `evaluate_all` measures: some codecs, each with its result."""
 
     results: list[CodecResult]
-    """One for each codec; filled by `compete`."""
+    """One for each codec; filled by `evaluate_all`."""
 
     def measure(self, picture: str, x: Tensor, lpips: Lpips | None) -> list[Coded]:
         """One picture ``(1, 3, H, W)`` through every codec, in the order of ``results``."""
@@ -239,7 +239,7 @@ def timed(work: Callable[[], _T], device: torch.device | None = None) -> tuple[_
     return made, time.perf_counter() - began
 
 
-def compete(
+def evaluate_all(
     contenders: Sequence[Contender], pictures: Iterable[tuple[str, Tensor]], *, lpips: Lpips | None = None
 ) -> None:
     """Measure all codecs on named pictures ``(3, H, W)`` in [0, 1], picture by picture.
@@ -274,5 +274,5 @@ def evaluate(
     Returns: the teacher's result, then the students' in their order.
     """
     family = Family(teacher, students)
-    compete([family], pictures, lpips=lpips)
+    evaluate_all([family], pictures, lpips=lpips)
     return family.results

@@ -12,7 +12,7 @@ from typing import Any
 from codecswap.console import show_table
 from codecswap.errors import UserError
 from codecswap.evaluation.measure import CodecResult
-from codecswap.files import whole
+from codecswap.files import atomic_write
 
 SUMMARY, PICTURES, CURVES = "summary.json", "pictures.csv", "curves"
 FORMAT = "codecswap evaluation"
@@ -87,7 +87,7 @@ def prepare_folder(folder: Path) -> None:
     """
     try:
         (folder / CURVES).mkdir(parents=True, exist_ok=True)
-        with whole(folder / CURVES / "try") as beside:
+        with atomic_write(folder / CURVES / "try") as beside:
             beside.touch()
         (folder / CURVES / "try").unlink()
     except OSError as error:
@@ -129,7 +129,7 @@ def _written_before(folder: Path) -> set[str]:
 
 
 def _write(path: Path, text: str) -> None:
-    with whole(path) as beside:
+    with atomic_write(path) as beside:
         beside.write_text(text, encoding="utf-8")
 
 

@@ -19,7 +19,7 @@ from codecswap.export.backends import graph
 from codecswap.export.backends.onnx import export_decoder, export_encoder
 from codecswap.export.operators import complaints, load_target
 from codecswap.export.torch_codec import TorchCodec, load_source
-from codecswap.files import whole
+from codecswap.files import atomic_write
 from codecswap.inference.bitstream import pad, to_array
 from codecswap.inference.manifest import FACTOR, Manifest, Network, describe_network, write_folder
 from codecswap.inference.runtime import OnnxCodec
@@ -111,7 +111,7 @@ def to_float16(path: Path) -> None:
     model = OnnxModel(convert_float_to_float16(onnx.load(path), keep_io_types=True))
     model.topological_sort()  # the casts of the inputs stand last
     onnx.checker.check_model(model.model, full_check=True)
-    with whole(path) as beside:
+    with atomic_write(path) as beside:
         onnx.save(model.model, beside)
 
 

@@ -29,7 +29,7 @@ def effective(gdn: GDN) -> tuple[Tensor, Tensor]:
     return gdn.beta_reparam(gdn.beta).detach(), gdn.gamma_reparam(gdn.gamma).detach()
 
 
-class PlainGDN(nn.Module):
+class LoweredGDN(nn.Module):
     """GDN or IGDN in Conv, Mul, Sqrt and Div: ``x / sqrt(beta + gamma x^2)`` or ``x * sqrt(beta + gamma x^2)``.
 
     ``(B, C, H, W) -> (B, C, H, W)``; ``norm.weight: (C, C, 1, 1)`` is gamma and ``norm.bias: (C,)`` is beta.
@@ -41,7 +41,7 @@ class PlainGDN(nn.Module):
         self.norm = _conv(gamma[:, :, None, None], beta)
 
     @classmethod
-    def of(cls, gdn: GDN) -> "PlainGDN":
+    def of(cls, gdn: GDN) -> "LoweredGDN":
         """The same function as ``gdn``."""
         return cls(*effective(gdn), inverse=gdn.inverse)
 
@@ -64,7 +64,7 @@ class FixedMask(nn.Module):
         return x * self.mask
 
 
-def plain(transform: nn.Module, form: Form = "native", size: tuple[int, int] | None = None) -> nn.Module:
+def lower(transform: nn.Module, form: Form = "native", size: tuple[int, int] | None = None) -> nn.Module:
     """Copy an analysis or synthesis transform and write it plainly; the original is left as it is.
 
     Args:
@@ -107,7 +107,7 @@ def take_planes(transform: nn.Module, tables: EntropyTables) -> Planes:
 
 def _plain_layer(name: str, layer: nn.Module, form: Form, size: tuple[int, int] | None) -> nn.Module:
     if isinstance(layer, GDN):
-        return PlainGDN.of(layer)
+        return LoweredGDN.of(layer)
     if isinstance(layer, nn.ConvTranspose2d) and form != "native":
         if reason := refusal(layer, "subpixel" if form == "subpixel" else "masked"):
             raise UserError(f"The layer {name} cannot be exported with --form {form}: {reason}.")

@@ -12,7 +12,7 @@ from codecswap.console import say, warn
 from codecswap.data.pictures import UNREADABLE, load_picture, scan
 from codecswap.data.prepare.crops import cores
 from codecswap.errors import UserError, how_to_install
-from codecswap.files import whole
+from codecswap.files import atomic_write
 from codecswap.inference import bitstream
 from codecswap.inference.runtime import OnnxCodec
 
@@ -81,7 +81,7 @@ def encode_file(codec: bitstream.Codec, source: Path, target: Path) -> str:
     except UNREADABLE as error:
         raise UserError(f"{source} cannot be read as a picture ({error}): name a PNG, JPEG or WebP file.") from None
     data = bitstream.encode(codec, picture)
-    with whole(target) as path:
+    with atomic_write(target) as path:
         path.write_bytes(data)
     bpp = 8 * len(data) / (picture.width * picture.height)
     return f"{picture.width}x{picture.height}, {len(data):,} bytes, {bpp:.3f} bits per pixel"
@@ -101,7 +101,7 @@ def decode_file(codec: bitstream.Codec, source: Path, target: Path) -> str:
         picture = bitstream.decode(codec, source.read_bytes())
     except bitstream.BadFile as error:
         raise UserError(f"{source} {error}.") from None
-    with whole(target) as path:
+    with atomic_write(target) as path:
         picture.save(path, "PNG")
     return f"{picture.width}x{picture.height}"
 

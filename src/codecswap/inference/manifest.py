@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from codecswap.errors import UserError
-from codecswap.files import whole
+from codecswap.files import atomic_write
 from codecswap.inference.planes import Planes
 from codecswap.inference.tables import EntropyTables
 
@@ -67,12 +67,12 @@ def describe_network(path: Path, input: str, output: str) -> Network:
 
 def write_folder(folder: Path, manifest: Manifest, tables: EntropyTables) -> None:
     """Write tables and codec.json, the latter last: a folder without it is no codec yet."""
-    with whole(folder / TABLES) as path:
+    with atomic_write(folder / TABLES) as path:
         path.write_text(tables.to_json(), encoding="utf-8")
-    with whole(folder / BINARY_TABLES) as path:  # for the C library
+    with atomic_write(folder / BINARY_TABLES) as path:  # for the C library
         path.write_bytes(tables.binary)
     content = {"format": FORMAT, "version": VERSION, "factor": FACTOR, "entropy": TABLES, **asdict(manifest)}
-    with whole(folder / MANIFEST) as path:
+    with atomic_write(folder / MANIFEST) as path:
         path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 

@@ -23,9 +23,9 @@ from codecswap.export import command as export
 from codecswap.export.backends.graph import layer_of
 from codecswap.export.backends.onnx import latent_size, write_decoder, write_encoder
 from codecswap.export.backends.onnx_qdq import Override, channel_scales, costs, fixed_scale, quantise_graph
-from codecswap.export.lower import plain, take_planes
+from codecswap.export.lower import lower, take_planes
 from codecswap.export.torch_codec import TorchCodec, load_source
-from codecswap.files import whole
+from codecswap.files import atomic_write
 from codecswap.inference.bitstream import pack, unpack
 from codecswap.inference.check import compare, demand, write_checks
 from codecswap.inference.manifest import Manifest, Network, describe_network, write_folder
@@ -110,7 +110,7 @@ def quantise(
         advance(1)
     encoder = decoder = planes = None
     if options.parts != "encoder":
-        transform = plain(codec.g_s, options.form, size)
+        transform = lower(codec.g_s, options.form, size)
         if options.equalise:
             equalise(transform, [torch.from_numpy(tables.to_latents(one))[None] for one in symbols])
         planes = take_planes(transform, tables)
@@ -127,7 +127,7 @@ def quantise(
             show_costs("decoder", path, made / path.name, inputs[0])
         advance(1)
     if options.parts != "decoder":
-        transform = plain(codec.g_a)
+        transform = lower(codec.g_a)
         inputs = [sample[None] for sample in samples]
         if options.equalise:
             equalise(transform, [torch.from_numpy(one) for one in inputs])
@@ -159,7 +159,7 @@ def quantise(
     checks = verified(made, folder, samples, symbols)
     manifest = replace(manifest, checks={path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in checks})
     for path in [*checks, *(made / network.file for network in (encoder, decoder) if network)]:
-        with whole(folder / path.name) as beside:
+        with atomic_write(folder / path.name) as beside:
             shutil.copyfile(path, beside)
     write_folder(folder, manifest, tables)
     return manifest

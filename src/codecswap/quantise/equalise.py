@@ -15,7 +15,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from codecswap.export.lower import PlainGDN, convolution
+from codecswap.export.lower import LoweredGDN, convolution
 
 
 @torch.no_grad()
@@ -23,30 +23,30 @@ def equalise(transform: nn.Module, samples: Iterable[Tensor]) -> None:
     """Rescale, in place, so that on the samples every channel before and after every GDN has a largest value of 1.
 
     Args:
-        transform: what `codecswap.export.lower.plain` returns.
+        transform: what `codecswap.export.lower.lower` returns.
         samples: what goes into it, ``(B, C, H, W)`` each; only ranges are taken from them, so a few pictures do.
     """
     layers = list(transform.children())
     ranges = _ranges(transform, samples)
     for before, gdn, after in zip(layers, layers[1:], layers[2:], strict=False):
-        if isinstance(gdn, PlainGDN):
+        if isinstance(gdn, LoweredGDN):
             inside, outside = (_usable(values) for values in ranges[gdn])
             _rescale(gdn, inside, 1 / outside)
             _scale_outputs(before, 1 / inside)
             _scale_inputs(after, outside)
 
 
-def _ranges(transform: nn.Module, samples: Iterable[Tensor]) -> dict[PlainGDN, tuple[Tensor, Tensor]]:
+def _ranges(transform: nn.Module, samples: Iterable[Tensor]) -> dict[LoweredGDN, tuple[Tensor, Tensor]]:
     """The largest absolute value of each channel before and after each GDN."""
-    found: dict[PlainGDN, tuple[Tensor, Tensor]] = {}
+    found: dict[LoweredGDN, tuple[Tensor, Tensor]] = {}
 
     def look(gdn: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        assert isinstance(gdn, PlainGDN)
+        assert isinstance(gdn, LoweredGDN)
         largest = tuple(x.abs().amax(dim=(0, 2, 3)) for x in (inputs[0], output))
         before = found.get(gdn, largest)
         found[gdn] = torch.maximum(before[0], largest[0]), torch.maximum(before[1], largest[1])
 
-    handles = [gdn.register_forward_hook(look) for gdn in transform.modules() if isinstance(gdn, PlainGDN)]
+    handles = [gdn.register_forward_hook(look) for gdn in transform.modules() if isinstance(gdn, LoweredGDN)]
     try:
         for sample in samples:
             transform(sample)
@@ -61,7 +61,7 @@ def _usable(largest: Tensor) -> Tensor:
     return torch.where(largest > 1e-12, largest, torch.ones_like(largest))
 
 
-def _rescale(gdn: PlainGDN, inside: Tensor, outside: Tensor) -> None:
+def _rescale(gdn: LoweredGDN, inside: Tensor, outside: Tensor) -> None:
     """Make a GDN of inputs divided by ``inside: (C,)`` give outputs multiplied by ``outside: (C,)``."""
     factor = (inside * outside).square()
     factor = factor if gdn.inverse else 1 / factor

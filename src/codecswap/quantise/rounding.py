@@ -36,7 +36,7 @@ def round_weights(
     Transposed convolutions and those inside GDNs are left as they are: nearest rounding serves the latter well.
 
     Args:
-        transform: what `codecswap.export.lower.plain` returns.
+        transform: what `codecswap.export.lower.lower` returns.
         samples: what goes into it, ``(1, C, H, W)`` each.
         exact_input: what goes in is 8-bit integers already.
         levels: largest whole number that a weight may become, of either sign (`LEVELS`).

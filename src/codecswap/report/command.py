@@ -9,7 +9,7 @@ from rich.filesize import decimal
 from codecswap.config import ReportOptions
 from codecswap.console import say
 from codecswap.errors import UserError
-from codecswap.files import whole
+from codecswap.files import atomic_write
 from codecswap.report.bench import Bench
 from codecswap.report.page import conclusion, write_page
 from codecswap.report.run import Run, read_runs
@@ -56,7 +56,7 @@ class Report:
         """Write the whole page, and say so."""
         began = time.perf_counter()
         page = write_page(runs, self.bench, self.encoded, watched=watched)
-        with whole(self.output) as beside:
+        with atomic_write(self.output) as beside:
             beside.write_text(page, encoding="utf-8")
         size, seconds = decimal(self.output.stat().st_size), time.perf_counter() - began
         say(f"Written: {self.output} ({size}, {seconds:.0f} s).")

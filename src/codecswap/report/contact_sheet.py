@@ -5,7 +5,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from codecswap.files import whole
+from codecswap.files import atomic_write
 
 GAP, CAPTION = 8, 22
 """Pixels between pictures, and for the line of text above each."""
@@ -32,5 +32,5 @@ def contact_sheet(path: Path, titles: Sequence[str], rows: Sequence[Sequence[tup
             left = GAP + column * (width + GAP)
             draw.text((left, top + 2), caption, fill="#555555", font=font)
             sheet.paste(picture, (left, top + CAPTION))
-    with whole(path) as beside:
+    with atomic_write(path) as beside:
         sheet.save(beside, format="PNG")

@@ -19,7 +19,7 @@ from torchvision.utils import make_grid
 
 from codecswap.config import TrainingOptions
 from codecswap.console import say, warn
-from codecswap.files import whole
+from codecswap.files import atomic_write
 from codecswap.training.saving import Checkpoints
 
 
@@ -57,7 +57,7 @@ class Reconstructions(L.Callback):
         folder.mkdir(parents=True, exist_ok=True)
         for index, image in enumerate(images):
             picture = to_pil_image((image * 255).round().to(torch.uint8))
-            with whole(folder / f"{index:05d}.png") as beside:
+            with atomic_write(folder / f"{index:05d}.png") as beside:
                 picture.save(beside, format="PNG")
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
@@ -169,7 +169,7 @@ def cut_rows(path: Path, epoch: int, row: dict[str, float] | None = None) -> Non
     )
     writer.writeheader()
     writer.writerows(rows)
-    with whole(path) as beside:
+    with atomic_write(path) as beside:
         beside.write_text(text.getvalue(), encoding="utf-8")
 
 

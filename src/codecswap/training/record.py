@@ -16,7 +16,7 @@ import torch
 from codecswap.codecs.source import state_digest
 from codecswap.console import is_first_process
 from codecswap.data.prepare.crops import cores
-from codecswap.files import whole
+from codecswap.files import atomic_write
 from codecswap.training.checkpoint import StudentRecord
 from codecswap.training.resume import Origin
 
@@ -65,7 +65,7 @@ def write_record(
         ],
         "starts": [*before.get("starts", []), _start(origin, forced)],
     }
-    with whole(path) as beside:
+    with atomic_write(path) as beside:
         beside.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from codecswap.codecs.source import state_digest
 from codecswap.config import TrainingOptions
 from codecswap.errors import Interrupted, RunFailure
-from codecswap.files import whole
+from codecswap.files import atomic_write
 from codecswap.training.checkpoint import FORMAT, StudentRecord
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ class Checkpoints(L.Callback):
     def save(self, trainer: L.Trainer, name: str) -> None:
         """Write a checkpoint beside its place and rename it; every process must call this."""
         if trainer.is_global_zero:
-            with whole(self.folder / name, sync=True) as beside:
+            with atomic_write(self.folder / name, sync=True) as beside:
                 trainer.save_checkpoint(beside)
         else:
             trainer.save_checkpoint(self.folder / name)  # takes part in what is gathered, writes nothing

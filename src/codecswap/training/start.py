@@ -15,7 +15,7 @@ from codecswap.config import DistillOptions
 from codecswap.console import is_first_process, say, show_table, warn
 from codecswap.data.coco import Pictures, first_readable
 from codecswap.errors import UserError
-from codecswap.files import whole
+from codecswap.files import atomic_write
 from codecswap.metrics import psnr, to_8_bits
 from codecswap.swaps.apply import swap
 from codecswap.swaps.calibrate import calibrate
@@ -45,11 +45,11 @@ def make_folder(stage: "Stage", options: Any, resumed: str | None) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         text = yaml.safe_dump(asdict(options), sort_keys=False)
-        with whole(folder / "config.yaml") as beside:
+        with atomic_write(folder / "config.yaml") as beside:
             beside.write_text(text, encoding="utf-8")
         best = Path(resumed).with_name(stage.best) if resumed else None
         if best and best.exists() and best.parent.resolve() != folder.resolve():  # the best so far comes along
-            with whole(folder / stage.best) as beside:
+            with atomic_write(folder / stage.best) as beside:
                 shutil.copyfile(best, beside)
     except OSError as error:
         raise UserError(f"--save_dir {folder} cannot be written to ({error.strerror}): name another folder.") from error

@@ -10,7 +10,7 @@ from codecswap.data.prepare.crop_folder import SKIPPED, crop_folder
 from codecswap.data.prepare.fetch import fetch
 from codecswap.data.prepare.unpack import TOP
 from codecswap.errors import UserError
-from codecswap.files import alone
+from codecswap.files import directory_lock
 
 TRAINING_SIZE = 224
 """Side of the crops that training takes, in pixels."""
@@ -23,7 +23,7 @@ def main(options: PrepareOptions, typed: set[str]) -> int:
         with ExitStack() as locks:
             folders = (options.coco_dir, None if options.download_only else options.out_dir)
             for folder in {Path(folder).resolve() for folder in folders if folder is not None}:
-                locks.enter_context(alone(folder))
+                locks.enter_context(directory_lock(folder))
             return _run(options)
     except KeyboardInterrupt:
         print("\nThe same command goes on from here.", file=sys.stderr)

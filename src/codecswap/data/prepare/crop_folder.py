@@ -13,7 +13,7 @@ from codecswap.data.pictures import scan
 from codecswap.data.prepare.crops import BYTES_PER_PIXEL, crop_all
 from codecswap.data.split import base_name, choose, position
 from codecswap.errors import UserError
-from codecswap.files import need_space, whole
+from codecswap.files import atomic_write, need_space
 
 MANIFEST = "manifest.json"
 SKIPPED = "skipped.txt"
@@ -171,7 +171,7 @@ def _check(out: Path, before: dict[str, Any] | None, now: dict[str, Any]) -> Non
 
 def _write(out: Path, manifest: dict[str, Any]) -> None:
     out.mkdir(parents=True, exist_ok=True)
-    with whole(out / MANIFEST) as beside:
+    with atomic_write(out / MANIFEST) as beside:
         beside.write_text(json.dumps(manifest, indent=1) + "\n", "utf-8")
 
 
@@ -179,5 +179,5 @@ def _write_skipped(out: Path, lines: Sequence[str]) -> None:
     if not lines:
         (out / SKIPPED).unlink(missing_ok=True)
         return
-    with whole(out / SKIPPED) as beside:
+    with atomic_write(out / SKIPPED) as beside:
         beside.write_text("".join(f"{line}\n" for line in lines), "utf-8", errors="surrogateescape")

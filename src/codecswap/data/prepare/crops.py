@@ -17,7 +17,7 @@ from PIL import Image, UnidentifiedImageError
 
 from codecswap.data.pictures import UNREADABLE, load_picture
 from codecswap.errors import UserError
-from codecswap.files import whole
+from codecswap.files import atomic_write
 
 SAVE: dict[str, dict[str, Any]] = {
     # 4:4:4: a crop of half the picture's size has sharp colours to keep (2.6 dB more than 4:2:0, a quarter more bytes)
@@ -54,7 +54,7 @@ def crop_picture(source: Path, target: Path, *, size: int, format: str) -> str |
         return "no picture that Pillow knows"
     except UNREADABLE as error:
         return getattr(error, "strerror", None) or str(error) or type(error).__name__
-    with whole(target) as beside:
+    with atomic_write(target) as beside:
         crop.save(beside, **SAVE[format])
     return None
 

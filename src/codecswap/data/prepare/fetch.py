@@ -17,7 +17,7 @@ from codecswap.data.prepare.remote import RemoteFile, extents
 from codecswap.data.prepare.unpack import TOP, missing, open_zip, pictures, place, unpack
 from codecswap.data.split import choose
 from codecswap.errors import UserError
-from codecswap.files import need_space, whole
+from codecswap.files import atomic_write, need_space
 
 PICTURE_BYTES = 163_000
 """Mean size of a COCO picture, to tell how many a zip will hold before it is there."""
@@ -143,7 +143,7 @@ def _fetch_chosen(coco: CocoFolder, archive: Archive, options: PrepareOptions) -
             file.expect(extents(opened, todo)),
         ):
             unpack(opened, todo, coco.partial, lambda size: advance(1))
-    with whole(coco.chosen) as beside:
+    with atomic_write(coco.chosen) as beside:
         beside.write_text(json.dumps(wish) + "\n", "utf-8")
     return coco.partial
 

@@ -13,7 +13,7 @@ from zipfile import BadZipFile, ZipFile, ZipInfo
 
 from codecswap.data.pictures import ENDINGS
 from codecswap.errors import UserError
-from codecswap.files import whole
+from codecswap.files import atomic_write
 
 TOP = "train2017"
 """The zip's own folder, which is left out of the places of its members."""
@@ -102,7 +102,7 @@ def unpack(archive: ZipFile, members: Sequence[ZipInfo], folder: Path, advance: 
     for info in members:
         target = folder / place(info)
         target.parent.mkdir(parents=True, exist_ok=True)
-        with whole(target) as beside, open(beside, "wb") as file, archive.open(info) as member:
+        with atomic_write(target) as beside, open(beside, "wb") as file, archive.open(info) as member:
             shutil.copyfileobj(member, file, 1 << 20)
         advance(info.file_size)
 

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from codecswap.codecs.source import FactorizedPrior
 from codecswap.errors import UserError
 from codecswap.export.backends import graph
-from codecswap.export.lower import Form, plain
-from codecswap.files import whole
+from codecswap.export.lower import Form, lower
+from codecswap.files import atomic_write
 from codecswap.inference.manifest import FACTOR
 
 OPSETS = range(11, 21)
@@ -75,7 +75,7 @@ def export_decoder(
     """
     size = latent_size(height, width)
     centre = medians(codec).cpu() if input == "symbols" else None
-    write_decoder(plain(codec.g_s, form, size), codec.M, path, opset=opset, size=size, input=input, centre=centre)
+    write_decoder(lower(codec.g_s, form, size), codec.M, path, opset=opset, size=size, input=input, centre=centre)
 
 
 def export_encoder(
@@ -90,7 +90,7 @@ def export_encoder(
 
     Sides are multiples of 16; whoever feeds it pads. Arguments and errors as in `export_decoder`.
     """
-    write_encoder(plain(codec.g_a), path, opset=opset, size=latent_size(height, width))
+    write_encoder(lower(codec.g_a), path, opset=opset, size=latent_size(height, width))
 
 
 def write_decoder(
@@ -103,7 +103,7 @@ def write_decoder(
     input: str,
     centre: Tensor | None = None,
 ) -> None:
-    """Write a plain synthesis transform (`codecswap.export.lower.plain`) as it is.
+    """Write a plain synthesis transform (`codecswap.export.lower.lower`) as it is.
 
     Args:
         channels: of its input.
@@ -164,7 +164,7 @@ def _export(
         _check(model, path, opset)
         onnx.save(model, beside)
 
-    with whole(path) as beside:
+    with atomic_write(path) as beside:
         write(beside)
 
 

@@ -15,7 +15,7 @@ from onnx import ModelProto, helper, numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
 
 from codecswap.export.backends import graph
-from codecswap.files import whole
+from codecswap.files import atomic_write
 from codecswap.inference.runtime import open_session
 
 METHODS = {
@@ -93,7 +93,7 @@ def quantise_graph(
             )
         onnx.checker.check_model(onnx.load(beside), full_check=True)
 
-    with whole(target) as beside:
+    with atomic_write(target) as beside:
         write(beside)
 
 
