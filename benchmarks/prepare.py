@@ -40,7 +40,7 @@ def make_pictures(photographs, folder, count):
         picture.save(folder / f"{index:012}.jpg", quality=90)
 
 
-def lower(source, target):
+def plain(source, target):
     """The loop that everybody writes."""
     for path in scan(source):
         with Image.open(path) as picture:
