@@ -68,7 +68,7 @@ def test_what_is_no_codec_is_refused_in_a_sentence(tmp_path: Path, monkeypatch: 
     files["x.safetensors"].write_bytes(b"\x00" * 64)
     sentences = {
         "text.pth": "no checkpoint",
-        "evil.pth": r"holds code \(pathlib\.Path\.touch\), which is never run",
+        "evil.pth": r"holds code \(pathlib(\._local)?\.Path\.touch\), which is never run",
         "list.pth": "holds a list",
         "other.pth": "not a codec of the architecture bmshj2018_factorized .*gaussian_conditional",
         "student.pth": "holds a student, not a teacher",
