@@ -43,7 +43,7 @@ def main(options: DemoOptions, typed: set[str]) -> int:
     except OSError as error:
         raise UserError(f"--output {folder} cannot be written to ({error.strerror}): name another folder.") from error
     with as_file(files("codecswap") / "assets" / "photos") as photos:
-        say("1/6  Cut the embedded photographs into training tiles.")
+        say("1/7  Cut the embedded photographs into training tiles.")
         pictures = folder / "pictures"
         for side in ("train", "val"):
             cut_tiles(photos / side, pictures / side)
@@ -56,10 +56,10 @@ def main(options: DemoOptions, typed: set[str]) -> int:
             "num_workers": 1,
             "warmup_steps": 13,
         }
-        say("\n2/6  Swap: the student before any training.")
+        say("\n2/7  Swap: the student before any training.")
         begin = DistillOptions(**common, save_dir=str(folder / "start"), epochs=0, train_igdn=True, lr=LEARNING_RATE)
         training.distill(begin, set())
-        say("\n3/6  Distil: the student learns its teacher's reconstructions.")
+        say("\n3/7  Distil: the student learns its teacher's reconstructions.")
         distil = replace(
             begin,
             resume=str(folder / "start" / "last.pt"),
@@ -67,7 +67,7 @@ def main(options: DemoOptions, typed: set[str]) -> int:
             epochs=options.distil_epochs,
         )
         training.distill(distil, {"resume", "save_dir", "epochs"})
-        say("\n4/6  Fine-tune: the student learns the pictures themselves.")
+        say("\n4/7  Fine-tune: the student learns the pictures themselves.")
         tune = FinetuneOptions(
             **common,
             save_dir=str(folder / "checkpoints_ft"),
@@ -75,7 +75,7 @@ def main(options: DemoOptions, typed: set[str]) -> int:
             resume_student=str(folder / "checkpoints" / "best_msssim.pt"),
         )
         training.finetune(tune, set())
-        say("\n5/6  Compare on photographs that training never saw.")
+        say("\n5/7  Compare on photographs that training never saw.")
         teacher = load_codec(EMBEDDED)
         before = load_student(folder / "start" / "last.pt").student
         students = {
@@ -86,10 +86,10 @@ def main(options: DemoOptions, typed: set[str]) -> int:
             "subpixel, no training": swap(teacher, "subpixel")[0],
         }
         compare(teacher, students, [whole_picture(path) for path in scan(photos / "val")], folder / "contact_sheet.png")
-    say("\n6/6  Write the report.")
+    say("\n6/7  Write the report.")
     page = folder / "report.html"
     command.main(ReportOptions(runs=[str(folder / "checkpoints"), str(folder / "checkpoints_ft")], output=page), set())
-    say("\nExport the decoder to ship: exact, nothing to train, no ConvTranspose.")
+    say("\n7/7  Export the decoder to ship: exact, nothing to train, no ConvTranspose.")
     ship(folder)
     say(f"Open {page} in a browser: the verdict, and the student's way towards it.")
     say(f"Look at {folder / 'contact_sheet.png'}: the original, the teacher, and the student's way towards it.")

@@ -54,7 +54,7 @@ def main(options: QuantiseOptions, typed: set[str]) -> int:
         raise UserError(f"--keep {unknown[0]}: the codec's layers are {', '.join(layers)}.")
     samples = calibration_pictures(options)
     say(f"Calibrating on {len(samples)} pictures.")
-    steps = len(samples) + STEPS * (2 if options.parts == "all" else 1)
+    steps = len(samples) + STEPS * (2 if options.parts == "all" else 1) + 1
     with tempfile.TemporaryDirectory() as scratch, bar("Quantise", steps, unit="steps") as advance:
         manifest = quantise(codec, name, replacement, samples, options, Path(scratch), advance=advance)
     if manifest.encoder:
@@ -93,7 +93,7 @@ def quantise(
         samples: pictures ``(3, H, W)`` of one size.
         scratch: folder for the float graphs, and for the result until it has been checked.
         show: print what each tensor costs.
-        advance: is told of every sample encoded, and of every one of `STEPS` for each network.
+        advance: is told of every sample encoded, of each of `STEPS` for each network, and of the check.
 
     Raises:
         UserError: ONNX Runtime does not compute here what the files mean; nothing is written.
@@ -157,6 +157,7 @@ def quantise(
     )
     write_folder(made, manifest, tables)
     checks = verified(made, folder, samples, symbols)
+    advance(1)
     manifest = replace(manifest, checks={path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in checks})
     for path in [*checks, *(made / network.file for network in (encoder, decoder) if network)]:
         with atomic_write(folder / path.name) as beside:
