@@ -13,13 +13,14 @@ from pathlib import Path
 
 import torch
 
-from codecswap.codecs.source import FactorizedPrior, load_codec
+from codecswap.codecs.factorized import FactorizedPrior
+from codecswap.codecs.protocol import encode
+from codecswap.codecs.source import load_codec
 from codecswap.console import show_table
 from codecswap.data.coco import first_readable, list_pictures
 from codecswap.metrics import psnr, to_8_bits
 from codecswap.swaps.apply import swap
 from codecswap.swaps.calibrate import calibrate
-from codecswap.training.student import encode
 
 
 def main() -> None:

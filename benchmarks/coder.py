@@ -17,9 +17,9 @@ import numpy as np
 from compressai import ans
 
 from codecswap.codecs.source import load_codec
+from codecswap.codecs.torch_codec import TorchCodec
 from codecswap.console import show_table
 from codecswap.export import command as export
-from codecswap.export.torch_codec import TorchCodec
 from codecswap.inference import rans
 from codecswap.inference.tables import EntropyTables
 

@@ -17,10 +17,10 @@ import torch
 from torch import nn
 
 from codecswap.codecs.source import load_codec
+from codecswap.codecs.torch_codec import TorchCodec
 from codecswap.config import ExportOptions, QuantiseOptions
 from codecswap.console import say, show_table
 from codecswap.export import command as export
-from codecswap.export.torch_codec import TorchCodec
 from codecswap.inference import rans
 from codecswap.inference.runtime import OnnxCodec
 from codecswap.quantise import command as quantise

@@ -7,7 +7,7 @@ import torch
 from pytorch_msssim import ms_ssim
 from torch import Tensor
 
-from codecswap.codecs.source import FactorizedPrior
+from codecswap.codecs.factorized import FactorizedPrior
 from codecswap.layers.upsampling import UpsampleConv2d
 from codecswap.swaps.apply import swap
 

@@ -21,7 +21,8 @@ import torch
 
 from codecswap.advise import multiply_adds
 from codecswap.cli import run
-from codecswap.codecs.source import FactorizedPrior, load_codec
+from codecswap.codecs.factorized import FactorizedPrior
+from codecswap.codecs.source import load_codec
 from codecswap.console import show_table
 from codecswap.data.coco import list_pictures, whole_picture
 from codecswap.evaluation.measure import evaluate

@@ -21,7 +21,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from codecswap.cli import run
-from codecswap.codecs.source import FactorizedPrior
+from codecswap.codecs.factorized import FactorizedPrior
 from codecswap.data.pictures import scan
 from codecswap.training import loop as training
 

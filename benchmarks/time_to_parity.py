@@ -22,14 +22,16 @@ import torch
 from recipe import Recipe
 from torch import Tensor
 
-from codecswap.codecs.source import FactorizedPrior, load_codec
+from codecswap.codecs.factorized import FactorizedPrior
+from codecswap.codecs.protocol import encode
+from codecswap.codecs.source import load_codec
 from codecswap.console import show_table
 from codecswap.data.coco import EpochSampler, TrainingPictures, first_readable, list_pictures
 from codecswap.metrics import psnr, to_8_bits
 from codecswap.swaps.apply import swap
 from codecswap.swaps.calibrate import calibrate
 from codecswap.training.losses import reconstruction_loss
-from codecswap.training.student import TeacherStudent, encode
+from codecswap.training.student import TeacherStudent
 
 
 def batches(paths: list[Path], size: int) -> Iterator[Tensor]:

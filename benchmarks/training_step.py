@@ -15,7 +15,8 @@ from collections.abc import Callable
 import torch
 from recipe import Recipe
 
-from codecswap.codecs.source import FactorizedPrior, load_codec
+from codecswap.codecs.factorized import FactorizedPrior
+from codecswap.codecs.source import load_codec
 from codecswap.console import show_table
 from codecswap.swaps.apply import swap
 from codecswap.training.losses import reconstruction_loss

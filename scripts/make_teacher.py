@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
-from codecswap.codecs.source import FactorizedPrior
+from codecswap.codecs.factorized import FactorizedPrior
 from codecswap.data.coco import list_pictures, whole_picture
 
 CROP, BATCH, NOISE = 128, 8, 0.05

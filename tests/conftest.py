@@ -9,7 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from codecswap.codecs.source import FactorizedPrior, load_codec
+from codecswap.codecs.factorized import FactorizedPrior
+from codecswap.codecs.source import load_codec
 from codecswap.data.pictures import scan
 from codecswap.inference.tables import EntropyTables
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import torch
 
-from codecswap.codecs.source import FactorizedPrior, load_codec
+from codecswap.codecs.factorized import FactorizedPrior
+from codecswap.codecs.source import load_codec
 from codecswap.data.coco import whole_picture
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "make_teacher.py"

@@ -15,20 +15,20 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from codecswap.codecs.protocol import encode
     from codecswap.codecs.source import load_codec
     from codecswap.evaluation.measure import evaluate
     from codecswap.metrics import ms_ssim, psnr
     from codecswap.swaps.apply import swap
     from codecswap.swaps.calibrate import calibrate
     from codecswap.training.checkpoint import load_student
-    from codecswap.training.student import encode
 
 __version__ = "0.1.0"
 __all__ = ["calibrate", "encode", "evaluate", "load_codec", "load_student", "ms_ssim", "psnr", "swap"]
 
 _HOMES = {
     "calibrate": "swaps.calibrate",
-    "encode": "training.student",
+    "encode": "codecs.protocol",
     "evaluate": "evaluation.measure",
     "load_codec": "codecs.source",
     "load_student": "training.checkpoint",

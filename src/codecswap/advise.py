@@ -5,17 +5,18 @@ from importlib.resources import as_file, files
 import torch
 from torch import Tensor, nn
 
-from codecswap.codecs.source import GDN, FactorizedPrior, load_codec, teacher_name
+from codecswap.codecs.protocol import Codec, encode
+from codecswap.codecs.source import Teacher
 from codecswap.config import AdviseOptions
 from codecswap.console import say, show_table, track
 from codecswap.data.coco import first_readable, list_pictures
 from codecswap.data.split import position
 from codecswap.errors import UserError
+from codecswap.layers.gdn import GDN
 from codecswap.layers.upsampling import SubpixelConv2d, UpsampleConv2d
 from codecswap.metrics import psnr, to_8_bits
 from codecswap.swaps.apply import swap
 from codecswap.swaps.calibrate import calibrate
-from codecswap.training.student import encode
 
 CHOICES = ("transposed", "subpixel", "masked", "upsample")
 """What a decoder's upsampling can be made of; ``transposed`` is the teacher as it is."""
@@ -61,12 +62,13 @@ def cheapest_exact(costs: dict[str, float], accepted: set[str] | None) -> str | 
 @torch.no_grad()
 def main(options: AdviseOptions, typed: set[str]) -> int:
     """``codecswap advise``: measure, print the table, and say what to do."""
-    teacher = load_codec(options.teacher, options.quality, options.metric)
+    source = Teacher.of(options)
+    teacher = source.load()
     calibration, measured = _halves(options.images)
     seen, latents = encode(teacher, calibration), encode(teacher, measured)
     wanted = teacher.g_s(latents)
     rows, costs, lost = [], {}, 0.0
-    students: dict[str, FactorizedPrior] = {name: swap(teacher, name)[0] for name in CHOICES[1:]}
+    students: dict[str, Codec] = {name: swap(teacher, name)[0] for name in CHOICES[1:]}
     calibrate(teacher, students["upsample"], seen)
     for name in track("Compare", CHOICES, unit="choices"):
         student = students.get(name, teacher)
@@ -86,7 +88,7 @@ def main(options: AdviseOptions, typed: set[str]) -> int:
                 "none" if name != "upsample" else "distil + fine-tune",
             ]
         )
-    title = f"{teacher_name(options.teacher, options.quality, options.metric)}, measured on {len(measured)} pictures"
+    title = f"{source.name}, measured on {len(measured)} pictures"
     columns = ["--replacement", "exact?", "start, dB", "10^3 multiply-adds/pixel", "ONNX operators", "training"]
     show_table(title, columns, rows)
     say(f"The inverse GDNs between them need {', '.join(IGDN_OPERATORS)}.")

@@ -45,8 +45,8 @@ COMMANDS = {
     "demo": Command(config.DemoOptions, "demo:main"),
     "export": Command(config.ExportOptions, "export.command:main", extra="deploy"),
     "quantise": Command(config.QuantiseOptions, "quantise.command:main", extra="deploy"),
-    "encode": Command(config.EncodeOptions, "inference.coding:encode", extra=None, argument="input"),
-    "decode": Command(config.DecodeOptions, "inference.coding:decode", extra=None, argument="input"),
+    "encode": Command(config.EncodeOptions, "coding:encode", extra=None, argument="input"),
+    "decode": Command(config.DecodeOptions, "coding:decode", extra=None, argument="input"),
 }
 
 

@@ -12,13 +12,14 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2.functional import to_pil_image
 
-from codecswap.codecs.source import EMBEDDED, FactorizedPrior, load_codec
+from codecswap.codecs.protocol import Codec
+from codecswap.codecs.source import EMBEDDED, load_codec
+from codecswap.coding import decode_file, encode_file
 from codecswap.config import DemoOptions, DistillOptions, ExportOptions, FinetuneOptions, ReportOptions
 from codecswap.console import say, show_table
 from codecswap.data.coco import scan, whole_picture
 from codecswap.errors import UserError
 from codecswap.evaluation.measure import code, show
-from codecswap.inference.coding import decode_file, encode_file
 from codecswap.inference.runtime import OnnxCodec
 from codecswap.metrics import ms_ssim, psnr
 from codecswap.report import command
@@ -139,9 +140,7 @@ def ship(folder: Path) -> None:
 
 
 @torch.no_grad()
-def compare(
-    teacher: FactorizedPrior, students: dict[str, FactorizedPrior], pictures: list[Tensor], sheet: Path
-) -> None:
+def compare(teacher: Codec, students: dict[str, Codec], pictures: list[Tensor], sheet: Path) -> None:
     """Print teacher and students (sharing its latents) against whole pictures, and draw the contact sheet."""
     scores: dict[str, list[tuple[float, float]]] = {name: [] for name in ("teacher", *students)}
     rates, rows = [], []

@@ -1,10 +1,13 @@
 """How close two pictures are: PSNR and MS-SSIM, per picture, as the field reports them."""
 
 from functools import lru_cache
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+Bits = TypeVar("Bits", float, Tensor)
 
 _WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 _WINDOW, _SIGMA = 11, 1.5
@@ -30,6 +33,11 @@ def psnr(x: Tensor, y: Tensor) -> Tensor:
     """
     error = (x.double() - y.double()).square().flatten(1).mean(1)
     return -10 * error.log10()
+
+
+def bits_per_pixel(bits: Bits, x: Tensor) -> Bits:
+    """The rate of a batch of pictures ``x: (B, 3, H, W)`` that take ``bits`` together, counted or estimated."""
+    return bits / (x.shape[0] * x.shape[2] * x.shape[3])
 
 
 def ms_ssim(x: Tensor, y: Tensor) -> Tensor:

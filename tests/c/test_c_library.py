@@ -13,9 +13,10 @@ from compressai import ans
 from csw_library import FLOAT, NCHW, NHWC, UINT8, CswError, Form, Library
 from PIL import Image
 
-from codecswap.codecs.source import FactorizedPrior, load_codec
+from codecswap.codecs.factorized import FactorizedPrior
+from codecswap.codecs.source import load_codec
+from codecswap.codecs.torch_codec import TorchCodec
 from codecswap.data.pictures import load_picture
-from codecswap.export.torch_codec import TorchCodec
 from codecswap.inference import bitstream, rans, tiles
 from codecswap.inference.planes import Planes
 from codecswap.inference.tables import EntropyTables
@@ -63,7 +64,7 @@ def test_strings_are_those_of_python_and_compressai(library: Library, random_tab
 def test_photographs_are_read_and_written_as_python_does(
     library: Library, teacher: FactorizedPrior, coded: list[tuple[np.ndarray, bytes]]
 ) -> None:
-    tables = EntropyTables.of(teacher)
+    tables = teacher.entropy_tables()
     for symbols, data in coded:
         read, size = library.read(tables, data)
         assert (read == symbols).all()
@@ -102,7 +103,7 @@ def test_every_form_of_a_decoders_input(library: Library, random_tables: Draw, l
 
 def test_tables_are_checked(library: Library, random_tables: Draw, teacher: FactorizedPrior) -> None:
     rng = np.random.default_rng(0)
-    for tables in [EntropyTables.of(teacher), *(with_medians(random_tables(rng, 5), rng) for _ in range(20))]:
+    for tables in [teacher.entropy_tables(), *(with_medians(random_tables(rng, 5), rng) for _ in range(20))]:
         binary = tables.binary
         channels, entries, planes, low, high, digest = struct.unpack("<5I32s", library.ask("tables", tables=binary))
         assert (channels, entries) == (tables.channels, tables.lengths.sum())
@@ -161,7 +162,7 @@ def test_tables_that_make_no_sense_are_refused_though_their_digest_fits(library:
 def test_bad_files_are_refused_with_the_reason(
     library: Library, teacher: FactorizedPrior, coded: list[tuple[np.ndarray, bytes]]
 ) -> None:
-    tables, good = EntropyTables.of(teacher), coded[0][1]
+    tables, good = teacher.entropy_tables(), coded[0][1]
     header, body = good[:34], good[34:-4]
 
     def changed(place: int, new: bytes) -> bytes:
@@ -246,7 +247,7 @@ def test_tiles_are_those_of_python(library: Library) -> None:
 def test_tiles_are_cut_from_a_decoders_input(
     library: Library, teacher: FactorizedPrior, coded: list[tuple[np.ndarray, bytes]], layout: int
 ) -> None:
-    tables, (symbols, data) = EntropyTables.of(teacher), coded[0]
+    tables, (symbols, data) = teacher.entropy_tables(), coded[0]
     left, *_ = list(tiles.windows(symbols.shape[2], 6))[1]
     wanted = symbols[:, :7, left : left + 6]
     for form in Form:

@@ -10,7 +10,8 @@ from compressai.models import MeanScaleHyperprior
 from safetensors.torch import save_file
 
 from codecswap.codecs import source as codecs
-from codecswap.codecs.source import FactorizedPrior, fingerprint, load_codec
+from codecswap.codecs.factorized import FactorizedPrior
+from codecswap.codecs.source import fingerprint, load_codec
 from codecswap.errors import UserError
 
 

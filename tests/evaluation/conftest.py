@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from codecswap.codecs.source import FactorizedPrior, fingerprint, load_codec
+from codecswap.codecs.factorized import FactorizedPrior
+from codecswap.codecs.source import fingerprint, load_codec
 from codecswap.swaps.apply import swap
 from codecswap.training.checkpoint import StudentRecord
 

@@ -14,7 +14,8 @@ from compressai.utils.plot.__main__ import parse_json_file
 from PIL import Image
 
 from codecswap.cli import parse, run
-from codecswap.codecs.source import FactorizedPrior, load_codec
+from codecswap.codecs.factorized import FactorizedPrior
+from codecswap.codecs.source import load_codec
 from codecswap.data.coco import whole_picture
 from codecswap.evaluation import command
 from codecswap.evaluation.measure import Family, code

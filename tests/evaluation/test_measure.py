@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import codecswap
-from codecswap.codecs.source import FactorizedPrior
+from codecswap.codecs.factorized import FactorizedPrior
 from codecswap.data.coco import whole_picture
 from codecswap.errors import UserError
 from codecswap.evaluation.measure import CodecResult, Coded, Family, Scores, code, evaluate, evaluate_all

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from codecswap.cli import run
-from codecswap.codecs.source import FactorizedPrior
+from codecswap.codecs.factorized import FactorizedPrior
 from codecswap.evaluation import evaluation_set as evaluation_set
 from codecswap.evaluation.published import PUBLISHED, distance, is_kodak
 

@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from codecswap import cli
-from codecswap.codecs.source import FactorizedPrior, load_codec
+from codecswap.codecs.factorized import FactorizedPrior
+from codecswap.codecs.source import load_codec
+from codecswap.codecs.torch_codec import TorchCodec
 from codecswap.config import ExportOptions
 from codecswap.errors import UserError
 from codecswap.export.command import verify, write
-from codecswap.export.torch_codec import TorchCodec
 from codecswap.inference.runtime import OnnxCodec
-from codecswap.inference.tables import EntropyTables
 from codecswap.swaps.apply import swap
 
 
@@ -75,7 +75,7 @@ def test_a_symbol_may_differ_where_the_latent_lies_on_the_boundary(
 ) -> None:
     manifest = write(teacher, "tiny", "none", ExportOptions(output=tmp_path))
     shape = (manifest.M, 2, 2)
-    medians = EntropyTables.of(teacher).medians[:, None, None]
+    medians = teacher.entropy_tables().medians[:, None, None]
     latents = np.zeros(shape, np.float32) + medians
     latents[:9] += 0.5 - away  # 36 of 288, far more than one in 100,000
     exported = latents.copy()

@@ -9,7 +9,7 @@ import onnxruntime
 import pytest
 import torch
 
-from codecswap.codecs.source import FactorizedPrior
+from codecswap.codecs.factorized import FactorizedPrior
 from codecswap.errors import UserError
 from codecswap.export.backends import graph
 from codecswap.export.backends.onnx import export_decoder, export_encoder, medians

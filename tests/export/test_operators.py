@@ -5,7 +5,7 @@ from pathlib import Path
 import onnx
 import pytest
 
-from codecswap.codecs.source import FactorizedPrior
+from codecswap.codecs.factorized import FactorizedPrior
 from codecswap.errors import UserError
 from codecswap.export.backends.onnx import export_decoder
 from codecswap.export.operators import TARGETS, complaints, load_target

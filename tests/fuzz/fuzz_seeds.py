@@ -15,7 +15,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from codecswap import config
-from codecswap.codecs.source import FactorizedPrior
+from codecswap.codecs.factorized import FactorizedPrior
 from codecswap.export.backends.onnx import write_decoder
 from codecswap.export.command import write
 from codecswap.export.lower import lower, take_planes
@@ -38,10 +38,10 @@ def make_seeds(root: Path) -> None:
     codec.update()
     codec.eval().requires_grad_(False)
     files = {
-        "csw": _coded(EntropyTables.of(codec)),
+        "csw": _coded(codec.entropy_tables()),
         "pt": _students(codec),
         "pth": _teachers(codec),
-        "tables": {"small": EntropyTables.of(codec).to_json().encode()},
+        "tables": {"small": codec.entropy_tables().to_json().encode()},
         "yaml": _yamls(),
         "toml": {"target": _TARGET},
         "prepared": {"manifest": _MANIFEST},

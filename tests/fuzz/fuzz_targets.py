@@ -13,7 +13,9 @@ from fuzz_seeds import EXPORTED
 from PIL import Image
 
 from codecswap import cli
-from codecswap.codecs.source import FactorizedPrior, load_codec
+from codecswap.codecs.factorized import FactorizedPrior
+from codecswap.codecs.source import load_codec
+from codecswap.codecs.torch_codec import TorchCodec
 from codecswap.data.coco import whole_picture
 from codecswap.data.pictures import UNREADABLE, load_picture
 from codecswap.data.prepare import crop_folder as prepared
@@ -22,7 +24,6 @@ from codecswap.data.prepare.remote import RemoteFile, extents
 from codecswap.data.prepare.unpack import missing, open_zip, pictures, unpack
 from codecswap.errors import UserError
 from codecswap.export.operators import complaints, load_target
-from codecswap.export.torch_codec import TorchCodec
 from codecswap.inference import bitstream, coding, rans
 from codecswap.inference.runtime import OnnxCodec
 from codecswap.inference.tables import EntropyTables

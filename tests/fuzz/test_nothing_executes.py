@@ -162,4 +162,4 @@ def test_the_zoos_file_is_read_as_carefully(tmp_path: Path, monkeypatch: pytest.
     make_seeds(tmp_path / "seeds")
     path.write_bytes((tmp_path / "seeds" / "pth" / "plain").read_bytes())
     assert load_codec(quality=3).N == 8
-    assert codecs.teacher_name(None, 3, "mse").endswith("quality 3 (mse)")
+    assert codecs.Teacher(None, 3, "mse").name.endswith("quality 3 (mse)")

@@ -16,12 +16,12 @@ from saturating import SaturatingSession
 
 from codecswap import cli
 from codecswap.codecs.source import load_codec
+from codecswap.codecs.torch_codec import TorchCodec
 from codecswap.config import QuantiseOptions
 from codecswap.data.pictures import load_picture
 from codecswap.errors import UserError
 from codecswap.export import command as export
 from codecswap.export.backends import graph
-from codecswap.export.torch_codec import TorchCodec
 from codecswap.inference import bitstream, check, runtime
 from codecswap.inference.runtime import OnnxCodec
 from codecswap.quantise.command import quantise

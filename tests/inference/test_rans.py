@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from compressai import ans
 
-from codecswap.codecs.source import FactorizedPrior
+from codecswap.codecs.factorized import FactorizedPrior
 from codecswap.errors import UserError
 from codecswap.inference import rans
 from codecswap.inference.tables import EntropyTables
@@ -109,7 +109,7 @@ def test_the_c_coder_refuses_what_is_not_its_own(random_tables: Callable[..., En
 
 
 def test_tables_survive_json_and_their_digest_sees_every_part(teacher: FactorizedPrior) -> None:
-    tables = EntropyTables.of(teacher)
+    tables = teacher.entropy_tables()
     again = EntropyTables.from_json(tables.to_json())
     assert again.digest() == tables.digest()
     assert (again.medians == tables.medians).all()
@@ -133,7 +133,7 @@ def test_damaged_tables_are_refused(text: str) -> None:
 
 
 def test_latents_that_are_not_finite_are_refused(teacher: FactorizedPrior) -> None:
-    tables = EntropyTables.of(teacher)
+    tables = teacher.entropy_tables()
     for value in (np.nan, np.inf, 1e9):
         with pytest.raises(UserError, match="not finite"):
             tables.to_symbols(np.full((tables.channels, 1, 1), value, np.float32))

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from codecswap.codecs.source import FactorizedPrior
-from codecswap.export.torch_codec import TorchCodec
+from codecswap.codecs.factorized import FactorizedPrior
+from codecswap.codecs.torch_codec import TorchCodec
 from codecswap.inference.tiles import MARGIN, windows
 from codecswap.swaps.apply import swap
 

@@ -3,11 +3,12 @@
 import pytest
 import torch
 
-from codecswap.codecs.source import GDN, FactorizedPrior
+from codecswap.codecs.factorized import FactorizedPrior
+from codecswap.codecs.protocol import encode
 from codecswap.export.lower import LoweredGDN, lower
+from codecswap.layers.gdn import GDN
 from codecswap.quantise.equalise import equalise
 from codecswap.swaps.apply import swap
-from codecswap.training.student import encode
 
 
 @pytest.fixture

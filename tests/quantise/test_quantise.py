@@ -11,15 +11,14 @@ import torch.nn.functional as F
 from torch import nn
 
 from codecswap import cli
-from codecswap.codecs.source import FactorizedPrior
+from codecswap.codecs.factorized import FactorizedPrior
+from codecswap.codecs.torch_codec import TorchCodec
 from codecswap.data.pictures import load_picture, scan
 from codecswap.export.backends import graph
 from codecswap.export.lower import lower, take_planes
-from codecswap.export.torch_codec import TorchCodec
 from codecswap.inference import bitstream
 from codecswap.inference.planes import Planes
 from codecswap.inference.runtime import OnnxCodec
-from codecswap.inference.tables import EntropyTables
 from codecswap.quantise.rounding import round_weights
 from codecswap.swaps.apply import swap
 
@@ -28,7 +27,7 @@ from codecswap.swaps.apply import swap
 @torch.no_grad()
 def test_planes_are_the_latents_borders_included(teacher: FactorizedPrior, replacement: str) -> None:
     codec = teacher if replacement == "none" else swap(teacher, replacement)[0]
-    tables = EntropyTables.of(codec)
+    tables = codec.entropy_tables()
     rng = np.random.default_rng(0)
     wide = np.minimum(tables.lengths - 3, 200)[:, None, None]
     symbols = (tables.offsets[:, None, None] + rng.integers(0, wide + 1, (72, 4, 3))).astype(np.int32)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from codecswap.codecs.source import FactorizedPrior
+from codecswap.codecs.factorized import FactorizedPrior
 from codecswap.errors import UserError
 from codecswap.swaps.apply import swap
 

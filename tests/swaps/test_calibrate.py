@@ -8,11 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from codecswap.codecs.source import GDN, FactorizedPrior, load_codec
+from codecswap.codecs.factorized import FactorizedPrior
+from codecswap.codecs.source import load_codec
+from codecswap.layers.gdn import GDN
 from codecswap.layers.upsampling import UpsampleConv2d, phase_matrix, transposed_phase_kernels
 from codecswap.swaps.apply import swap as trainable_swap
 from codecswap.swaps.calibrate import LayerFit, calibrate, fit_weights
-from codecswap.training.student import round_latents
 
 
 def transposed(inputs: int, outputs: int, kernel: int = 5) -> nn.ConvTranspose2d:
@@ -314,7 +315,7 @@ def test_the_embedded_codec_gains_on_held_out_pictures() -> None:
     teacher = load_codec("tiny")
     seen, held_out = pictures(24, 128, seed=0), pictures(12, 128, seed=1)
     with torch.no_grad():
-        calibration, latents = (round_latents(teacher, teacher.g_a(x)) for x in (seen, held_out))
+        calibration, latents = (teacher.quantise(teacher.g_a(x)) for x in (seen, held_out))
     student = swap(teacher, "upsample")
     weights = psnr(student, latents, held_out)
     fits = calibrate(teacher, student, calibration, positions=8192)

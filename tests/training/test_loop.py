@@ -15,10 +15,10 @@ import torch
 import yaml
 
 from codecswap.cli import run
-from codecswap.codecs.source import FactorizedPrior
+from codecswap.codecs.factorized import FactorizedPrior
 from codecswap.training import callbacks, saving
 from codecswap.training import loop as training
-from codecswap.training.checkpoint import latents_equal, load_student
+from codecswap.training.checkpoint import load_student
 
 FAST = [
     "--teacher",
@@ -78,7 +78,7 @@ def test_distillation_brings_the_student_closer_and_writes_what_it_says(
     assert torch.load(tmp_path / "best_msssim.pt", weights_only=True)["best"] == pytest.approx(best)
     assert yaml.safe_load((tmp_path / "config.yaml").read_text())["lr"] == 3e-4
     student = load_student(tmp_path / "last.pt").student
-    assert latents_equal(teacher, student)
+    assert student.same_latents(teacher)
     kept = [name for name in weights(tmp_path / "last.pt") if name.startswith("g_s") and ".1." not in name[4:]]
     assert all(torch.equal(student.state_dict()[name], teacher.state_dict()[name]) for name in kept), "IGDN was frozen"
 
@@ -100,7 +100,7 @@ def test_fine_tuning_moves_towards_the_picture_and_keeps_every_bit(pictures: Pat
     assert log[-1]["msssim_picture"] > log[0]["msssim_picture"] + 0.01
     assert {"ft_last.pt", "ft_best.pt", "recon_ft/pre_e000/00000.png"} <= files_in(tmp_path / "f")
     loaded = load_student(tmp_path / "f" / "ft_last.pt")
-    assert loaded.record is not None and loaded.record.same_latents and latents_equal(teacher, loaded.student)
+    assert loaded.record is not None and loaded.record.same_latents and loaded.student.same_latents(teacher)
     assert not torch.equal(loaded.student.g_s[1].gamma, teacher.g_s[1].gamma), "IGDN trains"
     train("finetune", pictures, tmp_path / "g", "--epochs", "1", "--freeze_igdn", *student)
     assert torch.equal(load_student(tmp_path / "g" / "ft_last.pt").student.g_s[1].gamma, teacher.g_s[1].gamma)
@@ -163,7 +163,7 @@ def test_training_everything_says_so_and_holds_the_rate(pictures: Path, tmp_path
     last = rows(tmp_path)[-1]
     assert last["bpp"] == pytest.approx(last["teacher_bpp"], rel=0.15) and last["lambda_rate"] > 0
     loaded = load_student(tmp_path / "last.pt")
-    assert loaded.record is not None and not loaded.record.same_latents and not latents_equal(teacher, loaded.student)
+    assert loaded.record is not None and not loaded.record.same_latents and not loaded.student.same_latents(teacher)
     x = torch.rand(1, 3, 64, 64)
     strings = loaded.student.compress(x)
     fresh = loaded.student.entropy_bottleneck

@@ -3,9 +3,11 @@
 import pytest
 import torch
 
-from codecswap.codecs.source import GDN, FactorizedPrior
+from codecswap.codecs.factorized import FactorizedPrior
+from codecswap.codecs.protocol import encode
+from codecswap.layers.gdn import GDN
 from codecswap.swaps.apply import swap
-from codecswap.training.student import TeacherStudent, encode
+from codecswap.training.student import TeacherStudent
 
 
 def trained_names(pair: TeacherStudent) -> set[str]:

@@ -10,7 +10,8 @@ from PIL import Image, features
 from torch import Tensor
 
 from codecswap.console import warn
-from codecswap.evaluation.measure import CodecResult, Coded, Lpips, Scores, bits_per_pixel, evaluate_all, timed
+from codecswap.evaluation.measure import CodecResult, Coded, Lpips, Scores, evaluate_all, timed
+from codecswap.metrics import bits_per_pixel
 
 QUALITIES = (10, 30, 50, 70, 90)
 """What Pillow calls quality, of every format."""
@@ -54,7 +55,7 @@ class Anchors:
         content, encoding_time = timed(lambda: _encode(pixels, name, quality))
         decoded, decoding_time = timed(lambda: _decode(content))
         y = torch.from_numpy(decoded).to(x.device).permute(2, 0, 1)[None].float() / 255
-        return Coded(picture, bits_per_pixel(content, x), Scores.of(y, x, lpips), encoding_time, decoding_time)
+        return Coded(picture, bits_per_pixel(8 * len(content), x), Scores.of(y, x, lpips), encoding_time, decoding_time)
 
 
 def _encode(pixels: Image.Image, name: str, quality: int) -> bytes:

@@ -191,7 +191,7 @@ def _published(evaluation_set: EvaluationSet) -> list[dict[str, Any]]:
     zoo = [
         (teacher.quality, family.results[0])
         for teacher, family in zip(evaluation_set.teachers, evaluation_set.families, strict=True)
-        if teacher.teacher is None and teacher.metric == "mse"
+        if teacher.path is None and teacher.metric == "mse"
     ]
     entries, rows = [], []
     for quality, result in zoo:

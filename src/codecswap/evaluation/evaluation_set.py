@@ -6,12 +6,14 @@ from typing import Any
 
 import torch
 
-from codecswap.codecs.source import FactorizedPrior, fingerprint, load_codec, read_state, teacher_name
+from codecswap.codecs.protocol import Codec
+from codecswap.codecs.safe_load import read_state
+from codecswap.codecs.source import ZOO, Teacher, fingerprint
 from codecswap.config import EvalOptions
 from codecswap.errors import UserError
 from codecswap.evaluation.measure import Family
 from codecswap.training import start
-from codecswap.training.checkpoint import StudentCheckpoint, latents_equal, load_student
+from codecswap.training.checkpoint import StudentCheckpoint, load_student
 
 LAST = {"distill": "last.pt", "finetune": "ft_last.pt"}
 """A stage's latest checkpoint, which knows how far the run has come."""
@@ -19,25 +21,10 @@ STAGES = {"distill": "distilled", "finetune": "fine-tuned"}
 
 
 @dataclass(frozen=True)
-class Named:
-    """A teacher as the options name it."""
-
-    teacher: str | None
-    """A path, ``tiny``, or None for the zoo."""
-    quality: int
-    metric: str
-
-    @property
-    def name(self) -> str:
-        """In a few words, for sentences."""
-        return teacher_name(self.teacher, self.quality, self.metric)
-
-
-@dataclass(frozen=True)
 class EvaluationSet:
     """All learned codecs of an evaluation."""
 
-    teachers: list[Named]
+    teachers: list[Teacher]
     families: list[Family]
     """One for each teacher."""
     checkpoints: dict[str, StudentCheckpoint]
@@ -49,9 +36,9 @@ class EvaluationSet:
         first = self.teachers[0]
         if len(self.teachers) == 1:
             return first.name
-        if first.teacher is None:
+        if first.path is None:
             qualities = ", ".join(str(teacher.quality) for teacher in self.teachers)
-            return f"bmshj2018_factorized qualities {qualities} ({first.metric})"
+            return f"{ZOO} qualities {qualities} ({first.metric})"
         return f"{len(self.teachers)} local teachers"
 
 
@@ -64,12 +51,12 @@ def enter(options: EvalOptions, typed: set[str], device: torch.device) -> Evalua
     paths = list(dict.fromkeys(options.checkpoint))
     loaded = dict(zip(_names(paths, parts=2, alone="student"), [load_student(path) for path in paths], strict=True))
     teachers = _teachers(options, typed, list(loaded.values()))
-    codecs = [load_codec(each.teacher, each.quality, each.metric) for each in teachers]
+    codecs = [each.load() for each in teachers]
     identities = [fingerprint(codec) for codec in codecs]
     students: list[dict[str, StudentCheckpoint]] = [{} for _ in teachers]
     for name, checkpoint in loaded.items():
         students[_home(checkpoint, teachers, codecs, identities)][name] = checkpoint
-    local = _names([each.teacher or f"q{each.quality}" for each in teachers], parts=1)
+    local = _names([each.path or f"q{each.quality}" for each in teachers], parts=1)
     names = ["teacher"] if len(teachers) == 1 else [f"teacher {label}" for label in local]
     curves = _curves(students)
     families = [
@@ -99,17 +86,17 @@ def read_numbers(text: int | str, option: str, low: int, high: int) -> list[int]
     return numbers
 
 
-def _teachers(options: EvalOptions, typed: set[str], students: list[StudentCheckpoint]) -> list[Named]:
+def _teachers(options: EvalOptions, typed: set[str], students: list[StudentCheckpoint]) -> list[Teacher]:
     """The teachers that were typed; else the one that the students' records name."""
     qualities = read_numbers(options.quality, "--quality", 1, 8)
     if options.teacher:
         if len(qualities) > 1:
             raise UserError("--teacher names local codecs and --quality several of the zoo's: give one of the two.")
-        return [Named(path, qualities[0], options.metric) for path in dict.fromkeys(options.teacher)]
+        return [Teacher(path, qualities[0], options.metric) for path in dict.fromkeys(options.teacher)]
     recorded = [student for student in students if student.record]
     if "quality" in typed or not recorded:
-        return [Named(None, quality, options.metric) for quality in qualities]
-    named = [Named(r.teacher, r.quality, r.metric) for student in recorded if (r := student.record)]
+        return [Teacher(None, quality, options.metric) for quality in qualities]
+    named = [Teacher.of(r) for student in recorded if (r := student.record)]
     for student, teacher in zip(recorded, named, strict=True):
         if _identity(student) != _identity(recorded[0]):
             raise UserError(
@@ -123,9 +110,7 @@ def _identity(student: StudentCheckpoint) -> str | None:
     return student.record.teacher_sha256 if student.record else None
 
 
-def _home(
-    student: StudentCheckpoint, teachers: list[Named], codecs: list[FactorizedPrior], identities: list[str]
-) -> int:
+def _home(student: StudentCheckpoint, teachers: list[Teacher], codecs: list[Codec], identities: list[str]) -> int:
     """Which teacher a student belongs to: by its record, else (the original recipe's files) by its encoder."""
     if len(teachers) == 1:
         start.check_teacher(student, identities[0], teachers[0].name)
@@ -138,10 +123,10 @@ def _home(
         return 0
     if identity := _identity(student):
         homes = [index for index, other in enumerate(identities) if other == identity]
-        known = f" ({teacher_name(r.teacher, r.quality, r.metric)})" if (r := student.record) else ""
+        known = f" ({Teacher.of(r).name})" if (r := student.record) else ""
     else:
         alike = [(c.N, c.M) == (student.student.N, student.student.M) for c in codecs]
-        homes = [i for i, codec in enumerate(codecs) if alike[i] and latents_equal(codec, student.student)]
+        homes = [i for i, codec in enumerate(codecs) if alike[i] and student.student.same_latents(codec)]
         known = ""
     if not homes:
         raise UserError(

@@ -10,14 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from codecswap.codecs.source import FactorizedPrior
+from codecswap.codecs.protocol import Codec
 from codecswap.errors import UserError
 from codecswap.inference.tables import LARGEST
-from codecswap.metrics import SMALLEST_SIDE, ms_ssim, psnr, to_8_bits
-from codecswap.training.checkpoint import latents_equal
-
-FACTOR = 16
-"""A picture's sides are padded to multiples of this before it is encoded."""
+from codecswap.metrics import SMALLEST_SIDE, bits_per_pixel, ms_ssim, psnr, to_8_bits
 
 Lpips = Callable[[Tensor, Tensor], float | None]
 """LPIPS of two pictures ``(1, 3, H, W)`` in [0, 1]; None where they are too small for it."""
@@ -110,7 +106,7 @@ def _mean(values: Sequence[float]) -> float:
 
 
 @torch.no_grad()
-def compress(codec: FactorizedPrior, x: Tensor) -> tuple[list[bytes], torch.Size]:
+def compress(codec: Codec, x: Tensor) -> tuple[list[bytes], torch.Size]:
     """A picture's bytes and the sides of its latents.
 
     Args:
@@ -120,17 +116,17 @@ def compress(codec: FactorizedPrior, x: Tensor) -> tuple[list[bytes], torch.Size
         UserError: latents are larger than any picture's; CompressAI's coder would never end.
     """
     height, width = x.shape[-2:]
-    padded = F.pad(x, (0, -width % FACTOR, 0, -height % FACTOR), mode="replicate")
+    padded = F.pad(x, (0, -width % codec.factor, 0, -height % codec.factor), mode="replicate")
     y = codec.g_a(padded)
     if not (y.abs() < LARGEST).all():
         raise UserError(
             "The encoder gives latents that no bitstream can hold: its weights are damaged, name another codec."
         )
-    return codec.entropy_bottleneck.compress(y), y.shape[-2:]
+    return codec.compress_latents(y), y.shape[-2:]
 
 
 @torch.no_grad()
-def code(codec: FactorizedPrior, x: Tensor) -> tuple[float, Tensor]:
+def code(codec: Codec, x: Tensor) -> tuple[float, Tensor]:
     """Compress a picture with the real entropy coder.
 
     Args:
@@ -139,18 +135,13 @@ def code(codec: FactorizedPrior, x: Tensor) -> tuple[float, Tensor]:
     Returns: bits per pixel of the picture as it was, and the latents ``(1, M, H/16, W/16)`` read back from the bytes.
     """
     strings, sides = compress(codec, x)
-    return bits_per_pixel(strings[0], x), codec.entropy_bottleneck.decompress(strings, sides)
+    return bits_per_pixel(8 * len(strings[0]), x), codec.decompress_latents(strings, sides)
 
 
 @torch.no_grad()
-def show(codec: FactorizedPrior, latents: Tensor, like: Tensor) -> Tensor:
+def show(codec: Codec, latents: Tensor, like: Tensor) -> Tensor:
     """Decode latents to an 8-bit picture cropped to the size of ``like``."""
     return to_8_bits(codec.g_s(latents)[..., : like.shape[-2], : like.shape[-1]])
-
-
-def bits_per_pixel(content: bytes, x: Tensor) -> float:
-    """Bits of ``content`` for each pixel of the picture ``x: (1, 3, H, W)``."""
-    return 8 * len(content) / (x.shape[-2] * x.shape[-1])
 
 
 class Contender(Protocol):
@@ -175,8 +166,8 @@ class Family:
 
     def __init__(
         self,
-        teacher: FactorizedPrior,
-        students: dict[str, FactorizedPrior],
+        teacher: Codec,
+        students: dict[str, Codec],
         *,
         name: str = "teacher",
         curves: Sequence[str] | None = None,
@@ -185,7 +176,7 @@ class Family:
         names = curves or [name, *students]
         self.results = [CodecResult(name, "teacher", curve=names[0])]
         for (student, codec), curve in zip(students.items(), names[1:], strict=True):
-            self.results.append(CodecResult(student, "student", latents_equal(teacher, codec), curve=curve))
+            self.results.append(CodecResult(student, "student", codec.same_latents(teacher), curve=curve))
         self._warm = False
 
     def measure(self, picture: str, x: Tensor, lpips: Lpips | None = None) -> list[Coded]:
@@ -215,16 +206,14 @@ class _Packed:
     seconds: float
 
 
-def _pack(codec: FactorizedPrior, x: Tensor) -> _Packed:
+def _pack(codec: Codec, x: Tensor) -> _Packed:
     (strings, sides), seconds = timed(lambda: compress(codec, x), x.device)
-    return _Packed(strings, sides, bits_per_pixel(strings[0], x), seconds)
+    return _Packed(strings, sides, bits_per_pixel(8 * len(strings[0]), x), seconds)
 
 
-def _unpack(codec: FactorizedPrior, packed: _Packed, like: Tensor) -> tuple[Tensor, float]:
+def _unpack(codec: Codec, packed: _Packed, like: Tensor) -> tuple[Tensor, float]:
     """The 8-bit picture, and the seconds that it took."""
-    return timed(
-        lambda: show(codec, codec.entropy_bottleneck.decompress(packed.strings, packed.sides), like), like.device
-    )
+    return timed(lambda: show(codec, codec.decompress_latents(packed.strings, packed.sides), like), like.device)
 
 
 def timed(work: Callable[[], _T], device: torch.device | None = None) -> tuple[_T, float]:
@@ -261,8 +250,8 @@ def evaluate_all(
 
 
 def evaluate(
-    teacher: FactorizedPrior,
-    students: dict[str, FactorizedPrior],
+    teacher: Codec,
+    students: dict[str, Codec],
     pictures: Iterable[tuple[str, Tensor]],
     *,
     lpips: Lpips | None = None,

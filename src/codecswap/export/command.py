@@ -10,7 +10,8 @@ import numpy as np
 import onnx
 from PIL import Image, ImageOps
 
-from codecswap.codecs.source import FactorizedPrior
+from codecswap.codecs.protocol import Codec
+from codecswap.codecs.torch_codec import TorchCodec
 from codecswap.config import ExportOptions
 from codecswap.console import say, show_table, track, warn
 from codecswap.data.pictures import UNREADABLE, load_picture, scan
@@ -18,12 +19,11 @@ from codecswap.errors import UserError
 from codecswap.export.backends import graph
 from codecswap.export.backends.onnx import export_decoder, export_encoder
 from codecswap.export.operators import complaints, load_target
-from codecswap.export.torch_codec import TorchCodec, load_source
+from codecswap.export.source import load_source
 from codecswap.files import atomic_write
 from codecswap.inference.bitstream import pad, to_array
 from codecswap.inference.manifest import FACTOR, Manifest, Network, describe_network, write_folder
 from codecswap.inference.runtime import OnnxCodec
-from codecswap.inference.tables import EntropyTables
 
 REFUSED = 3
 """Exit code where a target does not accept the graphs."""
@@ -60,7 +60,7 @@ def main(options: ExportOptions, typed: set[str]) -> int:
     return REFUSED if any(found.values()) else 0
 
 
-def write(codec: FactorizedPrior, name: str, replacement: str, options: ExportOptions) -> Manifest:
+def write(codec: Codec, name: str, replacement: str, options: ExportOptions) -> Manifest:
     """Write a codec's files into ``options.output``.
 
     Raises:
@@ -78,7 +78,7 @@ def write(codec: FactorizedPrior, name: str, replacement: str, options: ExportOp
         path = folder / "encoder.onnx"
         export_encoder(codec, path, opset=opset, height=height, width=width)
         encoder = _finish(path, options, "picture", "latents")
-    tables = EntropyTables.of(codec)
+    tables = codec.entropy_tables()
     manifest = Manifest(
         name=name,
         N=codec.N,
@@ -165,7 +165,7 @@ class Differences:
     pictures: int = 0
 
 
-def compare(codec: FactorizedPrior, folder: Path, samples: Iterator[np.ndarray]) -> Differences:
+def compare(codec: Codec, folder: Path, samples: Iterator[np.ndarray]) -> Differences:
     """Run the exported files with ONNX Runtime and the codec with PyTorch on the same pictures."""
     torch_codec, exported = TorchCodec(codec), OnnxCodec(folder)
     tables, result = torch_codec.tables, Differences()
@@ -186,7 +186,7 @@ def compare(codec: FactorizedPrior, folder: Path, samples: Iterator[np.ndarray])
     return result
 
 
-def verify(codec: FactorizedPrior, folder: Path, samples: Iterator[np.ndarray], precision: str) -> None:
+def verify(codec: Codec, folder: Path, samples: Iterator[np.ndarray], precision: str) -> None:
     """Hold the exported files against PyTorch on real pictures, and say how close they are.
 
     Raises:

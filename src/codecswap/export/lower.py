@@ -13,20 +13,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from codecswap.codecs.source import GDN
 from codecswap.errors import UserError
 from codecswap.inference.planes import Planes
 from codecswap.inference.tables import EntropyTables
+from codecswap.layers.gdn import GDN, effective
 from codecswap.layers.upsampling import ConstantMask, SubpixelConv2d, UpsampleConv2d
 from codecswap.swaps.apply import refusal, replace_layer
 
 Form = Literal["native", "resize", "subpixel"]
 """How a doubling layer is written: as the codec has it, as Resize (and Mul) and Conv, or as Conv and DepthToSpace."""
-
-
-def effective(gdn: GDN) -> tuple[Tensor, Tensor]:
-    """What a GDN computes with once its reparametrisation is done: ``beta: (C,)`` and ``gamma: (C, C)``, non-negative."""
-    return gdn.beta_reparam(gdn.beta).detach(), gdn.gamma_reparam(gdn.gamma).detach()
 
 
 class LoweredGDN(nn.Module):

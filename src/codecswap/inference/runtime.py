@@ -11,10 +11,7 @@ import onnxruntime
 from codecswap.errors import UserError
 from codecswap.inference.check import check
 from codecswap.inference.manifest import FACTOR, Network, network_bytes, read_folder
-from codecswap.inference.tiles import MARGIN, Size, in_tiles
-
-TILE = (80, 80)
-"""Largest tile in latents (1280x1280 pixels): 12 million pixels stay below 4 GiB with N=192, M=320."""
+from codecswap.inference.tiles import MARGIN, TILE, Size, in_tiles
 
 
 def open_session(

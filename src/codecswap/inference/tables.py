@@ -5,7 +5,6 @@ import json
 import struct
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 
@@ -54,17 +53,6 @@ class EntropyTables:
                 raise UserError(_DAMAGED)
             if not (row[: length - 1] < row[1:length]).all():  # (a difference of two may overflow)
                 raise UserError(_DAMAGED)
-
-    @classmethod
-    def of(cls, codec: Any) -> "EntropyTables":
-        """The tables that a CompressAI codec with a factorized prior holds."""
-        bottleneck = codec.entropy_bottleneck
-        return cls(
-            cdf=bottleneck.quantized_cdf.cpu().numpy().astype(np.int32),
-            lengths=bottleneck.cdf_length.cpu().numpy().astype(np.int32).reshape(-1),
-            offsets=bottleneck.offset.cpu().numpy().astype(np.int32).reshape(-1),
-            medians=bottleneck.quantiles[:, 0, 1].detach().cpu().numpy().astype(np.float32),
-        )
 
     @property
     def channels(self) -> int:

@@ -15,6 +15,9 @@ MARGIN = 2
 
 Size = tuple[int, int]
 
+TILE: Size = (80, 80)
+"""Largest tile in latents (1280x1280 pixels): 12 million pixels stay below 4 GiB with N=192, M=320."""
+
 
 def windows(length: int, size: int) -> Iterator[tuple[int, int, int]]:
     """Cover ``length`` latents of one axis with windows of ``size`` (or of ``length``, where that is less).

@@ -15,7 +15,8 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from codecswap.codecs.source import FactorizedPrior
+from codecswap.codecs.protocol import Codec
+from codecswap.codecs.torch_codec import TorchCodec
 from codecswap.config import ExportOptions, QuantiseOptions
 from codecswap.console import bar, say, show_table, track, warn
 from codecswap.errors import UserError
@@ -24,7 +25,7 @@ from codecswap.export.backends.graph import layer_of
 from codecswap.export.backends.onnx import latent_size, write_decoder, write_encoder
 from codecswap.export.backends.onnx_qdq import Override, channel_scales, costs, fixed_scale, quantise_graph
 from codecswap.export.lower import lower, take_planes
-from codecswap.export.torch_codec import TorchCodec, load_source
+from codecswap.export.source import load_source
 from codecswap.files import atomic_write
 from codecswap.inference.bitstream import pack, unpack
 from codecswap.inference.check import compare, demand, write_checks
@@ -77,7 +78,7 @@ def calibration_pictures(options: QuantiseOptions) -> list[np.ndarray]:
 
 
 def quantise(
-    codec: FactorizedPrior,
+    codec: Codec,
     name: str,
     replacement: str,
     samples: Sequence[np.ndarray],
@@ -252,7 +253,7 @@ def show_costs(part: str, source: Path, target: Path, feed: np.ndarray) -> None:
     show_table(f"{part}: each activation rounded to 8 bits alone", ["output of", unit, "share"], rows)
 
 
-def report(codec: FactorizedPrior, name: str, replacement: str, options: QuantiseOptions) -> None:
+def report(codec: Codec, name: str, replacement: str, options: QuantiseOptions) -> None:
     """Print float and INT8 side by side, on pictures that were not calibrated on."""
     quantised = OnnxCodec(options.output, threads=1)
     with tempfile.TemporaryDirectory() as scratch:

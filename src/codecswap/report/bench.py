@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from codecswap.codecs.source import FactorizedPrior, fingerprint, load_codec, teacher_name
+from codecswap.codecs.protocol import Codec, encode
+from codecswap.codecs.source import Teacher, fingerprint
 from codecswap.console import say, track
 from codecswap.data.coco import Pictures, find_pictures, first_readable, validation_crop, whole_picture
 from codecswap.data.pictures import UNREADABLE
@@ -21,8 +22,7 @@ from codecswap.evaluation.measure import CodecResult, code, evaluate, show
 from codecswap.report.run import Run
 from codecswap.report.words import Text, text
 from codecswap.swaps.apply import swap
-from codecswap.training.checkpoint import StudentCheckpoint, latents_equal, load_student
-from codecswap.training.student import encode
+from codecswap.training.checkpoint import StudentCheckpoint, load_student
 
 LARGEST = 1024
 """Of pictures with a longer side, the centre of this many pixels is measured."""
@@ -118,20 +118,20 @@ class Bench:
         self._take(notes)
         return value
 
-    def teacher(self, run: Run) -> FactorizedPrior | None:
+    def teacher(self, run: Run) -> Codec | None:
         """The run's teacher, if it is there and is the one."""
         options = run.codec or run.config
-        named = (options.get("teacher"), options.get("quality", 8), options.get("metric", "mse"))
+        named = Teacher(options.get("teacher"), options.get("quality", 8), options.get("metric", "mse"))
         expected = options.get("teacher_sha256")
 
-        def load() -> FactorizedPrior | None:
+        def load() -> Codec | None:
             try:
-                codec = load_codec(*named)
+                codec = named.load()
             except UserError as error:
                 self.note("note_no_teacher", reason=str(error))
                 return None
             if expected and fingerprint(codec) != expected:
-                self.note("note_other_teacher", name=teacher_name(*named), expected=expected[:12])
+                self.note("note_other_teacher", name=named.name, expected=expected[:12])
                 return None
             return codec
 
@@ -224,9 +224,9 @@ class Bench:
         teacher = self.teacher(run)
         if teacher is None or run.best is None:
             return None
-        return latents_equal(teacher, load_student(run.best).student)
+        return load_student(run.best).student.same_latents(teacher)
 
-    def _measure(self, teacher: FactorizedPrior, checkpoint: StudentCheckpoint, paths: list[Path]) -> Verdict | None:
+    def _measure(self, teacher: Codec, checkpoint: StudentCheckpoint, paths: list[Path]) -> Verdict | None:
         count = min(self.limit, len(paths))
         chosen = [paths[index * len(paths) // count] for index in range(count)]
         say(f"Measuring {checkpoint.path} and its teacher on {count} of {len(paths)} held-out pictures.")
@@ -259,12 +259,12 @@ class Bench:
 
 
 @torch.no_grad()
-def _through(codec: FactorizedPrior, x: Tensor) -> Tensor:
+def _through(codec: Codec, x: Tensor) -> Tensor:
     """A picture ``(3, H, W)``, its sides multiples of 16, as a codec shows it."""
     return show(codec, encode(codec, x[None]), x[None])[0]
 
 
-def _exact(teacher: FactorizedPrior) -> dict[str, FactorizedPrior]:
+def _exact(teacher: Codec) -> dict[str, Codec]:
     """The teacher with each exact replacement; a kernel of even size has no masked one."""
     swapped = {}
     for name in EXACT:
@@ -283,9 +283,7 @@ def _centre(x: Tensor) -> Tensor:
     return x[:, top : top + LARGEST, left : left + LARGEST]
 
 
-def _worst(
-    teacher: FactorizedPrior, student: FactorizedPrior, shared: bool, name: str, picture: Tensor, theirs: Any, mine: Any
-) -> Worst:
+def _worst(teacher: Codec, student: Codec, shared: bool, name: str, picture: Tensor, theirs: Any, mine: Any) -> Worst:
     """Decode a picture again, and find the region where the student's error exceeds the teacher's by most."""
     x = picture[None]
     _, latents = code(teacher, x)

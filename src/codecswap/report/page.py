@@ -17,6 +17,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
+from codecswap.codecs.source import ZOO
 from codecswap.config import DistillOptions, FinetuneOptions
 from codecswap.metrics import SMALLEST_SIDE
 from codecswap.report import curves, plots
@@ -277,7 +278,7 @@ def _identities(runs: list[Run], verdict: Verdict | None) -> list[tuple[Text, st
     found: list[tuple[Text, str, str]] = []
     codec = next((run.codec for run in runs if run.codec), {})
     if codec.get("teacher_sha256"):
-        name = codec.get("teacher") or f"bmshj2018_factorized {codec.get('quality')} {codec.get('metric')}"
+        name = codec.get("teacher") or f"{ZOO} {codec.get('quality')} {codec.get('metric')}"
         found.append((text("hash_teacher"), str(name), codec["teacher_sha256"]))
     for run in runs:
         if origin := run.record.get("origin"):

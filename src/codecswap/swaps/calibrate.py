@@ -83,7 +83,7 @@ def calibrate(
     Args:
         teacher: the codec with the transposed convolutions.
         student: what `codecswap.swaps.apply.swap` made of it; the parameters of its ``UpsampleConv2d`` change.
-        latents: ``(n, M, h, w)``, rounded as a bitstream carries them (`codecswap.training.student.round_latents`),
+        latents: ``(n, M, h, w)``, rounded as a bitstream carries them (`codecswap.codecs.protocol.Codec.quantise`),
             on any device; they are taken to the codecs', and to their dtype, a batch at a time.
         ridge: strength of the pull on an unknown, as a fraction of the energy of its input; above 0.
         positions: how many low-resolution positions (each four equations for every output channel) a layer

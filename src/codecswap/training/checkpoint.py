@@ -5,9 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from codecswap.codecs.source import FactorizedPrior, channels, read_state, state_digest, with_tables
+from codecswap.codecs.architectures import ARCHITECTURES, check, untrained
+from codecswap.codecs.protocol import Codec
+from codecswap.codecs.safe_load import read_state
+from codecswap.codecs.source import state_digest
 from codecswap.errors import UserError
 from codecswap.swaps.apply import swap
 
@@ -46,7 +49,7 @@ class StudentCheckpoint:
     """A student read back from a file."""
 
     path: Path
-    student: FactorizedPrior
+    student: Codec
     """The student, in eval mode."""
     replacement: str
     """``upsample``, ``masked`` or ``subpixel``."""
@@ -92,22 +95,24 @@ def load_student(path: str | Path) -> StudentCheckpoint:
     try:
         state = {name.removeprefix("module."): value for name, value in state.items()}
         record = StudentRecord(**content["codec"]) if "codec" in content else None
-        n, m, replacement, kernel = _shape(state, record)
         with torch.random.fork_rng(devices=[]):  # building draws numbers that would disturb a seeded run
-            student, _ = swap(FactorizedPrior(n, m), replacement, kernel_size=kernel, init="random")
+            codec = untrained(state)
+            replacement, kernel = _replacement(state, codec, record)
+            student, _ = swap(codec, replacement, kernel_size=kernel, init="random")
         student.load_state_dict(state)
         digest = state_digest(state)
     except UserError:
         raise
     except (KeyError, TypeError, ValueError, RuntimeError, IndexError, AttributeError) as error:
         raise UserError(
-            f"{path} holds a student of another architecture: only bmshj2018_factorized codecs are known."
+            f"{path} holds a student of another architecture: only {', '.join(ARCHITECTURES)} codecs are known."
         ) from error
     if content.get("student_sha256", digest) != digest:
         raise UserError(
             f"{path} is damaged (its weights are not those that were saved): copy it again or name another."
         )
-    return StudentCheckpoint(path, with_tables(student, path).eval(), replacement, kernel, record, content)
+    check(student, path)
+    return StudentCheckpoint(path, student.eval(), replacement, kernel, record, content)
 
 
 def _check_format(path: Path, version: object) -> None:
@@ -121,26 +126,19 @@ def _check_format(path: Path, version: object) -> None:
         )
 
 
-def _shape(state: dict[str, Tensor], record: StudentRecord | None) -> tuple[int, int, str, int | None]:
-    """N, M, replacement and kernel of a student; the original recipe's files show them by their weights alone.
+def _replacement(state: dict[str, Tensor], codec: Codec, record: StudentRecord | None) -> tuple[str, int | None]:
+    """Replacement and kernel of a student of that codec; the original recipe's files show them by their weights alone.
 
     Raises:
         KeyError, ValueError, AttributeError: the weights are of another architecture, or not the record's.
     """
-    n, m = channels(state)
+    n, m = codec.N, codec.M
     if record and (n, m) != (record.N, record.M):
         raise ValueError(f"the record speaks of {record.N} and {record.M} channels, the weights of {n} and {m}")
     if "g_s.0.1.weight" not in state:
-        return n, m, record.replacement if record else "subpixel", record.kernel_size if record else None
+        return record.replacement if record else "subpixel", record.kernel_size if record else None
     shape = tuple(state["g_s.0.1.weight"].shape)
     kernel = record.kernel_size if record else shape[-1]
     if shape[-1] not in KERNELS or shape != (n, m, shape[-1], shape[-1]) or kernel not in (None, shape[-1]):
         raise ValueError(f"the decoder's first kernel is {shape}")
-    return n, m, record.replacement if record else "upsample", kernel
-
-
-def latents_equal(teacher: nn.Module, student: nn.Module) -> bool:
-    """Whether encoder and entropy model are the teacher's, bit for bit: then its bitstreams decode with the student."""
-    mine, theirs = student.state_dict(), teacher.state_dict()
-    names = [name for name in theirs if name.startswith(("g_a.", "entropy_bottleneck."))]
-    return all(torch.equal(mine[name].cpu(), theirs[name].cpu()) for name in names)
+    return record.replacement if record else "upsample", kernel

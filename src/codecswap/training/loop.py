@@ -35,7 +35,7 @@ from codecswap.training.student import TeacherStudent
 CLIP = 1.0
 """Largest norm of a step's gradient."""
 QUANTILE_LR = 1e-3
-"""Learning rate of the entropy bottleneck's quantiles, CompressAI's own."""
+"""Learning rate of the entropy model's quantiles, CompressAI's own."""
 RATE_START, RATE_GAIN = 0.01, 0.05
 """Where the adapted weight of the rate starts, and how fast it follows the teacher's rate (relative change per step)."""
 
@@ -190,7 +190,7 @@ class Training(L.LightningModule):
         self.log("pictures/s", self.options.batch_size / (now - self.clock), prog_bar=True, logger=False)
         self.clock = now
         if self.pair.unfreeze_all:  # trains the quantiles alone, and nothing else trains them
-            loss = loss + self.pair.student.entropy_bottleneck.loss()
+            loss = loss + self.pair.student.aux_loss()
         return loss
 
     def _hold_rate(self, bpp: Tensor, teacher_bpp: Tensor) -> None:

@@ -10,7 +10,8 @@ import torch
 import yaml
 from torch import Tensor
 
-from codecswap.codecs.source import FactorizedPrior, fingerprint, load_codec, teacher_name
+from codecswap.codecs.protocol import Codec, encode
+from codecswap.codecs.source import Teacher, fingerprint
 from codecswap.config import DistillOptions
 from codecswap.console import is_first_process, say, show_table, warn
 from codecswap.data.coco import Pictures, first_readable
@@ -21,7 +22,7 @@ from codecswap.swaps.apply import swap
 from codecswap.swaps.calibrate import calibrate
 from codecswap.training.checkpoint import StudentCheckpoint, StudentRecord
 from codecswap.training.resume import Origin
-from codecswap.training.student import TeacherStudent, encode
+from codecswap.training.student import TeacherStudent
 
 if TYPE_CHECKING:
     from codecswap.training.loop import Stage
@@ -62,14 +63,14 @@ def build(stage: "Stage", origin: Origin, pictures: Pictures) -> tuple[TeacherSt
     Returns: both codecs, the student's record, and what --force overrode.
     """
     options = origin.options
-    teacher = load_codec(options.teacher, options.quality, options.metric)
+    source = Teacher.of(options)
+    teacher = source.load()
     identity = fingerprint(teacher)
-    name = teacher_name(options.teacher, options.quality, options.metric)
     forced: list[str] = []
-    say(f"Teacher: {name}, N={teacher.N}, M={teacher.M}.")
+    say(f"Teacher: {source.name}, N={teacher.N}, M={teacher.M}.")
     if origin.student:
         student, kind, kernel = origin.student.student, origin.student.replacement, origin.student.kernel_size
-        forced = check_teacher(origin.student, identity, name, force=options.force)
+        forced = check_teacher(origin.student, identity, source.name, force=options.force)
         say(f"Student: {origin.student.path}.")
     else:
         student, kind, kernel = new_student(teacher, options, pictures.train), options.replacement, options.kernel_size
@@ -90,16 +91,16 @@ def build(stage: "Stage", origin: Origin, pictures: Pictures) -> tuple[TeacherSt
         M=teacher.M,
         replacement=kind,
         kernel_size=kernel,
-        teacher=options.teacher,
-        quality=options.quality,
-        metric=options.metric,
+        teacher=source.path,
+        quality=source.quality,
+        metric=source.metric,
         teacher_sha256=identity,
         same_latents=pair.same_latents,
     )
     return pair, made, forced
 
 
-def new_student(teacher: FactorizedPrior, options: DistillOptions, pictures: list[Path]) -> FactorizedPrior:
+def new_student(teacher: Codec, options: DistillOptions, pictures: list[Path]) -> Codec:
     """Make a student as it is before any training, and say what was replaced and what that costs.
 
     Args:
@@ -130,7 +131,7 @@ def new_student(teacher: FactorizedPrior, options: DistillOptions, pictures: lis
 
 
 @torch.no_grad()
-def _say_the_loss(teacher: FactorizedPrior, student: FactorizedPrior, pictures: Tensor, latents: Tensor) -> None:
+def _say_the_loss(teacher: Codec, student: Codec, pictures: Tensor, latents: Tensor) -> None:
     """What the inexact replacement costs before training, measured, and what costs nothing."""
     theirs, mine = (psnr(to_8_bits(codec.g_s(latents)), pictures).mean().item() for codec in (teacher, student))
     say(

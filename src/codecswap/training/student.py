@@ -5,30 +5,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from codecswap.codecs.source import GDN, FactorizedPrior
+from codecswap.codecs.protocol import Codec, encode
+from codecswap.layers.gdn import GDN
 from codecswap.layers.upsampling import SubpixelConv2d, UpsampleConv2d
-from codecswap.training.checkpoint import latents_equal
-
-
-def round_latents(codec: FactorizedPrior, y: Tensor) -> Tensor:
-    """The latents that a real bitstream carries, ``round(y - median) + median``, for ``y: (B, M, H/16, W/16)``."""
-    medians = codec.entropy_bottleneck.quantiles[:, 0, 1].detach().view(1, -1, 1, 1)
-    return torch.round(y - medians) + medians
-
-
-@torch.no_grad()
-def encode(codec: FactorizedPrior, x: Tensor) -> Tensor:
-    """A codec's rounded latents ``(B, M, H/16, W/16)`` of pictures ``x: (B, 3, H, W)`` in [0, 1].
-
-    In float32 whatever the surrounding precision: in bfloat16 other symbols than the bitstream's would come out.
-    """
-    with torch.autocast(x.device.type, enabled=False):
-        return round_latents(codec, codec.g_a(x.float()))
-
-
-def bits_per_pixel(likelihoods: Tensor, x: Tensor) -> Tensor:
-    """Estimated rate of a batch, a scalar in bits per pixel, from the likelihoods of its latents."""
-    return -likelihoods.log2().sum() / (x.shape[0] * x.shape[2] * x.shape[3])
+from codecswap.metrics import bits_per_pixel
 
 
 @dataclass
@@ -48,19 +28,19 @@ class Decoded:
 class TeacherStudent(nn.Module):
     """A frozen teacher and the student that learns from it.
 
-    Unless everything trains, a student with its teacher's latents *shares* the teacher's encoder and entropy bottleneck: a
+    Unless everything trains, a student with its teacher's latents *shares* the teacher's encoder and entropy model: a
     picture is encoded once, both decoders get the same rounded latents, and no step can change a bitstream.
 
     Args:
         train_igdn: the inverse GDN layers train beside the replaced convolutions.
-        unfreeze_all: everything trains, encoder and entropy bottleneck included.
+        unfreeze_all: everything trains, encoder and entropy model included.
         freeze_gdn: no GDN or inverse GDN of the student trains, whatever the others say.
     """
 
     def __init__(
         self,
-        teacher: FactorizedPrior,
-        student: FactorizedPrior,
+        teacher: Codec,
+        student: Codec,
         *,
         train_igdn: bool = False,
         unfreeze_all: bool = False,
@@ -70,9 +50,10 @@ class TeacherStudent(nn.Module):
         self.teacher = teacher.eval().requires_grad_(False)
         self.student = student.requires_grad_(unfreeze_all)
         self.unfreeze_all = unfreeze_all
-        self.same_latents = not unfreeze_all and latents_equal(teacher, student)
+        self.same_latents = not unfreeze_all and student.same_latents(teacher)
         if self.same_latents:
-            student.g_a, student.entropy_bottleneck = teacher.g_a, teacher.entropy_bottleneck
+            for name in teacher.bit_exact:
+                setattr(student, name, getattr(teacher, name))
         if not unfreeze_all:
             for module in student.g_s.modules():
                 if isinstance(module, UpsampleConv2d | SubpixelConv2d) or (train_igdn and isinstance(module, GDN)):
@@ -107,16 +88,16 @@ class TeacherStudent(nn.Module):
     def _train_encoder(self, x: Tensor, distil: bool) -> Decoded:
         """Straight-through rounding for the decoder, noise for the likelihoods, the teacher's own latents for its target."""
         y = self.student.g_a(x)
-        _, likelihoods = self.student.entropy_bottleneck(y.float(), training=True)
-        straight_through = y + (round_latents(self.student, y) - y).detach()
+        bits = self.student.bits(y.float(), noisy=True)
+        straight_through = y + (self.student.quantise(y) - y).detach()
         latents = encode(self.teacher, x)
         with torch.no_grad():
-            _, teacher_likelihoods = self.teacher.entropy_bottleneck(latents, training=False)
+            teacher_bits = self.teacher.bits(latents)
         return Decoded(
             self.student.g_s(straight_through),
             self.teach(latents) if distil else x,
-            bits_per_pixel(likelihoods, x),
-            bits_per_pixel(teacher_likelihoods, x),
+            bits_per_pixel(bits, x),
+            bits_per_pixel(teacher_bits, x),
         )
 
     @torch.no_grad()
@@ -134,6 +115,6 @@ class TeacherStudent(nn.Module):
         """Teacher's and student's estimated bits per pixel, two scalars."""
         teacher, student = self.both_latents(x)
         return (
-            bits_per_pixel(self.teacher.entropy_bottleneck(teacher, training=False)[1], x),
-            bits_per_pixel(self.student.entropy_bottleneck(student, training=False)[1], x),
+            bits_per_pixel(self.teacher.bits(teacher), x),
+            bits_per_pixel(self.student.bits(student), x),
         )

@@ -8,7 +8,7 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from codecswap.codecs.source import FactorizedPrior
+from codecswap.codecs.protocol import Codec
 from codecswap.errors import UserError
 from codecswap.export.backends import graph
 from codecswap.export.lower import Form, lower
@@ -42,13 +42,8 @@ class _Encoder(nn.Module):
         return self.g_a(x)
 
 
-def medians(codec: FactorizedPrior) -> Tensor:
-    """The medians that rounding is centred on, ``(1, M, 1, 1)``."""
-    return codec.entropy_bottleneck.quantiles[:, 0, 1].detach().view(1, -1, 1, 1).clone()
-
-
 def export_decoder(
-    codec: FactorizedPrior,
+    codec: Codec,
     path: str | Path,
     *,
     opset: int = 13,
@@ -74,12 +69,12 @@ def export_decoder(
         UserError: the form needs a fixed size or does not fit a layer, or the size or the opset is impossible.
     """
     size = latent_size(height, width)
-    centre = medians(codec).cpu() if input == "symbols" else None
+    centre = codec.medians.clone().cpu() if input == "symbols" else None
     write_decoder(lower(codec.g_s, form, size), codec.M, path, opset=opset, size=size, input=input, centre=centre)
 
 
 def export_encoder(
-    codec: FactorizedPrior,
+    codec: Codec,
     path: str | Path,
     *,
     opset: int = 13,

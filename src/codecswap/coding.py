@@ -29,6 +29,7 @@ class Source:
     """Which codec to open; a process opens its own."""
 
     path: str | None
+    """An exported folder, a teacher or a student; None: the zoo's."""
     quality: int
     metric: str
     threads: int
@@ -44,14 +45,19 @@ class Source:
         try:
             import torch
 
-            from codecswap.export.torch_codec import TorchCodec, load_any
+            from codecswap.codecs.safe_load import read_state
+            from codecswap.codecs.source import Teacher
+            from codecswap.codecs.torch_codec import TorchCodec
+            from codecswap.training.checkpoint import load_student
         except ModuleNotFoundError as error:
             raise UserError(
                 f"--codec {self.path or 'from the zoo'} needs {error.name}, which is not installed: name an exported folder, "
                 f"or {how_to_install('train')}."
             ) from None
         torch.set_num_threads(self.threads)
-        return TorchCodec(load_any(self.path, self.quality, self.metric))
+        if self.path and Path(self.path).is_file() and "student_state" in read_state(Path(self.path)):
+            return TorchCodec(load_student(self.path).student.requires_grad_(False))
+        return TorchCodec(Teacher(self.path, self.quality, self.metric).load())
 
 
 def encode(options: CodingOptions, typed: set[str]) -> int:

@@ -13,12 +13,12 @@ import torch
 from PIL import Image
 
 from codecswap import cli
-from codecswap.codecs.source import FactorizedPrior, load_codec
+from codecswap.codecs.factorized import FactorizedPrior
+from codecswap.codecs.source import load_codec
+from codecswap.codecs.torch_codec import TorchCodec
 from codecswap.data.pictures import load_picture
-from codecswap.export.torch_codec import TorchCodec
 from codecswap.inference import bitstream
 from codecswap.inference.runtime import OnnxCodec
-from codecswap.inference.tables import EntropyTables
 from codecswap.swaps.apply import swap
 from codecswap.training.checkpoint import load_student
 
@@ -210,7 +210,7 @@ def test_an_exported_folder_needs_no_pytorch(exported: Path, picture: Image.Imag
 
     assert bare("encode", exported, "a.png", "a.csw").returncode == 0
     assert bare("decode", exported, "a.csw", "b.png").returncode == 0
-    assert bitstream.unpack((tmp_path / "a.csw").read_bytes(), EntropyTables.of(load_codec("tiny")))[1] == (150, 200)
+    assert bitstream.unpack((tmp_path / "a.csw").read_bytes(), load_codec("tiny").entropy_tables())[1] == (150, 200)
     refused = bare("decode", "tiny", "a.csw", "c.png")
     assert refused.returncode == 2
     assert "pip install" in refused.stderr and "Traceback" not in refused.stderr

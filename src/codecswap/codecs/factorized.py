@@ -1,0 +1,76 @@
+"""The factorized prior of Balle et al. 2018 (CompressAI's ``bmshj2018_factorized``): every latent coded on its own."""
+
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from codecswap.codecs.protocol import Codec
+from codecswap.inference.tables import EntropyTables
+
+with warnings.catch_warnings():  # of deprecations in what CompressAI imports, not our user's to mend
+    warnings.simplefilter("ignore")
+    from compressai import models
+    from compressai.zoo.image import model_urls
+    from compressai.zoo.pretrained import load_pretrained
+
+WIDEST = 1 << 15
+"""Symbols that one channel's entropy table may hold; trained ones hold a few hundred."""
+
+
+class FactorizedPrior(models.FactorizedPrior, Codec):
+    """CompressAI's model: its state dicts, its ``compress`` and ``decompress``, of any N and M."""
+
+    factor = 16
+    margin = 2  # four layers of 5x5 and stride 2: a latent sees 30 pixels beyond its own, and a pixel 1.9 latents
+    bit_exact = ("g_a", "entropy_bottleneck")
+    zoo = model_urls["bmshj2018-factorized"]
+
+    entropy_bottleneck: Any
+
+    @classmethod
+    def untrained(cls, state: Mapping[str, Tensor]) -> "FactorizedPrior":  # noqa: D102 (see Codec, so below)
+        n, m = state["g_a.0.weight"].shape[0], state["g_a.6.weight"].shape[0]
+        shapes = [tuple(state[f"g_a.{index}.weight"].shape) for index in (0, 2, 4, 6)]
+        if shapes != [(n, 3, 5, 5), (n, n, 5, 5), (n, n, 5, 5), (m, n, 5, 5)] or not n * m:
+            raise ValueError(f"the encoder's kernels are {shapes}")
+        return cls(n, m)
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True) -> Any:  # type: ignore[override]
+        """Load weights, by their names in any version of CompressAI."""
+        return super().load_state_dict(load_pretrained(dict(state_dict)), strict=strict)
+
+    @property
+    def medians(self) -> Tensor:  # noqa: D102
+        return self.entropy_bottleneck.quantiles[:, 0, 1].detach().view(1, -1, 1, 1)
+
+    def bits(self, latents: Tensor, *, noisy: bool = False) -> Tensor:  # noqa: D102
+        _, likelihoods = self.entropy_bottleneck(latents, training=noisy)
+        return -likelihoods.log2().sum()
+
+    def compress_latents(self, y: Tensor) -> list[bytes]:  # noqa: D102
+        return self.entropy_bottleneck.compress(y)
+
+    def decompress_latents(self, strings: Sequence[bytes], size: Sequence[int]) -> Tensor:  # noqa: D102
+        return self.entropy_bottleneck.decompress(strings, size)
+
+    def entropy_tables(self) -> EntropyTables:  # noqa: D102
+        bottleneck = self.entropy_bottleneck
+        return EntropyTables(
+            cdf=bottleneck.quantized_cdf.cpu().numpy().astype(np.int32),
+            lengths=bottleneck.cdf_length.cpu().numpy().astype(np.int32).reshape(-1),
+            offsets=bottleneck.offset.cpu().numpy().astype(np.int32).reshape(-1),
+            medians=self.medians.flatten().cpu().numpy().astype(np.float32),
+        )
+
+    def aux_loss(self) -> Tensor:  # noqa: D102
+        return self.entropy_bottleneck.loss()
+
+    def make_tables(self) -> None:  # noqa: D102
+        if self.entropy_bottleneck.quantiles.detach().diff().abs().max() > WIDEST:
+            raise ValueError("the quantiles are too far apart")
+        self.entropy_bottleneck.update()
+        if self.entropy_tables().channels != self.M:
+            raise ValueError("there is not one table for each channel")

@@ -1,0 +1,130 @@
+"""Reading a checkpoint without running anything in it, and without more memory than a few times its size."""
+
+import contextlib
+import io
+import pickle
+import pickletools
+import re
+import warnings
+import zipfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from codecswap.errors import UserError
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """Read a checkpoint file without executing anything in it: what was saved, on the CPU.
+
+    It takes no more memory than a few times the file's size: compressed files, and tensors that claim more than the file
+    holds of them, are refused.
+
+    Raises:
+        UserError: there is no such file, or it is no checkpoint; code inside it is named.
+    """
+    if not path.is_file():
+        raise UserError(f"There is no checkpoint {path}: check the path.")
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        _check_zip(path)
+        with warnings.catch_warnings():  # about pickles that are refused below
+            warnings.simplefilter("ignore")
+            state = torch.load(path, map_location="cpu", weights_only=True)
+        if isinstance(state, dict) and not all(_is_plain(tensor) for tensor in _tensors(state)):
+            raise UserError(
+                f"{path} holds a tensor that is not stored in full: save its contiguous copy and try again."
+            )
+    except UserError:
+        raise
+    except pickle.UnpicklingError as error:
+        wanted = _code(path, error)
+        raise UserError(
+            f"{path} holds code ({wanted}), which is never run: save the state dict alone and try again."
+            if wanted
+            else f"{path} is no checkpoint that can be read safely (weights only, no code): save the state dict alone."
+        ) from error
+    except Exception as error:  # every reader has exceptions of its own for damaged bytes
+        raise UserError(
+            f"{path} is damaged or no checkpoint ({type(error).__name__}): copy it again or name another."
+        ) from error
+    if not isinstance(state, dict):
+        raise UserError(f"{path} holds a {type(state).__name__}, not a checkpoint's dictionary: name another file.")
+    return state
+
+
+def _code(path: Path, error: pickle.UnpicklingError) -> str | None:
+    """What a refused pickle wanted to call, by its full name; None where it is only damaged."""
+    found = re.search(r"GLOBAL ([\w.]+)", str(error))  # PyTorch names what it refuses, builtins without their module
+    if found and "." in found[1]:
+        return found[1]
+    names = list(_globals(path))
+    ending = f".{found[1]}" if found else ""
+    wanted = [name for name in names if name.endswith(ending) and not name.startswith(("torch.", "collections."))]
+    return ascii(wanted[0][:80])[1:-1] if wanted else found and found[1]
+
+
+def _globals(path: Path) -> Iterator[str]:
+    """Names of all functions and classes in a file's pickles, in their order; nothing is loaded."""
+    with contextlib.suppress(Exception):  # at the end of the pickles, or where they are damaged
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                streams = [archive.read(name) for name in archive.namelist() if name.endswith(".pkl")]
+        else:
+            streams = [path.read_bytes()]
+        for stream in map(io.BytesIO, streams):
+            strings: list[str] = []
+            while stream.tell() < len(stream.getbuffer()):
+                for operation, argument, _ in pickletools.genops(stream):
+                    if operation.name in ("GLOBAL", "INST"):
+                        yield str(argument).replace(" ", ".")
+                    elif operation.name == "STACK_GLOBAL":
+                        yield ".".join(strings[-2:])
+                    elif isinstance(argument, str):
+                        strings.append(argument)
+
+
+def _check_zip(path: Path) -> None:
+    """Refuse what PyTorch does not look at: that the zip is not compressed, and that its checksums hold.
+
+    PyTorch writes uncompressed zips: what is small on the disk and large in memory is none of its own.
+    """
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        if sum(member.file_size for member in archive.infolist()) > path.stat().st_size:
+            raise UserError(f"{path} is compressed, as no checkpoint is: it is not unpacked; name another.")
+        if altered := archive.testzip():
+            member = ascii(altered[:80])[1:-1]
+            raise UserError(
+                f"{path} is damaged (the checksum of {member} does not match): copy it again or name another."
+            )
+
+
+def _tensors(content: Any) -> Iterator[Tensor]:
+    """All tensors in nested containers, which may contain themselves."""
+    todo, seen = [content], set()
+    while todo:
+        item = todo.pop()
+        if id(item) in seen:
+            continue
+        seen.add(id(item))
+        if isinstance(item, Tensor):
+            yield item
+        elif isinstance(item, Mapping):
+            todo += item.values()
+        elif isinstance(item, list | tuple | set):
+            todo += item
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    """Whether a tensor is dense and every value of it is stored: one number expanded to a million is not."""
+    if tensor.layout != torch.strided or tensor.device.type != "cpu" or tensor.is_quantized or tensor.is_complex():
+        return False
+    return tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes()

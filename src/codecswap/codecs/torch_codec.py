@@ -1,0 +1,38 @@
+"""A codec at work in PyTorch, with the interface of an exported one."""
+
+import numpy as np
+import torch
+
+from codecswap.codecs.protocol import Codec
+from codecswap.inference.tiles import TILE, Size, in_tiles
+
+
+class TorchCodec:
+    """A teacher or student with the interface of `codecswap.inference.runtime.OnnxCodec`.
+
+    Args:
+        codec: on any device; its entropy tables are taken as they are.
+        tile: height and width in latents above which a picture is computed in tiles.
+    """
+
+    def __init__(self, codec: Codec, tile: Size = TILE) -> None:
+        self.codec = codec
+        self.tables = codec.entropy_tables()
+        self._tile = tile
+
+    def analyse(self, picture: np.ndarray) -> np.ndarray:
+        """Latents y ``(M, H/16, W/16)``, before rounding, of ``picture: (3, H, W)``, float32 in [0, 1]."""
+        return self._run(self.codec.g_a, picture, scale_in=self.codec.factor, scale_out=1)
+
+    def synthesise(self, symbols: np.ndarray) -> np.ndarray:
+        """The picture ``(3, H, W)``, float32, not clamped, of ``symbols: (M, H/16, W/16)``, int32."""
+        return self._run(self.codec.g_s, self.tables.to_latents(symbols), scale_in=1, scale_out=self.codec.factor)
+
+    def _run(self, transform: torch.nn.Module, x: np.ndarray, *, scale_in: int, scale_out: int) -> np.ndarray:
+        device = next(self.codec.parameters()).device
+
+        @torch.inference_mode()
+        def run(tile: np.ndarray) -> np.ndarray:
+            return transform(torch.from_numpy(tile)[None].to(device))[0].cpu().numpy()
+
+        return in_tiles(run, x, self._tile, scale_in=scale_in, scale_out=scale_out)
