@@ -41,7 +41,7 @@ def run(command: str, codec: Path | str, source: Path, target: Path, *more: str)
 
 def test_strings_are_compressais_and_every_student_reads_them(teacher: FactorizedPrior, picture: Image.Image) -> None:
     data = bitstream.encode(TorchCodec(teacher), picture)
-    padded = torch.from_numpy(bitstream.pad(bitstream.to_array(picture)))[None]
+    padded = torch.from_numpy(bitstream.pad(bitstream.to_array(picture), teacher.factor))[None]
     assert padded.shape == (1, 3, 160, 208)
     assert data[34:-4] == teacher.compress(padded)["strings"][0][0]
     latents = teacher.entropy_bottleneck.decompress([data[34:-4]], (10, 13))[0].numpy()
@@ -49,7 +49,7 @@ def test_strings_are_compressais_and_every_student_reads_them(teacher: Factorize
     assert reference.size == picture.size
     for replacement in ("upsample", "masked", "subpixel"):
         student = TorchCodec(swap(teacher, replacement)[0])
-        symbols, size = bitstream.unpack(data, student.tables)
+        symbols, size = bitstream.unpack(data, student.tables, student.factor)
         assert size == (150, 200)
         assert student.tables.to_latents(symbols).tobytes() == latents.tobytes()
         decoded = bitstream.decode(student, data)
@@ -75,8 +75,8 @@ def test_a_fine_tuned_student_reads_the_teachers_files(
     assert cli.main(["finetune", *tune]) == 0
     data = bitstream.encode(TorchCodec(teacher), picture)
     student = TorchCodec(load_student(tmp_path / "f" / "ft_last.pt").student)
-    symbols, _ = bitstream.unpack(data, student.tables)
-    wanted, _ = bitstream.unpack(data, TorchCodec(teacher).tables)
+    symbols, _ = bitstream.unpack(data, student.tables, student.factor)
+    wanted, _ = bitstream.unpack(data, TorchCodec(teacher).tables, teacher.factor)
     assert student.tables.to_latents(symbols).tobytes() == TorchCodec(teacher).tables.to_latents(wanted).tobytes()
     assert bitstream.decode(student, data).size == picture.size
 
@@ -168,7 +168,7 @@ def test_bad_files_are_one_sentence_and_no_picture(
         content = bytearray(good[:-4])
         content[rng.integers(len(content))] = rng.integers(256)
         with contextlib.suppress(bitstream.BadFile):
-            bitstream.unpack(sealed(bytes(content)), codec.tables)
+            bitstream.unpack(sealed(bytes(content)), codec.tables, codec.factor)
 
 
 def test_a_mixed_up_folder_is_refused(exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
@@ -210,7 +210,7 @@ def test_an_exported_folder_needs_no_pytorch(exported: Path, picture: Image.Imag
 
     assert bare("encode", exported, "a.png", "a.csw").returncode == 0
     assert bare("decode", exported, "a.csw", "b.png").returncode == 0
-    assert bitstream.unpack((tmp_path / "a.csw").read_bytes(), load_codec("tiny").entropy_tables())[1] == (150, 200)
+    assert bitstream.unpack((tmp_path / "a.csw").read_bytes(), load_codec("tiny").entropy_tables(), 16)[1] == (150, 200)
     refused = bare("decode", "tiny", "a.csw", "c.png")
     assert refused.returncode == 2
     assert "pip install" in refused.stderr and "Traceback" not in refused.stderr

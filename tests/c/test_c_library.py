@@ -40,7 +40,7 @@ def coded(photos: list[Path]) -> list[tuple[np.ndarray, bytes]]:
     codec, found = TorchCodec(load_codec("tiny")), []
     for number, path in enumerate(photos):
         picture = load_picture(path).crop((0, 0, 201 + 7 * number, 150 - 9 * number))
-        symbols = codec.tables.to_symbols(codec.analyse(bitstream.pad(bitstream.to_array(picture))))
+        symbols = codec.tables.to_symbols(codec.analyse(bitstream.pad(bitstream.to_array(picture), 16)))
         found.append((symbols, bitstream.pack(symbols, (picture.height, picture.width), codec.tables)))
     return found
 
@@ -68,7 +68,7 @@ def test_photographs_are_read_and_written_as_python_does(
     for symbols, data in coded:
         read, size = library.read(tables, data)
         assert (read == symbols).all()
-        assert size == bitstream.unpack(data, tables)[1]
+        assert size == bitstream.unpack(data, tables, 16)[1]
         values = symbols.astype("<i4").tobytes()
         assert library.ask("write", *size, tables=tables.binary, data=values) == data
         assert library.ask("write", *size, len(data), tables=tables.binary, data=values) == data
@@ -191,7 +191,7 @@ def test_bad_files_are_refused_with_the_reason(
         with pytest.raises(CswError, match=f"^{reason}$"):
             library.read(tables, data)
         with pytest.raises(bitstream.BadFile):
-            bitstream.unpack(data, tables)
+            bitstream.unpack(data, tables, 16)
     for cut in range(38):
         with pytest.raises(CswError):
             library.read(tables, good[:cut])
@@ -234,8 +234,8 @@ def test_tiles_are_those_of_python(library: Library) -> None:
         answer = library.ask("tiles", 16 * rows - 3, 16 * columns, tall, wide)
         wanted = [
             (top, left, min(tall, rows), min(wide, columns), first_row, end_row, first, end)
-            for top, first_row, end_row in tiles.windows(rows, tall)
-            for left, first, end in tiles.windows(columns, wide)
+            for top, first_row, end_row in tiles.windows(rows, tall, 2)
+            for left, first, end in tiles.windows(columns, wide, 2)
         ]
         assert list(struct.iter_unpack("<8I", answer)) == wanted
     assert library.ask("tiles", 96, 96, 4, 9) == b""  # a window of 4 has no inside
@@ -248,7 +248,7 @@ def test_tiles_are_cut_from_a_decoders_input(
     library: Library, teacher: FactorizedPrior, coded: list[tuple[np.ndarray, bytes]], layout: int
 ) -> None:
     tables, (symbols, data) = teacher.entropy_tables(), coded[0]
-    left, *_ = list(tiles.windows(symbols.shape[2], 6))[1]
+    left, *_ = list(tiles.windows(symbols.shape[2], 6, 2))[1]
     wanted = symbols[:, :7, left : left + 6]
     for form in Form:
         answer = library.ask("cut", form, layout, 1, 0, 7, 6, tables=tables.binary, data=data)[8:]
@@ -267,8 +267,8 @@ def tiled(picture: np.ndarray, size: tuple[int, int], scale: int, layout: int) -
     """What a network gives for each tile of ``picture: (C, H, W)``, one behind the other."""
     rows, columns = (side // scale for side in picture.shape[1:])
     parts = []
-    for top, *_ in tiles.windows(rows, size[0]):
-        for left, *_ in tiles.windows(columns, size[1]):
+    for top, *_ in tiles.windows(rows, size[0], 2):
+        for left, *_ in tiles.windows(columns, size[1], 2):
             tall, wide = min(size[0], rows), min(size[1], columns)
             part = picture[:, top * scale : (top + tall) * scale, left * scale : (left + wide) * scale]
             parts.append((part if layout == NCHW else part.transpose(1, 2, 0)).tobytes())
@@ -282,7 +282,7 @@ def test_pictures_in_and_out(library: Library, layout: int, tile: tuple[int, int
     for height, width in [(1, 1), (16, 16), (97, 150), (131, 40)]:
         picture = Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8), "RGB")
         rgb = picture.tobytes()
-        padded = bitstream.pad(bitstream.to_array(picture))
+        padded = bitstream.pad(bitstream.to_array(picture), 16)
         answer = library.ask("from_rgb", height, width, *tile, FLOAT, layout, data=rgb)
         assert answer == tiled(padded, tile, 16, layout)
         integers = np.rint(padded * 255).astype(np.uint8)

@@ -200,7 +200,7 @@ def test_a_line_of_pixels_counts_with_its_padding(seeds: Path) -> None:
     header = struct.pack("<4sBBII16sI", bitstream.MAGIC, 1, 0, 1, length, codec.tables.digest()[:16], 8)
     data = header + bytes(8)
     with pytest.raises(bitstream.BadFile, match="more than"):
-        bitstream.unpack(data + struct.pack("<I", zlib.crc32(data)), codec.tables)
+        bitstream.unpack(data + struct.pack("<I", zlib.crc32(data)), codec.tables, codec.factor)
     with pytest.raises(UserError, match="padded"):
         bitstream.encode(codec, Image.new("RGB", (length, 1)))
 

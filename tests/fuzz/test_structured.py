@@ -76,7 +76,7 @@ def test_headers_whose_checksum_is_right(seeds: Path, height, width, version, le
     header = struct.pack("<4sBBII16sI", bitstream.MAGIC, version, 0, height, width, tables.digest()[:16], length)
     content = header + string
     try:
-        symbols, size = bitstream.unpack(content + struct.pack("<I", zlib.crc32(content)), tables)
+        symbols, size = bitstream.unpack(content + struct.pack("<I", zlib.crc32(content)), tables, 16)
     except bitstream.BadFile:
         return
     assert size == (height, width)

@@ -6,7 +6,7 @@ import torch
 
 from codecswap.codecs.factorized import FactorizedPrior
 from codecswap.codecs.torch_codec import TorchCodec
-from codecswap.inference.tiles import MARGIN, windows
+from codecswap.inference.tiles import windows
 from codecswap.swaps.apply import swap
 
 
@@ -14,10 +14,10 @@ from codecswap.swaps.apply import swap
 @pytest.mark.parametrize("size", [5, 8, 40])
 def test_windows_cover_an_axis_and_keep_their_margins(length: int, size: int) -> None:
     expected, size = 0, min(size, length)
-    for start, first, last in windows(length, size):
+    for start, first, last in windows(length, size, FactorizedPrior.margin):
         assert first == expected < last
-        assert start == 0 or first - start >= MARGIN
-        assert start + size == length or start + size - last >= MARGIN
+        assert start == 0 or first - start >= FactorizedPrior.margin
+        assert start + size == length or start + size - last >= FactorizedPrior.margin
         expected = last
     assert expected == length
 

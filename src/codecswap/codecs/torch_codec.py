@@ -17,16 +17,17 @@ class TorchCodec:
 
     def __init__(self, codec: Codec, tile: Size = TILE) -> None:
         self.codec = codec
+        self.factor = codec.factor
         self.tables = codec.entropy_tables()
         self._tile = tile
 
     def analyse(self, picture: np.ndarray) -> np.ndarray:
         """Latents y ``(M, H/16, W/16)``, before rounding, of ``picture: (3, H, W)``, float32 in [0, 1]."""
-        return self._run(self.codec.g_a, picture, scale_in=self.codec.factor, scale_out=1)
+        return self._run(self.codec.g_a, picture, scale_in=self.factor, scale_out=1)
 
     def synthesise(self, symbols: np.ndarray) -> np.ndarray:
         """The picture ``(3, H, W)``, float32, not clamped, of ``symbols: (M, H/16, W/16)``, int32."""
-        return self._run(self.codec.g_s, self.tables.to_latents(symbols), scale_in=1, scale_out=self.codec.factor)
+        return self._run(self.codec.g_s, self.tables.to_latents(symbols), scale_in=1, scale_out=self.factor)
 
     def _run(self, transform: torch.nn.Module, x: np.ndarray, *, scale_in: int, scale_out: int) -> np.ndarray:
         device = next(self.codec.parameters()).device
@@ -35,4 +36,4 @@ class TorchCodec:
         def run(tile: np.ndarray) -> np.ndarray:
             return transform(torch.from_numpy(tile)[None].to(device))[0].cpu().numpy()
 
-        return in_tiles(run, x, self._tile, scale_in=scale_in, scale_out=scale_out)
+        return in_tiles(run, x, self._tile, self.codec.margin, scale_in=scale_in, scale_out=scale_out)

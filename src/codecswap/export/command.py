@@ -22,7 +22,7 @@ from codecswap.export.operators import complaints, load_target
 from codecswap.export.source import load_source
 from codecswap.files import atomic_write
 from codecswap.inference.bitstream import pad, to_array
-from codecswap.inference.manifest import FACTOR, Manifest, Network, describe_network, write_folder
+from codecswap.inference.manifest import Manifest, Network, describe_network, write_folder
 from codecswap.inference.runtime import OnnxCodec
 
 REFUSED = 3
@@ -83,6 +83,8 @@ def write(codec: Codec, name: str, replacement: str, options: ExportOptions) -> 
         name=name,
         N=codec.N,
         M=codec.M,
+        factor=codec.factor,
+        margin=codec.margin,
         replacement=replacement,
         precision="float16" if options.fp16 else "float32",
         opset=opset,
@@ -116,13 +118,13 @@ def to_float16(path: Path) -> None:
 
 
 def pictures(folder: str | None, manifest: Manifest) -> Iterator[np.ndarray]:
-    """Pictures ``(3, H, W)``, float32 in [0, 1], padded to multiples of 16 or cropped to the fixed size.
+    """Pictures ``(3, H, W)``, float32 in [0, 1], padded to whole latents or cropped to the fixed size.
 
     Raises:
         UserError: the folder holds none that can be read.
     """
     size = (manifest.width, manifest.height) if manifest.width and manifest.height else None
-    return fitted(folder, "--images", "val", size)
+    return (pad(picture, manifest.factor) for picture in fitted(folder, "--images", "val", size))
 
 
 def fitted(folder: str | None, option: str, side: str, size: tuple[int, int] | None) -> Iterator[np.ndarray]:
@@ -132,7 +134,7 @@ def fitted(folder: str | None, option: str, side: str, size: tuple[int, int] | N
         folder: None: the package's.
         option: the option that named the folder.
         side: ``train`` or ``val``, of the package's photographs.
-        size: width and height that they are cut to; None: whole, padded to multiples of 16.
+        size: width and height that they are cut to; None: whole.
 
     Raises:
         UserError: the folder holds none that can be read.
@@ -144,7 +146,7 @@ def fitted(folder: str | None, option: str, side: str, size: tuple[int, int] | N
         except UNREADABLE:
             continue
         found += 1
-        yield pad(to_array(ImageOps.fit(picture, size, Image.Resampling.LANCZOS) if size else picture))
+        yield to_array(ImageOps.fit(picture, size, Image.Resampling.LANCZOS) if size else picture)
     if not found:
         raise UserError(f"{option} {folder} holds no picture that can be read.")
 
@@ -221,9 +223,8 @@ def show_facts(folder: Path, manifest: Manifest) -> None:
     for network in (manifest.encoder, manifest.decoder):
         if network is None:
             continue
-        shape = (
-            (1, 3, height, width) if network.input == "picture" else (1, manifest.M, height // FACTOR, width // FACTOR)
-        )
+        latents = (manifest.M, height // manifest.factor, width // manifest.factor)
+        shape = (1, *((3, height, width) if network.input == "picture" else latents))
         known = graph.facts(folder / network.file, shape)
         operators = ", ".join(f"{count} {name}" for name, count in known.operators.items())
         rows.append(

@@ -10,7 +10,6 @@ from PIL import Image
 from codecswap.data.pictures import MOST_PIXELS
 from codecswap.errors import UserError
 from codecswap.inference import rans
-from codecswap.inference.manifest import FACTOR
 from codecswap.inference.tables import EntropyTables
 
 MAGIC = b"\x89CSW"
@@ -27,6 +26,8 @@ class Codec(Protocol):
     """What encoding and decoding need: a codec in PyTorch, or an exported one in ONNX Runtime."""
 
     tables: EntropyTables
+    factor: int
+    """Pixels that a latent stands for on either axis."""
 
     def analyse(self, picture: np.ndarray) -> np.ndarray:
         """Latents ``(M, H/16, W/16)``, before rounding, of ``picture: (3, H, W)``, float32 in [0, 1]."""
@@ -45,9 +46,9 @@ def encode(codec: Codec, picture: Image.Image) -> bytes:
     Raises:
         UserError: the codec cannot take that size.
     """
-    if (size := _padded(picture.height, picture.width)) > MOST_PIXELS:
+    if (size := _padded(picture.height, picture.width, codec.factor)) > MOST_PIXELS:
         raise UserError(f"A picture of {size:,} pixels, padded, is more than {MOST_PIXELS:,}: cut it into parts.")
-    latents = codec.analyse(pad(to_array(picture)))
+    latents = codec.analyse(pad(to_array(picture), codec.factor))
     return pack(codec.tables.to_symbols(latents), (picture.height, picture.width), codec.tables)
 
 
@@ -58,7 +59,7 @@ def decode(codec: Codec, data: bytes) -> Image.Image:
         BadFile: it is damaged, of another codec, of a newer version, or no such file.
         UserError: the codec cannot take that size.
     """
-    symbols, size = unpack(data, codec.tables)
+    symbols, size = unpack(data, codec.tables, codec.factor)
     decoded = codec.synthesise(symbols)
     if not np.isfinite(decoded).all():
         raise BadFile("decodes to values that are no picture's: encode the picture again")
@@ -77,8 +78,12 @@ def pack(symbols: np.ndarray, size: tuple[int, int], tables: EntropyTables) -> b
     return content + _CHECKSUM.pack(zlib.crc32(content))
 
 
-def unpack(data: bytes, tables: EntropyTables) -> tuple[np.ndarray, tuple[int, int]]:
+def unpack(data: bytes, tables: EntropyTables, factor: int) -> tuple[np.ndarray, tuple[int, int]]:
     """Read a file's bytes.
+
+    Args:
+        tables: of the codec that decodes.
+        factor: its pixels per latent (16).
 
     Returns: symbols ``(M, ceil(height / 16), ceil(width / 16))``, int32; the picture's height and width in pixels.
 
@@ -102,9 +107,9 @@ def unpack(data: bytes, tables: EntropyTables) -> tuple[np.ndarray, tuple[int, i
             f"was written by another codec (its entropy tables are {digest.hex()[:8]}, this codec has "
             f"{tables.digest().hex()[:8]}): decode it with that one, or a student of it"
         )
-    if not height * width or _padded(height, width) > MOST_PIXELS:
+    if not height * width or _padded(height, width, factor) > MOST_PIXELS:
         raise BadFile(f"speaks of {width}x{height} pixels, more than {MOST_PIXELS:,} (or none): it is not decoded")
-    shape = (-(-height // FACTOR), -(-width // FACTOR))
+    shape = (-(-height // factor), -(-width // factor))
     # a short string cannot fill a huge picture: found out before memory is taken for it
     if 8 * length + 64 < tables.fewest_bits() * shape[0] * shape[1]:
         raise BadFile(f"is too short for the {width}x{height} pixels it speaks of: encode the picture again")
@@ -114,9 +119,9 @@ def unpack(data: bytes, tables: EntropyTables) -> tuple[np.ndarray, tuple[int, i
         raise BadFile(f"is damaged ({error}): encode the picture again") from None
 
 
-def _padded(height: int, width: int) -> int:
-    """Pixels of a picture once both sides are multiples of 16: a long line has 16 times its own."""
-    return -(-height // FACTOR) * -(-width // FACTOR) * FACTOR**2
+def _padded(height: int, width: int, factor: int) -> int:
+    """Pixels of a picture once both sides are multiples of ``factor``: a long line has that many times its own."""
+    return -(-height // factor) * -(-width // factor) * factor**2
 
 
 def to_array(picture: Image.Image) -> np.ndarray:
@@ -124,10 +129,10 @@ def to_array(picture: Image.Image) -> np.ndarray:
     return np.ascontiguousarray(np.asarray(picture, np.float32).transpose(2, 0, 1) / np.float32(255))
 
 
-def pad(picture: np.ndarray) -> np.ndarray:
-    """Repeat the lower and right edge of ``picture: (3, H, W)`` until both sides are multiples of 16."""
+def pad(picture: np.ndarray, factor: int) -> np.ndarray:
+    """Repeat the lower and right edge of ``picture: (3, H, W)`` until both sides are multiples of ``factor``."""
     height, width = picture.shape[-2:]
-    return np.pad(picture, ((0, 0), (0, -height % FACTOR), (0, -width % FACTOR)), mode="edge")
+    return np.pad(picture, ((0, 0), (0, -height % factor), (0, -width % factor)), mode="edge")
 
 
 def to_picture(decoded: np.ndarray, size: tuple[int, int]) -> Image.Image:

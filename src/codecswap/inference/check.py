@@ -20,7 +20,7 @@ from PIL import Image
 from codecswap.data.pictures import UNREADABLE, load_picture
 from codecswap.errors import UserError
 from codecswap.inference import bitstream
-from codecswap.inference.manifest import FACTOR, MANIFEST, Manifest, check_names, file_bytes
+from codecswap.inference.manifest import MANIFEST, Manifest, check_names, file_bytes
 
 AGREEMENT = 50.0
 """Least PSNR in dB of a runtime's result against the exact meaning.
@@ -87,10 +87,10 @@ def write_checks(exact: Any, pictures: Sequence[np.ndarray], symbols: Sequence[n
     """
     index, top, left = _liveliest(symbols)
     part = symbols[index][:, top : top + SIDE, left : left + SIDE]
-    size = (FACTOR * part.shape[1], FACTOR * part.shape[2])
+    size = (exact.factor * part.shape[1], exact.factor * part.shape[2])
     written = []
     if exact.manifest.encoder:
-        rows, columns = (slice(FACTOR * start, FACTOR * (start + SIDE)) for start in (top, left))
+        rows, columns = (slice(exact.factor * start, exact.factor * (start + SIDE)) for start in (top, left))
         picture = pictures[index][:, rows, columns]
         written += _write("encoder", exact, bitstream.to_picture(picture, size), _encoded(exact, picture))
     if exact.manifest.decoder:
@@ -140,7 +140,7 @@ def _write(part: str, exact: Any, picture: Image.Image, symbols: np.ndarray) -> 
 def _read(codec: Any, names: tuple[str, str]) -> tuple[np.ndarray, Image.Image]:
     data, _ = (file_bytes(codec.folder, name, codec.manifest.checks[name], MOST_BYTES) for name in names)
     try:
-        symbols, size = bitstream.unpack(data, codec.tables)
+        symbols, size = bitstream.unpack(data, codec.tables, codec.factor)
         picture = load_picture(codec.folder / names[1])
         if max(symbols.shape[1:]) > SIDE or (picture.height, picture.width) != size:
             raise ValueError(f"{symbols.shape} and {picture.size}")
@@ -152,13 +152,13 @@ def _read(codec: Any, names: tuple[str, str]) -> tuple[np.ndarray, Image.Image]:
 
 
 def _decoded(codec: Any, symbols: np.ndarray) -> np.ndarray:
-    height, width = symbols.shape[1:]
-    return codec.synthesise(_filled(symbols, codec.manifest, 1))[:, : FACTOR * height, : FACTOR * width]
+    height, width = (side * codec.factor for side in symbols.shape[1:])
+    return codec.synthesise(_filled(symbols, codec.manifest, 1))[:, :height, :width]
 
 
 def _encoded(codec: Any, picture: np.ndarray) -> np.ndarray:
-    height, width = (side // FACTOR for side in picture.shape[1:])
-    latents = codec.analyse(_filled(picture, codec.manifest, FACTOR))
+    height, width = (side // codec.factor for side in picture.shape[1:])
+    latents = codec.analyse(_filled(picture, codec.manifest, codec.factor))
     return codec.tables.to_symbols(latents)[:, :height, :width]
 
 
@@ -166,7 +166,7 @@ def _filled(x: np.ndarray, manifest: Manifest, scale: int) -> np.ndarray:
     """``x: (C, h, w)`` with zeros to the right and below up to a folder's fixed size, if it has one."""
     if not (manifest.height and manifest.width):
         return x
-    height, width = (side // FACTOR * scale for side in (manifest.height, manifest.width))
+    height, width = (side // manifest.factor * scale for side in (manifest.height, manifest.width))
     return np.pad(x, ((0, 0), (0, height - x.shape[1]), (0, width - x.shape[2])))
 
 

@@ -11,12 +11,11 @@ from codecswap.errors import UserError
 from codecswap.files import atomic_write
 from codecswap.inference.planes import Planes
 from codecswap.inference.tables import EntropyTables
+from codecswap.inference.tiles import TILE
 
 FORMAT = "codecswap exported codec"
 VERSION = 1
 MANIFEST, TABLES, BINARY_TABLES = "codec.json", "entropy.json", "entropy.bin"
-FACTOR = 16
-"""A latent stands for this many pixels on either axis; pictures are padded to multiples of it."""
 INPUTS = ("picture", "latents", "symbols", "planes")
 """What a network may take."""
 
@@ -42,6 +41,8 @@ class Manifest:
     """Channels inside the transforms."""
     M: int
     """Channels of the latents."""
+    factor: int
+    """Pixels that a latent stands for on either axis; pictures are padded to multiples of it."""
     replacement: str
     """``none``, ``upsample``, ``masked`` or ``subpixel``."""
     precision: str
@@ -56,6 +57,8 @@ class Manifest:
     """How symbols are handed to a decoder whose input is ``planes``."""
     tables_sha256: str
     """`codecswap.inference.tables.EntropyTables.digest`: files of codecs with the same one can be exchanged."""
+    margin: int = 2
+    """How far a transform sees, in latents (`codecswap.inference.tiles`); folders of before do not say it."""
     checks: dict[str, str] | None = None
     """SHA-256 of the files of `codecswap.inference.check`, by name; None: not quantised, or of before."""
 
@@ -71,7 +74,7 @@ def write_folder(folder: Path, manifest: Manifest, tables: EntropyTables) -> Non
         path.write_text(tables.to_json(), encoding="utf-8")
     with atomic_write(folder / BINARY_TABLES) as path:  # for the C library
         path.write_bytes(tables.binary)
-    content = {"format": FORMAT, "version": VERSION, "factor": FACTOR, "entropy": TABLES, **asdict(manifest)}
+    content = {"format": FORMAT, "version": VERSION, "entropy": TABLES, **asdict(manifest)}
     with atomic_write(folder / MANIFEST) as path:
         path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
@@ -155,7 +158,7 @@ def _parts(content: dict[str, Any]) -> dict[str, Any]:
 
 def _check(manifest: Manifest) -> None:
     """Raise ValueError where a value is not of its kind: JSON has no types, and sizes are taken from here."""
-    counts = [manifest.N, manifest.M, manifest.opset]
+    counts = [manifest.N, manifest.M, manifest.opset, manifest.factor, manifest.margin]
     words = [manifest.name, manifest.replacement, manifest.precision, manifest.tables_sha256]
     sides = [manifest.height, manifest.width]
     for network in filter(None, (manifest.encoder, manifest.decoder)):
@@ -173,5 +176,7 @@ def _check(manifest: Manifest) -> None:
         counts.append(manifest.planes.constant)
     if not all(type(count) is int and 0 < count < 1 << 31 for count in counts):
         raise ValueError(counts)
-    if not all(isinstance(word, str) for word in words) or any(side and side % FACTOR for side in sides):
+    if not all(isinstance(word, str) for word in words) or any(side and side % manifest.factor for side in sides):
         raise ValueError(words, sides)
+    if 2 * manifest.margin >= min(TILE):
+        raise ValueError(manifest.margin)

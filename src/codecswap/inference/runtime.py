@@ -10,8 +10,8 @@ import onnxruntime
 
 from codecswap.errors import UserError
 from codecswap.inference.check import check
-from codecswap.inference.manifest import FACTOR, Network, network_bytes, read_folder
-from codecswap.inference.tiles import MARGIN, TILE, Size, in_tiles
+from codecswap.inference.manifest import Network, network_bytes, read_folder
+from codecswap.inference.tiles import TILE, Size, in_tiles
 
 
 def open_session(
@@ -54,10 +54,11 @@ class OnnxCodec:
     def __init__(self, folder: Path, threads: int | None = None, tile: Size = TILE, *, exact: bool = False) -> None:
         self.folder = folder
         self.manifest, self.tables = read_folder(folder)
+        self.factor = self.manifest.factor
         self._threads, self._exact = threads, exact
         self._fixed = self.manifest.height is not None
         if self.manifest.height and self.manifest.width:
-            tile = (self.manifest.height // FACTOR, self.manifest.width // FACTOR)
+            tile = (self.manifest.height // self.factor, self.manifest.width // self.factor)
         self._tile = tile
         self._sessions: dict[str, Any] = {}
 
@@ -67,7 +68,7 @@ class OnnxCodec:
         Raises:
             UserError: the folder has no encoder, its fixed size does not fit the picture, or it is computed wrongly here.
         """
-        return self._run("encoder", picture, scale_in=FACTOR, scale_out=1)
+        return self._run("encoder", picture, scale_in=self.factor, scale_out=1)
 
     def synthesise(self, symbols: np.ndarray) -> np.ndarray:
         """The picture ``(3, H, W)``, float32, not clamped, of ``symbols: (M, H/16, W/16)``, int32.
@@ -75,7 +76,7 @@ class OnnxCodec:
         Raises:
             UserError: the folder has no decoder, its fixed size does not fit the picture, or it is computed wrongly here.
         """
-        return self._run("decoder", self._decoder_input(symbols), scale_in=1, scale_out=FACTOR)
+        return self._run("decoder", self._decoder_input(symbols), scale_in=1, scale_out=self.factor)
 
     def _decoder_input(self, symbols: np.ndarray) -> np.ndarray:
         input = self._network("decoder").input
@@ -94,13 +95,14 @@ class OnnxCodec:
         if self._fixed and (height < self._tile[0] or width < self._tile[1]):
             raise UserError(
                 f"{self.folder} is fixed at {self.manifest.width}x{self.manifest.height} pixels and takes no smaller "
-                f"picture ({FACTOR * width}x{FACTOR * height} with its padding): export it without --height and --width."
+                f"picture ({self.factor * width}x{self.factor * height} with its padding): export it without --height and "
+                "--width."
             )
         for size, side in zip(self._tile, (height, width), strict=True):
-            if size < side and size <= 2 * MARGIN:
+            if size < side and size <= 2 * self.manifest.margin:
                 raise UserError(
                     f"{self.folder} is fixed at {self.manifest.width}x{self.manifest.height} pixels, too small for tiles of "
-                    f"a larger picture: export it with sides of more than {2 * MARGIN * FACTOR}."
+                    f"a larger picture: export it with sides of more than {2 * self.manifest.margin * self.factor}."
                 )
         network = self._network(part)
         session = self._session(part, network)
@@ -114,7 +116,7 @@ class OnnxCodec:
                     raise ValueError(f"its result is {result.dtype} {result.shape}")
             return result[0]
 
-        return in_tiles(run, x, self._tile, scale_in=scale_in, scale_out=scale_out)
+        return in_tiles(run, x, self._tile, self.manifest.margin, scale_in=scale_in, scale_out=scale_out)
 
     def _session(self, part: str, network: Network) -> onnxruntime.InferenceSession:
         """A network's session, checked when it is opened."""

@@ -1,7 +1,7 @@
 """Pictures larger than a network's memory, or than its fixed size: in tiles that overlap by what a layer can see.
 
-Through four layers of 5x5 and stride 2, a latent sees 30 pixels beyond its own on each side, and a pixel 1.9 latents: two
-latents of margin make a tile's inside equal to the whole picture's, to float rounding.
+A margin of latents on each side of a tile is computed and thrown away: with the one that a codec's layers need
+(`codecswap.inference.manifest.Manifest`), a tile's inside equals the whole picture's, to float rounding.
 """
 
 import math
@@ -10,37 +10,35 @@ from itertools import pairwise, product
 
 import numpy as np
 
-MARGIN = 2
-"""Latents on each side of a tile that are computed and thrown away."""
-
 Size = tuple[int, int]
 
 TILE: Size = (80, 80)
 """Largest tile in latents (1280x1280 pixels): 12 million pixels stay below 4 GiB with N=192, M=320."""
 
 
-def windows(length: int, size: int) -> Iterator[tuple[int, int, int]]:
+def windows(length: int, size: int, margin: int) -> Iterator[tuple[int, int, int]]:
     """Cover ``length`` latents of one axis with windows of ``size`` (or of ``length``, where that is less).
 
     Yields: where a window starts, and the range of the axis that is taken from it.
     """
     size = min(size, length)
-    if size < length and size <= 2 * MARGIN:
-        raise ValueError(f"a tile of {size} latents has no inside: it takes more than {2 * MARGIN}")
-    count = 1 if size == length else math.ceil((length - 2 * MARGIN) / (size - 2 * MARGIN))
+    if size < length and size <= 2 * margin:
+        raise ValueError(f"a tile of {size} latents has no inside: it takes more than {2 * margin}")
+    count = 1 if size == length else math.ceil((length - 2 * margin) / (size - 2 * margin))
     starts = [index * (length - size) // max(1, count - 1) for index in range(count)]
     edges = [0, *((a + b + size) // 2 for a, b in pairwise(starts)), length]
     yield from zip(starts, edges[:-1], edges[1:], strict=True)
 
 
 def in_tiles(
-    run: Callable[[np.ndarray], np.ndarray], x: np.ndarray, size: Size, *, scale_in: int, scale_out: int
+    run: Callable[[np.ndarray], np.ndarray], x: np.ndarray, size: Size, margin: int, *, scale_in: int, scale_out: int
 ) -> np.ndarray:
     """Compute ``run`` on ``x: (..., H, W)`` tile by tile.
 
     Args:
         run: takes a tile ``(..., h scale_in, w scale_in)``, returns ``(..., h scale_out, w scale_out)``.
         size: height and width of a tile, in latents.
+        margin: latents on each side of a tile that are thrown away.
         scale_in, scale_out: pixels per latent of what goes in and comes out.
 
     Returns: the same as ``run(x)``, to float rounding.
@@ -48,7 +46,9 @@ def in_tiles(
     height, width = (side // scale_in for side in x.shape[-2:])
     tall, wide = min(size[0], height), min(size[1], width)
     result: np.ndarray | None = None
-    for (top, first_row, last_row), (left, first, last) in product(windows(height, tall), windows(width, wide)):
+    for (top, first_row, last_row), (left, first, last) in product(
+        windows(height, tall, margin), windows(width, wide, margin)
+    ):
         rows, columns = slice(top * scale_in, (top + tall) * scale_in), slice(left * scale_in, (left + wide) * scale_in)
         tile = run(np.ascontiguousarray(x[..., rows, columns]))
         if result is None:

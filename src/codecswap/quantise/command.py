@@ -99,7 +99,7 @@ def quantise(
     Raises:
         UserError: ONNX Runtime does not compute here what the files mean; nothing is written.
     """
-    folder, size = options.output, latent_size(options.height, options.width)
+    folder, size = options.output, latent_size(options.height, options.width, codec.factor)
     folder.mkdir(parents=True, exist_ok=True)
     made = scratch / "made"
     made.mkdir()
@@ -136,7 +136,7 @@ def quantise(
         overrides = {"picture": _picture(options), **_rounded(transform, inputs, "encoder", options)}
         advance(1)
         path = scratch / "encoder.onnx"
-        write_encoder(transform, path, opset=options.opset, size=size)
+        write_encoder(transform, path, opset=options.opset, size=size, factor=codec.factor)
         encoder = _write(path, made, inputs, overrides, "encoder", options, "picture", "latents")
         advance(1)
         if show:
@@ -146,6 +146,8 @@ def quantise(
         name=name,
         N=codec.N,
         M=codec.M,
+        factor=codec.factor,
+        margin=codec.margin,
         replacement=replacement,
         precision="int8",
         opset=options.opset,
@@ -284,7 +286,7 @@ def _measured(
         encoder = codec if codec.manifest.encoder else reference
         decoder = codec if codec.manifest.decoder else reference
         data = pack(codec.tables.to_symbols(encoder.analyse(picture)), picture.shape[1:], codec.tables)  # type: ignore[arg-type]
-        symbols, _ = unpack(data, codec.tables)
+        symbols, _ = unpack(data, codec.tables, codec.factor)
         shown, x = to_8_bits(torch.from_numpy(decoder.synthesise(symbols)))[None], torch.from_numpy(picture)[None]
         values["psnr"].append(psnr(shown, x).item())
         values["ms_ssim"].append(ms_ssim(shown, x).item() if min(x.shape[-2:]) >= SMALLEST_SIDE else float("nan"))

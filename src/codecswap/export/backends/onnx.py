@@ -13,7 +13,6 @@ from codecswap.errors import UserError
 from codecswap.export.backends import graph
 from codecswap.export.lower import Form, lower
 from codecswap.files import atomic_write
-from codecswap.inference.manifest import FACTOR
 
 OPSETS = range(11, 21)
 """DepthToSpace has its CRD order since 11; the exporter ends at 20."""
@@ -68,7 +67,7 @@ def export_decoder(
     Raises:
         UserError: the form needs a fixed size or does not fit a layer, or the size or the opset is impossible.
     """
-    size = latent_size(height, width)
+    size = latent_size(height, width, codec.factor)
     centre = codec.medians.clone().cpu() if input == "symbols" else None
     write_decoder(lower(codec.g_s, form, size), codec.M, path, opset=opset, size=size, input=input, centre=centre)
 
@@ -85,7 +84,9 @@ def export_encoder(
 
     Sides are multiples of 16; whoever feeds it pads. Arguments and errors as in `export_decoder`.
     """
-    write_encoder(lower(codec.g_a), path, opset=opset, size=latent_size(height, width))
+    write_encoder(
+        lower(codec.g_a), path, opset=opset, size=latent_size(height, width, codec.factor), factor=codec.factor
+    )
 
 
 def write_decoder(
@@ -110,27 +111,27 @@ def write_decoder(
     _export(_Decoder(g_s.cpu(), centre), example, Path(path), opset, input, "picture", dynamic=size is None)
 
 
-def write_encoder(g_a: nn.Module, path: str | Path, *, opset: int, size: tuple[int, int] | None) -> None:
-    """Write a plain analysis transform as it is; ``size`` is that of its output."""
-    example = torch.zeros(1, 3, *((FACTOR * size[0], FACTOR * size[1]) if size else (64, 96)))
+def write_encoder(g_a: nn.Module, path: str | Path, *, opset: int, size: tuple[int, int] | None, factor: int) -> None:
+    """Write a plain analysis transform as it is; ``size`` is that of its output, ``factor`` its pixels per latent."""
+    example = torch.zeros(1, 3, *(factor * side for side in size or (4, 6)))
     _export(_Encoder(g_a.cpu()), example, Path(path), opset, "picture", "latents", dynamic=size is None)
 
 
-def latent_size(height: int | None, width: int | None) -> tuple[int, int] | None:
+def latent_size(height: int | None, width: int | None, factor: int) -> tuple[int, int] | None:
     """A fixed size of pictures in latents; None where it is open.
 
     Raises:
-        UserError: one of the two is missing, or no multiple of 16.
+        UserError: one of the two is missing, or no multiple of the codec's ``factor``.
     """
     if height is None and width is None:
         return None
     if height is None or width is None:
         raise UserError("--height and --width go together: give both, or neither for pictures of any size.")
     for name, side in (("height", height), ("width", width)):
-        if side < FACTOR or side % FACTOR:
-            padded = max(1, -(-side // FACTOR)) * FACTOR
-            raise UserError(f"--{name} is a multiple of {FACTOR}, not {side}: take {padded} and pad pictures to it.")
-    return height // FACTOR, width // FACTOR
+        if side < factor or side % factor:
+            padded = max(1, -(-side // factor)) * factor
+            raise UserError(f"--{name} is a multiple of {factor}, not {side}: take {padded} and pad pictures to it.")
+    return height // factor, width // factor
 
 
 def _export(

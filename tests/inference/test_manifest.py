@@ -1,0 +1,27 @@
+"""What codec.json says of the codec's sizes."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from codecswap.codecs.factorized import FactorizedPrior
+from codecswap.errors import UserError
+from codecswap.inference.manifest import MANIFEST, Manifest, read_folder, write_folder
+from codecswap.inference.runtime import OnnxCodec
+
+
+def test_factor_and_margin_come_from_the_folder(teacher: FactorizedPrior, tmp_path: Path) -> None:
+    tables = teacher.entropy_tables()
+    sizes = {"N": 48, "M": 72, "factor": 16, "opset": 13, "height": None, "width": None}
+    words = {"name": "x", "replacement": "none", "precision": "float32", "tables_sha256": tables.digest().hex()}
+    write_folder(tmp_path, Manifest(**sizes, **words, encoder=None, decoder=None, planes=None, margin=4), tables)
+    assert OnnxCodec(tmp_path).factor == 16 and read_folder(tmp_path)[0].margin == 4
+    content = json.loads((tmp_path / MANIFEST).read_text())
+    del content["margin"]  # a folder of an earlier version
+    (tmp_path / MANIFEST).write_text(json.dumps(content))
+    assert read_folder(tmp_path)[0].margin == FactorizedPrior.margin == 2
+    for wrong in ({"factor": 0}, {"factor": "16"}, {"margin": -1}, {"margin": 40}, {"margin": 2.0}):
+        (tmp_path / MANIFEST).write_text(json.dumps(content | wrong))
+        with pytest.raises(UserError, match="is damaged"):
+            read_folder(tmp_path)

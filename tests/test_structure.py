@@ -1,0 +1,105 @@
+"""The walls of the package: what may import what, and who knows an architecture."""
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1] / "src" / "codecswap"
+BASE = {"errors", "files", "console", "config"}
+"""Modules that everything may import; they need no PyTorch."""
+ALLOWED = {
+    "errors": set(),
+    "console": set(),
+    "config": set(),
+    "files": {"errors"},
+    "metrics": set(),
+    "layers": set(),
+    "data": BASE,
+    "inference": BASE | {"data"},
+    "codecs": BASE | {"inference", "layers"},
+    "swaps": BASE | {"layers", "codecs"},
+    "training": BASE | {"metrics", "data", "layers", "codecs", "swaps"},
+    "evaluation": BASE | {"metrics", "data", "inference", "codecs", "training"},
+    "export": BASE | {"metrics", "data", "layers", "inference", "codecs", "swaps", "training"},
+    "quantise": BASE | {"metrics", "data", "layers", "inference", "codecs", "swaps", "training", "export"},
+    "advise": BASE | {"metrics", "data", "layers", "codecs", "swaps"},
+    "coding": BASE | {"data", "inference", "codecs", "training"},
+    "report": BASE | {"metrics", "data", "codecs", "swaps", "training", "evaluation", "advise"},
+    "demo": BASE
+    | {"metrics", "data", "inference", "codecs", "swaps", "training", "evaluation", "export", "report", "coding"},
+    "cli": BASE,
+    "__main__": {"cli"},
+}
+"""What the modules of a folder (or a module at the top) may import of the others, deferred imports included."""
+CIRCLES = [{f"training.{name}" for name in ("callbacks", "loop", "record", "resume", "saving", "start")}]
+"""Modules that still import each other (``if TYPE_CHECKING`` included); nothing is to be added."""
+ARCHITECTURES = re.compile(
+    r"FactorizedPrior|Hyperprior|JointAuto|Cheng20|entropy_bottleneck|gaussian_conditional|compressai\.(mod|zoo)"
+)
+"""Names of architectures and of what only one of them has."""
+
+
+def imports(path: Path) -> Iterator[str]:
+    """The package's modules, without its name, that a file imports anywhere in it."""
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{path} has a relative import, which this test does not follow"
+            if node.module and node.module.split(".")[0] == "codecswap":
+                for name in node.names:
+                    parts = [*node.module.split(".")[1:], name.name]
+                    module = ROOT.joinpath(*parts)
+                    yield ".".join(parts if module.with_suffix(".py").is_file() or module.is_dir() else parts[:-1])
+        elif isinstance(node, ast.Import):
+            yield from (alias.name.partition(".")[2] for alias in node.names if alias.name.startswith("codecswap."))
+
+
+GRAPH = {
+    ".".join(path.relative_to(ROOT).with_suffix("").parts): set(imports(path)) - {""}
+    for path in ROOT.rglob("*.py")
+    if path.name != "__init__.py"
+}
+"""Each module and what it imports."""
+
+
+@pytest.mark.parametrize("module", sorted(GRAPH))
+def test_imports_go_one_way(module: str) -> None:
+    folder = module.split(".")[0]
+    assert folder in ALLOWED, f"say in this test what {folder} may import"
+    found = {target for target in GRAPH[module] if target.split(".")[0] not in ALLOWED[folder] | {folder}}
+    assert not found, f"{module} imports {found}"
+
+
+def test_a_board_needs_of_the_data_only_how_pictures_are_read() -> None:
+    inference = set().union(*(targets for module, targets in GRAPH.items() if module.startswith("inference.")))
+    assert {target for target in inference if target.startswith("data")} == {"data.pictures"}
+    for path in [*(ROOT / "inference").rglob("*.py"), ROOT / "data" / "pictures.py"]:
+        assert not re.search(r"^\s*(import|from) (torch|compressai|lightning)", path.read_text("utf-8"), re.M), path
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    def reached(start: str) -> set[str]:
+        seen, todo = set(), [start]
+        while todo:
+            for target in GRAPH.get(todo.pop(), set()) - seen:
+                seen.add(target)
+                todo.append(target)
+        return seen
+
+    reach = {module: reached(module) for module in GRAPH}
+    circles = {frozenset(other for other in reach[m] if m in reach.get(other, ())) for m in GRAPH if m in reach[m]}
+    found = [circle for circle in circles if not any(circle <= known for known in CIRCLES)]
+    assert not found
+
+
+def test_only_codecs_knows_an_architecture() -> None:
+    found = [
+        f"{path.relative_to(ROOT)}:{number}: {line.strip()}"
+        for path in sorted(ROOT.rglob("*.py"))
+        if path.parent.name != "codecs"
+        for number, line in enumerate(path.read_text("utf-8").splitlines(), 1)
+        if ARCHITECTURES.search(line)
+    ]
+    assert not found, "\n".join(found)
