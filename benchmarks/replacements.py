@@ -23,7 +23,8 @@ from codecswap.advise import multiply_adds
 from codecswap.cli import run
 from codecswap.codecs.source import FactorizedPrior, load_codec
 from codecswap.console import show_table
-from codecswap.data.coco import list_pictures, whole_picture
+from codecswap.data.discovery import list_pictures
+from codecswap.data.transforms import whole_picture
 from codecswap.evaluation.measure import evaluate
 from codecswap.export.backends.onnx import export_decoder
 from codecswap.training.checkpoint import load_student

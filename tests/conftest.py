@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from codecswap.codecs.source import FactorizedPrior, load_codec
-from codecswap.data.pictures import scan
+from codecswap.data.discovery import scan
 from codecswap.inference.tables import EntropyTables
 
 PHOTOS = Path(str(files("codecswap") / "assets" / "photos"))

@@ -125,6 +125,8 @@ def bad_runs(pictures: Path, tmp_path: Path) -> dict[str, tuple[list[str], str]]
         "no checkpoint": ([*good, "--resume", str(tmp_path / "text" / "a.txt")], "no checkpoint"),
         "other checkpoint": ([*good, "--resume", str(tmp_path / "other.pt")], "another architecture"),
         "no teacher": ([*good, "--teacher", str(tmp_path / "none.pth")], "There is no checkpoint"),
+        "share": ([*good, "--val_ratio", "2"], "a share between 0 and 1"),
+        "count": ([*good, "--max_images", "-1"], "--max_images is at least 1"),
         "epochs": ([*good, "--epochs", "-1"], "at least 0"),
         "devices": ([*good, "--accelerator", "abacus"], "cannot train on this"),
     }

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from codecswap.codecs.source import FactorizedPrior, load_codec
-from codecswap.data.coco import whole_picture
+from codecswap.data.transforms import whole_picture
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "make_teacher.py"
 

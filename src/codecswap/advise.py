@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from codecswap.codecs.source import GDN, FactorizedPrior, load_codec, teacher_name
 from codecswap.config import AdviseOptions
 from codecswap.console import say, show_table, track
-from codecswap.data.coco import first_readable, list_pictures
-from codecswap.data.split import position
+from codecswap.data.discovery import list_pictures, position
+from codecswap.data.transforms import first_readable
 from codecswap.errors import UserError
 from codecswap.layers.upsampling import SubpixelConv2d, UpsampleConv2d
 from codecswap.metrics import psnr, to_8_bits

@@ -15,7 +15,8 @@ from torchvision.transforms.v2.functional import to_pil_image
 from codecswap.codecs.source import EMBEDDED, FactorizedPrior, load_codec
 from codecswap.config import DemoOptions, DistillOptions, ExportOptions, FinetuneOptions, ReportOptions
 from codecswap.console import say, show_table
-from codecswap.data.coco import scan, whole_picture
+from codecswap.data.discovery import scan
+from codecswap.data.transforms import whole_picture
 from codecswap.errors import UserError
 from codecswap.evaluation.measure import code, show
 from codecswap.inference.coding import decode_file, encode_file

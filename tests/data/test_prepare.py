@@ -10,12 +10,11 @@ from PIL import Image
 from prepare_steps import run, scene, tree
 
 from codecswap import cli
-from codecswap.data.coco import find_pictures
-from codecswap.data.pictures import load_picture, scan
+from codecswap.data.discovery import find_pictures, position, scan
+from codecswap.data.pictures import load_picture
 from codecswap.data.prepare import command as prepare
 from codecswap.data.prepare import download, fetch
 from codecswap.data.prepare.crops import crop_picture
-from codecswap.data.split import position
 
 pytest_plugins = ["prepare_fixtures"]
 ROOT = Path(__file__).parents[2]

@@ -12,7 +12,8 @@ from torch import nn
 
 from codecswap import cli
 from codecswap.codecs.source import FactorizedPrior
-from codecswap.data.pictures import load_picture, scan
+from codecswap.data.discovery import scan
+from codecswap.data.pictures import load_picture
 from codecswap.export.backends import graph
 from codecswap.export.lower import lower, take_planes
 from codecswap.export.torch_codec import TorchCodec

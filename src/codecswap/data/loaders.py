@@ -8,7 +8,8 @@ import torch
 from torch.utils.data import DataLoader, Subset
 
 from codecswap.config import TrainingOptions
-from codecswap.data.coco import EpochSampler, Pictures, TrainingPictures, ValidationPictures, collate
+from codecswap.data.datasets import EpochSampler, TrainingPictures, ValidationPictures, collate
+from codecswap.data.discovery import Pictures
 from codecswap.errors import UserError
 
 

@@ -1,13 +1,11 @@
-"""Finding and reading pictures, without PyTorch."""
+"""Reading pictures, without PyTorch."""
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from PIL import Image, ImageOps
 
-ENDINGS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
 UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError)
 """What `load_picture` raises for a picture that is none."""
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
@@ -18,16 +16,6 @@ SURE_PIXELS, PIXELS_PER_BYTE = 1 << 24, 100
 """Pixels that any picture may have, and pixels per byte of its file beyond: no photograph has more, a bomb has 1,000."""
 MOST_SCANNED = 4_000_000_000
 """Pixels times scans of a progressive JPEG: seconds. It has ten scans; one of 40 bytes passes over all pixels too."""
-
-
-def scan(folder: str | Path) -> list[Path]:
-    """All pictures below a folder, by path; hidden files are none."""
-    found = []
-    for parent, folders, names in os.walk(folder):
-        folders.sort()
-        paths = (Path(parent, name) for name in names if name[0] != ".")
-        found += [path for path in paths if path.suffix.lower() in ENDINGS]
-    return sorted(found)
 
 
 def load_picture(path: str | Path, *, at_least: int | None = None) -> Image.Image:

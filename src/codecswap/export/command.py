@@ -13,7 +13,8 @@ from PIL import Image, ImageOps
 from codecswap.codecs.source import FactorizedPrior
 from codecswap.config import ExportOptions
 from codecswap.console import say, show_table, track, warn
-from codecswap.data.pictures import UNREADABLE, load_picture, scan
+from codecswap.data.discovery import scan
+from codecswap.data.pictures import UNREADABLE, load_picture
 from codecswap.errors import UserError
 from codecswap.export.backends import graph
 from codecswap.export.backends.onnx import export_decoder, export_encoder

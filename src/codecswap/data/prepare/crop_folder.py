@@ -9,9 +9,8 @@ from typing import Any
 
 from codecswap.config import PrepareOptions
 from codecswap.console import bar
-from codecswap.data.pictures import scan
+from codecswap.data.discovery import base_name, choose, position, scan
 from codecswap.data.prepare.crops import BYTES_PER_PIXEL, crop_all
-from codecswap.data.split import base_name, choose, position
 from codecswap.errors import UserError
 from codecswap.files import atomic_write, need_space
 

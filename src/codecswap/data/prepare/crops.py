@@ -2,9 +2,6 @@
 
 import math
 import multiprocessing
-import os
-import signal
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -18,6 +15,7 @@ from PIL import Image, UnidentifiedImageError
 from codecswap.data.pictures import UNREADABLE, load_picture
 from codecswap.errors import UserError
 from codecswap.files import atomic_write
+from codecswap.processes import cores, follow_parent
 
 SAVE: dict[str, dict[str, Any]] = {
     # 4:4:4: a crop of half the picture's size has sharp colours to keep (2.6 dB more than 4:2:0, a quarter more bytes)
@@ -88,11 +86,6 @@ def crop_all(
     return unread
 
 
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def _crop_chunk(jobs: Sequence[Job], *, size: int, format: str) -> tuple[int, dict[Path, str]]:
     reasons = {source: crop_picture(source, target, size=size, format=format) for source, target in jobs}
     return len(jobs), {source: reason for source, reason in reasons.items() if reason is not None}
@@ -106,7 +99,7 @@ def _mapped(work: Callable[[Any], Any], items: Sequence[Any], workers: int) -> I
         return
     # spawned, not forked: forking a process that has threads (a progress bar) may hang
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_follow_parent)
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=follow_parent)
     try:
         futures = [pool.submit(work, item) for item in items]
         yield (future.result() for future in as_completed(futures))
@@ -117,16 +110,3 @@ def _mapped(work: Callable[[Any], Any], items: Sequence[Any], workers: int) -> I
         ) from None
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _follow_parent() -> None:
-    """Leave Ctrl-C to the main process, and end with it even if it is killed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def wait() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=wait, daemon=True).start()

@@ -10,12 +10,11 @@ from zipfile import ZipFile, ZipInfo
 
 from codecswap.config import PrepareOptions
 from codecswap.console import amount, bar
-from codecswap.data.pictures import ENDINGS
+from codecswap.data.discovery import ENDINGS, choose
 from codecswap.data.prepare.crops import BYTES_PER_PIXEL
 from codecswap.data.prepare.download import COCO, Archive, Remote, download
 from codecswap.data.prepare.remote import RemoteFile, extents
 from codecswap.data.prepare.unpack import TOP, missing, open_zip, pictures, place, unpack
-from codecswap.data.split import choose
 from codecswap.errors import UserError
 from codecswap.files import atomic_write, need_space
 

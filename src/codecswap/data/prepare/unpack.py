@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO
 from zipfile import BadZipFile, ZipFile, ZipInfo
 
-from codecswap.data.pictures import ENDINGS
+from codecswap.data.discovery import ENDINGS
 from codecswap.errors import UserError
 from codecswap.files import atomic_write
 
