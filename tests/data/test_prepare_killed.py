@@ -131,7 +131,7 @@ def test_stopped_while_several_processes_crop(number, tmp_path, many):
         with Image.open(path) as crop:
             crop.load()
     if number == signal.SIGINT:
-        assert process.returncode == 130 and "The same command goes on from here" in output
+        assert process.returncode == 130 and "Run the same command again to continue" in output
         assert "Traceback" not in output and not list((tmp_path / "o").rglob(".*"))
     assert run(*arguments[:-2], workers=2) == 0
     assert tree(tmp_path / "o") == undisturbed

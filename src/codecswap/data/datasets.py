@@ -1,4 +1,4 @@
-"""What a data loader reads: pictures with their paths, in an order that does not depend on the number of processes."""
+"""Data sets and the sampler: pictures with their paths, in an order that does not depend on the number of processes."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -16,13 +16,13 @@ from codecswap.errors import UserError
 
 @dataclass
 class Sample:
-    """One picture as the loader hands it on."""
+    """One picture of a data set."""
 
     image: Tensor | None
     """``(3, 224, 224)`` in [0, 1]; None where it could not be read."""
     path: Path
     unreadable: list[Path]
-    """Pictures that could not be read on the way to this one."""
+    """Pictures that could not be read and were skipped for this one."""
 
 
 @dataclass
@@ -34,12 +34,12 @@ class Batch:
     unreadable: list[Path]
 
     def pin_memory(self) -> "Batch":
-        """Move the pictures to page-locked memory, from which a GPU copies without waiting."""
+        """Copy the pictures to page-locked memory, for asynchronous copies to a GPU."""
         return Batch(self.images.pin_memory(), self.paths, self.unreadable)
 
 
 def collate(samples: list[Sample]) -> Batch:
-    """Stack what could be read."""
+    """Stack the pictures that could be read."""
     unreadable = [path for sample in samples for path in sample.unreadable]
     images = [sample.image for sample in samples if sample.image is not None]
     paths = [sample.path for sample in samples if sample.image is not None]
@@ -47,7 +47,7 @@ def collate(samples: list[Sample]) -> Batch:
 
 
 class TrainingPictures(Dataset):
-    """Random crops, indexed by (epoch, index); an unreadable picture gives way to the next one."""
+    """Random crops, indexed by (epoch, index); an unreadable picture is replaced by the next one."""
 
     def __init__(self, paths: list[Path], *, seed: int, prepared: bool) -> None:
         self.paths, self.seed, self.prepared = paths, seed, prepared
@@ -65,11 +65,11 @@ class TrainingPictures(Dataset):
                 return Sample(image, path, unreadable)
             except UNREADABLE:
                 unreadable.append(path)
-        raise UserError("None of the training pictures can be read any more: is their disk still there?")
+        raise UserError("None of the training pictures can be read any more: check their disk.")
 
 
 class ValidationPictures(Dataset):
-    """Pictures in the order of ``paths``: their centre crops, unless ``read`` reads them otherwise."""
+    """Pictures in the order of ``paths``, as ``read`` reads them: by default their centre crops."""
 
     def __init__(self, paths: list[Path], read: Callable[[Path], Tensor] = validation_crop) -> None:
         self.paths, self.read = paths, read
@@ -86,11 +86,10 @@ class ValidationPictures(Dataset):
 
 
 class EpochSampler(Sampler[tuple[int, int]]):
-    """The one order of training pictures, shared out over any number of processes.
+    """The order of training pictures, the same for any number of processes.
 
-    Each epoch is a permutation drawn from (seed, epoch), cut into batches of ``batch_size`` over all processes (what is
-    left over waits for another epoch); every process takes its part of every batch, so the steps do not depend on their
-    number.
+    Each epoch is a permutation drawn from (seed, epoch), cut into batches of ``batch_size`` over all processes; an
+    incomplete last batch is dropped. Every process takes its part of every batch.
 
     Args:
         length: number of pictures.

@@ -18,16 +18,16 @@ CROP = 224
 """Side of a training picture, in pixels."""
 ENDINGS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
 _COPY = re.compile(r"~\d+$")
-"""``name~2.jpg`` is the second picture called ``name`` where a folder may hold only one; both stand on one side."""
+"""``name~2.jpg`` is the second picture of that name among prepared crops; both fall on the same side."""
 
 
 def base_name(path: str | Path) -> str:
-    """The name that decides on a picture's side: without folder, extension and ``~2``."""
+    """The name that decides a picture's side: without folder, extension and ``~2``."""
     return _COPY.sub("", Path(path).stem)
 
 
 def position(path: str | Path) -> float:
-    """Where a picture stands in [0, 1), from the SHA-256 of its base name without extension (and without ``~2``).
+    """A picture's hash as a number in [0, 1), from the SHA-256 of its base name.
 
     Positions below ``val_ratio`` are the validation side, the others the training side.
     """
@@ -58,7 +58,7 @@ def choose(
 
 
 def scan(folder: str | Path) -> list[Path]:
-    """All pictures below a folder, by path; hidden files are none."""
+    """All pictures below a folder, sorted by path, without hidden files."""
     found = []
     for parent, folders, names in os.walk(folder):
         folders.sort()
@@ -68,7 +68,7 @@ def scan(folder: str | Path) -> list[Path]:
 
 
 def list_pictures(folder: str | Path, option: str) -> list[Path]:
-    """All pictures below a folder, by path; ``option`` is the one that named it.
+    """All pictures below a folder, sorted by path; ``option`` is the option that named it, for the error.
 
     Raises:
         UserError: no such folder, or no pictures in it.
@@ -93,14 +93,14 @@ class Pictures:
 
     @property
     def prepared(self) -> bool:
-        """Pictures are used as they are, neither cropped nor flipped."""
+        """Whether pictures are used unchanged, neither cropped nor flipped."""
         return self.layout == "prepared"
 
     def identity(self, root: str | Path) -> dict[str, Any]:
-        """What tells this data set from another, wherever its folder ``root`` lies: counts, and a hash.
+        """Counts and a hash that identify this data set, independent of where its folder ``root`` is.
 
-        Returns: ``folder``, ``layout``, ``train``, ``val`` (numbers of pictures) and ``sha256`` of the sides, paths below
-            ``root`` and sizes in bytes. Contents are not read: COCO's would take minutes.
+        Returns: ``folder``, ``layout``, ``train``, ``val`` (numbers of pictures) and ``sha256`` of sides, paths relative to
+            ``root`` and sizes in bytes. Contents are not read, which would take minutes for COCO.
         """
         digest = hashlib.sha256()
         for side, paths in (("train", self.train), ("val", self.val)):
@@ -124,11 +124,11 @@ def find_pictures(
     Args:
         root: raw COCO (``train2017/``), prepared crops (``train/``, ``val/``, sub-folders too) or any folder of pictures.
         val_ratio: share of pictures on the validation side, in (0, 1); not used where there is a ``val/``.
-        use_prepared: insist on prepared crops.
+        use_prepared: accept only prepared crops.
         max_images: take the N training pictures with the lowest hashes, and their share of validation pictures.
 
     Raises:
-        UserError: no such folder, no pictures in it, no prepared crops although asked for, or an empty validation side.
+        UserError: no such folder, no pictures, no prepared crops with ``use_prepared``, or an empty side.
     """
     if root is None:
         raise UserError(
@@ -150,7 +150,7 @@ def find_pictures(
     if use_prepared and layout != "prepared":
         raise UserError(
             f"--use_prepared needs {CROP}x{CROP} crops in {root / 'train'} and there are none: "
-            "make them with `codecswap prepare`, or leave --use_prepared out."
+            "make them with `codecswap prepare`, or omit --use_prepared."
         )
     held_out = scan(root / "val") if split and layout != "coco" and (root / "val").is_dir() else []
     train, val = choose(found, val_ratio=val_ratio, max_images=max_images, held_out=held_out)

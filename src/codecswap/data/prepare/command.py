@@ -1,4 +1,4 @@
-"""``codecswap prepare``: from nothing, or from a folder of pictures, to crops that training reads fast."""
+"""``codecswap prepare``: download COCO, or take a folder of pictures, and make crops for training."""
 
 import sys
 from contextlib import ExitStack
@@ -13,11 +13,11 @@ from codecswap.errors import UserError
 from codecswap.files import directory_lock
 
 TRAINING_SIZE = 224
-"""Side of the crops that training takes, in pixels."""
+"""Side of the crops for training, in pixels."""
 
 
 def main(options: PrepareOptions, typed: set[str]) -> int:
-    """``codecswap prepare``: download, unpack and (with --out_dir) crop, each only as far as it is still missing."""
+    """``codecswap prepare``: download, unpack and (with --out_dir) crop what is still missing."""
     _check(options)
     try:
         with ExitStack() as locks:
@@ -26,7 +26,7 @@ def main(options: PrepareOptions, typed: set[str]) -> int:
                 locks.enter_context(directory_lock(folder))
             return _run(options)
     except KeyboardInterrupt:
-        print("\nThe same command goes on from here.", file=sys.stderr)
+        print("\nRun the same command again to continue.", file=sys.stderr)
         raise
 
 
@@ -55,7 +55,7 @@ def _run(options: PrepareOptions) -> int:
     if options.size == TRAINING_SIZE:
         print(f"Next: codecswap distill --coco_dir {quote(out)} --use_prepared true")
     else:
-        print(f"Training takes crops of {TRAINING_SIZE}x{TRAINING_SIZE}: to train, run it again without --size.")
+        print(f"Training needs crops of {TRAINING_SIZE}x{TRAINING_SIZE}: run it again without --size to train on them.")
     return 0
 
 
@@ -67,4 +67,4 @@ def _check(options: PrepareOptions) -> None:
     if not images.is_dir():
         raise UserError(f"There is no folder {options.images}: name the folder of your pictures with --images.")
     if out.is_relative_to(images):
-        raise UserError(f"--out_dir {out} lies in --images {images}: name a folder outside of it.")
+        raise UserError(f"--out_dir {out} is inside --images {images}: name a folder outside of it.")

@@ -1,4 +1,4 @@
-"""Cropping pictures: centre square, one anti-aliased resampling, in as many processes as there are cores."""
+"""Cropping pictures: the centre square, resampled once, in one process per core."""
 
 import math
 import multiprocessing
@@ -18,15 +18,15 @@ from codecswap.files import atomic_write
 from codecswap.processes import cores, follow_parent
 
 SAVE: dict[str, dict[str, Any]] = {
-    # 4:4:4: a crop of half the picture's size has sharp colours to keep (2.6 dB more than 4:2:0, a quarter more bytes)
+    # 4:4:4: 2.6 dB more than 4:2:0 for a quarter more bytes
     "jpg": {"format": "JPEG", "quality": 95, "subsampling": 0},
     "png": {"format": "PNG", "compress_level": 1},  # level 6 takes three times as long
 }
 """Pillow's options for each format."""
 BYTES_PER_PIXEL = {"jpg": 0.65, "png": 2.1}
-"""What a crop takes on the disk, rounded up, for photographs."""
+"""Size of a crop on disk, rounded up, for photographs."""
 CHUNK = 32
-"""Pictures handed to a process at once; also what Ctrl-C waits for."""
+"""Pictures given to a process at once; Ctrl-C waits until these are done."""
 
 Job = tuple[Path, Path]
 """A picture, and the crop to write."""
@@ -49,7 +49,7 @@ def crop_picture(source: Path, target: Path, *, size: int, format: str) -> str |
         left, top = ((length - side) // 2 for length in picture.size)
         crop = picture.resize((size, size), Image.Resampling.LANCZOS, box=(left, top, left + side, top + side))
     except UnidentifiedImageError:
-        return "no picture that Pillow knows"
+        return "not a picture format that is read"
     except UNREADABLE as error:
         return getattr(error, "strerror", None) or str(error) or type(error).__name__
     with atomic_write(target) as beside:
@@ -60,7 +60,7 @@ def crop_picture(source: Path, target: Path, *, size: int, format: str) -> str |
 def crop_all(
     jobs: Sequence[Job], *, size: int, format: str, workers: int | None, advance: Callable[[int], None]
 ) -> dict[Path, str]:
-    """Do all jobs.
+    """Make all crops, in several processes.
 
     Args:
         jobs: pictures and the crops to write; the folders exist.
@@ -93,7 +93,7 @@ def _crop_chunk(jobs: Sequence[Job], *, size: int, format: str) -> tuple[int, di
 
 @contextmanager
 def _mapped(work: Callable[[Any], Any], items: Sequence[Any], workers: int) -> Iterator[Iterator[Any]]:
-    """Results of ``work`` as they come; when it ends early, what has begun is finished and the rest is not begun."""
+    """Results of ``work`` in the order of completion; after an error or Ctrl-C, items not yet started are dropped."""
     if workers <= 1:
         yield map(work, items)
         return
