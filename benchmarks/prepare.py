@@ -23,9 +23,10 @@ from rich.console import Console
 from rich.table import Table
 
 from codecswap.config import PrepareOptions
-from codecswap.data.pictures import load_picture, scan
+from codecswap.data.discovery import scan
+from codecswap.data.pictures import load_picture
 from codecswap.data.prepare.crop_folder import crop_folder
-from codecswap.data.prepare.crops import cores
+from codecswap.processes import cores
 
 
 def make_pictures(photographs, folder, count):

@@ -24,7 +24,8 @@ from codecswap.cli import run
 from codecswap.codecs.factorized import FactorizedPrior
 from codecswap.codecs.source import load_codec
 from codecswap.console import show_table
-from codecswap.data.coco import list_pictures, whole_picture
+from codecswap.data.discovery import list_pictures
+from codecswap.data.transforms import whole_picture
 from codecswap.evaluation.measure import evaluate
 from codecswap.export.backends.onnx import export_decoder
 from codecswap.training.checkpoint import load_student

@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 
 from codecswap.cli import run
 from codecswap.codecs.factorized import FactorizedPrior
-from codecswap.data.pictures import scan
+from codecswap.data.discovery import scan
 from codecswap.training import loop as training
 
 EVERY = 100

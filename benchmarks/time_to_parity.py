@@ -26,7 +26,9 @@ from codecswap.codecs.factorized import FactorizedPrior
 from codecswap.codecs.protocol import encode
 from codecswap.codecs.source import load_codec
 from codecswap.console import show_table
-from codecswap.data.coco import EpochSampler, TrainingPictures, first_readable, list_pictures
+from codecswap.data.datasets import EpochSampler, TrainingPictures
+from codecswap.data.discovery import list_pictures
+from codecswap.data.transforms import first_readable
 from codecswap.metrics import psnr, to_8_bits
 from codecswap.swaps.apply import swap
 from codecswap.swaps.calibrate import calibrate

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from torchvision.transforms import v2
 
 from codecswap.codecs.factorized import FactorizedPrior
-from codecswap.data.coco import list_pictures, whole_picture
+from codecswap.data.discovery import list_pictures
+from codecswap.data.transforms import whole_picture
 
 CROP, BATCH, NOISE = 128, 8, 0.05
 

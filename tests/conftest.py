@@ -11,7 +11,7 @@ from PIL import Image
 
 from codecswap.codecs.factorized import FactorizedPrior
 from codecswap.codecs.source import load_codec
-from codecswap.data.pictures import scan
+from codecswap.data.discovery import scan
 from codecswap.inference.tables import EntropyTables
 
 PHOTOS = Path(str(files("codecswap") / "assets" / "photos"))

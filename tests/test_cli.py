@@ -38,7 +38,13 @@ def test_booleans_hyphens_and_equals() -> None:
     assert parse("finetune", ["--freeze_igdn", "--lr", "1e-5"])[0].freeze_igdn is True
 
 
-def test_a_word_without_a_name_and_o() -> None:
+def test_a_flag_does_not_take_the_positional_argument_after_it() -> None:
+    options, _ = parse("report", ["--watch", "a", "-o", "r.html", "b", "--runs=c"])
+    assert (options.watch, options.runs, str(options.output)) == (True, ["a", "b", "c"], "r.html")
+    assert [parse("distill", ["--compile", word])[0].compile for word in ("1", "off", "Yes")] == [True, False, True]
+
+
+def test_positional_arguments_and_o() -> None:
     options, _ = parse("encode", ["--codec", "tiny", "a.png", "-o", "a.csw", "--jobs", "2"])
     assert (str(options.input), str(options.output), options.jobs) == ("a.png", "a.csw", 2)
     assert parse("encode", ["a.png", "--codec", "tiny"])[0] == parse("encode", ["--input=a.png", "--codec=tiny"])[0]
@@ -125,6 +131,8 @@ def bad_runs(pictures: Path, tmp_path: Path) -> dict[str, tuple[list[str], str]]
         "no checkpoint": ([*good, "--resume", str(tmp_path / "text" / "a.txt")], "no checkpoint"),
         "other checkpoint": ([*good, "--resume", str(tmp_path / "other.pt")], "another architecture"),
         "no teacher": ([*good, "--teacher", str(tmp_path / "none.pth")], "There is no checkpoint"),
+        "share": ([*good, "--val_ratio", "2"], "a share between 0 and 1"),
+        "count": ([*good, "--max_images", "-1"], "--max_images is at least 1"),
         "epochs": ([*good, "--epochs", "-1"], "at least 0"),
         "devices": ([*good, "--accelerator", "abacus"], "cannot train on this"),
     }

@@ -8,7 +8,7 @@ import torch
 
 from codecswap.codecs.factorized import FactorizedPrior
 from codecswap.codecs.source import load_codec
-from codecswap.data.coco import whole_picture
+from codecswap.data.transforms import whole_picture
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "make_teacher.py"
 

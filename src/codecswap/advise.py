@@ -9,8 +9,8 @@ from codecswap.codecs.protocol import Codec, encode
 from codecswap.codecs.source import Teacher
 from codecswap.config import AdviseOptions
 from codecswap.console import say, show_table, track
-from codecswap.data.coco import first_readable, list_pictures
-from codecswap.data.split import position
+from codecswap.data.discovery import list_pictures, position
+from codecswap.data.transforms import first_readable
 from codecswap.errors import UserError
 from codecswap.layers.gdn import GDN
 from codecswap.layers.upsampling import SubpixelConv2d, UpsampleConv2d

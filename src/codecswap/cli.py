@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, NoReturn, get_args
+from typing import Any, NoReturn, get_args, get_origin
 
 from codecswap import config
 from codecswap.errors import UserError, how_to_install
@@ -18,7 +18,10 @@ from codecswap.errors import UserError, how_to_install
 MOST_CONFIG = 1 << 20
 """Bytes of a YAML file of options."""
 MOST_WORDS = 500
-"""Letters of a sentence about options: values stand in it."""
+"""Characters of an error message about options: it may contain a value of any length."""
+BOOLEANS = {"true": "true", "yes": "true", "on": "true", "1": "true"}
+BOOLEANS |= {"false": "false", "no": "false", "off": "false", "0": "false"}
+"""Values of a boolean option."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,7 @@ class Command:
     extra: str | None = "train"
     """The extra that must be installed for it."""
     argument: str | None = None
-    """The option that a word without a name stands for."""
+    """The option that positional arguments are for."""
 
 
 COMMANDS = {
@@ -159,47 +162,35 @@ def _check_config(path: Path) -> None:
 
 
 def _normalise(command: Command, arguments: Sequence[str]) -> list[str]:
-    """The arguments as the parser takes them.
+    """The arguments as ``--name=value``, which is all that the parser takes.
 
-    Hyphens in names become underscores, a bare boolean ``--flag`` becomes ``--flag true``, ``-o`` is ``--output``, a list
-    is what all its options say together, and a word that belongs to no option is the command's own argument.
+    jsonargparse itself refuses ``--flag`` without a value and a list given twice, knows no hyphens in names, and hands
+    positional arguments to the options in their order, one to each.
     """
-    booleans = {field.name for field in fields(command.options) if field.type in (bool, "bool")}
-    lists: dict[str, list[str]] = {
-        field.name: [] for field in fields(command.options) if str(field.type).startswith("list")
-    }
+    kinds = {field.name: get_origin(field.type) or field.type for field in fields(command.options)}
     words, result = list(arguments), []
+    lists: dict[str, list[str]] = {}
     while words:
         word = words.pop(0)
-        word = "--output" if word == "-o" else word
-        if not word.startswith("--"):
-            if not command.argument or word.startswith("-"):
-                result.append(word)
-                continue
+        if command.argument and not word.startswith("-"):
             word = f"--{command.argument}={word}"
-        key, equals, value = word[2:].partition("=")
-        key = key.replace("-", "_")
-        if key in booleans:
-            if not equals:
-                value = words.pop(0) if words and _bool_word(words[0]) else "true"
-            result += [f"--{key}", _bool_word(value) or value]
-        elif equals or (words and not words[0].startswith("--")):
-            value = value if equals else words.pop(0)
-            if key in lists and not value.startswith("["):
-                lists[key].append(value)
-            else:
-                result.append(f"--{key}={value}")
+        elif word == "-o":
+            word = "--output"
+        name, equals, value = word.partition("=")
+        if not name.startswith("--"):
+            result.append(word)
+            continue
+        name = name[2:].replace("-", "_")
+        kind = kinds.get(name)
+        if not equals and words and (words[0].lower() in BOOLEANS if kind is bool else not words[0].startswith("--")):
+            equals, value = "=", words.pop(0)
+        if kind is bool:
+            equals, value = "=", BOOLEANS.get(value.lower(), value) if equals else "true"
+        if kind is list and equals and not value.startswith("["):
+            lists.setdefault(name, []).append(value)
         else:
-            result.append(f"--{key}")
-    return result + [f"--{key}={json.dumps(values)}" for key, values in lists.items() if values]
-
-
-def _bool_word(word: str) -> str:
-    """``true`` or ``false`` for the words people type, else an empty string."""
-    lower = word.lower()
-    if lower in ("true", "yes", "on", "1"):
-        return "true"
-    return "false" if lower in ("false", "no", "off", "0") else ""
+            result.append(f"--{name}{equals}{value}")
+    return result + [f"--{name}={json.dumps(values)}" for name, values in lists.items()]
 
 
 def _function(command: Command) -> Any:

@@ -9,12 +9,13 @@ from pathlib import Path
 
 from codecswap.config import CodingOptions
 from codecswap.console import say, warn
-from codecswap.data.pictures import UNREADABLE, load_picture, scan
-from codecswap.data.prepare.crops import cores
+from codecswap.data.discovery import scan
+from codecswap.data.pictures import UNREADABLE, load_picture
 from codecswap.errors import UserError, how_to_install
 from codecswap.files import atomic_write
 from codecswap.inference import bitstream
 from codecswap.inference.runtime import OnnxCodec
+from codecswap.processes import cores
 
 SUFFIX = ".csw"
 MOST_BYTES = 1 << 29

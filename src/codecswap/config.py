@@ -7,6 +7,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from codecswap.errors import UserError
+
+
+def _check_share(val_ratio: float, max_images: int | None) -> None:
+    """Refuse shares and numbers of pictures that cannot be taken."""
+    if not 0 < val_ratio < 1:
+        raise UserError(f"--val_ratio is a share between 0 and 1 (0.02: two in a hundred), not {val_ratio}.")
+    if max_images is not None and max_images < 1:
+        raise UserError(f"--max_images is at least 1, or 0 for all pictures, not {max_images}.")
+
 
 @dataclass(kw_only=True)
 class TeacherOptions:
@@ -37,6 +47,7 @@ class PictureOptions:
 
     def __post_init__(self) -> None:
         self.max_images = self.max_images or None
+        _check_share(self.val_ratio, self.max_images)
 
 
 @dataclass(kw_only=True)
@@ -215,6 +226,21 @@ class PrepareOptions:
 
     def __post_init__(self) -> None:
         self.max_images = self.max_images or None
+        if (self.coco_dir is None) == (self.images is None):
+            raise UserError(
+                "Name the folder for COCO with --coco_dir, or one of your own pictures with --images (not both)."
+            )
+        if self.images is not None:
+            if only_coco := [
+                f"--{name}" for name in ("download_only", "keep_zip", "url", "md5") if getattr(self, name)
+            ]:
+                raise UserError(f"{', '.join(only_coco)} is for COCO: use --coco_dir, or leave it out.")
+            if self.out_dir is None:
+                raise UserError("Name the folder for the crops with --out_dir.")
+        _check_share(self.val_ratio, self.max_images)
+        for name in ("size", "workers"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise UserError(f"--{name} is at least 1, not {value}.")
 
 
 @dataclass(kw_only=True)

@@ -17,7 +17,8 @@ from codecswap.codecs.source import EMBEDDED, load_codec
 from codecswap.coding import decode_file, encode_file
 from codecswap.config import DemoOptions, DistillOptions, ExportOptions, FinetuneOptions, ReportOptions
 from codecswap.console import say, show_table
-from codecswap.data.coco import scan, whole_picture
+from codecswap.data.discovery import scan
+from codecswap.data.transforms import whole_picture
 from codecswap.errors import UserError
 from codecswap.evaluation.measure import code, show
 from codecswap.inference.runtime import OnnxCodec

@@ -7,7 +7,7 @@ import pytest
 from download_server import serve
 from prepare_steps import run, scene, tree
 
-from codecswap.data.pictures import scan
+from codecswap.data.discovery import scan
 from codecswap.data.prepare import download
 
 

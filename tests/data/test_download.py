@@ -84,7 +84,7 @@ def test_server_that_starts_too_late(server, tmp_path):
 def test_line_that_never_recovers(server, tmp_path, ranges):
     server.ranges = ranges
     server.always_cut = 1_000_000 if not ranges else 0
-    with pytest.raises(UserError, match=r"7 times in a row .* run the same command again; it goes on from there"):
+    with pytest.raises(UserError, match=r"7 times in a row .* run the same command again; it continues from there"):
         get(server, tmp_path)
     part = tmp_path / "train2017.zip.part"
     assert part.read_bytes() == BODY[: 0 if ranges else 1_000_000]

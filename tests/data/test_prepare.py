@@ -10,12 +10,11 @@ from PIL import Image
 from prepare_steps import run, scene, tree
 
 from codecswap import cli
-from codecswap.data.coco import find_pictures
-from codecswap.data.pictures import load_picture, scan
+from codecswap.data.discovery import find_pictures, position, scan
+from codecswap.data.pictures import load_picture
 from codecswap.data.prepare import command as prepare
 from codecswap.data.prepare import download, fetch
 from codecswap.data.prepare.crops import crop_picture
-from codecswap.data.split import position
 
 pytest_plugins = ["prepare_fixtures"]
 ROOT = Path(__file__).parents[2]
@@ -156,7 +155,7 @@ def test_official_address_is_checked(coco_server, tmp_path, monkeypatch, capsys,
 def test_corrupt_zip(coco_server, tmp_path, capsys):
     assert run("--coco_dir", tmp_path / "c", "--out_dir", tmp_path / "o", "--url", coco_server.url("bad.zip")) == 2
     error = capsys.readouterr().err
-    assert "damaged, or no zip" in error and "Traceback" not in error
+    assert "damaged or not a zip" in error and "Traceback" not in error
     assert not (tmp_path / "o" / "train").exists()
 
 
@@ -212,7 +211,7 @@ def test_other_settings_are_refused(option, value, coco_pictures, tmp_path, monk
     shutil.copytree(coco_pictures, "other")
     options = {"--images": "p", "--out_dir": "o", "--val_ratio": 0.2, "--size": 32, "--workers": 1}
     assert cli.main(["prepare", *flat(options)]) == 0
-    assert "Training takes crops of 224x224" in capsys.readouterr().out.splitlines()[-1]
+    assert "Training needs crops of 224x224" in capsys.readouterr().out.splitlines()[-1]
     before = tree("o")
     assert cli.main(["prepare", *flat(options | {option: value})]) == 2
     assert f"{option.strip('-').replace('images', 'source')} " in capsys.readouterr().err

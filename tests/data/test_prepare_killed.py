@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from prepare_steps import run, tree
 
-from codecswap.data.pictures import scan
+from codecswap.data.discovery import scan
 
 pytest_plugins = ["prepare_fixtures"]
 
@@ -32,7 +32,7 @@ def start(*arguments, before=""):
 
 DIE = """
 import os, signal
-from codecswap.data import {module} as module
+from codecswap.data.prepare import {module} as module
 count = {after}
 def last_words(*arguments, _real=module.{name}, **keywords):
     global count
@@ -50,9 +50,9 @@ module.{name} = last_words
     [
         ("unpacking", "unpack", "shutil.copyfileobj", 15, "arguments[1].write(b'half'); arguments[1].flush()"),
         ("before the folder gets its name", "fetch", "Path.rename", 0, "pass"),
-        ("before the first crop", "prepared", "crop_all", 0, "pass"),
+        ("before the first crop", "crop_folder", "crop_all", 0, "pass"),
         ("cropping", "crops", "Image.Image.save", 20, "open(arguments[1], 'wb').write(b'half')"),
-        ("before the last manifest", "prepared", "_write", 1, "pass"),
+        ("before the last manifest", "crop_folder", "_write", 1, "pass"),
     ],
 )
 def test_kill_in_any_step(step, module, name, after, half, coco_server, tmp_path, coco_pictures, coco_crops):
@@ -131,7 +131,7 @@ def test_stopped_while_several_processes_crop(number, tmp_path, many):
         with Image.open(path) as crop:
             crop.load()
     if number == signal.SIGINT:
-        assert process.returncode == 130 and "The same command goes on from here" in output
+        assert process.returncode == 130 and "Run the same command again to continue" in output
         assert "Traceback" not in output and not list((tmp_path / "o").rglob(".*"))
     assert run(*arguments[:-2], workers=2) == 0
     assert tree(tmp_path / "o") == undisturbed

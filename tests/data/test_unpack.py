@@ -75,7 +75,7 @@ def test_damaged_member(tmp_path):
 def test_no_whole_zip(tmp_path, change):
     path = pack(tmp_path / "z.zip", CONTENTS)
     path.write_bytes(change(path.read_bytes()))
-    with pytest.raises(UserError, match="damaged, or no zip"):
+    with pytest.raises(UserError, match="damaged or not a zip"):
         run(path, tmp_path / "out")
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image, features
 
-from codecswap.data.coco import whole_picture
+from codecswap.data.transforms import whole_picture
 from codecswap.evaluation.anchors import Anchors, anchors
 
 NEEDED = pytest.mark.skipif(not features.check("avif"), reason="this Pillow has no AVIF")

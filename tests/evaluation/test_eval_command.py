@@ -16,7 +16,7 @@ from PIL import Image
 from codecswap.cli import parse, run
 from codecswap.codecs.factorized import FactorizedPrior
 from codecswap.codecs.source import load_codec
-from codecswap.data.coco import whole_picture
+from codecswap.data.transforms import whole_picture
 from codecswap.evaluation import command
 from codecswap.evaluation.measure import Family, code
 from codecswap.swaps.apply import swap

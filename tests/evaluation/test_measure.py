@@ -8,7 +8,7 @@ import torch
 
 import codecswap
 from codecswap.codecs.factorized import FactorizedPrior
-from codecswap.data.coco import whole_picture
+from codecswap.data.transforms import whole_picture
 from codecswap.errors import UserError
 from codecswap.evaluation.measure import CodecResult, Coded, Family, Scores, code, evaluate, evaluate_all
 from codecswap.swaps.apply import swap

@@ -16,12 +16,12 @@ from codecswap import cli
 from codecswap.codecs.factorized import FactorizedPrior
 from codecswap.codecs.source import load_codec
 from codecswap.codecs.torch_codec import TorchCodec
-from codecswap.data.coco import whole_picture
 from codecswap.data.pictures import UNREADABLE, load_picture
 from codecswap.data.prepare import crop_folder as prepared
 from codecswap.data.prepare.crops import crop_picture
 from codecswap.data.prepare.remote import RemoteFile, extents
 from codecswap.data.prepare.unpack import missing, open_zip, pictures, unpack
+from codecswap.data.transforms import whole_picture
 from codecswap.errors import UserError
 from codecswap.export.operators import complaints, load_target
 from codecswap.inference import bitstream, coding, rans

@@ -13,7 +13,8 @@ from torch import nn
 from codecswap import cli
 from codecswap.codecs.factorized import FactorizedPrior
 from codecswap.codecs.torch_codec import TorchCodec
-from codecswap.data.pictures import load_picture, scan
+from codecswap.data.discovery import scan
+from codecswap.data.pictures import load_picture
 from codecswap.export.backends import graph
 from codecswap.export.lower import lower, take_planes
 from codecswap.inference import bitstream

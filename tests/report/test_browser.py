@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from codecswap.data.coco import validation_crop
+from codecswap.data.transforms import validation_crop
 from codecswap.report.pictures import to_pixels
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from codecswap.data.coco import validation_crop
+from codecswap.data.transforms import validation_crop
 from codecswap.report.bench import Bench
 from codecswap.report.pictures import Store, gallery, plan, to_pixels
 from codecswap.report.run import read_runs

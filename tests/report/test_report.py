@@ -12,7 +12,8 @@ import torch
 
 from codecswap.cli import run
 from codecswap.codecs.source import load_codec
-from codecswap.data.coco import find_pictures, whole_picture
+from codecswap.data.discovery import find_pictures
+from codecswap.data.transforms import whole_picture
 from codecswap.evaluation.measure import evaluate
 from codecswap.report import command
 from codecswap.report.advice import advise

@@ -76,7 +76,7 @@ def test_what_is_looked_at_is_float32_under_mixed_precision(teacher: FactorizedP
 
 
 def test_estimated_rate_is_the_rate_of_the_bytes(teacher: FactorizedPrior, photos) -> None:
-    from codecswap.data.coco import whole_picture
+    from codecswap.data.transforms import whole_picture
 
     x = whole_picture(photos[0])[None]
     pair = TeacherStudent(teacher, swap(teacher)[0])

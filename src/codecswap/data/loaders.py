@@ -8,7 +8,8 @@ import torch
 from torch.utils.data import DataLoader, Subset
 
 from codecswap.config import TrainingOptions
-from codecswap.data.coco import EpochSampler, Pictures, TrainingPictures, ValidationPictures, collate
+from codecswap.data.datasets import EpochSampler, TrainingPictures, ValidationPictures, collate
+from codecswap.data.discovery import Pictures
 from codecswap.errors import UserError
 
 
@@ -27,11 +28,11 @@ class PictureLoaders(L.LightningDataModule):
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
     def train_dataloader(self) -> DataLoader:
-        """Random crops, in the one order of the run."""
+        """Random crops, in the order of `EpochSampler`."""
         rank, world = self._place()
         if self.options.batch_size % world:
             raise UserError(
-                f"--batch_size {self.options.batch_size} cannot be shared out evenly over {world} processes."
+                f"--batch_size {self.options.batch_size} cannot be divided by {world} processes: choose a multiple."
             )
         dataset = TrainingPictures(self.pictures.train, seed=self.options.seed, prepared=self.pictures.prepared)
         sampler = EpochSampler(
@@ -60,6 +61,6 @@ class PictureLoaders(L.LightningDataModule):
 
 
 def _leave_signals(worker: int) -> None:
-    """Leave Ctrl-C and SIGTERM to the main process, which still needs pictures to finish its step."""
+    """Ignore Ctrl-C and SIGTERM: the main process handles them, and still needs pictures to finish its step."""
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, signal.SIG_IGN)

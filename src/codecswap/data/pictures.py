@@ -1,33 +1,21 @@
-"""Finding and reading pictures, without PyTorch."""
+"""Reading pictures, without PyTorch."""
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from PIL import Image, ImageOps
 
-ENDINGS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
 UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError)
-"""What `load_picture` raises for a picture that is none."""
+"""What `load_picture` raises for a file that is not a readable picture."""
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
-"""Pillow's names of them. Others are never tried, whatever a file is called: for one, Pillow would start Ghostscript."""
+"""Formats that Pillow may read, whatever a file's name. For one of the others it would start Ghostscript."""
 MOST_PIXELS = 120_000_000
-"""Of a picture: two copies of it, which converting takes, stay below 1 GiB."""
+"""Most pixels of a picture: the two copies needed to convert it stay below 1 GiB."""
 SURE_PIXELS, PIXELS_PER_BYTE = 1 << 24, 100
-"""Pixels that any picture may have, and pixels per byte of its file beyond: no photograph has more, a bomb has 1,000."""
+"""Pixels that any picture may have; larger ones at most 100 per byte of the file (a decompression bomb has 1,000)."""
 MOST_SCANNED = 4_000_000_000
-"""Pixels times scans of a progressive JPEG: seconds. It has ten scans; one of 40 bytes passes over all pixels too."""
-
-
-def scan(folder: str | Path) -> list[Path]:
-    """All pictures below a folder, by path; hidden files are none."""
-    found = []
-    for parent, folders, names in os.walk(folder):
-        folders.sort()
-        paths = (Path(parent, name) for name in names if name[0] != ".")
-        found += [path for path in paths if path.suffix.lower() in ENDINGS]
-    return sorted(found)
+"""Most pixels times scans of a progressive JPEG, which takes seconds. Ten scans are usual; a scan can be 40 bytes."""
 
 
 def load_picture(path: str | Path, *, at_least: int | None = None) -> Image.Image:
@@ -58,7 +46,7 @@ def load_picture(path: str | Path, *, at_least: int | None = None) -> Image.Imag
 
 
 def picture_size(path: str | Path) -> tuple[int, int]:
-    """Width and height that a picture's header tells; its pixels are not read.
+    """Width and height from a picture's header; its pixels are not read.
 
     Raises:
         As `load_picture`.
@@ -69,20 +57,20 @@ def picture_size(path: str | Path) -> tuple[int, int]:
 
 @contextmanager
 def _opened(path: str | Path) -> Iterator[Image.Image]:
-    """A picture's file; whatever is raised over it is one of `UNREADABLE`."""
+    """A picture's file; any error while reading it is one of `UNREADABLE`."""
     try:
         with Image.open(path, formats=FORMATS) as file:
             yield file
     except UNREADABLE:
         raise
-    except Exception as error:  # Pillow's readers meet damaged bytes with whatever exception they run into
+    except Exception as error:  # Pillow raises any kind of exception for damaged bytes
         raise ValueError(f"it is damaged ({type(error).__name__})") from error
 
 
 def _refuse_bomb(path: Path, size: tuple[int, int], progressive: bool) -> None:
-    """Raise ValueError where a picture of ``size`` would take too much memory or time for what its file is.
+    """Raise ValueError if a picture of ``size`` would take too much memory or time for its file.
 
-    A progressive JPEG's coefficients are held whole beside its pixels, whatever scale it is decoded at.
+    A progressive JPEG needs memory for all its coefficients, at any scale of decoding.
     """
     pixels = size[0] * size[1]
     most = min(

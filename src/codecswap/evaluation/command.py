@@ -12,7 +12,9 @@ from torch.utils.data import DataLoader
 from codecswap import __version__
 from codecswap.config import EvalOptions
 from codecswap.console import bar, say, show_table, warn
-from codecswap.data.coco import ValidationPictures, find_pictures, list_pictures, validation_crop, whole_picture
+from codecswap.data.datasets import ValidationPictures
+from codecswap.data.discovery import find_pictures, list_pictures
+from codecswap.data.transforms import validation_crop, whole_picture
 from codecswap.errors import UserError
 from codecswap.evaluation import results as files
 from codecswap.evaluation.anchors import QUALITIES, Anchors

@@ -14,7 +14,8 @@ from codecswap.codecs.protocol import Codec
 from codecswap.codecs.torch_codec import TorchCodec
 from codecswap.config import ExportOptions
 from codecswap.console import say, show_table, track, warn
-from codecswap.data.pictures import UNREADABLE, load_picture, scan
+from codecswap.data.discovery import scan
+from codecswap.data.pictures import UNREADABLE, load_picture
 from codecswap.errors import UserError
 from codecswap.export.backends import graph
 from codecswap.export.backends.onnx import export_decoder, export_encoder

@@ -14,8 +14,9 @@ from torch import Tensor
 from codecswap.codecs.protocol import Codec, encode
 from codecswap.codecs.source import Teacher, fingerprint
 from codecswap.console import say, track
-from codecswap.data.coco import Pictures, find_pictures, first_readable, validation_crop, whole_picture
+from codecswap.data.discovery import Pictures, find_pictures
 from codecswap.data.pictures import UNREADABLE
+from codecswap.data.transforms import first_readable, validation_crop, whole_picture
 from codecswap.errors import UserError
 from codecswap.evaluation.anchors import anchors
 from codecswap.evaluation.measure import CodecResult, code, evaluate, show

@@ -5,8 +5,8 @@ import subprocess
 import torch
 
 from codecswap.console import say, warn
-from codecswap.data.prepare.crops import cores
 from codecswap.errors import UserError
+from codecswap.processes import cores
 
 
 def check_device(accelerator: str, precision: str) -> None:

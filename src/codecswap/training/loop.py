@@ -20,8 +20,10 @@ from torchmetrics import MeanMetric
 
 from codecswap.config import DistillOptions, FinetuneOptions, TrainingOptions
 from codecswap.console import say, warn
-from codecswap.data.coco import Batch, Pictures, find_pictures, first_readable
+from codecswap.data.datasets import Batch
+from codecswap.data.discovery import Pictures, find_pictures
 from codecswap.data.loaders import PictureLoaders
+from codecswap.data.transforms import first_readable
 from codecswap.errors import RunFailure, UserError
 from codecswap.metrics import ms_ssim, psnr, to_8_bits
 from codecswap.training import resume, start

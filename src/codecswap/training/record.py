@@ -15,8 +15,8 @@ import torch
 
 from codecswap.codecs.source import state_digest
 from codecswap.console import is_first_process
-from codecswap.data.prepare.crops import cores
 from codecswap.files import atomic_write
+from codecswap.processes import cores
 from codecswap.training.checkpoint import StudentRecord
 from codecswap.training.resume import Origin
 
@@ -37,7 +37,7 @@ def write_record(
     """Write a run's record; a resumed run's start is added to those before.
 
     Args:
-        pictures: `codecswap.data.coco.Pictures.identity`.
+        pictures: `codecswap.data.discovery.Pictures.identity`.
         shown: the pictures whose reconstructions are kept, in their order.
         forced: what ``--force`` overrode at this start.
     """

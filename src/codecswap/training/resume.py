@@ -141,7 +141,7 @@ def check_pictures(origin: Origin, data: dict[str, Any]) -> list[str]:
     """Refuse to go on with other pictures than a resumed run's.
 
     Args:
-        data: `codecswap.data.coco.Pictures.identity` of those at hand.
+        data: `codecswap.data.discovery.Pictures.identity` of those at hand.
 
     Returns: what ``--force`` overrode.
 

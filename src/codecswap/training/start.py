@@ -14,7 +14,8 @@ from codecswap.codecs.protocol import Codec, encode
 from codecswap.codecs.source import Teacher, fingerprint
 from codecswap.config import DistillOptions
 from codecswap.console import is_first_process, say, show_table, warn
-from codecswap.data.coco import Pictures, first_readable
+from codecswap.data.discovery import Pictures
+from codecswap.data.transforms import first_readable
 from codecswap.errors import UserError
 from codecswap.files import atomic_write
 from codecswap.metrics import psnr, to_8_bits

@@ -1,4 +1,4 @@
-"""``codecswap prepare``: from nothing, or from a folder of pictures, to crops that training reads fast."""
+"""``codecswap prepare``: download COCO, or take a folder of pictures, and make crops for training."""
 
 import sys
 from contextlib import ExitStack
@@ -13,11 +13,11 @@ from codecswap.errors import UserError
 from codecswap.files import directory_lock
 
 TRAINING_SIZE = 224
-"""Side of the crops that training takes, in pixels."""
+"""Side of the crops for training, in pixels."""
 
 
 def main(options: PrepareOptions, typed: set[str]) -> int:
-    """``codecswap prepare``: download, unpack and (with --out_dir) crop, each only as far as it is still missing."""
+    """``codecswap prepare``: download, unpack and (with --out_dir) crop what is still missing."""
     _check(options)
     try:
         with ExitStack() as locks:
@@ -26,7 +26,7 @@ def main(options: PrepareOptions, typed: set[str]) -> int:
                 locks.enter_context(directory_lock(folder))
             return _run(options)
     except KeyboardInterrupt:
-        print("\nThe same command goes on from here.", file=sys.stderr)
+        print("\nRun the same command again to continue.", file=sys.stderr)
         raise
 
 
@@ -55,31 +55,16 @@ def _run(options: PrepareOptions) -> int:
     if options.size == TRAINING_SIZE:
         print(f"Next: codecswap distill --coco_dir {quote(out)} --use_prepared true")
     else:
-        print(f"Training takes crops of {TRAINING_SIZE}x{TRAINING_SIZE}: to train, run it again without --size.")
+        print(f"Training needs crops of {TRAINING_SIZE}x{TRAINING_SIZE}: run it again without --size to train on them.")
     return 0
 
 
 def _check(options: PrepareOptions) -> None:
-    """Refuse what cannot work, before anything is made."""
-    if (options.coco_dir is None) == (options.images is None):
-        raise UserError(
-            "Name the folder for COCO with --coco_dir, or one of your own pictures with --images (not both)."
-        )
-    if options.images is not None:
-        only_coco = [f"--{name}" for name in ("download_only", "keep_zip", "url", "md5") if getattr(options, name)]
-        if only_coco:
-            raise UserError(f"{', '.join(only_coco)} is for COCO: use --coco_dir, or leave it out.")
-        if not Path(options.images).is_dir():
-            raise UserError(f"There is no folder {options.images}: name the folder of your pictures with --images.")
-    if options.out_dir is None and options.images is not None:
-        raise UserError("Name the folder for the crops with --out_dir.")
-    if options.out_dir is not None and options.images is not None:
-        out, images = Path(options.out_dir).resolve(), Path(options.images).resolve()
-        if out.is_relative_to(images):
-            raise UserError(f"--out_dir {out} lies in --images {images}: name a folder outside of it.")
-    if not 0 < options.val_ratio < 1:
-        raise UserError(f"--val_ratio is a share between 0 and 1 (0.02: two in a hundred), not {options.val_ratio}.")
-    for name, least in (("max_images", "1, or 0 for all pictures"), ("size", "1"), ("workers", "1")):
-        value = getattr(options, name)
-        if value is not None and value < 1:
-            raise UserError(f"--{name} is at least {least}, not {value}.")
+    """Refuse folders that cannot work, before anything is made."""
+    if options.images is None:
+        return
+    images, out = Path(options.images).resolve(), Path(options.out_dir or "").resolve()
+    if not images.is_dir():
+        raise UserError(f"There is no folder {options.images}: name the folder of your pictures with --images.")
+    if out.is_relative_to(images):
+        raise UserError(f"--out_dir {out} is inside --images {images}: name a folder outside of it.")

@@ -1,4 +1,4 @@
-"""The folder of prepared crops: what it is called there, what it was made with, what is missing."""
+"""The folder of prepared crops: names, settings, and what is missing."""
 
 import json
 from collections import defaultdict
@@ -9,21 +9,20 @@ from typing import Any
 
 from codecswap.config import PrepareOptions
 from codecswap.console import bar
-from codecswap.data.pictures import scan
+from codecswap.data.discovery import base_name, choose, position, scan
 from codecswap.data.prepare.crops import BYTES_PER_PIXEL, crop_all
-from codecswap.data.split import base_name, choose, position
 from codecswap.errors import UserError
 from codecswap.files import atomic_write, need_space
 
 MANIFEST = "manifest.json"
 SKIPPED = "skipped.txt"
 FOLDERS = 256
-"""Sub-folders of a side: COCO puts some 460 pictures into each, a million pictures would put 4,000."""
+"""Sub-folders of train/ and val/: about 460 of COCO's pictures in each."""
 
 
 @dataclass(frozen=True)
 class Counts:
-    """What is in the folder."""
+    """Numbers of crops in the folder."""
 
     train: int
     """Crops for training."""
@@ -38,16 +37,16 @@ def crop_folder(source: Path, label: str, options: PrepareOptions) -> Counts:
 
     Args:
         source: folder of pictures.
-        label: how the manifest calls it; another one in the same ``out_dir`` is refused.
+        label: its name in the manifest; another label in the same ``out_dir`` is refused.
         options: the command's.
 
     Raises:
-        UserError: no pictures, an empty side, an ``out_dir`` of other settings, no space, or nothing readable.
+        UserError: no pictures, an empty side, an ``out_dir`` with other settings, no space, or no readable picture.
     """
     out = Path(options.out_dir or "")
     found = scan(source)
     if not found:
-        raise UserError(f"There are no pictures in {source}: name a folder that has some, or remove the empty one.")
+        raise UserError(f"There are no pictures in {source}: name a folder with pictures, or remove the empty one.")
     train, val = choose(found, val_ratio=options.val_ratio, max_images=options.max_images)
     for side, name, advice in ((train, "training", "lower"), (val, "validation", "raise")):
         if not side:
@@ -56,7 +55,12 @@ def crop_folder(source: Path, label: str, options: PrepareOptions) -> Counts:
                 f"{advice} --val_ratio ({options.val_ratio})."
             )
     groups = _groups(found)
-    names = {path: name for stem, group in groups.items() for path, name in _named(stem, group).items()}
+    # the second picture of a base name is called name~2, the third name~3: hashing leaves that out
+    names = {
+        path: base_name(path) + (f"~{number}" if number > 1 else "")
+        for group in groups.values()
+        for number, path in enumerate(group, 1)
+    }
     crops = {
         path: out / side / f"{int(position(path) * FOLDERS):02x}" / f"{names[path]}.{options.format}"
         for side, paths in (("train", train), ("val", val))
@@ -78,7 +82,7 @@ def crop_folder(source: Path, label: str, options: PrepareOptions) -> Counts:
     before = _read(out)
     _check(out, before, manifest)
     there = set(scan(out / "train")) | set(scan(out / "val"))
-    # a picture whose namesakes have changed since may have another name now: its crop is made again
+    # where pictures of one base name have been added or removed, the crops' names may differ: make them again
     changed = {stem for stem in equal if before and equal[stem] != before.get("equal_names", {}).get(stem)}
     for stem in changed:
         stale = {crops[path] for path in groups[stem] if path in crops} & there
@@ -88,11 +92,20 @@ def crop_folder(source: Path, label: str, options: PrepareOptions) -> Counts:
     jobs = [(path, crop) for path, crop in crops.items() if crop not in there]
     need_space([("crops", out, round(len(jobs) * options.size**2 * BYTES_PER_PIXEL[options.format]))])
     _write(out, manifest | {"counts": None})
-    unread = _make(jobs, options)
-    for path, reason in unread.items():
+    for folder in {crop.parent for _, crop in jobs}:
+        folder.mkdir(parents=True, exist_ok=True)
+    unread: dict[Path, str] = {}
+    if jobs:
+        with bar("Cropping", len(jobs), unit="pictures") as advance:
+            unread = crop_all(jobs, size=options.size, format=options.format, workers=options.workers, advance=advance)
+    for path in unread:
         crops.pop(path)
-        unread[path] = f"{path.relative_to(source)}: {reason}"
-    _write_skipped(out, sorted(unread.values()))
+    if unread:
+        with atomic_write(out / SKIPPED) as beside:
+            lines = sorted(f"{path.relative_to(source)}: {reason}\n" for path, reason in unread.items())
+            beside.write_text("".join(lines), "utf-8", errors="surrogateescape")
+    else:
+        (out / SKIPPED).unlink(missing_ok=True)
     held = sum(crop.is_relative_to(out / "val") for crop in crops.values())
     counts = Counts(len(crops) - held, held, len(unread))
     if not crops:
@@ -101,38 +114,19 @@ def crop_folder(source: Path, label: str, options: PrepareOptions) -> Counts:
     return counts
 
 
-def _make(jobs: Sequence[tuple[Path, Path]], options: PrepareOptions) -> dict[Path, str]:
-    """Write the crops; returns pictures that cannot be read, and why."""
-    if not jobs:
-        return {}
-    for folder in {crop.parent for _, crop in jobs}:
-        folder.mkdir(parents=True, exist_ok=True)
-    with bar("Cropping", len(jobs), unit="pictures") as advance:
-        return crop_all(jobs, size=options.size, format=options.format, workers=options.workers, advance=advance)
-
-
 def _groups(paths: Sequence[Path]) -> dict[str, list[Path]]:
-    """Pictures by base name, without ``~2`` and in lower case, since some disks do not tell case apart."""
+    """Pictures by base name, without ``~2`` and in lower case, since some file systems ignore case."""
     groups = defaultdict(list)
     for path in sorted(paths, key=lambda path: (path.name, path)):
         groups[base_name(path).casefold()].append(path)
     return groups
 
 
-def _named(stem: str, group: Sequence[Path]) -> dict[Path, str]:
-    """Names of crops: the base name, and ``~2``, ``~3``, ... for its namesakes, which hashing strips."""
-    bases = [base_name(path) for path in group]
-    return {
-        path: base if index == 1 else f"{base}~{index}"
-        for index, (path, base) in enumerate(zip(group, bases, strict=True), 1)
-    }
-
-
 def _read(out: Path) -> dict[str, Any] | None:
     """The manifest of an earlier run.
 
     Raises:
-        UserError: it is damaged, or the folder holds pictures without one.
+        UserError: it is damaged, or there is none but a ``train/`` or ``val/``.
     """
     path = out / MANIFEST
     if not path.exists():
@@ -152,7 +146,7 @@ def _read(out: Path) -> dict[str, Any] | None:
 
 
 def _check(out: Path, before: dict[str, Any] | None, now: dict[str, Any]) -> None:
-    """Refuse to mix crops of different settings; taking more pictures than before is fine."""
+    """Refuse to mix crops of different settings; more pictures than before are allowed."""
     if before is None:
         return
     for key, value in now["settings"].items():
@@ -173,11 +167,3 @@ def _write(out: Path, manifest: dict[str, Any]) -> None:
     out.mkdir(parents=True, exist_ok=True)
     with atomic_write(out / MANIFEST) as beside:
         beside.write_text(json.dumps(manifest, indent=1) + "\n", "utf-8")
-
-
-def _write_skipped(out: Path, lines: Sequence[str]) -> None:
-    if not lines:
-        (out / SKIPPED).unlink(missing_ok=True)
-        return
-    with atomic_write(out / SKIPPED) as beside:
-        beside.write_text("".join(f"{line}\n" for line in lines), "utf-8", errors="surrogateescape")

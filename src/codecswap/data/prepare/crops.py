@@ -1,10 +1,7 @@
-"""Cropping pictures: centre square, one anti-aliased resampling, in as many processes as there are cores."""
+"""Cropping pictures: the centre square, resampled once, in one process per core."""
 
 import math
 import multiprocessing
-import os
-import signal
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -18,17 +15,18 @@ from PIL import Image, UnidentifiedImageError
 from codecswap.data.pictures import UNREADABLE, load_picture
 from codecswap.errors import UserError
 from codecswap.files import atomic_write
+from codecswap.processes import cores, follow_parent
 
 SAVE: dict[str, dict[str, Any]] = {
-    # 4:4:4: a crop of half the picture's size has sharp colours to keep (2.6 dB more than 4:2:0, a quarter more bytes)
+    # 4:4:4: 2.6 dB more than 4:2:0 for a quarter more bytes
     "jpg": {"format": "JPEG", "quality": 95, "subsampling": 0},
     "png": {"format": "PNG", "compress_level": 1},  # level 6 takes three times as long
 }
 """Pillow's options for each format."""
 BYTES_PER_PIXEL = {"jpg": 0.65, "png": 2.1}
-"""What a crop takes on the disk, rounded up, for photographs."""
+"""Size of a crop on disk, rounded up, for photographs."""
 CHUNK = 32
-"""Pictures handed to a process at once; also what Ctrl-C waits for."""
+"""Pictures given to a process at once; Ctrl-C waits until these are done."""
 
 Job = tuple[Path, Path]
 """A picture, and the crop to write."""
@@ -51,7 +49,7 @@ def crop_picture(source: Path, target: Path, *, size: int, format: str) -> str |
         left, top = ((length - side) // 2 for length in picture.size)
         crop = picture.resize((size, size), Image.Resampling.LANCZOS, box=(left, top, left + side, top + side))
     except UnidentifiedImageError:
-        return "no picture that Pillow knows"
+        return "not a picture format that is read"
     except UNREADABLE as error:
         return getattr(error, "strerror", None) or str(error) or type(error).__name__
     with atomic_write(target) as beside:
@@ -62,7 +60,7 @@ def crop_picture(source: Path, target: Path, *, size: int, format: str) -> str |
 def crop_all(
     jobs: Sequence[Job], *, size: int, format: str, workers: int | None, advance: Callable[[int], None]
 ) -> dict[Path, str]:
-    """Do all jobs.
+    """Make all crops, in several processes.
 
     Args:
         jobs: pictures and the crops to write; the folders exist.
@@ -88,11 +86,6 @@ def crop_all(
     return unread
 
 
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def _crop_chunk(jobs: Sequence[Job], *, size: int, format: str) -> tuple[int, dict[Path, str]]:
     reasons = {source: crop_picture(source, target, size=size, format=format) for source, target in jobs}
     return len(jobs), {source: reason for source, reason in reasons.items() if reason is not None}
@@ -100,13 +93,13 @@ def _crop_chunk(jobs: Sequence[Job], *, size: int, format: str) -> tuple[int, di
 
 @contextmanager
 def _mapped(work: Callable[[Any], Any], items: Sequence[Any], workers: int) -> Iterator[Iterator[Any]]:
-    """Results of ``work`` as they come; when it ends early, what has begun is finished and the rest is not begun."""
+    """Results of ``work`` in the order of completion; after an error or Ctrl-C, items not yet started are dropped."""
     if workers <= 1:
         yield map(work, items)
         return
     # spawned, not forked: forking a process that has threads (a progress bar) may hang
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_follow_parent)
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=follow_parent)
     try:
         futures = [pool.submit(work, item) for item in items]
         yield (future.result() for future in as_completed(futures))
@@ -117,16 +110,3 @@ def _mapped(work: Callable[[Any], Any], items: Sequence[Any], workers: int) -> I
         ) from None
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _follow_parent() -> None:
-    """Leave Ctrl-C to the main process, and end with it even if it is killed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def wait() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=wait, daemon=True).start()

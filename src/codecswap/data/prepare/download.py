@@ -1,4 +1,4 @@
-"""Getting a large file over a line that breaks: byte ranges, back-off, length and MD5."""
+"""Downloading a large file over an unreliable connection: byte ranges, waits between tries, length and MD5."""
 
 import hashlib
 import http.client
@@ -16,9 +16,9 @@ from codecswap.errors import UserError
 
 BLOCK = 1 << 20
 TRIES = 7
-"""Failures in a row, without one new byte, after which a download gives up."""
+"""Failures in a row, without a new byte, after which a download stops."""
 FIRST_WAIT = 0.5
-"""Seconds before the first new try; each further wait is twice as long (half a minute in all)."""
+"""Seconds before the second try; each further wait is twice as long (half a minute in all)."""
 TIMEOUT = 30.0
 """Seconds without a byte after which a connection counts as broken."""
 
@@ -29,18 +29,18 @@ class Archive:
 
     url: str
     length: int | None = None
-    """Bytes, where they are known beforehand."""
+    """Bytes, if known."""
     md5: str | None = None
-    """Checksum in hexadecimal digits, where it is known."""
+    """Checksum in hexadecimal digits, if known."""
 
 
 COCO = Archive("http://images.cocodataset.org/zips/train2017.zip", 19_336_861_798, "cced6f7f71b7629ddf16f17bbcfab6b2")
-"""COCO's training pictures of 2017: the one place where their address, length and checksum stand."""
+"""COCO's training pictures of 2017."""
 
 
 @dataclass
 class Remote:
-    """A file on a server, read from any byte on."""
+    """A file on a server, readable from any byte."""
 
     url: str
     length: int
@@ -48,7 +48,7 @@ class Remote:
     ranges: bool
     """Whether the server sends parts of a file."""
     stop: threading.Event = field(default_factory=threading.Event)
-    """Set it to end all reading early, in other threads too."""
+    """Set it to stop all reads, in other threads too."""
 
     @classmethod
     def look(cls, archive: Archive) -> "Remote":
@@ -60,7 +60,7 @@ class Remote:
         url = archive.url
         parts = urllib.parse.urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise UserError(f"{url} is no web address (http:// or https://): check --url.")
+            raise UserError(f"{url} is not a web address (http:// or https://): check --url.")
         tries = _Tries(url, threading.Event())
         while True:
             try:
@@ -80,10 +80,10 @@ class Remote:
         return cls(url, length, ranges)
 
     def blocks(self, start: int, end: int) -> Iterator[bytes]:
-        """The bytes from ``start`` up to ``end``, in blocks, whatever happens to the connection meanwhile.
+        """The bytes from ``start`` up to ``end``, in blocks; broken connections are opened again.
 
         Raises:
-            UserError: `TRIES` connections in a row brought nothing new.
+            UserError: `TRIES` connections in a row brought no new byte.
         """
         at, tries = start, _Tries(self.url, self.stop)
         while at < end:
@@ -92,7 +92,7 @@ class Remote:
                     first, total = _span(answer)
                     if first > at or total not in (None, self.length):
                         raise ConnectionError("the server sent another part, or has another file than before")
-                    skip = at - first  # a server that ignores ranges starts all over again
+                    skip = at - first  # a server that ignores ranges starts at byte 0
                     while block := answer.read1(min(BLOCK, end - at) if not skip else min(BLOCK, skip)):
                         if self.stop.is_set():
                             return
@@ -110,10 +110,10 @@ class Remote:
 
 
 def download(archive: Archive, path: Path, remote: Remote) -> None:
-    """Download a file to ``path``, going on from ``path``.part where an earlier run left one.
+    """Download a file to ``path``, continuing ``path``.part if an earlier run left one.
 
     Raises:
-        UserError: the line keeps breaking, or the checksum is wrong (the damaged file is then removed).
+        UserError: the connection keeps breaking, or the checksum is wrong (the damaged file is then removed).
     """
     part = path.with_name(f"{path.name}.part")
     if part.exists() and part.stat().st_size > remote.length:
@@ -138,10 +138,10 @@ def download(archive: Archive, path: Path, remote: Remote) -> None:
 
 
 def _digest(path: Path, digest: "hashlib._Hash") -> int:
-    """Feed what is there already to the checksum; returns its bytes."""
+    """Add an existing part to the checksum; returns its size in bytes."""
     size = path.stat().st_size
     if size:
-        with bar("Checking what is there", size, unit="bytes") as advance, open(path, "rb") as file:
+        with bar("Checking the existing part", size, unit="bytes") as advance, open(path, "rb") as file:
             while block := file.read(BLOCK):
                 digest.update(block)
                 advance(len(block))
@@ -150,7 +150,7 @@ def _digest(path: Path, digest: "hashlib._Hash") -> int:
 
 _BROKEN = (OSError, http.client.HTTPException)
 _AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})
-"""Answers that another try may change."""
+"""HTTP statuses after which another try may succeed."""
 
 
 class _Tries:
@@ -163,7 +163,7 @@ class _Tries:
         """Wait before the next try, twice as long each time.
 
         Raises:
-            UserError: enough of them, or another try would change nothing.
+            UserError: too many failures, or a status that another try will not change.
         """
         if isinstance(error, urllib.error.HTTPError) and error.code not in _AGAIN:
             raise UserError(f"The server answers {error.code} ({error.reason}) for {self.url}: check --url.") from None
@@ -172,7 +172,7 @@ class _Tries:
             reason = getattr(error, "reason", None) or error or type(error).__name__
             raise UserError(
                 f"{self.url} broke off {where}, {self.count} times in a row ({reason}): check the network, "
-                "then run the same command again; it goes on from there."
+                "then run the same command again; it continues from there."
             ) from None
         self.stop.wait(FIRST_WAIT * 2 ** (self.count - 1))
 
@@ -184,11 +184,11 @@ def _open(url: str, span: str | None) -> http.client.HTTPResponse:
     try:
         return urllib.request.urlopen(request, timeout=TIMEOUT)
     except (ValueError, http.client.InvalidURL) as error:
-        raise UserError(f"{url} is no address that can be opened ({error}): check --url.") from None
+        raise UserError(f"{url} cannot be opened ({error}): check --url.") from None
 
 
 def _span(answer: http.client.HTTPResponse) -> tuple[int, int | None]:
-    """First byte that an answer brings, and the length of the whole file where the headers tell."""
+    """Position of an answer's first byte, and the length of the whole file if the headers give it."""
     if answer.status != 206:
         length = answer.headers.get("Content-Length", "")
         return 0, int(length) if length.isdigit() else None

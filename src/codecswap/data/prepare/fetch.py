@@ -1,4 +1,4 @@
-"""COCO's training pictures on this disk: all of them out of the downloaded zip, or only those that are wanted."""
+"""COCO's training pictures on this disk: all of them from the downloaded zip, or only the chosen ones."""
 
 import io
 import json
@@ -10,21 +10,20 @@ from zipfile import ZipFile, ZipInfo
 
 from codecswap.config import PrepareOptions
 from codecswap.console import amount, bar
-from codecswap.data.pictures import ENDINGS
+from codecswap.data.discovery import ENDINGS, choose
 from codecswap.data.prepare.crops import BYTES_PER_PIXEL
 from codecswap.data.prepare.download import COCO, Archive, Remote, download
 from codecswap.data.prepare.remote import RemoteFile, extents
 from codecswap.data.prepare.unpack import TOP, missing, open_zip, pictures, place, unpack
-from codecswap.data.split import choose
 from codecswap.errors import UserError
 from codecswap.files import atomic_write, need_space
 
 PICTURE_BYTES = 163_000
-"""Mean size of a COCO picture, to tell how many a zip will hold before it is there."""
+"""Mean size of a COCO picture, to estimate how many are in a zip before it is downloaded."""
 
 
 class CocoFolder:
-    """``coco_dir`` and what may lie in it."""
+    """``coco_dir`` and the names in it."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -33,20 +32,20 @@ class CocoFolder:
         self.partial = folder / f"{TOP}.part"
         """Pictures unpacked so far, or only those that ``--max_images`` asked for."""
         self.chosen = folder / f"{TOP}.part.json"
-        """Which those are, once all of them are there."""
+        """Which pictures those are, written when all of them are there."""
         self.zip = folder / f"{TOP}.zip"
         """The zip, if it was there before or is to be kept."""
         self.own_zip = folder / f"{TOP}.tmp.zip"
-        """The zip, if it goes when it has been unpacked."""
+        """The zip, if it is deleted after unpacking."""
 
 
 def fetch(options: PrepareOptions) -> Path | None:
-    """Bring COCO's pictures to ``coco_dir``, going on where an earlier run stopped.
+    """Download COCO's pictures to ``coco_dir``, continuing where an earlier run stopped.
 
-    Returns: the folder with the pictures; None where only the zip was asked for.
+    Returns: the folder with the pictures; None with ``--download_only`` and no ``--max_images``.
 
     Raises:
-        UserError: anything wrong with the network, the zip or the disk, in one sentence.
+        UserError: an error of the network, the zip or the disk.
     """
     coco = CocoFolder(Path(options.coco_dir or ""))
     if coco.pictures.is_dir():
@@ -89,12 +88,12 @@ def _fetch_zip(coco: CocoFolder, archive: Archive, options: PrepareOptions) -> P
             if archive.length not in (None, path.stat().st_size):
                 raise UserError(
                     f"{path} has {path.stat().st_size:,} bytes where {archive.url} has {archive.length:,}: "
-                    "remove it, or say with --url where it is from."
+                    "remove it, or name its address with --url."
                 )
             return path
     remote = Remote.look(archive)
     path = coco.zip if keep else coco.own_zip
-    # a part that was begun for keeping is as good for the other name
+    # a part begun with or without --keep_zip is continued either way
     for other in (coco.zip, coco.own_zip):
         begun = other.with_name(f"{other.name}.part")
         if other != path and begun.exists():
@@ -120,15 +119,15 @@ def _unpack_all(opened: ZipFile, members: Sequence[ZipInfo], coco: CocoFolder, o
 
 
 def _fetch_chosen(coco: CocoFolder, archive: Archive, options: PrepareOptions) -> Path:
-    """Only the pictures that ``--max_images`` takes, out of the zip on the server."""
+    """Only the pictures chosen by ``--max_images``, from the zip on the server."""
     wish = {"url": archive.url, "val_ratio": options.val_ratio, "max_images": options.max_images}
     if _covers(coco.chosen, wish):
         return coco.partial
     remote = Remote.look(archive)
     if not remote.ranges:
         raise UserError(
-            f"{archive.url} is sent only whole ({amount(remote.length, 'bytes')}), so --max_images cannot fetch its "
-            "pictures alone: name another server with --url, or get the whole zip with --download_only first."
+            f"{archive.url} is on a server without byte ranges, so --max_images cannot fetch single pictures: name another "
+            f"server with --url, or get the whole zip ({amount(remote.length, 'bytes')}) with --download_only first."
         )
     print(f"Reading the list of pictures in {archive.url}", flush=True)
     file = RemoteFile(remote)
@@ -149,7 +148,7 @@ def _fetch_chosen(coco: CocoFolder, archive: Archive, options: PrepareOptions) -
 
 
 def _covers(path: Path, wish: dict[str, Any]) -> bool:
-    """Whether an earlier run has fetched all that is wished for: the lowest N hold the lowest of any smaller N."""
+    """Whether an earlier run has fetched all of ``wish``: the N lowest hashes include those of any smaller N."""
     try:
         had = json.loads(path.read_text("utf-8"))
         same = all(had[key] == wish[key] for key in ("url", "val_ratio"))
@@ -159,7 +158,7 @@ def _covers(path: Path, wish: dict[str, Any]) -> bool:
 
 
 def _needs(coco: CocoFolder, options: PrepareOptions, size: int, count: int) -> list[tuple[str, Path, int]]:
-    """Space for pictures of ``size`` bytes and, if they are to be made, ``count`` crops."""
+    """Disk space for pictures of ``size`` bytes and, with ``--out_dir``, for ``count`` crops."""
     needs = [("pictures", coco.folder, max(size, 0))]
     if options.out_dir is not None and not options.download_only:
         if options.max_images is not None:

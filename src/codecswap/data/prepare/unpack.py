@@ -1,4 +1,4 @@
-"""Taking pictures out of a zip: one after the other, whole, checked, and never outside their folder."""
+"""Unpacking pictures from a zip: only complete and checked files, never outside their folder."""
 
 import errno
 import lzma
@@ -11,45 +11,45 @@ from pathlib import Path, PurePosixPath
 from typing import IO
 from zipfile import BadZipFile, ZipFile, ZipInfo
 
-from codecswap.data.pictures import ENDINGS
+from codecswap.data.discovery import ENDINGS
 from codecswap.errors import UserError
 from codecswap.files import atomic_write
 
 TOP = "train2017"
-"""The zip's own folder, which is left out of the places of its members."""
+"""The folder inside COCO's zip; it is removed from the members' paths."""
 EXPANSION, ALWAYS = 100, 1 << 26
-"""How many times its own size a zip may unpack to (pictures are compressed already), and bytes that any zip may."""
+"""A zip may unpack to 100 times its own size (pictures are compressed already), and any zip to 64 MiB."""
 
 
 @contextmanager
 def open_zip(source: Path | IO[bytes], name: str) -> Iterator[ZipFile]:
-    """Open a zip; whatever turns out to be wrong with it becomes one sentence.
+    """Open a zip; any error in it becomes a `UserError`.
 
     Args:
         source: the file.
         name: its path or address, for the sentence.
 
     Raises:
-        UserError: it is no zip, or damaged, or locked.
+        UserError: it is no zip, damaged, or encrypted.
     """
     try:
         with ZipFile(source) as archive:
             yield archive
     except (BadZipFile, EOFError, ValueError, OverflowError, struct.error, zlib.error, lzma.LZMAError) as error:
         raise UserError(
-            f"{name} is damaged, or no zip ({_said(error)}): delete it where it is a local file, and run the same command "
-            "again, or name another server with --url."
+            f"{name} is damaged or not a zip ({_said(error)}): if it is a local file, delete it and run the same command "
+            "again; otherwise name another server with --url."
         ) from None
-    except OSError as error:  # bzip2's, without a number, and of a place before the file's beginning
+    except OSError as error:  # bzip2's has no number; EINVAL is a position before the file's start
         if error.errno not in (None, errno.EINVAL):
             raise
-        raise UserError(f"{name} is damaged, or no zip ({_said(error)}): delete it where it is a local file.") from None
+        raise UserError(f"{name} is damaged or not a zip ({_said(error)}): delete it if it is a local file.") from None
     except (RuntimeError, NotImplementedError) as error:
         raise UserError(f"{name} cannot be unpacked ({_said(error)}): name another zip with --url.") from None
 
 
 def pictures(archive: ZipFile, name: str) -> list[ZipInfo]:
-    """The pictures in a zip, in the order in which they lie there.
+    """The pictures in a zip, in the order of their positions.
 
     Raises:
         UserError: there are none, a member (picture or not) would land outside the folder it is unpacked to, or they
@@ -77,23 +77,23 @@ def pictures(archive: ZipFile, name: str) -> list[ZipInfo]:
 
 
 def place(info: ZipInfo) -> Path:
-    """Path of a member below the folder that it is unpacked to."""
+    """Path of a member, relative to the folder that it is unpacked to."""
     path = PurePosixPath(info.filename)
     return Path(path.relative_to(TOP) if path.is_relative_to(TOP) else path)
 
 
 def missing(members: Sequence[ZipInfo], folder: Path) -> list[ZipInfo]:
-    """Members that are not in ``folder`` yet; those there are whole, since only whole files get their name."""
+    """Members that are not in ``folder`` yet; those there are complete, since only complete files get their name."""
     return [info for info in members if _size(folder / place(info)) != info.file_size]
 
 
 def unpack(archive: ZipFile, members: Sequence[ZipInfo], folder: Path, advance: Callable[[int], None]) -> None:
-    """Write members below ``folder``; each gets its name when its CRC has been found right.
+    """Write members below ``folder``; each gets its name after its CRC has been checked.
 
     Args:
         archive: the zip.
         members: what to unpack.
-        folder: where to.
+        folder: where to write them.
         advance: called with the bytes of each file written.
 
     Raises:
@@ -108,7 +108,7 @@ def unpack(archive: ZipFile, members: Sequence[ZipInfo], folder: Path, advance: 
 
 
 def _said(words: object) -> str:
-    """An error's or a member's words on one line, whatever names stand in the zip."""
+    """An error or a member's name as one short line of ASCII: names in a zip can contain anything."""
     return ascii(str(words)[:200])[1:-1]
 
 

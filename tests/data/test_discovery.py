@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from codecswap.data.split import choose, position
+from codecswap.data.discovery import choose, position
 
 NAMES = [Path(f"/somewhere/{i:012d}.jpg") for i in range(4000)]
 

@@ -1,0 +1,175 @@
+"""Finding pictures and splitting them by a hash of their names, without PyTorch.
+
+The side a picture falls on depends on its base name alone: not on its folder, the other pictures, or the machine.
+"""
+
+import hashlib
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from codecswap.data.pictures import UNREADABLE, picture_size
+from codecswap.errors import UserError
+
+CROP = 224
+"""Side of a training picture, in pixels."""
+ENDINGS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
+_COPY = re.compile(r"~\d+$")
+"""``name~2.jpg`` is the second picture of that name among prepared crops; both fall on the same side."""
+
+
+def base_name(path: str | Path) -> str:
+    """The name that decides a picture's side: without folder, extension and ``~2``."""
+    return _COPY.sub("", Path(path).stem)
+
+
+def position(path: str | Path) -> float:
+    """A picture's hash as a number in [0, 1), from the SHA-256 of its base name.
+
+    Positions below ``val_ratio`` are the validation side, the others the training side.
+    """
+    name = base_name(path)
+    return int.from_bytes(hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest()[:6], "big") / 2**48
+
+
+def choose(
+    paths: Sequence[Path], *, val_ratio: float, max_images: int | None = None, held_out: Sequence[Path] = ()
+) -> tuple[list[Path], list[Path]]:
+    """Split pictures into a training side (by ascending hash) and a validation side (by file name).
+
+    Args:
+        paths: the pictures; where ``held_out`` is given, all of them are for training.
+        val_ratio: share of the validation side.
+        max_images: keep the N training pictures with the lowest hashes and, of the validation pictures with the lowest
+            hashes, the share that belongs to N (at least one), whatever else is in the folder.
+        held_out: the validation pictures of a folder that is split already.
+    """
+    ranked = sorted(((position(path), path.name, path) for path in paths), key=lambda entry: entry[:2])
+    held = sorted(((position(path), path.name, path) for path in held_out), key=lambda entry: entry[:2])
+    train = [path for place, _, path in ranked if held or place >= val_ratio]
+    val = [path for _, _, path in held] or [path for place, _, path in ranked if place < val_ratio]
+    if max_images is not None:
+        train = train[:max_images]
+        val = val[: max(1, round(max_images * val_ratio / (1 - val_ratio)))]
+    return train, sorted(val, key=lambda path: (path.name, str(path)))
+
+
+def scan(folder: str | Path) -> list[Path]:
+    """All pictures below a folder, sorted by path, without hidden files."""
+    found = []
+    for parent, folders, names in os.walk(folder):
+        folders.sort()
+        paths = (Path(parent, name) for name in names if name[0] != ".")
+        found += [path for path in paths if path.suffix.lower() in ENDINGS]
+    return sorted(found)
+
+
+def list_pictures(folder: str | Path, option: str) -> list[Path]:
+    """All pictures below a folder, sorted by path; ``option`` is the option that named it, for the error.
+
+    Raises:
+        UserError: no such folder, or no pictures in it.
+    """
+    if not Path(folder).is_dir():
+        raise UserError(f"There is no folder {folder}: name the folder that holds the pictures with {option}.")
+    if not (found := scan(folder)):
+        raise UserError(f"There are no pictures in {folder} ({', '.join(sorted(ENDINGS))}): check {option}.")
+    return found
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """The pictures that a run uses, found in one folder."""
+
+    layout: str
+    """``coco`` (train2017/), ``prepared`` (224x224 crops in train/, val/) or ``folder`` (any other pictures)."""
+    train: list[Path]
+    """Training side, by ascending hash."""
+    val: list[Path]
+    """Validation side, by file name."""
+
+    @property
+    def prepared(self) -> bool:
+        """Whether pictures are used unchanged, neither cropped nor flipped."""
+        return self.layout == "prepared"
+
+    def identity(self, root: str | Path) -> dict[str, Any]:
+        """Counts and a hash that identify this data set, independent of where its folder ``root`` is.
+
+        Returns: ``folder``, ``layout``, ``train``, ``val`` (numbers of pictures) and ``sha256`` of sides, paths relative to
+            ``root`` and sizes in bytes. Contents are not read, which would take minutes for COCO.
+        """
+        digest = hashlib.sha256()
+        for side, paths in (("train", self.train), ("val", self.val)):
+            for path in paths:
+                place = os.path.relpath(path, root).replace(os.sep, "/")
+                digest.update(f"{side}/{place}/{path.stat().st_size}\n".encode("utf-8", "surrogateescape"))
+        return {
+            "folder": str(Path(root).resolve()),
+            "layout": self.layout,
+            "train": len(self.train),
+            "val": len(self.val),
+            "sha256": digest.hexdigest(),
+        }
+
+
+def find_pictures(
+    root: str | Path | None, *, val_ratio: float = 0.02, use_prepared: bool = False, max_images: int | None = None
+) -> Pictures:
+    """Find the pictures below ``root``, detect the layout and split them.
+
+    Args:
+        root: raw COCO (``train2017/``), prepared crops (``train/``, ``val/``, sub-folders too) or any folder of pictures.
+        val_ratio: share of pictures on the validation side, in (0, 1); not used where there is a ``val/``.
+        use_prepared: accept only prepared crops.
+        max_images: take the N training pictures with the lowest hashes, and their share of validation pictures.
+
+    Raises:
+        UserError: no such folder, no pictures, no prepared crops with ``use_prepared``, or an empty side.
+    """
+    if root is None:
+        raise UserError(
+            "No pictures given: name a folder of pictures (or COCO's, with train2017/ in it) with --coco_dir."
+        )
+    root = Path(root)
+    if not root.is_dir():
+        raise UserError(f"There is no folder {root}: name the folder that holds the pictures with --coco_dir.")
+    split = (root / "train").is_dir()
+    layout, where = (
+        ("coco", root / "train2017") if (root / "train2017").is_dir() and not use_prepared else ("folder", root)
+    )
+    if split and layout != "coco":
+        where = root / "train"
+        layout = "prepared" if _is_crop(where) else "folder"
+    found = scan(where)
+    if not found:
+        raise UserError(f"There are no pictures in {where} ({', '.join(sorted(ENDINGS))}): check --coco_dir.")
+    if use_prepared and layout != "prepared":
+        raise UserError(
+            f"--use_prepared needs {CROP}x{CROP} crops in {root / 'train'} and there are none: "
+            "make them with `codecswap prepare`, or omit --use_prepared."
+        )
+    held_out = scan(root / "val") if split and layout != "coco" and (root / "val").is_dir() else []
+    train, val = choose(found, val_ratio=val_ratio, max_images=max_images, held_out=held_out)
+    if not train:
+        raise UserError(
+            f"All {len(found)} pictures of {where} fall on the validation side: lower --val_ratio ({val_ratio})."
+        )
+    if not val:
+        raise UserError(
+            f"None of the {len(found)} pictures of {where} falls on the validation side: raise --val_ratio ({val_ratio})."
+        )
+    return Pictures(layout, train, val)
+
+
+def _is_crop(folder: Path) -> bool:
+    """Whether the first picture that opens has the size of a prepared crop."""
+    for path in scan(folder):
+        try:
+            return picture_size(path) == (CROP, CROP)
+        except UNREADABLE:
+            continue
+    return False
