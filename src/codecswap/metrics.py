@@ -11,8 +11,6 @@ Bits = TypeVar("Bits", float, Tensor)
 
 _WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 _WINDOW, _SIGMA = 11, 1.5
-_WHOLE, _PIECE = 400, 22
-"""Axes of up to 400 pixels are filtered by one matrix, longer ones 22 places at a time (measured: docs/report.md)."""
 _C1, _C2 = 0.01**2, 0.03**2
 SMALLEST_SIDE = (_WINDOW - 1) * 2 ** (len(_WEIGHTS) - 1) + 1
 """MS-SSIM is defined for pictures whose sides have at least this many pixels (161)."""
@@ -45,7 +43,7 @@ def ms_ssim(x: Tensor, y: Tensor) -> Tensor:
 
     Wang, Simoncelli and Bovik, "Multiscale structural similarity for image quality assessment", 2003; window 11, sigma
     1.5, five scales, the mean of the three channels: the values of ``pytorch_msssim.ms_ssim(data_range=1)``. The Gaussian
-    window is applied by products with banded matrices, which on a CPU is faster than depthwise convolution.
+    window is applied without convolutions (`_filter`), which on a CPU is faster than depthwise ones.
     Where a scale's contrast term is negative its channel counts 0 and gets no gradient (instead of NaN).
 
     Args:
@@ -59,9 +57,9 @@ def ms_ssim(x: Tensor, y: Tensor) -> Tensor:
     if min(x.shape[-2:]) < SMALLEST_SIDE:
         raise ValueError(f"MS-SSIM needs sides of at least {SMALLEST_SIDE} pixels, not {tuple(x.shape[-2:])}")
     with torch.autocast(x.device.type, enabled=False):  # its matrix products would lose two digits in bfloat16
-        if max(x.shape[-2:]) <= _WHOLE:
+        if x.requires_grad or y.requires_grad:
             return _ms_ssim(x, y).mean(1)
-        # a channel at a time: the maps of a large picture stay in the processor's cache
+        # a channel at a time: the maps of a picture stay in the processor's cache
         return torch.cat([_ms_ssim(*pair) for pair in zip(x.split(1, 1), y.split(1, 1), strict=True)], 1).mean(1)
 
 
@@ -95,19 +93,19 @@ def _ssim(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
 def _filter(x: Tensor, axis: int) -> Tensor:
     """The Gaussian window along one axis (-1 or -2) of ``x: (..., H, W)``; it gets 10 shorter.
 
-    A long axis is filtered in short overlapping pieces, one small matrix for all: the full one is nearly all zeros.
+    Where a gradient is wanted, a banded matrix: its gradient is one product, too. Else the sum of shifted pictures: fewer
+    operations, and the more so the larger the picture.
     """
-    side = x.shape[axis]
-    places = side - _WINDOW + 1
-    piece = places if side <= _WHOLE else _PIECE
-    matrix = _window_matrix(piece + _WINDOW - 1, x.dtype, x.device)
-    if piece == places:
+    if x.requires_grad:
+        matrix = _window_matrix(x.shape[axis], x.dtype, x.device)
         return x @ matrix.T if axis == -1 else matrix @ x
-    missing = -places % piece
-    x = F.pad(x, (0, missing) if axis == -1 else (0, 0, 0, missing)).unfold(axis, piece + _WINDOW - 1, piece)
-    if axis == -1:  # (..., H, pieces, piece + 10)
-        return (x @ matrix.T).flatten(-2)[..., :places]
-    return (matrix @ x.transpose(-1, -2)).flatten(-3, -2)[..., :places, :]  # (..., pieces, W, piece + 10)
+    places, middle = x.shape[axis] - _WINDOW + 1, _WINDOW // 2
+    weights = _window().tolist()
+    total = x.narrow(axis, middle, places) * weights[middle]
+    for place in range(middle):  # the window is symmetric
+        pair = x.narrow(axis, place, places) + x.narrow(axis, _WINDOW - 1 - place, places)
+        total.add_(pair, alpha=weights[place])
+    return total
 
 
 @lru_cache(maxsize=64)
@@ -118,10 +116,15 @@ def _window_matrix(side: int, dtype: torch.dtype, device: torch.device) -> Tenso
 
 
 def _build_window_matrix(side: int) -> Tensor:
-    offsets = torch.arange(_WINDOW, dtype=torch.float64) - _WINDOW // 2
-    window = torch.exp(-(offsets**2) / (2 * _SIGMA**2))
-    window /= window.sum()
+    window = _window()
     matrix = torch.zeros(side - _WINDOW + 1, side, dtype=torch.float64)
     for place in range(matrix.shape[0]):
         matrix[place, place : place + _WINDOW] = window
     return matrix
+
+
+def _window() -> Tensor:
+    """The Gaussian window, float64; its sum is 1."""
+    offsets = torch.arange(_WINDOW, dtype=torch.float64) - _WINDOW // 2
+    window = torch.exp(-(offsets**2) / (2 * _SIGMA**2))
+    return window / window.sum()
