@@ -1,6 +1,6 @@
-"""The command line: one table of commands, everything else read from the option classes.
+"""The command line: a table of commands; their options come from the classes in config.py.
 
-Heavy libraries are imported by the commands, never here: ``codecswap --help`` answers at once.
+Heavy libraries are imported by the commands, not here, so that ``codecswap --help`` is fast.
 """
 
 import importlib
@@ -16,7 +16,7 @@ from codecswap import config
 from codecswap.errors import UserError, how_to_install
 
 MOST_CONFIG = 1 << 20
-"""Bytes of a YAML file of options."""
+"""Most bytes of a YAML file of options."""
 MOST_WORDS = 500
 """Characters of an error message about options: it may contain a value of any length."""
 BOOLEANS = {"true": "true", "yes": "true", "on": "true", "1": "true"}
@@ -31,7 +31,7 @@ class Command:
     options: type
     """Dataclass of its options."""
     function: str
-    """``module:function`` below codecswap; takes the options and the names of those typed."""
+    """``module:function`` inside codecswap; it takes the options and the names of those that were given."""
     extra: str | None = "train"
     """The extra that must be installed for it."""
     argument: str | None = None
@@ -54,7 +54,7 @@ COMMANDS = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run ``codecswap`` with ``argv`` (default: the process's own); returns the exit code."""
+    """Run ``codecswap`` with ``argv`` (default: ``sys.argv``); returns the exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(_overview())
@@ -67,9 +67,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run(name: str, argv: Sequence[str] | None = None) -> int:
-    """Run one command; the recipe's scripts call this.
+    """Run one command.
 
-    Returns: the exit code: 0, or after one sentence on stderr 2 (the input), 1 (the run failed) or 128 + n (signal n).
+    Returns: the exit code: 0, or, after one sentence on stderr, 2 (wrong input), 1 (the run failed) or 128 + n (signal n).
     """
     command = COMMANDS[name]
     arguments = list(sys.argv[1:] if argv is None else argv)
@@ -79,7 +79,7 @@ def run(name: str, argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"codecswap {name}: {error}", file=sys.stderr)
         return error.exit_code
-    except BrokenPipeError:  # whoever read our output has gone
+    except BrokenPipeError:  # the program that read our output has ended
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
@@ -91,19 +91,19 @@ def run(name: str, argv: Sequence[str] | None = None) -> int:
 
 
 def launch(name: str) -> NoReturn:
-    """Run one command of the process's own arguments and exit with its code: the whole of the recipe's scripts."""
+    """Run one command with ``sys.argv`` and exit with its code; the recipe's scripts call this."""
     sys.exit(run(name))
 
 
 def parse(name: str, arguments: Sequence[str]) -> tuple[Any, set[str]]:
     """Read a command's options from its arguments (and ``--config FILE.yaml``).
 
-    Hyphens and underscores in names are the same; a boolean option takes ``--flag``, ``--flag true`` and ``--flag false``.
+    Hyphens and underscores in names are the same; a boolean option takes ``--flag``, ``--flag true`` or ``--flag false``.
 
-    Returns: the options, and the names of those that were typed or stood in the file.
+    Returns: the options, and the names of those given on the command line or in the file.
 
     Raises:
-        UserError: an argument is unknown or has a value of the wrong kind.
+        UserError: an argument is unknown, or a value is not allowed.
     """
     import jsonargparse
 
@@ -117,29 +117,29 @@ def parse(name: str, arguments: Sequence[str]) -> tuple[Any, set[str]]:
     normal = _normalise(command, arguments)
     for word in normal:
         key, _, value = word.partition("=")
-        if value and len(key) > len("--co") and "--config".startswith(key):  # argparse takes unique beginnings
+        if value and len(key) > len("--co") and "--config".startswith(key):  # argparse accepts unique prefixes
             _check_config(Path(value))
     try:
         given = parser.parse_args(normal, defaults=False)
         typed = {key for key in vars(given) if key != "config"}
         values = {key: value for key, value in vars(parser.parse_args(normal)).items() if key != "config"}
-    except (jsonargparse.ArgumentError, ValueError, OverflowError) as error:  # (the latter: numbers too long)
+    except (jsonargparse.ArgumentError, ValueError, OverflowError) as error:  # (the last: numbers that are too long)
         sentence = " ".join(str(getattr(error, "message", error) or error).split())
         sentence = sentence if len(sentence) < MOST_WORDS else f"{sentence[:MOST_WORDS]} [...]"
         raise UserError(f"{sentence.rstrip('.')}. See `codecswap {name} --help`.") from None
     for field in fields(command.options):
         if values[field.name] is None and type(None) not in get_args(
             field.type
-        ):  # the parser lets null pass for anything
-            raise UserError(f"--{field.name} is given without a value (null): give it one, or leave it out.")
+        ):  # the parser accepts null for any option
+            raise UserError(f"--{field.name} is given without a value (null): give it one, or omit it.")
     return command.options(**values), typed
 
 
 def _check_config(path: Path) -> None:
-    """Refuse what a file of options has no use for, before anything is made of it: YAML can expand to any size, or name code.
+    """Refuse YAML that options never need, before it is parsed: it can expand to any size, or name code to run.
 
     Raises:
-        UserError: there is no such file, it is no YAML, or it has aliases, tags or nested values.
+        UserError: there is no such file, it is not YAML, or it has aliases, tags or nested values.
     """
     import yaml
 
@@ -194,7 +194,11 @@ def _normalise(command: Command, arguments: Sequence[str]) -> list[str]:
 
 
 def _function(command: Command) -> Any:
-    """Import a command's function; a missing extra is named."""
+    """Import a command's function.
+
+    Raises:
+        UserError: a package is missing; the sentence names its extra.
+    """
     module, _, function = command.function.partition(":")
     try:
         return getattr(importlib.import_module(f"codecswap.{module}"), function)
@@ -214,7 +218,7 @@ def _overview() -> str:
     lines = [
         "usage: codecswap COMMAND [OPTIONS]",
         "",
-        "Swap the transposed convolutions of a learned image codec, and train it back.",
+        "Replace the transposed convolutions of a learned image codec, and train the result.",
         "",
     ]
     lines += [f"  {name:<12}{(command.options.__doc__ or '').splitlines()[0]}" for name, command in COMMANDS.items()]
