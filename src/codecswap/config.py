@@ -1,6 +1,6 @@
-"""Every option of every command: the command line, YAML files and a checkpoint's record all come from here.
+"""Every option of every command. The command line, YAML files, checkpoints and docs/options.md are made from these classes.
 
-Light on purpose: `codecswap --help` reads this file and must not wait for PyTorch.
+`codecswap --help` reads this file, so it imports nothing heavy.
 """
 
 from dataclasses import dataclass, field
@@ -11,7 +11,7 @@ from codecswap.errors import UserError
 
 
 def _check_share(val_ratio: float, max_images: int | None) -> None:
-    """Refuse shares and numbers of pictures that cannot be taken."""
+    """Refuse a share outside (0, 1) and a negative number of pictures."""
     if not 0 < val_ratio < 1:
         raise UserError(f"--val_ratio is a share between 0 and 1 (0.02: two in a hundred), not {val_ratio}.")
     if max_images is not None and max_images < 1:
@@ -20,30 +20,30 @@ def _check_share(val_ratio: float, max_images: int | None) -> None:
 
 @dataclass(kw_only=True)
 class TeacherOptions:
-    """Which pretrained codec to start from."""
+    """The pretrained codec to start from."""
 
     teacher: str | None = None
-    """A local codec (.pth, .pth.tar or .safetensors), or tiny: the one inside the package. Default: CompressAI's zoo."""
+    """A codec file (.pth, .pth.tar or .safetensors), or tiny: the codec inside the package. Default: CompressAI's model zoo."""
     quality: int = 8
-    """Quality of the zoo's bmshj2018_factorized, 1 (fewest bits) to 8."""
+    """Quality of the model zoo's bmshj2018_factorized, 1 (fewest bits) to 8."""
     metric: Literal["mse", "ms-ssim"] = "mse"
-    """What the zoo's codec was trained for."""
+    """The metric that the model zoo's codec was trained for."""
 
 
 @dataclass(kw_only=True)
 class PictureOptions:
-    """Which pictures to use."""
+    """The pictures to use."""
 
     coco_dir: str | None = None
-    """Folder with pictures: raw COCO (train2017/), prepared crops (train/, val/), or any folder of pictures."""
+    """Folder of pictures: COCO (with train2017/ in it), prepared crops (train/ and val/), or any other pictures."""
     use_prepared: bool = False
-    """Insist on prepared crops (the layout is detected anyway)."""
+    """Accept only prepared crops. Without it the layout is detected."""
     max_images: int | None = None
-    """Use only the N training pictures whose names hash lowest, and their share of validation pictures (0: all)."""
+    """Use N training pictures (those with the lowest name hashes) and a matching number of validation pictures. 0: all."""
     val_ratio: float = 0.02
-    """Share of the pictures held out for validation, chosen by a hash of their names."""
+    """Share of pictures used for validation, between 0 and 1. A hash of the file name decides."""
     num_workers: int = 2
-    """Processes that read and crop pictures while the codec is at work."""
+    """Number of processes that read and crop pictures."""
 
     def __post_init__(self) -> None:
         self.max_images = self.max_images or None
@@ -52,58 +52,58 @@ class PictureOptions:
 
 @dataclass(kw_only=True)
 class TrainingOptions(TeacherOptions, PictureOptions):
-    """What distillation and fine-tuning have in common."""
+    """Options of both distillation and fine-tuning."""
 
     epochs: int = 15
-    """How many times to go through the pictures; 0 saves the start and stops."""
+    """Number of passes over the pictures. 0: save the initial student and stop."""
     save_dir: str = "./checkpoints"
     """Folder for checkpoints, metrics.csv, config.yaml and reconstructions."""
     recon_subdir: str = "recon"
-    """Sub-folder of save_dir for reconstructions."""
+    """Sub-folder of --save_dir for reconstructions."""
     batch_size: int = 16
-    """Pictures in a step, over all processes."""
+    """Pictures per step, over all processes."""
     optimizer: Literal["adam", "soap"] = "adam"
-    """adam is the recipe's; soap wins back more of what the upsample replacement loses per step (try --lr 5e-4)."""
+    """adam: as in the original recipe. soap: more progress per step with the upsample replacement (try --lr 5e-4)."""
     lr: float = 1e-4
-    """Highest learning rate; it falls to 0 along a cosine."""
+    """Maximum learning rate; it decreases to 0 along a cosine."""
     warmup_steps: int = 50
-    """Steps in which the learning rate rises to --lr: a good start is lost where training begins at full rate."""
+    """Steps in which the learning rate rises to --lr. A full rate from the first step would undo a good start."""
     lambda_l1: float = 1.0
-    """Weight of the absolute error."""
+    """Weight of the absolute error (L1) in the loss."""
     lambda_msssim: float = 0.2
-    """Weight of 1 - MS-SSIM."""
+    """Weight of 1 - MS-SSIM in the loss."""
     lambda_mse: float = 0.0
-    """Weight of the squared error (of pictures in [0, 1]); 0 is the recipe's loss."""
+    """Weight of the squared error in the loss, for pictures in [0, 1]. The original recipe has none (0)."""
     lambda_rate: float | None = None
-    """With --unfreeze_all: weight of bits per pixel. Default: adapted at every step to hold the teacher's rate."""
+    """With --unfreeze_all: weight of bits per pixel in the loss. Default: adapted at every step to keep the teacher's rate."""
     unfreeze_all: bool = False
-    """Train encoder and entropy model too. Bitstreams change: those of the teacher no longer decode."""
+    """Train the encoder and the entropy model too. The student then cannot decode the teacher's bitstreams."""
     wandb_project: str | None = None
-    """Also log to this project of Weights & Biases."""
+    """Log to this Weights & Biases project, too."""
     recon_every: int = 5
-    """Save the student's reconstructions every so many epochs, and those of the start (0: of the start only)."""
+    """Save reconstructions at the start and every N epochs. 0: only at the start."""
     recon_count: int = 16
-    """How many validation pictures to reconstruct, the same ones throughout (0: none)."""
+    """Number of validation pictures to reconstruct, always the same ones. 0: none."""
     save_every_minutes: float = 5.0
-    """Rewrite the last checkpoint within an epoch every so many minutes (0: only at its end)."""
+    """Save the last checkpoint every N minutes within an epoch. 0: only at the end of each epoch."""
     save_every_steps: int = 0
-    """Rewrite it every so many steps, too (0: never)."""
+    """Save the last checkpoint every N steps, too. 0: never."""
     seed: int = 0
-    """Seed of every random choice."""
+    """Seed of all random numbers."""
     deterministic: bool = False
-    """Only algorithms that give the same result every time, also on a GPU (slower there; the CPU's always do)."""
+    """Use only deterministic algorithms on a GPU, which are slower. The CPU always uses them."""
     force: bool = False
-    """Go on although teacher or pictures are not those of the checkpoint; recorded in every checkpoint from then on."""
+    """Continue although teacher or pictures differ from the checkpoint's. All later checkpoints record this."""
     precision: Literal["32", "bf16-mixed", "16-mixed"] = "32"
-    """Lightning's precision; the encoder and the loss stay in float32."""
+    """Lightning's precision. The encoder and the loss stay in float32."""
     compile: bool = False
-    """Compile both decoders with torch.compile: a minute at the start, faster steps after."""
+    """Compile both decoders with torch.compile: about a minute at the start, then faster steps."""
     accelerator: str = "auto"
     """Lightning's accelerator: auto, cpu, gpu, ..."""
     devices: str = "auto"
-    """How many devices (on the CPU: processes) to train on."""
+    """Number of devices to train on (on the CPU: processes)."""
     num_nodes: int = 1
-    """How many machines to train on."""
+    """Number of machines to train on."""
 
 
 @dataclass(kw_only=True)
@@ -111,118 +111,118 @@ class DistillOptions(TrainingOptions):
     """Train a student to reproduce its teacher's reconstructions."""
 
     replacement: Literal["upsample", "masked", "subpixel"] = "upsample"
-    """What takes a transposed convolution's place; masked and subpixel equal it and need no training."""
+    """Replacement of each transposed convolution. masked and subpixel equal it and need no training."""
     kernel_size: Literal[3, 5, 7] | None = None
-    """Kernel of the upsample replacement. Default: that of the layer it replaces."""
+    """Kernel size of the upsample replacement. Default: that of the replaced layer."""
     init: Literal["calibrated", "weights", "random"] = "calibrated"
-    """Start of the new convolutions: fitted to what the teacher's layers put out on pictures, to its kernels, or noise."""
+    """Initial weights: fitted to the outputs of the teacher's layers on pictures, fitted to its kernels, or random."""
     calibration_images: int = 256
-    """Training pictures that the calibrated start is fitted to."""
+    """Number of training pictures for --init calibrated."""
     train_igdn: bool = False
     """Train the inverse GDN layers too, not only the new convolutions."""
     resume: str | None = None
-    """Checkpoint (last.pt) to go on from; options not typed come from it. auto: the newest in save_dir, if there is one."""
+    """Checkpoint (last.pt) to continue from. Options not given are taken from it. auto: the newest in --save_dir, if any."""
 
 
 @dataclass(kw_only=True)
 class FinetuneOptions(TrainingOptions):
-    """Train a student on against the pictures themselves."""
+    """Train a student further, with the original pictures as the target."""
 
     lr: float = 5e-5
-    """Highest learning rate; half of distillation's, so that what was distilled is not undone."""
+    """Maximum learning rate; half of distillation's, so that fine-tuning does not undo it."""
     epochs: int = 10
-    """How many times to go through the pictures; 0 saves the start and stops."""
+    """Number of passes over the pictures. 0: save the initial student and stop."""
     freeze_igdn: bool = False
-    """Leave the inverse GDN layers as they are; with --unfreeze_all the encoder's GDN layers, too."""
+    """Do not train the inverse GDN layers and, with --unfreeze_all, the encoder's GDN layers."""
     save_dir: str = "./checkpoints_ft"
     """Folder for checkpoints, metrics.csv, config.yaml and reconstructions."""
     recon_subdir: str = "recon_ft"
-    """Sub-folder of save_dir for reconstructions."""
+    """Sub-folder of --save_dir for reconstructions."""
     resume_student: str | None = None
-    """Checkpoint of the distilled student to start from; teacher, quality and replacement come from it."""
+    """Checkpoint of the distilled student to start from. Teacher, quality and replacement are taken from it."""
     resume_ft: str | None = None
-    """Checkpoint (ft_last.pt) to go on from; options not typed come from it. auto: the newest in save_dir, if any."""
+    """Checkpoint (ft_last.pt) to continue from. Options not given are taken from it. auto: the newest in --save_dir, if any."""
 
 
 @dataclass(kw_only=True)
 class EvalOptions(PictureOptions):
-    """Compare students with their teacher, with the pictures and with JPEG, WebP and AVIF, and count real bytes."""
+    """Compare students with their teacher and with JPEG, WebP and AVIF: quality, real bytes and times."""
 
     teacher: list[str] = field(default_factory=list)
-    """A local codec, or tiny: the one inside the package. Several make a curve. Default: CompressAI's zoo."""
+    """A codec file, or tiny: the codec inside the package. Several make a curve. Default: CompressAI's model zoo."""
     quality: int | str = 8
-    """Quality of the zoo's bmshj2018_factorized, 1 (fewest bits) to 8. Several, as 1,2,3,4, make a curve."""
+    """Quality of the model zoo's bmshj2018_factorized, 1 (fewest bits) to 8. Several (1,2,3,4) make a curve."""
     metric: Literal["mse", "ms-ssim"] = "mse"
-    """What the zoo's codec was trained for."""
+    """The metric that the model zoo's codec was trained for."""
     checkpoint: list[str] = field(default_factory=list)
-    """A student's checkpoint, or several; they know their teacher. Default: the teacher alone."""
+    """Checkpoint of a student, or several. The teacher is read from it. Default: only the teacher is measured."""
     images: str | None = None
-    """Instead of --coco_dir: a folder whose pictures are all evaluated, whole, at any size."""
+    """Instead of --coco_dir: a folder of pictures of any size. All of them are evaluated, uncropped."""
     anchors: str | None = None
-    """Qualities at which JPEG, WebP and AVIF are measured too, or none. Default: 10,30,50,70,90 with --images."""
+    """Qualities for JPEG, WebP and AVIF, e.g. 30,50, or none. Default: 10,30,50,70,90 with --images."""
     lpips: bool = False
-    """Measure LPIPS too (AlexNet; 233 MB are downloaded the first time)."""
+    """Measure LPIPS too (AlexNet). The first time 233 MB are downloaded."""
     output: Path | None = None
     """Folder for summary.json, pictures.csv and curves/ in CompressAI's results format."""
     accelerator: str = "auto"
-    """Where to compute: auto, cpu or cuda."""
+    """Device to compute on: auto, cpu or cuda."""
 
 
 @dataclass(kw_only=True)
 class ReportOptions:
-    """Write one HTML file that shows a run: the verdict, curves, reconstructions over time, and how to repeat it."""
+    """Write an HTML file about a run: the result, curves, reconstructions over time, and how to repeat it."""
 
     runs: list[str] = field(default_factory=list)
-    """Folders of runs of one student, e.g. checkpoints checkpoints_ft; words without a name are these."""
+    """Run folders of one student, e.g. checkpoints checkpoints_ft. May be given as positional arguments."""
     output: Path = Path("report.html")
-    """The file to write; it needs no network and stays under 20 MB."""
+    """HTML file to write, below 20 MB. It needs no network."""
     pictures: int = 32
-    """Measure the verdict on at most so many held-out pictures, spread over all. 0: none, take the training's figures."""
+    """Number of validation pictures to measure the result on, at most. 0: use the training's figures instead."""
     watch: bool = False
-    """Write the file again whenever the run's files change, until the run is complete or Ctrl-C."""
+    """Write the report again whenever the run's files change, until the run ends or Ctrl-C."""
 
 
 @dataclass(kw_only=True)
 class DemoOptions:
-    """Run the whole recipe on the codec and the photographs inside the package, offline."""
+    """Run the whole recipe offline, on the codec and the photographs inside the package."""
 
     output: Path = Path("demo_run")
-    """Folder for everything the demo makes."""
+    """Folder for all files of the demo."""
     distil_epochs: int = 8
-    """Epochs of distillation."""
+    """Number of epochs of distillation."""
     finetune_epochs: int = 4
-    """Epochs of fine-tuning."""
+    """Number of epochs of fine-tuning."""
 
 
 @dataclass(kw_only=True)
 class PrepareOptions:
-    """Download COCO, or take any folder of pictures, and make the crops that training reads."""
+    """Download COCO, or take a folder of pictures, and make crops for training."""
 
     coco_dir: str | None = None
-    """Folder for COCO: downloaded and unpacked to train2017/ in it, unless that is there already."""
+    """Folder for COCO. It is downloaded and unpacked to train2017/ in it, if that is not there."""
     images: str | None = None
-    """Instead of COCO: a folder of your own pictures, sub-folders too."""
+    """Instead of COCO: a folder of your own pictures, with sub-folders."""
     out_dir: str | None = None
-    """Folder for the crops: train/ and val/, with sub-folders. Without it COCO is only downloaded and unpacked."""
+    """Folder for the crops (train/ and val/). Without it COCO is only downloaded and unpacked."""
     val_ratio: float = 0.02
-    """Share of the pictures held out for validation, chosen by a hash of their names."""
+    """Share of pictures used for validation, between 0 and 1. A hash of the file name decides."""
     max_images: int | None = None
-    """Only the N training pictures whose names hash lowest, and their share of validation pictures (0: all); only
-    those are downloaded. Running it again with more adds what is missing."""
+    """Take N training pictures (those with the lowest name hashes) and a matching number of validation pictures, and
+    download only these. A second run with a larger N adds the missing ones. 0: all."""
     size: int = 224
-    """Side of the crops, in pixels; training takes 224."""
+    """Side of the crops in pixels. Training needs 224."""
     format: Literal["jpg", "png"] = "jpg"
-    """JPEG of quality 95, or lossless PNG (three times the bytes)."""
+    """Format of the crops: JPEG of quality 95, or lossless PNG (three times as large)."""
     workers: int | None = None
-    """Processes that crop. Default: one for each core."""
+    """Number of processes that crop. Default: one per core."""
     url: str | None = None
-    """Where train2017.zip is downloaded from. Default: COCO's own server."""
+    """Address of train2017.zip or of another zip of pictures. Default: COCO's server."""
     md5: str | None = None
-    """MD5 of the zip behind --url, in hexadecimal digits; that of COCO's own is known."""
+    """MD5 checksum of the zip at --url, in hexadecimal digits. Default: COCO's for COCO's server, else not checked."""
     download_only: bool = False
-    """Only download: the zip, which is kept (with --max_images: the pictures)."""
+    """Only download: the zip, or with --max_images the pictures."""
     keep_zip: bool = False
-    """Keep the downloaded zip after unpacking it. A train2017.zip that was there before is always kept."""
+    """Keep the downloaded zip after unpacking. A train2017.zip that was there before is always kept."""
 
     def __post_init__(self) -> None:
         self.max_images = self.max_images or None
@@ -245,111 +245,111 @@ class PrepareOptions:
 
 @dataclass(kw_only=True)
 class AdviseOptions(TeacherOptions):
-    """Show the replacements side by side for a teacher, and say which one is needed."""
+    """Compare the replacements for a teacher, and say which one to use."""
 
     images: str | None = None
-    """Folder of pictures to measure on: half calibrates, half measures. Default: the photographs in the package."""
+    """Folder of pictures: half for calibration, half for measuring. Default: photographs inside the package."""
     operators: str | None = None
-    """ONNX operators that the target accepts, separated by commas, e.g. Conv,Resize,Mul,Sqrt. Default: all."""
+    """ONNX operators that the target supports, separated by commas, e.g. Conv,Resize,Mul,Sqrt. Default: all."""
 
 
 @dataclass(kw_only=True)
 class ExportOptions(TeacherOptions):
-    """Write a codec as ONNX files with its entropy tables: a folder that encodes and decodes without PyTorch."""
+    """Write a codec as ONNX files and entropy tables, to encode and decode without PyTorch."""
 
     checkpoint: str | None = None
-    """A student's checkpoint. Default: the teacher of --teacher or --quality, with --replacement."""
+    """Checkpoint of a student. Default: the teacher given by --teacher or --quality, with --replacement."""
     replacement: Literal["none", "upsample", "masked", "subpixel"] = "none"
-    """What takes the place of a teacher's transposed convolutions (untrained: only masked and subpixel are exact)."""
+    """Replacement of a teacher's transposed convolutions, without training. masked and subpixel are exact."""
     output: Path = Path("exported")
     """Folder for encoder.onnx, decoder.onnx, entropy.json, entropy.bin and codec.json."""
     parts: Literal["all", "encoder", "decoder"] = "all"
-    """Which networks to write."""
+    """Networks to write."""
     opset: int = 13
-    """Version of ONNX's operator set, 11 to 20."""
+    """ONNX opset, 11 to 20."""
     height: int | None = None
-    """Fixed height of the pictures, a multiple of 16; with --width. Default: any size."""
+    """Fixed height of the pictures, a multiple of 16. Needs --width. Default: any size."""
     width: int | None = None
-    """Fixed width of the pictures, a multiple of 16."""
+    """Fixed width of the pictures, a multiple of 16. Needs --height."""
     form: Literal["native", "resize", "subpixel"] = "native"
-    """Write every doubling layer as Resize and Conv, or as Conv and DepthToSpace, whatever the codec has."""
+    """How to write upsampling layers: as they are, as Resize and Conv, or as Conv and DepthToSpace."""
     input: Literal["latents", "symbols"] = "latents"
-    """What the decoder takes: rounded latents, or the entropy coder's integers."""
+    """Input of the decoder: rounded latents, or the entropy coder's integers."""
     fp16: bool = False
-    """Weights and arithmetic in float16; inputs and outputs stay float32."""
+    """Weights and arithmetic in float16. Inputs and outputs stay float32."""
     target: str | None = None
-    """Check the operators against rknn, qnn, ethos-u, ethos-u85, opset13 or a TOML file; exit code 3 if it refuses."""
+    """Check the operators against rknn, qnn, ethos-u, ethos-u85, opset13 or a TOML file. Exit code 3 if one is refused."""
     images: str | None = None
-    """Folder of pictures to verify the files on. Default: photographs inside the package."""
+    """Folder of pictures to verify the files with. Default: photographs inside the package."""
 
 
 @dataclass(kw_only=True)
 class CodingOptions:
-    """What encoding and decoding have in common."""
+    """Options of both encoding and decoding."""
 
     codec: str | None = None
-    """An exported folder (no PyTorch needed), a student's checkpoint, a teacher's file, or tiny. Default: the zoo's."""
+    """An exported folder (needs no PyTorch), a student's checkpoint, a codec file, or tiny. Default: the model zoo's codec."""
     quality: int = 8
-    """Quality of the zoo's bmshj2018_factorized, 1 to 8, without --codec."""
+    """Without --codec: quality of the model zoo's bmshj2018_factorized, 1 (fewest bits) to 8."""
     metric: Literal["mse", "ms-ssim"] = "mse"
-    """What the zoo's codec was trained for."""
+    """The metric that the model zoo's codec was trained for."""
     input: Path | None = None
-    """A file, or a folder whose files are all done, sub-folders too."""
+    """File, or folder with sub-folders. May be given as a positional argument."""
     output: Path | None = None
-    """The file to write; a folder where --input is one."""
+    """File to write, or a folder if --input is a folder."""
     jobs: int = 1
-    """Processes, each with a codec of its own, for a folder."""
+    """Number of processes for a folder."""
     threads: int | None = None
-    """Threads of each process. Default: as many as there are cores, divided by --jobs."""
+    """Threads per process. Default: the number of cores divided by --jobs."""
 
 
 @dataclass(kw_only=True)
 class EncodeOptions(CodingOptions):
-    """Code pictures of any size (PNG, JPEG, WebP, ...) as .csw files."""
+    """Encode pictures of any size (PNG, JPEG, WebP, ...) as .csw files."""
 
 
 @dataclass(kw_only=True)
 class DecodeOptions(CodingOptions):
-    """Decode .csw files to PNG, with the codec that wrote them or any other with its entropy tables."""
+    """Decode .csw files to PNG. Needs the codec that wrote them, or one with the same entropy tables."""
 
 
 @dataclass(kw_only=True)
 class QuantiseOptions(TeacherOptions):
-    """Write a codec as 8-bit ONNX files, calibrated on pictures: a folder like that of export."""
+    """Write a codec as 8-bit ONNX files, calibrated on pictures. The folder is like that of export."""
 
     checkpoint: str | None = None
-    """A student's checkpoint. Default: the teacher of --teacher or --quality, with --replacement."""
+    """Checkpoint of a student. Default: the teacher given by --teacher or --quality, with --replacement."""
     replacement: Literal["none", "upsample", "masked", "subpixel"] = "subpixel"
-    """What takes the place of a teacher's transposed convolutions; subpixel gains most from INT8."""
+    """Replacement of a teacher's transposed convolutions, without training. subpixel gains the most speed from INT8."""
     output: Path = Path("quantised")
     """Folder for encoder.onnx, decoder.onnx, entropy.json, entropy.bin and codec.json."""
     parts: Literal["all", "encoder", "decoder"] = "decoder"
-    """Which networks to write. A quantised decoder leaves bitstreams as they are, a quantised encoder does not."""
+    """Networks to write. A quantised encoder writes other bitstreams than a float encoder; a quantised decoder changes none."""
     opset: int = 13
-    """Version of ONNX's operator set, 13 to 20."""
+    """ONNX opset, 13 to 20."""
     height: int | None = None
-    """Fixed height of the pictures, a multiple of 16; with --width. Default: any size."""
+    """Fixed height of the pictures, a multiple of 16. Needs --width. Default: any size."""
     width: int | None = None
-    """Fixed width of the pictures, a multiple of 16."""
+    """Fixed width of the pictures, a multiple of 16. Needs --height."""
     form: Literal["native", "resize", "subpixel"] = "native"
-    """Write every doubling layer as Resize and Conv, or as Conv and DepthToSpace, whatever the codec has."""
+    """How to write upsampling layers: as they are, as Resize and Conv, or as Conv and DepthToSpace."""
     calibration_images: str | None = None
-    """Folder of pictures that ranges and weights are fitted to. Default: 13 photographs inside the package."""
+    """Folder of pictures for calibration. Default: 13 photographs inside the package."""
     calibration_count: int = 32
-    """How many of them to use at most."""
+    """Number of calibration pictures, at most."""
     method: Literal["minmax", "entropy", "percentile"] = "minmax"
-    """How a range is chosen from the values seen."""
+    """How the range of an activation is chosen from the calibration values."""
     percentile: float = 99.99
-    """Share of the values inside the range, in percent, with --method percentile."""
+    """With --method percentile: percentage of the values inside the range."""
     activations: Literal["uint8", "int8"] = "uint8"
-    """Type of 8-bit activations; weights are int8. uint8 is the faster one on x86 processors with VNNI."""
+    """Type of activations; weights are int8. uint8 is faster on x86 processors with VNNI."""
     weight_bits: Literal[7, 8] = 7
-    """Bits of the weights: 7 are decoded rightly by every runtime; 8 overflow in many on x86 processors without VNNI."""
+    """Bits of the weights. 7 is correct on every processor. 8 overflows in many runtimes on x86 processors without VNNI."""
     equalise: bool = True
-    """Give all channels around (I)GDN the same range first, which is exact."""
+    """First scale the channels around GDN layers to the same range. This does not change the float codec."""
     refit: bool = True
-    """Refit weights to quantised inputs, and let those not yet rounded make up for those that are."""
+    """Refit the weights to quantised inputs, then round them with GPTQ-style error compensation."""
     keep: list[str] = field(default_factory=list)
-    """Layers left in float, e.g. [g_s.6]; the encoder's last, whose output is rounded anyway, always is."""
+    """Layers to keep in float, e.g. g_s.6. The encoder's last layer always stays in float."""
     images: str | None = None
-    """Folder of pictures to measure on. Default: photographs inside the package that are not calibrated on."""
+    """Folder of pictures to measure on. Default: photographs inside the package that are not used for calibration."""
