@@ -167,6 +167,42 @@ class EvalOptions(PictureOptions):
     accelerator: str = "auto"
     """Device to compute on: auto, cpu or cuda."""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.teacher and len(self.qualities) > 1:
+            raise UserError("--teacher names local codecs and --quality several of the zoo's: give one of the two.")
+        self.anchor_qualities  # noqa: B018 - checks it
+        if self.accelerator not in ("auto", "cpu", "cuda", "gpu"):
+            raise UserError(f"--accelerator is auto, cpu or cuda, not {self.accelerator}.")
+        self.accelerator = "cuda" if self.accelerator == "gpu" else self.accelerator
+
+    @property
+    def qualities(self) -> list[int]:
+        """``quality`` as numbers."""
+        return _numbers(self.quality, "--quality", 1, 8)
+
+    @property
+    def anchor_qualities(self) -> list[int]:
+        """``anchors`` as numbers; crops have none by default, since most of their bytes would be headers."""
+        default = "10,30,50,70,90" if self.images else "none"
+        anchors = default if self.anchors is None else self.anchors
+        return [] if anchors == "none" else _numbers(anchors, "--anchors", 1, 100)
+
+
+def _numbers(text: int | str, option: str, low: int, high: int) -> list[int]:
+    """Whole numbers separated by commas, each once, in the order given.
+
+    Raises:
+        UserError: it is something else, or one of them is out of range.
+    """
+    try:
+        numbers = list(dict.fromkeys(int(word) for word in str(text).split(",")))
+    except ValueError:
+        numbers = []
+    if not numbers or not all(low <= number <= high for number in numbers):
+        raise UserError(f"{option} takes numbers from {low} to {high}, separated by commas (1,2,4), not {text}.")
+    return numbers
+
 
 @dataclass(kw_only=True)
 class ReportOptions:
@@ -180,6 +216,18 @@ class ReportOptions:
     """Number of validation pictures to measure the result on, at most. 0: use the training's figures instead."""
     watch: bool = False
     """Write the report again whenever the run's files change, until the run ends or Ctrl-C."""
+
+    def __post_init__(self) -> None:
+        if self.pictures < 0:
+            raise UserError(f"--pictures is at least 0, not {self.pictures}.")
+        if self.output.is_dir():
+            raise UserError(
+                f"--output {self.output} is a folder: name a file in it, e.g. {self.output / 'report.html'}."
+            )
+        if not self.output.absolute().parent.is_dir():
+            raise UserError(
+                f"There is no folder {self.output.parent} for --output {self.output}: make it first, or name another."
+            )
 
 
 @dataclass(kw_only=True)

@@ -18,7 +18,7 @@ from codecswap.codecs.factorized import FactorizedPrior
 from codecswap.codecs.source import load_codec
 from codecswap.data.transforms import whole_picture
 from codecswap.evaluation import command
-from codecswap.evaluation.measure import Family, code
+from codecswap.evaluation.measure import TeacherAndStudents, code
 from codecswap.swaps.apply import swap
 
 KEYS = {"psnr-rgb", "ms-ssim-rgb", "bpp", "encoding_time", "decoding_time"}
@@ -252,14 +252,14 @@ def test_an_interrupted_run_is_told(folder: Path, tmp_path: Path, student_of, ca
 def test_ctrl_c_shows_and_writes_what_there_is(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
 ) -> None:
-    measure = Family.measure
+    measure = TeacherAndStudents.measure
 
     def stop(self, picture, x, lpips=None):
         if picture.startswith("sub"):
             raise KeyboardInterrupt
         return measure(self, picture, x, lpips)
 
-    monkeypatch.setattr(Family, "measure", stop)
+    monkeypatch.setattr(TeacherAndStudents, "measure", stop)
     assert evaluate(folder, "--teacher", "tiny", "--anchors", "50", "--output", tmp_path) == 130
     said = capsys.readouterr()
     assert "stopped after 1 of 2 pictures" in said.err and "1 of 2 pictures" in said.out
@@ -267,7 +267,7 @@ def test_ctrl_c_shows_and_writes_what_there_is(
     assert "stopped after 1 of 2 pictures" in read(tmp_path, "curves/JPEG.json")["description"]
     (folder / "sub" / "b.png").rename(folder / "b.png")
     try:
-        monkeypatch.setattr(Family, "measure", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        monkeypatch.setattr(TeacherAndStudents, "measure", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         assert evaluate(folder, "--teacher", "tiny", "--output", tmp_path / "none") == 130
     finally:
         (folder / "b.png").rename(folder / "sub" / "b.png")
@@ -296,7 +296,7 @@ def test_an_unwritable_folder_is_refused_before_anything_is_measured(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
 ) -> None:
     (tmp_path / "file").touch()
-    monkeypatch.setattr(command, "enter", lambda *_: pytest.fail("models were loaded"))
+    monkeypatch.setattr(command, "build_evaluation_set", lambda *_: pytest.fail("models were loaded"))
     assert evaluate(folder, "--teacher", "tiny", "--output", tmp_path / "file" / "out") == 2
     said = capsys.readouterr().err
     assert "cannot be written to" in said and "name another folder" in said and said.count("\n") == 1
@@ -315,7 +315,7 @@ def test_no_pictures_given(capsys) -> None:
 
 
 def test_lists_and_numbers_come_from_a_file_too(tmp_path: Path) -> None:
-    (tmp_path / "a.yaml").write_text("teacher: [a, b]\nquality: 1,2\ncheckpoint: [c]\n")
+    (tmp_path / "a.yaml").write_text("teacher: [a, b]\nanchors: 1,2\ncheckpoint: [c]\n")
     options, typed = parse("eval", ["--config", str(tmp_path / "a.yaml"), "--checkpoint", "d", "--checkpoint", "e"])
-    assert (options.teacher, options.quality, options.checkpoint) == (["a", "b"], "1,2", ["d", "e"])
-    assert parse("eval", ["--quality", "3"])[0].quality == 3 and typed == {"teacher", "quality", "checkpoint"}
+    assert (options.teacher, options.anchors, options.checkpoint) == (["a", "b"], "1,2", ["d", "e"])
+    assert parse("eval", ["--quality", "3"])[0].quality == 3 and typed == {"teacher", "anchors", "checkpoint"}

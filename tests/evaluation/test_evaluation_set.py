@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from codecswap.codecs.source import load_codec
+from codecswap.config import EvalOptions
 from codecswap.errors import UserError
-from codecswap.evaluation.evaluation_set import progress, read_numbers
+from codecswap.evaluation.evaluation_set import progress
 from codecswap.training.checkpoint import StudentCheckpoint
 
 
@@ -56,8 +57,10 @@ def test_a_run_that_was_resumed_for_longer_counts_as_it_is_now(tmp_path: Path) -
 
 
 def test_numbers() -> None:
-    assert read_numbers(8, "--quality", 1, 8) == [8]
-    assert read_numbers("3, 1,3", "--quality", 1, 8) == [3, 1]
+    assert EvalOptions(quality=8).qualities == [8]
+    assert EvalOptions(quality="3, 1,3").qualities == [3, 1]
+    assert EvalOptions().anchor_qualities == [] == EvalOptions(images="a", anchors="none").anchor_qualities
+    assert EvalOptions(images="a").anchor_qualities == [10, 30, 50, 70, 90]
     for wrong in ("0", "9", "1,9", "1,,2", "x", "1-8", "1,2,...,8", "", "1.5"):
         with pytest.raises(UserError, match="--quality takes numbers from 1 to 8"):
-            read_numbers(wrong, "--quality", 1, 8)
+            EvalOptions(quality=wrong)

@@ -9,7 +9,7 @@ from PIL import Image
 
 from codecswap.cli import run
 from codecswap.codecs.factorized import FactorizedPrior
-from codecswap.evaluation import evaluation_set as evaluation_set
+from codecswap.evaluation import evaluation_set
 from codecswap.evaluation.published import PUBLISHED, distance, is_kodak
 
 NAMES = [f"kodim{number:02d}" for number in range(1, 25)]

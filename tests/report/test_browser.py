@@ -166,7 +166,7 @@ def test_time_moves_by_mouse_and_keyboard(visit, report: Path, size: str) -> Non
         assert slider.get_attribute("aria-valuetext") == now.text_content()
     assert said == ["e000", "e001", "pre_e000", "e000"] and image.get_attribute("src") == last
     data = page.evaluate("JSON.parse(document.getElementById('data').textContent)")
-    assert [data["uris"][data["pictures"][0]["frames"][i]["image"]] for i in (0, 4)] == [first, last]
+    assert [data["uris"][data["pictures"][0]["frames"][i]["picture"]] for i in (0, 4)] == [first, last]
 
 
 @sizes

@@ -5,9 +5,9 @@ import re
 import xml.etree.ElementTree as ET
 
 from codecswap.report.curves import time_line, training_plots
-from codecswap.report.plots import SIZES, Line, Plot, swatch
+from codecswap.report.plots import SIZES, Line, Plot, legend_marker
 from codecswap.report.run import Run
-from codecswap.report.words import text
+from codecswap.report.texts import text
 
 LINES = [
     Line(text("student"), "student", [0, 10, 20], [1.5, math.inf, 2.5]),
@@ -45,7 +45,7 @@ def test_ids_are_unique_on_a_page() -> None:
 def test_the_table_has_the_figures_that_are_drawn() -> None:
     assert a_plot().table == [("0", ["1.50", "", ""]), ("10", ["", "2.00", ""]), ("20", ["2.50", "", ""])]
     assert not a_plot().empty and a_plot(lines=LINES[2:]).empty
-    assert "var(--avif)" in swatch(LINES[1]) and "<path" in swatch(LINES[1])
+    assert "var(--avif)" in legend_marker(LINES[1]) and "<path" in legend_marker(LINES[1])
 
 
 def row(epoch: int, step: int, **values: float) -> dict[str, float]:

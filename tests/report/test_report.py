@@ -17,10 +17,10 @@ from codecswap.data.transforms import whole_picture
 from codecswap.evaluation.measure import evaluate
 from codecswap.report import command
 from codecswap.report.advice import advise
-from codecswap.report.bench import Bench
+from codecswap.report.measurements import Measurements
 from codecswap.report.page import write_page
 from codecswap.report.run import read_run, read_runs
-from codecswap.report.words import text
+from codecswap.report.texts import text
 from codecswap.swaps.apply import swap
 from codecswap.training.checkpoint import load_student
 
@@ -42,7 +42,7 @@ class Elements(HTMLParser):
 
 
 def page_of(*folders: Path, limit: int = 0) -> str:
-    return write_page(read_runs([str(folder) for folder in folders]), Bench(limit), {})
+    return write_page(read_runs([str(folder) for folder in folders]), Measurements(limit), {})
 
 
 def says(page: str, key: str, language: str = "en", **values: str) -> bool:
@@ -62,7 +62,7 @@ def test_the_verdict_is_what_evaluation_measures(report: Path, runs: tuple[Path,
     for language in ("en", "ja"):
         assert says(page, "headline_loses", language, decibels=f"{lost:.2f}")
         assert says(page, "headline_same_rate", language, student=f"{mine['bpp']:.3f}", teacher="")
-        assert says(page, "promise_kept", language)
+        assert says(page, "bitstreams_kept", language)
         assert says(page, "basis_measured", language, count="3", all="3", checkpoint=str(runs[1] / "ft_best.pt"))
     assert f"{mine['psnr']:.2f}\u00a0dB" in page and f"{theirs['ms_ssim']:.4f}" in page and f"{mine['bpp']:.4f}" in page
     assert 'class="notes"><h2' not in page and "note_" not in page, "nothing is missing"
@@ -96,16 +96,16 @@ def test_the_verdict_says_what_to_ship(
 
 
 def test_advice_needs_something_that_loses_less(runs: tuple[Path, Path]) -> None:
-    verdict = Bench(1).verdict(read_run(runs[1]))
-    assert verdict is not None and list(verdict.exact) == ["subpixel", "masked"]
-    zoo = advise(verdict, {"teacher": None, "quality": 3, "metric": "ms-ssim"})
+    comparison = Measurements(1).compare(read_run(runs[1]))
+    assert comparison is not None and list(comparison.exact) == ["subpixel", "masked"]
+    zoo = advise(comparison, {"teacher": None, "quality": 3, "metric": "ms-ssim"})
     assert zoo is not None and "--quality 3 --metric ms-ssim --replacement subpixel" in zoo.command
-    only_masked = advise(replace(verdict, exact={"masked": verdict.exact["masked"]}), {"teacher": "it's.pth"})
+    only_masked = advise(replace(comparison, exact={"masked": comparison.exact["masked"]}), {"teacher": "it's.pth"})
     assert only_masked is not None and only_masked.command.endswith("--replacement masked --output codec")
     assert """--teacher 'it'"'"'s.pth'""" in only_masked.command
-    assert advise(replace(verdict, exact={}), {}) is None
-    assert advise(replace(verdict, exact={"masked": verdict.student}), {}) is None, "it loses as much"
-    assert advise(replace(verdict, student=verdict.teacher), {}) is None, "nothing is lost"
+    assert advise(replace(comparison, exact={}), {}) is None
+    assert advise(replace(comparison, exact={"masked": comparison.student}), {}) is None, "it loses as much"
+    assert advise(replace(comparison, student=comparison.teacher), {}) is None, "nothing is lost"
 
 
 def test_names_cannot_become_elements(report: Path, runs: tuple[Path, Path]) -> None:
@@ -192,13 +192,13 @@ def test_without_teacher_or_pictures_the_runs_own_figures_stand(copy: tuple[Path
     page = page_of(copy[0], limit=4)
     best = max(read_run(copy[0]).rows, key=lambda row: row["msssim_teacher"])
     lost = best["teacher_psnr_picture"] - best["psnr_picture"]
-    assert says(page, "headline_loses", decibels=f"{lost:.2f}") and says(page, "promise_unproved")
+    assert says(page, "headline_loses", decibels=f"{lost:.2f}") and says(page, "bitstreams_unproved")
     assert says(page, "basis_training", epoch=f"{best['epoch']:.0f}", folder=str(copy[0]))
     assert "There is no checkpoint" in page and 'id="rate"' not in page
     changed = record | {"pictures": record["pictures"] | {"folder": str(copy[0] / "gone")}}
     (copy[0] / "run.json").write_text(json.dumps(changed))
     page = page_of(copy[0], limit=4)
-    assert "There is no folder" in page and says(page, "promise_kept"), "the promise needs no pictures"
+    assert "There is no folder" in page and says(page, "bitstreams_kept"), "the promise needs no pictures"
     changed = record | {"codec": record["codec"] | {"teacher_sha256": "0" * 64}}
     (copy[0] / "run.json").write_text(json.dumps(changed))
     assert says(page_of(copy[0]), "note_other_teacher", name="tiny", expected="0" * 12)
@@ -211,14 +211,14 @@ def test_other_pictures_than_the_runs_are_said(copy: tuple[Path, Path], hostile:
     assert says(page_of(copy[0], limit=1), "note_pictures_changed", folder=str(hostile))
 
 
-def test_a_broken_promise_is_found_in_the_tensors(copy: tuple[Path, Path]) -> None:
+def test_a_broken_bitstreams_is_found_in_the_tensors(copy: tuple[Path, Path]) -> None:
     content = torch.load(copy[0] / "best_msssim.pt", weights_only=True)
     assert content["codec"]["same_latents"] is True
     content["student_state"]["g_a.0.bias"][0] += 1e-6
     del content["student_sha256"]
     torch.save(content, copy[0] / "best_msssim.pt")
     page = page_of(copy[0])
-    assert says(page, "promise_broken") and not says(page, "promise_kept"), "whatever the file says of itself"
+    assert says(page, "bitstreams_broken") and not says(page, "bitstreams_kept"), "whatever the file says of itself"
 
 
 def test_runs_that_go_on_say_so(copy: tuple[Path, Path]) -> None:
@@ -257,11 +257,11 @@ def test_exact_students_lose_nothing(hostile: Path, tmp_path: Path) -> None:
 def test_large_pictures_are_measured_in_their_centre_and_shown_where_they_lose(
     runs: tuple[Path, Path], hostile: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("codecswap.report.bench.LARGEST", 208)
-    monkeypatch.setattr("codecswap.report.bench.REGION", 64)
-    verdict = Bench(3).verdict(read_run(runs[1]))
-    assert verdict is not None and verdict.cropped == 3 and len(verdict.worst) == 3
-    worst = verdict.worst
+    monkeypatch.setattr("codecswap.report.measurements.MAX_SIDE", 208)
+    monkeypatch.setattr("codecswap.report.measurements.REGION", 64)
+    comparison = Measurements(3).compare(read_run(runs[1]))
+    assert comparison is not None and comparison.cropped == 3 and len(comparison.errors) == 3
+    worst = comparison.errors
     assert [entry.lost for entry in worst] == sorted((entry.lost for entry in worst), reverse=True)
     for entry in worst:
         assert entry.size == (208, 208) and entry.pixels["student"].shape == (3, 64, 64)
@@ -319,11 +319,11 @@ def test_ctrl_c_ends_watching_with_a_whole_page(copy: tuple[Path, Path], tmp_pat
 def test_a_watched_report_measures_only_what_is_new(
     copy: tuple[Path, Path], monkeypatch, tmp_path: Path, capsys
 ) -> None:
-    bench, known = Bench(1), {}
+    measurements, encoded = Measurements(1), {}
     for _ in range(2):
-        write_page(read_runs([str(folder) for folder in copy]), bench, known)
+        write_page(read_runs([str(folder) for folder in copy]), measurements, encoded)
     assert capsys.readouterr().out.count("Measuring") == 1
     content = torch.load(copy[1] / "ft_best.pt", weights_only=True)
     torch.save(content | {"note": "another file"}, copy[1] / "ft_best.pt")
-    write_page(read_runs([str(folder) for folder in copy]), bench, known)
+    write_page(read_runs([str(folder) for folder in copy]), measurements, encoded)
     assert capsys.readouterr().out.count("Measuring") == 1

@@ -5,6 +5,7 @@ import subprocess
 import pytest
 import torch
 
+from codecswap.cli import run
 from codecswap.errors import UserError
 from codecswap.training import devices
 
@@ -68,3 +69,13 @@ def test_cuda_that_does_not_compute(monkeypatch: pytest.MonkeyPatch) -> None:
         devices.check_device("auto", "32")
     sentence = str(caught.value)
     assert "no kernel image is available" in sentence and "--accelerator cpu" in sentence and "\n" not in sentence
+
+
+def test_evaluation_finds_its_device_in_the_same_place(cpu_only: None, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    assert not devices.use_cuda("auto") and not devices.use_cuda("cpu")
+    assert run("eval", ["--images", ".", "--teacher", "tiny", "--accelerator", "cuda"]) == 2
+    assert "this machine has no GPU with CUDA" in capsys.readouterr().err
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert not devices.use_cuda("gpu"), "Lightning takes Apple's"
+    with pytest.raises(UserError, match="has no GPU with CUDA"):
+        devices.use_cuda("cuda")

@@ -1,4 +1,4 @@
-"""``codecswap eval``: measure teachers, students and anchors on a folder of pictures, show the table, write the files."""
+"""``codecswap eval``: measure teachers, students and anchors on pictures, print the table, write the files."""
 
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
@@ -16,99 +16,97 @@ from codecswap.data.datasets import ValidationPictures
 from codecswap.data.discovery import find_pictures, list_pictures
 from codecswap.data.transforms import validation_crop, whole_picture
 from codecswap.errors import UserError
-from codecswap.evaluation import results as files
-from codecswap.evaluation.anchors import QUALITIES, Anchors
-from codecswap.evaluation.evaluation_set import EvaluationSet, enter, progress, read_numbers
-from codecswap.evaluation.measure import CodecResult, Contender, evaluate_all
+from codecswap.evaluation import results as results_files
+from codecswap.evaluation.anchors import Anchors
+from codecswap.evaluation.evaluation_set import EvaluationSet, build_evaluation_set, progress
+from codecswap.evaluation.measure import CodecResult, MeasuredCodecs, evaluate_all
 from codecswap.evaluation.perceptual import load_lpips
 from codecswap.evaluation.published import PUBLISHED, distance, is_kodak
 from codecswap.evaluation.rate_distortion import Delta, bd_psnr, bd_rate, curves
+from codecswap.training.devices import use_cuda
 
-STOPPED = 130
-"""Exit code after Ctrl-C, as shells have it."""
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as in a shell."""
 
 
 def main(options: EvalOptions, typed: set[str]) -> int:
     """Measure, show and write; after Ctrl-C, what was measured until then."""
-    device = _device(options.accelerator)
-    anchors = _anchors(options)
-    pictures = Pictures(options)
+    device = torch.device("cuda" if use_cuda(options.accelerator) else "cpu")
+    pictures = EvaluationPictures(options)
     if options.output:
-        files.prepare_folder(options.output)
-    evaluation_set = enter(options, typed, device)
+        results_files.prepare_folder(options.output)
+    codecs = build_evaluation_set(options, typed, device)
     lpips = load_lpips(device) if options.lpips else None
-    unfinished = [sentence for student in evaluation_set.checkpoints.values() if (sentence := progress(student))]
+    unfinished = [sentence for student in codecs.checkpoints.values() if (sentence := progress(student))]
     for sentence in unfinished:
         warn(sentence)
-    contenders: list[Contender] = [*evaluation_set.families]
-    if anchors:
-        contenders.append(Anchors(anchors))
-    stopped = False
+    measured: list[MeasuredCodecs] = [*codecs.measured]
+    if options.anchor_qualities:
+        measured.append(Anchors(options.anchor_qualities))
+    interrupted = False
     try:
-        with closing(iter(pictures)) as read:
-            evaluate_all(contenders, read, lpips=lpips)
+        with closing(iter(pictures)) as iterator:
+            evaluate_all(measured, iterator, lpips=lpips)
     except KeyboardInterrupt:
-        stopped = True
-    results = [result for contender in contenders for result in contender.results]
-    count = len(results[0].coded)
+        interrupted = True
+    results = [result for each in measured for result in each.results]
+    count, found = len(results[0].coded), len(pictures.paths)
     if not count:
-        if stopped:
+        if interrupted:
             raise KeyboardInterrupt
-        raise UserError(f"None of the {len(pictures.paths)} pictures in {pictures.folder} can be read.")
-    partial = f"stopped after {count} of {len(pictures.paths)} pictures" if stopped else None
-    who = "Teacher and student" if evaluation_set.checkpoints else "Teacher"
-    of = f" of {len(pictures.paths)}" if partial else ""
-    title = f"{who} against the picture: {evaluation_set.title}, {count}{of} pictures"
-    files.show_results(title, results, lpips=options.lpips)
+        raise UserError(f"None of the {found} pictures in {pictures.folder} can be read.")
+    partial = f"stopped after {count} of {found} pictures" if interrupted else None
+    title = "Teacher and student" if codecs.checkpoints else "Teacher"
+    title += f" against the picture: {codecs.title}, {count}{f' of {found}' if partial else ''} pictures"
+    results_files.show_results(title, results, lpips=options.lpips)
     _say_latents(results)
-    deltas = _bjontegaard(results) if len(evaluation_set.families) > 1 else []
+    deltas = _bjontegaard(results) if len(codecs.measured) > 1 else []
     kodak = is_kodak(zip(pictures.names, pictures.sizes, strict=True))
-    published = _published(evaluation_set) if kodak and not partial else []
+    published = _published(codecs) if kodak and not partial else []
     if options.output:
         summary = {
-            "format": files.FORMAT,
+            "format": results_files.FORMAT,
             "version": 1,
             "codecswap": __version__,
-            "teachers": [teacher.name for teacher in evaluation_set.teachers],
+            "teachers": [teacher.name for teacher in codecs.teachers],
             "pictures": {
                 "folder": str(Path(pictures.folder).resolve()),
                 "measured": count,
-                "found": len(pictures.paths),
+                "found": found,
                 "unreadable": pictures.unreadable,
                 "kodak": kodak,
             },
             "complete": not partial,
-            "hardware": {"device": _hardware(device), "threads": torch.get_num_threads()},
-            "codecs": [_entry(result, evaluation_set) for result in results],
+            "hardware": {
+                "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+                "threads": torch.get_num_threads(),
+            },
+            "codecs": [_entry(result, codecs) for result in results],
             "bjontegaard": deltas,
             "published": published,
             "unfinished": unfinished,
         }
         description = f"{count} pictures of {Path(pictures.folder).name}, measured by codecswap {__version__}"
-        written = [
-            files.curve_json(name, points, description + (f", {partial}" if partial else ""))
-            for name, points in curves(results).items()
-        ]
-        files.write_results(options.output, summary, results, [*written, PUBLISHED] if kodak else written)
-        say(
-            f"Written to {options.output}: {files.SUMMARY}, {files.PICTURES} and {files.CURVES}/ for compressai.utils.plot."
-        )
+        description += f", {partial}" if partial else ""
+        found_curves = curves(results).items()
+        written = [results_files.curve_json(name, points, description) for name, points in found_curves]
+        results_files.write_results(options.output, summary, results, [*written, PUBLISHED] if kodak else written)
+        names = f"{results_files.SUMMARY}, {results_files.PICTURES} and {results_files.CURVES}/"
+        say(f"Written to {options.output}: {names} for compressai.utils.plot.")
     if partial:
         warn(f"{partial}: these figures are of those.")
-    return STOPPED if stopped else 0
+    return INTERRUPTED if interrupted else 0
 
 
-class Pictures:
-    """The pictures that the options name, read one after the other; those that cannot be read are named and skipped."""
+class EvaluationPictures:
+    """Iterates over the pictures of the options; unreadable ones are skipped with a warning."""
 
     def __init__(self, options: EvalOptions) -> None:
-        self.folder: str
-        self.paths: list[Path]
-        self.read: Callable[[Path], Tensor]
         if not options.images and not options.coco_dir:
             raise UserError(
                 "No pictures given: name a folder with --images (taken whole) or --coco_dir (centre crops)."
             )
+        self.read: Callable[[Path], Tensor]
         if options.images:
             self.folder, self.read = options.images, whole_picture
             self.paths = list_pictures(options.images, "--images")
@@ -142,15 +140,8 @@ class Pictures:
                 advance(1)
 
 
-def _anchors(options: EvalOptions) -> Sequence[int]:
-    """Qualities of JPEG, WebP and AVIF; by default for whole pictures only, crops are mostly their headers."""
-    if options.anchors is None:
-        return QUALITIES if options.images else ()
-    return () if options.anchors == "none" else read_numbers(options.anchors, "--anchors", 1, 100)
-
-
 def _say_latents(results: Sequence[CodecResult]) -> None:
-    """Whether the students decode their teacher's bitstreams."""
+    """Say whether the students decode their teacher's bitstreams."""
     students = [result for result in results if result.kind == "student"]
     for student in students:
         if not student.same_latents:
@@ -165,7 +156,7 @@ def _say_latents(results: Sequence[CodecResult]) -> None:
 
 
 def _bjontegaard(results: Sequence[CodecResult]) -> list[dict[str, Any]]:
-    """BD-rate and BD-PSNR of every students' curve against the teachers', said and returned."""
+    """BD-rate and BD-PSNR of every students' curve against the teachers', printed and returned."""
     found = curves(results)
     points = {name: [(m["bpp"], m["psnr"]) for m in (p.mean() for p in curve)] for name, curve in found.items()}
     entries = []
@@ -188,50 +179,36 @@ def _sentence(what: str, delta: Delta, unit: str) -> str:
     return f"{what} {delta.value:+.2f} {unit} (over {delta.over[0]:.2f} to {delta.over[1]:.2f} {axis})"
 
 
-def _published(evaluation_set: EvaluationSet) -> list[dict[str, Any]]:
-    """How far the zoo's codecs are from what CompressAI publishes for them, shown and returned."""
+def _published(codecs: EvaluationSet) -> list[dict[str, Any]]:
+    """Differences of the zoo's codecs from CompressAI's published figures, printed and returned."""
     zoo = [
-        (teacher.quality, family.results[0])
-        for teacher, family in zip(evaluation_set.teachers, evaluation_set.families, strict=True)
+        (teacher.quality, measured.results[0])
+        for teacher, measured in zip(codecs.teachers, codecs.measured, strict=True)
         if teacher.path is None and teacher.metric == "mse"
     ]
     entries, rows = [], []
     for quality, result in zoo:
-        far = distance(result.mean(), quality)
+        difference = distance(result.mean(), quality)
         theirs = {key: values[quality - 1] for key, values in PUBLISHED["results"].items()}
         rows.append(
             [
                 f"quality {quality}",
-                *(f"{theirs['psnr-rgb']:.3f}", f"{far['psnr']:+.3f}"),
-                *(f"{theirs['ms-ssim-rgb']:.5f}", f"{far['ms_ssim']:+.5f}"),
-                *(f"{theirs['bpp']:.4f}", f"{far['bpp']:+.4f}"),
+                *(f"{theirs['psnr-rgb']:.3f}", f"{difference['psnr']:+.3f}"),
+                *(f"{theirs['ms-ssim-rgb']:.5f}", f"{difference['ms_ssim']:+.5f}"),
+                *(f"{theirs['bpp']:.4f}", f"{difference['bpp']:+.4f}"),
             ]
         )
-        entries.append({"quality": quality, "codec": result.name, "published": theirs, "distance": far})
+        entries.append({"quality": quality, "codec": result.name, "published": theirs, "distance": difference})
     if rows:
         columns = ["zoo", "PSNR, dB", "teacher", "MS-SSIM", "teacher", "bits per pixel", "teacher"]
         show_table("What CompressAI publishes for Kodak, and how far the teacher is from it", columns, rows)
     return entries
 
 
-def _entry(result: CodecResult, evaluation_set: EvaluationSet) -> dict[str, Any]:
+def _entry(result: CodecResult, codecs: EvaluationSet) -> dict[str, Any]:
     """A codec in the summary."""
     entry = {"name": result.name, "kind": result.kind, "curve": result.curve, "same_latents": result.same_latents}
     if result.kind == "student":
-        student = evaluation_set.checkpoints[result.name]
+        student = codecs.checkpoints[result.name]
         entry |= {"checkpoint": str(student.path), "replacement": student.replacement}
     return entry | {"mean": result.mean()}
-
-
-def _hardware(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
-
-
-def _device(accelerator: str) -> torch.device:
-    if accelerator not in ("auto", "cpu", "cuda", "gpu"):
-        raise UserError(f"--accelerator is auto, cpu or cuda, not {accelerator}.")
-    if accelerator in ("cuda", "gpu") and not torch.cuda.is_available():
-        raise UserError(
-            "--accelerator cuda: this machine has no CUDA device that PyTorch can use; leave the option out."
-        )
-    return torch.device("cuda" if torch.cuda.is_available() and accelerator != "cpu" else "cpu")

@@ -1,4 +1,4 @@
-"""Who is measured: teachers, and the students that belong to each."""
+"""The codecs of an evaluation: teachers, and the students of each."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,12 +11,12 @@ from codecswap.codecs.safe_load import read_state
 from codecswap.codecs.source import ZOO, Teacher, fingerprint
 from codecswap.config import EvalOptions
 from codecswap.errors import UserError
-from codecswap.evaluation.measure import Family
+from codecswap.evaluation.measure import TeacherAndStudents
 from codecswap.training import start
 from codecswap.training.checkpoint import StudentCheckpoint, load_student
 
 LAST = {"distill": "last.pt", "finetune": "ft_last.pt"}
-"""A stage's latest checkpoint, which knows how far the run has come."""
+"""The latest checkpoint of each stage; it holds the run's progress."""
 STAGES = {"distill": "distilled", "finetune": "fine-tuned"}
 
 
@@ -25,7 +25,7 @@ class EvaluationSet:
     """All learned codecs of an evaluation."""
 
     teachers: list[Teacher]
-    families: list[Family]
+    measured: list[TeacherAndStudents]
     """One for each teacher."""
     checkpoints: dict[str, StudentCheckpoint]
     """By the names of the students."""
@@ -42,25 +42,25 @@ class EvaluationSet:
         return f"{len(self.teachers)} local teachers"
 
 
-def enter(options: EvalOptions, typed: set[str], device: torch.device) -> EvaluationSet:
-    """Load the teachers and students that the options name, each student to its teacher.
+def build_evaluation_set(options: EvalOptions, typed: set[str], device: torch.device) -> EvaluationSet:
+    """Load the teachers and students that the options name, and group the students by teacher.
 
     Raises:
         UserError: a file is missing or damaged, a quality does not exist, or a student's teacher is not among those named.
     """
     paths = list(dict.fromkeys(options.checkpoint))
-    loaded = dict(zip(_names(paths, parts=2, alone="student"), [load_student(path) for path in paths], strict=True))
+    loaded = dict(zip(_names(paths, parts=2, single="student"), [load_student(path) for path in paths], strict=True))
     teachers = _teachers(options, typed, list(loaded.values()))
     codecs = [each.load() for each in teachers]
     identities = [fingerprint(codec) for codec in codecs]
     students: list[dict[str, StudentCheckpoint]] = [{} for _ in teachers]
     for name, checkpoint in loaded.items():
-        students[_home(checkpoint, teachers, codecs, identities)][name] = checkpoint
+        students[_teacher_index(checkpoint, teachers, codecs, identities)][name] = checkpoint
     local = _names([each.path or f"q{each.quality}" for each in teachers], parts=1)
     names = ["teacher"] if len(teachers) == 1 else [f"teacher {label}" for label in local]
     curves = _curves(students)
-    families = [
-        Family(
+    measured = [
+        TeacherAndStudents(
             codec.to(device),
             {student: checkpoint.student.to(device) for student, checkpoint in mine.items()},
             name=name,
@@ -68,30 +68,13 @@ def enter(options: EvalOptions, typed: set[str], device: torch.device) -> Evalua
         )
         for name, codec, mine in zip(names, codecs, students, strict=True)
     ]
-    return EvaluationSet(teachers, families, loaded)
-
-
-def read_numbers(text: int | str, option: str, low: int, high: int) -> list[int]:
-    """Whole numbers separated by commas, each once, in the order typed.
-
-    Raises:
-        UserError: it is something else, or one of them is out of range.
-    """
-    try:
-        numbers = list(dict.fromkeys(int(word) for word in str(text).split(",")))
-    except ValueError:
-        numbers = []
-    if not numbers or not all(low <= number <= high for number in numbers):
-        raise UserError(f"{option} takes numbers from {low} to {high}, separated by commas (1,2,4), not {text}.")
-    return numbers
+    return EvaluationSet(teachers, measured, loaded)
 
 
 def _teachers(options: EvalOptions, typed: set[str], students: list[StudentCheckpoint]) -> list[Teacher]:
-    """The teachers that were typed; else the one that the students' records name."""
-    qualities = read_numbers(options.quality, "--quality", 1, 8)
+    """The teachers of the options, or else the one that the students' checkpoints name."""
+    qualities = options.qualities
     if options.teacher:
-        if len(qualities) > 1:
-            raise UserError("--teacher names local codecs and --quality several of the zoo's: give one of the two.")
         return [Teacher(path, qualities[0], options.metric) for path in dict.fromkeys(options.teacher)]
     recorded = [student for student in students if student.record]
     if "quality" in typed or not recorded:
@@ -110,8 +93,10 @@ def _identity(student: StudentCheckpoint) -> str | None:
     return student.record.teacher_sha256 if student.record else None
 
 
-def _home(student: StudentCheckpoint, teachers: list[Teacher], codecs: list[Codec], identities: list[str]) -> int:
-    """Which teacher a student belongs to: by its record, else (the original recipe's files) by its encoder."""
+def _teacher_index(
+    student: StudentCheckpoint, teachers: list[Teacher], codecs: list[Codec], identities: list[str]
+) -> int:
+    """Index of a student's teacher: by the checkpoint's record, or (the original recipe's files have none) by the encoder."""
     if len(teachers) == 1:
         start.check_teacher(student, identities[0], teachers[0].name)
         teacher, mine = codecs[0], student.student
@@ -122,24 +107,24 @@ def _home(student: StudentCheckpoint, teachers: list[Teacher], codecs: list[Code
             )
         return 0
     if identity := _identity(student):
-        homes = [index for index, other in enumerate(identities) if other == identity]
+        found = [index for index, other in enumerate(identities) if other == identity]
         known = f" ({Teacher.of(r).name})" if (r := student.record) else ""
     else:
         alike = [(c.N, c.M) == (student.student.N, student.student.M) for c in codecs]
-        homes = [i for i, codec in enumerate(codecs) if alike[i] and student.student.same_latents(codec)]
+        found = [i for i, codec in enumerate(codecs) if alike[i] and student.student.same_latents(codec)]
         known = ""
-    if not homes:
+    if not found:
         raise UserError(
             f"The teacher of {student.path}{known} is not among those named: add it to --quality or --teacher, or leave this "
             "checkpoint out."
         )
-    return homes[0]
+    return found[0]
 
 
-def _names(paths: list[str], *, parts: int, alone: str | None = None) -> list[str]:
+def _names(paths: list[str], *, parts: int, single: str | None = None) -> list[str]:
     """Short names for paths: their last ``parts``, or as many as it takes to tell them apart."""
-    if alone and len(paths) == 1:
-        return [alone]
+    if single and len(paths) == 1:
+        return [single]
     split = [Path(path).parts for path in paths]
     for count in range(parts, max((len(each) for each in split), default=0) + 1):
         names = ["/".join(each[-count:]) for each in split]
@@ -149,7 +134,7 @@ def _names(paths: list[str], *, parts: int, alone: str | None = None) -> list[st
 
 
 def _curves(students: list[dict[str, StudentCheckpoint]]) -> dict[str, str]:
-    """The curve of each student: with one teacher its own; else those alike (replacement, stage) of all teachers."""
+    """The curve of each student: with one teacher its own, with several one for each replacement and stage."""
     if len(students) == 1:
         return {name: name for name in students[0]}
     found = {}
@@ -165,9 +150,9 @@ def _curves(students: list[dict[str, StudentCheckpoint]]) -> dict[str, str]:
 
 
 def progress(student: StudentCheckpoint) -> str | None:
-    """A sentence on a student whose run has not finished, or None.
+    """A sentence about a student whose run is unfinished, or None.
 
-    The latest checkpoint beside it tells how far the run has come: the best one of a finished run is often an early one.
+    Read from the latest checkpoint beside it: the best checkpoint of a finished run is often an early one.
     """
     done, epochs, batch = _done(student.content)
     if done is None or epochs is None:

@@ -1,10 +1,10 @@
-"""What a codec makes of pictures: real bytes, PSNR, MS-SSIM, LPIPS and time, picture by picture."""
+"""Measure codecs on pictures: real bytes, PSNR, MS-SSIM, LPIPS and time, picture by picture."""
 
 import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol, TypeVar
+from typing import Literal, ParamSpec, Protocol, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +18,7 @@ from codecswap.metrics import SMALLEST_SIDE, bits_per_pixel, ms_ssim, psnr, to_8
 Lpips = Callable[[Tensor, Tensor], float | None]
 """LPIPS of two pictures ``(1, 3, H, W)`` in [0, 1]; None where they are too small for it."""
 
+_P = ParamSpec("_P")
 _T = TypeVar("_T")
 
 
@@ -48,18 +49,18 @@ class Coded:
     bpp: float
     """Bits per pixel, counted from the bytes."""
     scores: Scores
-    """What came out, against the picture."""
+    """The decoded picture against the original."""
     encoding_time: float
     """Seconds from the picture in memory to its bytes."""
     decoding_time: float
     """Seconds from the bytes to the 8-bit picture in memory."""
     against_teacher: Scores | None = None
-    """What came out, against what the teacher makes of the picture; None for all but students."""
+    """The decoded picture against the teacher's; None for all but students."""
 
 
 @dataclass(frozen=True)
 class CodecResult:
-    """What one codec made of all pictures."""
+    """One codec on all pictures."""
 
     name: str
     """As tables show it."""
@@ -88,8 +89,8 @@ class CodecResult:
             "encoding_time": _mean([coded.encoding_time for coded in self.coded]),
             "decoding_time": _mean([coded.decoding_time for coded in self.coded]),
         }
-        if perceived := [s.lpips for s in scores if s.lpips is not None]:
-            means["lpips"] = _mean(perceived)
+        if distances := [s.lpips for s in scores if s.lpips is not None]:
+            means["lpips"] = _mean(distances)
         if against := [coded.against_teacher for coded in self.coded if coded.against_teacher]:
             means["psnr_to_teacher"] = _mean([s.psnr for s in against])
             means["ms_ssim_to_teacher"] = _mean([s.ms_ssim for s in against])
@@ -144,19 +145,19 @@ def show(codec: Codec, latents: Tensor, like: Tensor) -> Tensor:
     return to_8_bits(codec.g_s(latents)[..., : like.shape[-2], : like.shape[-1]])
 
 
-class Contender(Protocol):
-    """What `evaluate_all` measures: some codecs, each with its result."""
+class MeasuredCodecs(Protocol):
+    """Codecs that `evaluate_all` measures together."""
 
     results: list[CodecResult]
     """One for each codec; filled by `evaluate_all`."""
 
     def measure(self, picture: str, x: Tensor, lpips: Lpips | None) -> list[Coded]:
-        """One picture ``(1, 3, H, W)`` through every codec, in the order of ``results``."""
+        """Code one picture ``(1, 3, H, W)`` with every codec, in the order of ``results``."""
         ...
 
 
-class Family:
-    """A teacher and its students: those that share its latents decode its bytes.
+class TeacherAndStudents:
+    """A teacher and its students; students with the teacher's latents decode the teacher's bytes.
 
     Args:
         teacher, students: on one device, in eval mode, their entropy tables up to date.
@@ -172,81 +173,66 @@ class Family:
         name: str = "teacher",
         curves: Sequence[str] | None = None,
     ) -> None:
-        self.teacher, self.students = teacher, students
-        names = curves or [name, *students]
-        self.results = [CodecResult(name, "teacher", curve=names[0])]
-        for (student, codec), curve in zip(students.items(), names[1:], strict=True):
+        self.codecs = [teacher, *students.values()]
+        curves = curves or [name, *students]
+        self.results = [CodecResult(name, "teacher", curve=curves[0])]
+        for (student, codec), curve in zip(students.items(), curves[1:], strict=True):
             self.results.append(CodecResult(student, "student", codec.same_latents(teacher), curve=curve))
-        self._warm = False
 
     def measure(self, picture: str, x: Tensor, lpips: Lpips | None = None) -> list[Coded]:
-        """One picture through the teacher and its students; the first one twice, to warm them up."""
-        x = x.to(next(self.teacher.parameters()).device)
-        if not self._warm:
-            self._warm = True
-            self.measure(picture, x)
-        packed = _pack(self.teacher, x)
-        theirs, seconds = _unpack(self.teacher, packed, x)
-        coded = [Coded(picture, packed.bpp, Scores.of(theirs, x, lpips), packed.seconds, seconds)]
-        for student, result in zip(self.students.values(), self.results[1:], strict=True):
-            own = packed if result.same_latents else _pack(student, x)
-            mine, seconds = _unpack(student, own, x)
-            scores = Scores.of(mine, x, lpips)
-            coded.append(Coded(picture, own.bpp, scores, own.seconds, seconds, Scores.of(mine, theirs)))
+        """Code one picture ``(1, 3, H, W)`` with the teacher and its students."""
+        teacher = self.codecs[0]
+        x = x.to(next(teacher.parameters()).device)
+        encoded = timed(x.device, compress, teacher, x)
+        coded: list[Coded] = []
+        decoded_by_teacher = x
+        for codec, result in zip(self.codecs, self.results, strict=True):
+            own = timed(x.device, compress, codec, x) if result.same_latents is False else encoded
+            (strings, sides), encoding_time = own
+            decoded, decoding_time = timed(x.device, _decompress, codec, strings, sides, x)
+            if not coded:
+                decoded_by_teacher = decoded
+            against = Scores.of(decoded, decoded_by_teacher) if coded else None
+            bpp, scores = bits_per_pixel(8 * len(strings[0]), x), Scores.of(decoded, x, lpips)
+            coded.append(Coded(picture, bpp, scores, encoding_time, decoding_time, against))
         return coded
 
 
-@dataclass(frozen=True)
-class _Packed:
-    """A picture's bytes, the sides of its latents, bits per pixel, and the seconds they took."""
-
-    strings: list[bytes]
-    sides: torch.Size
-    bpp: float
-    seconds: float
+def _decompress(codec: Codec, strings: list[bytes], sides: torch.Size, like: Tensor) -> Tensor:
+    return show(codec, codec.decompress_latents(strings, sides), like)
 
 
-def _pack(codec: Codec, x: Tensor) -> _Packed:
-    (strings, sides), seconds = timed(lambda: compress(codec, x), x.device)
-    return _Packed(strings, sides, bits_per_pixel(8 * len(strings[0]), x), seconds)
-
-
-def _unpack(codec: Codec, packed: _Packed, like: Tensor) -> tuple[Tensor, float]:
-    """The 8-bit picture, and the seconds that it took."""
-    return timed(lambda: show(codec, codec.decompress_latents(packed.strings, packed.sides), like), like.device)
-
-
-def timed(work: Callable[[], _T], device: torch.device | None = None) -> tuple[_T, float]:
-    """What ``work`` returns, and the seconds it took; a GPU is waited for."""
-    wait = torch.cuda.synchronize if device is not None and device.type == "cuda" else None
-    if wait:
-        wait()
+def timed(device: torch.device, function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> tuple[_T, float]:
+    """What a function returns, and the seconds it took, with the device's work done before and after."""
+    wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
+    wait()
     began = time.perf_counter()
-    made = work()
-    if wait:
-        wait()
-    return made, time.perf_counter() - began
+    returned = function(*args, **kwargs)
+    wait()
+    return returned, time.perf_counter() - began
 
 
 def evaluate_all(
-    contenders: Sequence[Contender], pictures: Iterable[tuple[str, Tensor]], *, lpips: Lpips | None = None
+    measured: Sequence[MeasuredCodecs], pictures: Iterable[tuple[str, Tensor]], *, lpips: Lpips | None = None
 ) -> None:
     """Measure all codecs on named pictures ``(3, H, W)`` in [0, 1], picture by picture.
 
-    A picture counts only once every codec is done with it: whenever this is interrupted, all results are of the same
-    pictures.
+    A picture counts once every codec has coded it: after an interruption all results are of the same pictures.
     """
     try:
-        for name, picture in pictures:
-            rows = [contender.measure(name, picture[None], lpips) for contender in contenders]
-            for contender, coded in zip(contenders, rows, strict=True):
-                for result, one in zip(contender.results, coded, strict=True):
-                    result.coded.append(one)
-    finally:  # between two of these lines, an interruption would leave some codecs one picture ahead
-        results = [result for contender in contenders for result in contender.results]
-        whole = min((len(result.coded) for result in results), default=0)
+        for index, (name, picture) in enumerate(pictures):
+            if index == 0:  # the first call of each codec is slower than the others
+                for codecs in measured:
+                    codecs.measure(name, picture[None], None)
+            coded = [one for codecs in measured for one in codecs.measure(name, picture[None], lpips)]
+            results = [result for codecs in measured for result in codecs.results]
+            for result, one in zip(results, coded, strict=True):
+                result.coded.append(one)
+    finally:  # an interruption while appending leaves some codecs one picture ahead
+        results = [result for codecs in measured for result in codecs.results]
+        complete = min((len(result.coded) for result in results), default=0)
         for result in results:
-            del result.coded[whole:]
+            del result.coded[complete:]
 
 
 def evaluate(
@@ -258,10 +244,10 @@ def evaluate(
 ) -> list[CodecResult]:
     """Measure a teacher and its students on named pictures ``(3, H, W)`` in [0, 1].
 
-    Students that share the teacher's latents are not encoded again: they decode its bytes, and their encoding time is its.
+    Students with the teacher's latents decode the teacher's bytes; their encoding time is the teacher's.
 
     Returns: the teacher's result, then the students' in their order.
     """
-    family = Family(teacher, students)
-    evaluate_all([family], pictures, lpips=lpips)
-    return family.results
+    measured = TeacherAndStudents(teacher, students)
+    evaluate_all([measured], pictures, lpips=lpips)
+    return measured.results

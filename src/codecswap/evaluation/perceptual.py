@@ -1,4 +1,4 @@
-"""LPIPS, by torchmetrics: a network's opinion of how alike two pictures look."""
+"""LPIPS by torchmetrics: the perceptual distance of two pictures."""
 
 import socket
 from collections.abc import Iterator
@@ -12,13 +12,13 @@ from codecswap.console import warn
 from codecswap.evaluation.measure import Lpips
 
 SMALLEST_SIDE = 32
-"""AlexNet has nothing left of a picture with a shorter side."""
-PATIENCE = 20.0
-"""Seconds that a server may be silent while the backbone is downloaded."""
+"""AlexNet's last layer is empty for a picture with a shorter side."""
+DOWNLOAD_TIMEOUT = 20.0
+"""Seconds without an answer after which the download of the backbone fails."""
 
 
 def load_lpips(device: torch.device) -> Lpips | None:
-    """LPIPS with AlexNet, the network its authors recommend for comparisons; None, with a warning, where it is missing.
+    """LPIPS with AlexNet, as its authors recommend; None, with a warning, if the backbone cannot be loaded.
 
     The linear layers come with torchmetrics; the backbone is torchvision's AlexNet, downloaded (233 MB) the first time.
     """
@@ -26,7 +26,7 @@ def load_lpips(device: torch.device) -> Lpips | None:
     from torchvision.models import AlexNet_Weights
 
     try:
-        with _impatient():
+        with _download_timeout():
             metric = LearnedPerceptualImagePatchSimilarity(net_type="alex", normalize=True).to(device)
     except (OSError, RuntimeError) as error:  # no network, no space, a wrong hash, a damaged file
         url = AlexNet_Weights.DEFAULT.url
@@ -47,10 +47,10 @@ def load_lpips(device: torch.device) -> Lpips | None:
 
 
 @contextmanager
-def _impatient() -> Iterator[None]:
+def _download_timeout() -> Iterator[None]:
     """torchvision's download has no time limit of its own."""
     before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(PATIENCE)
+    socket.setdefaulttimeout(DOWNLOAD_TIMEOUT)
     try:
         yield
     finally:

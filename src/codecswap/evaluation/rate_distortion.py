@@ -1,4 +1,4 @@
-"""Rate-distortion curves, and how much rate or quality lies between two of them (Bjontegaard)."""
+"""Rate-distortion curves, and their differences in rate and in PSNR (Bjontegaard)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,15 +6,15 @@ from itertools import pairwise
 
 from codecswap.evaluation.measure import CodecResult
 
-FEWEST = 4
-"""Points that a curve must have: what Bjontegaard's measures are defined for."""
+MIN_POINTS = 4
+"""Points that a curve must have for Bjontegaard's measures."""
 
 Points = Sequence[tuple[float, float]]
 """A curve: bits per pixel and PSNR (dB) of each point."""
 
 
 def curves(results: Sequence[CodecResult]) -> dict[str, list[CodecResult]]:
-    """Results by the curve that they are points of, each by ascending rate; curves in the order of their first result."""
+    """Results by the curve they belong to, by ascending rate; curves in order of first appearance."""
     found: dict[str, list[CodecResult]] = {}
     for result in results:
         found.setdefault(result.curve or result.name, []).append(result)
@@ -50,8 +50,8 @@ def bd_psnr(reference: Points, tested: Points) -> Delta:
 def _delta(reference: Points, tested: Points, *, against: int) -> Delta:
     """``against``: 0 for a mean over the rate, 1 for one over PSNR."""
     fewest = min(len(reference), len(tested))
-    if fewest < FEWEST:
-        return Delta(None, why=f"it needs {FEWEST} points of either curve and there are {fewest}")
+    if fewest < MIN_POINTS:
+        return Delta(None, why=f"it needs {MIN_POINTS} points of either curve and there are {fewest}")
     curves = [sorted(points) for points in (reference, tested)]
     for points in curves:
         if any(after[0] <= before[0] or after[1] <= before[1] for before, after in pairwise(points)):

@@ -1,4 +1,4 @@
-"""What an evaluation leaves: the table, CompressAI's JSON for each curve, a CSV of all pictures, and a summary."""
+"""Output of an evaluation: the table, a JSON file for each curve (CompressAI's format), a CSV of all pictures, a summary."""
 
 import csv
 import io
@@ -25,7 +25,7 @@ _KEYS = {
     "encoding_time": "encoding_time",
     "decoding_time": "decoding_time",
 }
-"""Our names, and those of CompressAI's results."""
+"""Our names -> those of CompressAI's results format."""
 
 
 def show_results(title: str, results: Sequence[CodecResult], *, lpips: bool = False) -> None:
@@ -38,7 +38,7 @@ def show_results(title: str, results: Sequence[CodecResult], *, lpips: bool = Fa
     defined, pictures = means[0]["ms_ssim_pictures"], len(results[0].coded)
     columns = {
         "codec": [result.name for result in results],
-        "PSNR,\ndB": [decibels(mean["psnr"]) for mean in means],
+        "PSNR,\ndB": [_decibels(mean["psnr"]) for mean in means],
         "MS-SSIM" if defined in (0, pictures) else f"MS-SSIM\n({defined:.0f} of {pictures})": [
             "not defined" if math.isnan(mean["ms_ssim"]) else f"{mean['ms_ssim']:.5f}" for mean in means
         ],
@@ -50,13 +50,12 @@ def show_results(title: str, results: Sequence[CodecResult], *, lpips: bool = Fa
     columns["decode,\nms"] = [f"{1e3 * mean['decoding_time']:.1f}" for mean in means]
     if any("psnr_to_teacher" in mean for mean in means):
         columns["dB to\nteacher"] = [
-            decibels(mean["psnr_to_teacher"]) if "psnr_to_teacher" in mean else "" for mean in means
+            _decibels(mean["psnr_to_teacher"]) if "psnr_to_teacher" in mean else "" for mean in means
         ]
     show_table(title, list(columns), list(zip(*columns.values(), strict=True)))
 
 
-def decibels(value: float) -> str:
-    """PSNR as tables show it."""
+def _decibels(value: float) -> str:
     return "identical" if math.isinf(value) else f"{value:.3f}"
 
 
@@ -97,7 +96,7 @@ def prepare_folder(folder: Path) -> None:
 def write_results(
     folder: Path, summary: dict[str, Any], results: Sequence[CodecResult], curves: Sequence[dict[str, Any]]
 ) -> None:
-    """Write ``pictures.csv``, ``curves/*.json`` and ``summary.json``, each whole; the curves of an earlier run go.
+    """Write ``pictures.csv``, ``curves/*.json`` and ``summary.json``; curves of an earlier evaluation are deleted.
 
     Args:
         summary: gets ``curves``, the files by the curves' names; an infinite figure is written as ``"inf"``, NaN as null.
@@ -120,7 +119,7 @@ def write_results(
 
 
 def _written_before(folder: Path) -> set[str]:
-    """Names of the curves' files that an earlier evaluation left in a folder."""
+    """Names of an earlier evaluation's curve files in a folder."""
     try:
         before = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
         return {Path(file).name for file in before["curves"].values()} if before["format"] == FORMAT else set()
@@ -155,14 +154,8 @@ def _table(results: Sequence[CodecResult]) -> str:
     for result in results:
         for one in result.coded:
             against = one.against_teacher
-            cells = [
-                one.bpp,
-                one.scores.psnr,
-                one.scores.ms_ssim,
-                one.scores.lpips,
-                one.encoding_time,
-                one.decoding_time,
-            ]
+            scores = [one.scores.psnr, one.scores.ms_ssim, one.scores.lpips]
+            cells = [one.bpp, *scores, one.encoding_time, one.decoding_time]
             cells += [against.psnr, against.ms_ssim] if against else [None, None]
             empty = ["" if cell is None or math.isnan(cell) else cell for cell in cells]
             writer.writerow([result.name, result.kind, one.picture, *empty])

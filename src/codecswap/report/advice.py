@@ -1,12 +1,12 @@
-"""What to ship instead of a student that loses: said here once, for the page, the terminal and the demo."""
+"""What to ship instead of a student that loses, for the page and the terminal."""
 
 import shlex
 from dataclasses import dataclass
 from typing import Any
 
 from codecswap.advise import OPERATORS
-from codecswap.report.bench import NOTHING, Verdict
-from codecswap.report.words import Text, text
+from codecswap.report.measurements import NEGLIGIBLE, Comparison
+from codecswap.report.texts import Text, text
 
 
 @dataclass(frozen=True)
@@ -18,31 +18,30 @@ class Advice:
     """Writes the decoder that loses least, ready for a shell."""
 
 
-def advise(verdict: Verdict, codec: dict[str, Any]) -> Advice | None:
+def advise(comparison: Comparison, codec: dict[str, Any]) -> Advice | None:
     """Name the untrained replacements that lose less than the student did on the same pictures.
 
     Args:
-        verdict: with the exact replacements measured.
+        comparison: with the exact replacements measured.
         codec: ``teacher``, ``quality`` and ``metric`` of the run.
 
     Returns: None where the student loses nothing, or nothing measured loses less.
     """
-    teacher = verdict.teacher.mean()["psnr"]
-    lost = teacher - verdict.student.mean()["psnr"]
-    losses = {name: teacher - result.mean()["psnr"] for name, result in verdict.exact.items()}
-    better = {name: loss for name, loss in losses.items() if loss < lost - NOTHING}
-    if lost < NOTHING or not better:
+    teacher = comparison.teacher.mean()["psnr"]
+    lost = teacher - comparison.student.mean()["psnr"]
+    losses = {name: teacher - result.mean()["psnr"] for name, result in comparison.exact.items()}
+    better = {name: loss for name, loss in losses.items() if loss < lost - NEGLIGIBLE}
+    if lost < NEGLIGIBLE or not better:
         return None
-    operators = {name: ", ".join(OPERATORS[name]) for name in better}
-    sentences = [text("advice_same_pictures", count=str(len(verdict.teacher.coded)))]
+    sentences = [text("advice_same_pictures", count=str(len(comparison.teacher.coded)))]
     for name, loss in better.items():
         values = {
             "name": name,
-            "operators": operators[name],
+            "operators": ", ".join(OPERATORS[name]),
             "decibels": f"{loss:.2f}",
             "psnr": f"{teacher - loss:.2f}",
         }
-        sentences.append(text("advice_nothing" if loss < NOTHING else "advice_less", **values))
+        sentences.append(text("advice_nothing" if loss < NEGLIGIBLE else "advice_less", **values))
     sentences.append(text("advice_do"))
     return Advice(sentences, export_command(codec, min(better, key=lambda name: round(better[name], 2))))
 

@@ -8,26 +8,19 @@ from rich.filesize import decimal
 
 from codecswap.config import ReportOptions
 from codecswap.console import say
-from codecswap.errors import UserError
 from codecswap.files import atomic_write
-from codecswap.report.bench import Bench
-from codecswap.report.page import conclusion, write_page
+from codecswap.report.measurements import Measurements
+from codecswap.report.page import write_page
 from codecswap.report.run import Run, read_runs
+from codecswap.report.verdict import conclusion
 
 PAUSE = 2.0
-"""Seconds between two looks at a watched run's files."""
+"""Seconds between two checks of a watched run's files."""
 
 
 def main(options: ReportOptions, typed: set[str]) -> int:
     """Write the report of one or several runs of a student."""
-    if options.pictures < 0:
-        raise UserError(f"--pictures is at least 0, not {options.pictures}.")
-    output = options.output
-    if output.is_dir():
-        raise UserError(f"--output {output} is a folder: name a file in it, e.g. {output / 'report.html'}.")
-    if not output.absolute().parent.is_dir():
-        raise UserError(f"There is no folder {output.parent} for --output {output}: make it first, or name another.")
-    report = Report(output, Bench(options.pictures))
+    report = Report(options.output, Measurements(options.pictures))
     runs = read_runs(options.runs)
     if not options.watch:
         report.write(runs)
@@ -40,28 +33,28 @@ def main(options: ReportOptions, typed: set[str]) -> int:
 
 
 class Report:
-    """A file that shows runs.
+    """The file of a report.
 
     Args:
         output: the file.
-        bench: measures.
+        measurements: of the runs.
     """
 
-    def __init__(self, output: Path, bench: Bench) -> None:
-        self.output, self.bench = output, bench
+    def __init__(self, output: Path, measurements: Measurements) -> None:
+        self.output, self.measurements = output, measurements
         self.encoded: dict[str, str] = {}
-        """Pictures of the page before."""
+        """Pictures of earlier pages, by content."""
 
     def write(self, runs: list[Run], *, watched: bool = False) -> None:
         """Write the whole page, and say so."""
         began = time.perf_counter()
-        page = write_page(runs, self.bench, self.encoded, watched=watched)
+        page = write_page(runs, self.measurements, self.encoded, watched=watched)
         with atomic_write(self.output) as beside:
             beside.write_text(page, encoding="utf-8")
         size, seconds = decimal(self.output.stat().st_size), time.perf_counter() - began
         say(f"Written: {self.output} ({size}, {seconds:.0f} s).")
         if not watched:
-            for line in conclusion(runs[-1], self.bench):
+            for line in conclusion(runs[-1], self.measurements):
                 say(line)
 
     def watch(self, folders: list[str]) -> None:

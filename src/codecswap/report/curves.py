@@ -1,26 +1,25 @@
-"""What a report plots: training over time, and rate against distortion."""
+"""The report's plots: training over time, and rate against distortion."""
 
 import math
-from collections.abc import Iterable
 
 import numpy as np
 
 from codecswap.evaluation.measure import CodecResult
 from codecswap.evaluation.published import PUBLISHED
-from codecswap.report.bench import Verdict
+from codecswap.report.measurements import Comparison
 from codecswap.report.plots import Line, Plot
 from codecswap.report.run import STAGES, Run
-from codecswap.report.words import Text, text
+from codecswap.report.texts import Text, text
 
 ANCHORS = {"JPEG": ("jpeg", "s"), "WebP": ("webp", "^"), "AVIF": ("avif", "D")}
-"""Colour and marker of the familiar formats."""
+"""Colour and marker of the anchors."""
 
 Row = tuple[str, dict[str, float]]
 """A stage's name and a row of its metrics, with ``x``: steps since the first stage began, and ``minutes``."""
 
 
 def time_line(runs: list[Run]) -> tuple[list[Row], list[float]]:
-    """All epochs of all runs in one time, and where stages meet.
+    """The epochs of all runs on one time line, and the borders between stages.
 
     Where runs of one stage have the same epoch (a run that was resumed into another folder), the later one counts.
     """
@@ -66,48 +65,47 @@ def training_plots(rows: list[Row], borders: list[float]) -> list[Plot]:
     return [plot for plot in plots if not plot.empty]
 
 
-def rate_plots(verdict: Verdict) -> list[Plot]:
-    """PSNR and MS-SSIM over bits per pixel: teacher, student, familiar formats, and the published curve of Kodak."""
+def rate_plots(comparison: Comparison) -> list[Plot]:
+    """PSNR and MS-SSIM over bits per pixel: teacher, student, anchors, and the published curve of Kodak."""
     return [
-        _rate_plot("rd_psnr", "dB", "psnr", "psnr-rgb", verdict, 2),
-        _rate_plot("rd_msssim", "MS-SSIM", "ms_ssim", "ms-ssim-rgb", verdict, 4),
+        _rate_plot("rd_psnr", "dB", "psnr", "psnr-rgb", comparison, 2),
+        _rate_plot("rd_msssim", "MS-SSIM", "ms_ssim", "ms-ssim-rgb", comparison, 4),
     ]
 
 
-def _rate_plot(key: str, unit: str, measure: str, column: str, verdict: Verdict, digits: int) -> Plot:
+def _rate_plot(key: str, unit: str, measure: str, column: str, comparison: Comparison, digits: int) -> Plot:
     published = PUBLISHED["results"]
     lines = [Line(text("published_kodak"), "published", published["bpp"], published[column], "dotted", "*")]
-    for name, points in families(verdict.anchors):
+    for name, points in _by_format(comparison.anchors):
         colour, marker = ANCHORS[name]
         means = [point.mean() for point in points]
         lines.append(Line(name, colour, [m["bpp"] for m in means], [m[measure] for m in means], "dashed", marker))
-    for result, name in ((verdict.teacher, "teacher"), (verdict.student, "student")):
+    for result, name in ((comparison.teacher, "teacher"), (comparison.student, "student")):
         mean = result.mean()
         lines.append(Line(text(name), name, [mean["bpp"]], [mean[measure]], marker="o"))
     title, described = text(f"plot_{key}"), text(f"plot_{key}_described")
     return Plot(key, title, described, lines, text("bits_per_pixel"), unit, digits)
 
 
-def families(results: Iterable[CodecResult]) -> list[tuple[str, list[CodecResult]]]:
-    """Anchors by format, those that were measured."""
-    results = list(results)
+def _by_format(results: list[CodecResult]) -> list[tuple[str, list[CodecResult]]]:
+    """Measured anchors by format."""
     names = [name for name in ANCHORS if any(result.curve == name for result in results)]
     return [(name, [result for result in results if result.curve == name]) for name in names]
 
 
-def equal_quality(verdict: Verdict) -> list[Text]:
-    """What the familiar formats need for the student's PSNR, interpolated between their measured qualities."""
-    student = verdict.student.mean()
-    said = []
-    for name, points in families(verdict.anchors):
+def equal_quality(comparison: Comparison) -> list[Text]:
+    """What the anchors need for the student's PSNR, interpolated between their measured qualities."""
+    student = comparison.student.mean()
+    sentences = []
+    for name, points in _by_format(comparison.anchors):
         means = sorted((point.mean() for point in points), key=lambda mean: mean["psnr"])
         decibels = [mean["psnr"] for mean in means]
         if student["psnr"] < decibels[0]:
             share = f"{100 * means[0]['bpp'] / student['bpp']:.0f}"
             least = {"bpp": f"{means[0]['bpp']:.3f}", "psnr": f"{decibels[0]:.2f}"}
-            said.append(text("better_at_least", name=name, share=share, **least))
+            sentences.append(text("better_at_least", name=name, share=share, **least))
         elif student["psnr"] <= decibels[-1]:
             bpp = float(np.exp(np.interp(student["psnr"], decibels, [math.log(mean["bpp"]) for mean in means])))
             share = f"{100 * bpp / student['bpp']:.0f}"
-            said.append(text("equal_quality", name=name, bpp=f"{bpp:.3f}", share=share))
-    return said
+            sentences.append(text("equal_quality", name=name, bpp=f"{bpp:.3f}", share=share))
+    return sentences

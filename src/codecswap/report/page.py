@@ -1,4 +1,4 @@
-"""One self-contained page from what was found and measured."""
+"""The report as one self-contained HTML page."""
 
 import base64
 import hashlib
@@ -7,7 +7,7 @@ import math
 import os
 import platform
 import shlex
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields
 from datetime import UTC, datetime
 from importlib import metadata
 from importlib.resources import files
@@ -19,58 +19,38 @@ from markupsafe import Markup
 
 from codecswap.codecs.source import ZOO
 from codecswap.config import DistillOptions, FinetuneOptions
-from codecswap.metrics import SMALLEST_SIDE
 from codecswap.report import curves, plots
-from codecswap.report.advice import Advice, advise
-from codecswap.report.bench import LARGEST, REGION, WORST, Bench, Verdict
-from codecswap.report.pictures import ROOM, Gallery, gallery
+from codecswap.report.formats import duration, number, signed
+from codecswap.report.measurements import REGION, Comparison, Measurements
+from codecswap.report.pictures import Gallery, make_gallery
 from codecswap.report.run import Run
-from codecswap.report.words import LANGUAGES, WORDS, Text, attributes, text
+from codecswap.report.texts import LANGUAGES, TEXTS, Text, attributes, text
+from codecswap.report.verdict import make_verdict
 
 REFRESH = 15
 """Seconds after which the page of a watched run reads its file again."""
-SAME_RATE = 0.0005
-"""Bits per pixel that count as no difference."""
-
 _START: dict[str, Any] = {
     "time": "", "epoch": None, "batch": None, "resumed": None, "forced": [], "versions": {}, "hardware": {}
 }  # fmt: skip
 """What the page shows of a process that trained, where the run says it."""
 
 
-@dataclass(frozen=True)
-class Judgement:
-    """The verdict as the page says it."""
-
-    headline: list[Text]
-    cards: list[tuple[Text, str | Text, Text]]
-    """What, the figure, and what it is made of."""
-    rows: list[tuple[Text, list[str]]]
-    """Teacher, student, student against teacher: PSNR, MS-SSIM, bits per pixel, encoding and decoding time."""
-    basis: list[Text]
-    """What was measured, on what."""
-    good: bool | None
-    """The promise: bitstreams of the teacher decode. None where that is not proved."""
-    advice: Advice | None = None
-    """What to ship instead, where the student loses and something else does not."""
-
-
-def write_page(runs: list[Run], bench: Bench, known: dict[str, str], *, watched: bool = False) -> str:
+def write_page(runs: list[Run], measurements: Measurements, encoded: dict[str, str], *, watched: bool = False) -> str:
     """The whole page.
 
     Args:
         runs: of one student, in their order.
-        bench: finds and measures; keeps both for the next page.
-        known: pictures encoded for the page before; added to.
+        measurements: of these runs; cached for the next page.
+        encoded: pictures encoded for earlier pages; added to.
         watched: the page reads its file again every few seconds.
 
     Raises:
         UserError: the best checkpoint is damaged.
     """
-    bench.notes = []
+    measurements.notes = []
     last = runs[-1]
-    verdict = bench.verdict(last)
-    shown = gallery(runs, bench, verdict.worst if verdict else [], known, ROOM)
+    comparison = measurements.compare(last)
+    gallery = make_gallery(runs, measurements, comparison.errors if comparison else [], encoded)
     rows, borders = curves.time_line(runs)
     script = _asset("report.js")
     return _template().render(
@@ -80,142 +60,30 @@ def write_page(runs: list[Run], bench: Bench, known: dict[str, str], *, watched:
         states=[_state(run) for run in runs],
         watched=watched,
         refresh=REFRESH,
-        verdict=verdict,
-        judgement=judge(last, verdict, bench),
+        comparison=comparison,
+        verdict=make_verdict(last, comparison, measurements),
         rows=rows,
         columns=_columns(rows),
         plots=curves.training_plots(rows, borders),
-        wall=[(text(f"stage_{run.stage.name}"), run.done, _duration(run.seconds)) for run in runs if run.done],
-        rate_plots=curves.rate_plots(verdict) if verdict else [],
-        equal_quality=curves.equal_quality(verdict) if verdict else [],
-        gallery=shown,
-        notes=[*bench.notes, *shown.notes],
+        times=[(text(f"stage_{run.stage.name}"), run.done, duration(run.seconds)) for run in runs if run.done],
+        rate_plots=curves.rate_plots(comparison) if comparison else [],
+        equal_quality=curves.equal_quality(comparison) if comparison else [],
+        gallery=gallery,
+        notes=[*measurements.notes, *gallery.notes],
         options=_options(runs),
         repeat=_commands(runs),
-        identities=_identities(runs, verdict),
+        identities=_identities(runs, comparison),
         here=_here(),
-        worst_count=WORST,
         region=REGION,
         script=Markup(script),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         style=Markup(_asset("report.css")),
-        data=_embed(_data(runs, shown)),
+        data=_embed(_data(runs, gallery)),
     )
 
 
-def judge(run: Run, verdict: Verdict | None, bench: Bench) -> Judgement | None:
-    """The verdict from what was measured, or else from what the run noted itself; None where there is neither."""
-    if verdict is None:
-        return _from_training(run, bench)
-    teacher, student = verdict.teacher.mean(), verdict.student.mean()
-    rows = [
-        (
-            text(name),
-            [
-                _decibels(mean["psnr"]),
-                _similarity(mean["ms_ssim"]),
-                f"{mean['bpp']:.4f}",
-                _milliseconds(mean["encoding_time"]),
-                _milliseconds(mean["decoding_time"]),
-            ],
-        )
-        for name, mean in (
-            ("teacher", teacher),
-            ("student", student),
-            *((f"untrained_{name}", result.mean()) for name, result in verdict.exact.items()),
-        )
-    ]
-    against = [_decibels(student["psnr_to_teacher"]), _similarity(student["ms_ssim_to_teacher"]), "", "", ""]
-    rows.append((text("student_to_teacher"), against))
-    count, all_of = str(len(verdict.teacher.coded)), str(verdict.held_out)
-    basis = [text("basis_measured", count=count, all=all_of, checkpoint=str(verdict.checkpoint.path))]
-    changes = [s.scores.psnr - t.scores.psnr for t, s in zip(verdict.teacher.coded, verdict.student.coded, strict=True)]
-    basis.append(text("basis_range", least=_signed(min(changes), 2), most=_signed(max(changes), 2)))
-    if verdict.cropped:
-        basis.append(text("basis_cropped", count=str(verdict.cropped), side=str(LARGEST)))
-    defined = int(student["ms_ssim_pictures"])
-    if defined < len(verdict.student.coded):
-        basis.append(text("basis_ms_ssim", count=str(defined), side=str(SMALLEST_SIDE)))
-    kept = bool(verdict.student.same_latents)
-    proof = text("promise_kept" if kept else "promise_broken")
-    judgement = _judgement(teacher, student, kept, proof, rows, basis)
-    return replace(judgement, advice=advise(verdict, run.codec or run.config))
-
-
-def conclusion(run: Run, bench: Bench) -> list[str]:
-    """The verdict's headline and advice in English, for the terminal; empty where nothing is known."""
-    judgement = judge(run, bench.verdict(run), bench)
-    if judgement is None:
-        return []
-    lines = [" ".join(sentence.to("en") for sentence in judgement.headline)]
-    if judgement.advice:
-        lines += [
-            " ".join(sentence.to("en") for sentence in judgement.advice.sentences),
-            f"  {judgement.advice.command}",
-        ]
-    return lines
-
-
-def _from_training(run: Run, bench: Bench) -> Judgement | None:
-    target = "teacher" if run.stage.name == "distill" else "picture"
-    known = [row for row in run.rows if not math.isnan(row.get(f"msssim_{target}", math.nan))]
-    if not known:
-        return None
-    best = max(known, key=lambda row: row[f"msssim_{target}"])
-
-    def mean(of: str) -> dict[str, float]:
-        names = {"psnr": f"{of}psnr_picture", "ms_ssim": f"{of}msssim_picture", "bpp": f"{of}bpp"}
-        return {name: best.get(column, math.nan) for name, column in names.items()}
-
-    teacher, student = mean("teacher_"), mean("")
-    rows = [
-        (text(name), [_decibels(m["psnr"]), _similarity(m["ms_ssim"]), _number(m["bpp"], 4), "", ""])
-        for name, m in (("teacher", teacher), ("student", student))
-    ]
-    against = [_decibels(best.get("psnr_teacher", math.nan)), _similarity(best.get("msssim_teacher", math.nan))]
-    rows.append((text("student_to_teacher"), [*against, "", "", ""]))
-    basis = [text("basis_training", epoch=f"{best['epoch']:.0f}", folder=str(run.folder))]
-    kept = bench.promise(run)
-    proof = text("promise_kept" if kept else "promise_broken" if kept is False else "promise_unproved")
-    return _judgement(teacher, student, kept, proof, rows, basis)
-
-
-def _judgement(
-    teacher: dict[str, float],
-    student: dict[str, float],
-    kept: bool | None,
-    proof: Text,
-    rows: list[tuple[Text, list[str]]],
-    basis: list[Text],
-) -> Judgement:
-    lost, below = teacher["psnr"] - student["psnr"], teacher["ms_ssim"] - student["ms_ssim"]
-    how = "loses" if lost >= 0.005 else "gains" if lost <= -0.005 else "equals"
-    headline = [text(f"headline_{how}", decibels=f"{abs(lost):.2f}")]
-    rate = student["bpp"] - teacher["bpp"]
-    if not math.isnan(rate):
-        same = abs(rate) < SAME_RATE
-        change = {"teacher": f"{teacher['bpp']:.3f}", "student": f"{student['bpp']:.3f}"}
-        headline.append(text("headline_same_rate" if same else "headline_other_rate", **change))
-    words = {True: "promise_yes", False: "promise_no", None: "promise_unknown"}
-    cards: list[tuple[Text, str | Text, Text]] = [
-        (
-            text("card_psnr"),
-            _signed(-lost, 2, "\u00a0dB"),
-            text("card_pair", teacher=rows[0][1][0], student=rows[1][1][0]),
-        ),
-        (text("card_msssim"), _signed(-below, 4), text("card_pair", teacher=rows[0][1][1], student=rows[1][1][1])),
-        (
-            text("card_bpp"),
-            _number(student["bpp"], 3),
-            text("card_bpp_pair", teacher=_number(teacher["bpp"], 3), change=_change(teacher["bpp"], student["bpp"])),
-        ),
-        (text("card_promise"), text(words[kept]), proof),
-    ]
-    return Judgement(headline, cards, rows, basis, kept)
-
-
 def _state(run: Run) -> Text:
-    """How far a run got."""
+    """The progress of a run."""
     values = {"folder": str(run.folder), "done": str(run.done), "time": run.changed.strftime("%Y-%m-%d %H:%M:%S UTC")}
     stage = text(f"stage_{run.stage.name}")
     if run.complete:
@@ -273,8 +141,8 @@ def _commands(runs: list[Run]) -> list[tuple[Run, list[dict[str, Any]]]]:
     return result
 
 
-def _identities(runs: list[Run], verdict: Verdict | None) -> list[tuple[Text, str, str]]:
-    """What was used, where it lay, and its SHA-256."""
+def _identities(runs: list[Run], comparison: Comparison | None) -> list[tuple[Text, str, str]]:
+    """Name, place and SHA-256 of what was used."""
     found: list[tuple[Text, str, str]] = []
     codec = next((run.codec for run in runs if run.codec), {})
     if codec.get("teacher_sha256"):
@@ -287,30 +155,26 @@ def _identities(runs: list[Run], verdict: Verdict | None) -> list[tuple[Text, st
             found.append((text("hash_checkpoint"), str(run.best), _sha256(run.best)))
         if pictures := run.record.get("pictures"):
             found.append((text("hash_pictures"), str(pictures.get("folder", "")), str(pictures.get("sha256", ""))))
-    if verdict and verdict.checkpoint.content.get("student_sha256"):
-        found.append(
-            (text("hash_student"), str(verdict.checkpoint.path), str(verdict.checkpoint.content["student_sha256"]))
-        )
+    if comparison and (digest := comparison.checkpoint.content.get("student_sha256")):
+        found.append((text("hash_student"), str(comparison.checkpoint.path), str(digest)))
     return [entry for index, entry in enumerate(found) if entry not in found[:index]]
 
 
 def _here() -> dict[str, str]:
-    """What wrote the report."""
+    """Versions and system that wrote the report."""
     names = ("codecswap", "torch", "compressai", "pillow")
     versions = ", ".join(f"{name} {metadata.version(name)}" for name in names)
     return {"versions": versions, "system": f"{platform.platform()}, {os.cpu_count()} cores"}
 
 
-def _data(runs: list[Run], shown: Gallery) -> dict[str, Any]:
+def _data(runs: list[Run], gallery: Gallery) -> dict[str, Any]:
     """What the page's script reads."""
     return {
-        "uris": shown.uris,
-        "pictures": shown.pictures,
+        "uris": gallery.uris,
+        "pictures": gallery.pictures,
         "stages": [run.stage.name for run in runs],
-        "words": {
-            language: {
-                key.removeprefix("js_"): words[language] for key, words in WORDS.items() if key.startswith("js_")
-            }
+        "texts": {
+            language: {key[3:]: texts[language] for key, texts in TEXTS.items() if key.startswith("js_")}
             for language in LANGUAGES
         },
     }
@@ -325,7 +189,9 @@ def _template() -> jinja2.Template:
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.globals.update(t=text, attributes=attributes, swatch=plots.swatch, number=_number, signed=_signed)
+    environment.globals.update(
+        t=text, attributes=attributes, legend_marker=plots.legend_marker, number=number, signed=signed
+    )
     return environment.from_string(_asset("template.html.j2"))
 
 
@@ -336,38 +202,3 @@ def _asset(name: str) -> str:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _decibels(value: float) -> str:
-    return "∞" if math.isinf(value) else _number(value, 2, "\u00a0dB")
-
-
-def _similarity(value: float) -> str:
-    return _number(value, 4)
-
-
-def _milliseconds(seconds: float) -> str:
-    return _number(1000 * seconds, 0, "\u00a0ms")
-
-
-def _number(value: float | None, digits: int, unit: str = "") -> str:
-    """A figure, or a dash where there is none."""
-    return "–" if value is None or math.isnan(value) else f"{value:.{digits}f}{unit}"
-
-
-def _signed(value: float, digits: int, unit: str = "") -> str:
-    """A difference with its sign, a real minus sign among them; zero has none."""
-    if math.isnan(value):
-        return "–"
-    shown = f"{abs(value):.{digits}f}"
-    sign = "" if float(shown) == 0 else "−" if value < 0 else "+"
-    return f"{sign}{shown}{unit}"
-
-
-def _change(before: float, after: float) -> str:
-    return "–" if math.isnan(before) or math.isnan(after) else _signed(100 * (after / before - 1), 1, "\u00a0%")
-
-
-def _duration(seconds: float) -> str:
-    hours, rest = divmod(round(seconds), 3600)
-    return f"{hours}:{rest // 60:02d}:{rest % 60:02d}"

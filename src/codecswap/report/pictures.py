@@ -1,9 +1,9 @@
-"""The pictures of a report: lossless WebP inside the page, each once, and no more than fit."""
+"""The pictures of a report: lossless WebP inside the page, each once, limited in total size."""
 
 import base64
 import hashlib
 import io
-from collections.abc import Sequence
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,43 +13,44 @@ from PIL import Image
 from torch import Tensor
 
 from codecswap.console import track
-from codecswap.data.pictures import UNREADABLE, load_picture
-from codecswap.report.bench import Bench, Shown, Worst
+from codecswap.data.pictures import UNREADABLE
+from codecswap.data.transforms import whole_picture
+from codecswap.metrics import psnr
+from codecswap.report.measurements import LargestError, Measurements, Reference
 from codecswap.report.run import Run
-from codecswap.report.words import Text, text
+from codecswap.report.texts import Text, text
 
-Pixels = np.ndarray[Any, np.dtype[np.uint8]]
-
-ROOM = 19_000_000
-"""Bytes of pictures, as base64: what is left of 20 MB for everything else is ample."""
-FEW_PICTURES, FEW_TAGS = 4, 3
-"""Pictures are given up down to this many before tags are, and tags down to this many before the last pictures."""
+SIZE_LIMIT = 19_000_000
+"""Bytes of pictures as base64; the rest of a page needs less than the remaining megabyte of 20 MB."""
+MIN_PICTURES, MIN_TAGS = 4, 3
+"""Pictures are dropped down to this many first, then tags down to this many, then the remaining pictures."""
 
 
 @dataclass
-class Store:
-    """Pictures as data URIs; equal pictures are stored once.
+class PictureStore:
+    """Pictures as data URIs, equal ones once.
 
     Args:
-        known: what was encoded for an earlier page, by content; a watched run adds to it.
+        encoded: data URIs by content, from earlier pages; added to.
     """
 
-    known: dict[str, str] = field(default_factory=dict)
+    encoded: dict[str, str] = field(default_factory=dict)
     uris: dict[str, int] = field(default_factory=dict)
-    """URI -> its place on the page."""
+    """URI -> its index on the page."""
 
-    def add(self, pixels: Pixels) -> int:
-        """Store a picture ``(H, W, 3)``; returns its place."""
-        return self.uris.setdefault(self.encode(pixels), len(self.uris))
+    def add(self, x: Tensor) -> int:
+        """Store a picture ``(3, H, W)`` in [0, 1]; returns its index."""
+        return self.uris.setdefault(self.encode(x), len(self.uris))
 
-    def encode(self, pixels: Pixels) -> str:
-        """A picture as a data URI of lossless WebP."""
+    def encode(self, x: Tensor) -> str:
+        """A picture ``(3, H, W)`` in [0, 1] as a data URI of lossless WebP."""
+        pixels = to_pixels(x)
         digest = f"{pixels.shape}{hashlib.sha256(pixels.tobytes()).hexdigest()}"
-        if digest not in self.known:
+        if digest not in self.encoded:
             file = io.BytesIO()
             Image.fromarray(pixels).save(file, "WEBP", lossless=True, method=4)
-            self.known[digest] = "data:image/webp;base64," + base64.b64encode(file.getvalue()).decode()
-        return self.known[digest]
+            self.encoded[digest] = "data:image/webp;base64," + base64.b64encode(file.getvalue()).decode()
+        return self.encoded[digest]
 
     @property
     def size(self) -> int:
@@ -58,184 +59,168 @@ class Store:
 
 
 @dataclass(frozen=True)
-class Column:
-    """One place on the slider through time."""
+class Frame:
+    """One reconstruction."""
 
     run: int
     tag: str
     epochs: int
-    """Finished epochs of this stage."""
-    paths: Sequence[Path]
+    """Finished epochs of its stage."""
+    path: Path
 
 
-@dataclass
-class Subject:
-    """A picture through time."""
-
-    name: str
-    original: Pixels | None
-    teacher: Pixels | None
-    frames: list[tuple[Column, Path]]
-
-
-@dataclass
+@dataclass(frozen=True)
 class Gallery:
-    """What the viewer shows."""
+    """The viewer's pictures."""
 
     pictures: list[dict[str, Any]]
-    """As the page's script reads them; numbers are places in ``uris``."""
+    """As the page's script reads them; numbers are indices of ``uris``."""
     uris: list[str]
-    worst: list[dict[str, Any]]
-    """The worst pictures, with their place among ``pictures``."""
+    errors: list[dict[str, Any]]
+    """The largest errors, with their index among ``pictures``."""
     notes: list[Text]
 
 
-def gallery(runs: list[Run], bench: Bench, worst: list[Worst], known: dict[str, str], room: int = ROOM) -> Gallery:
-    """Choose, encode and describe the pictures; fewer pictures, then fewer tags, where they would not fit."""
+def make_gallery(
+    runs: list[Run],
+    measurements: Measurements,
+    errors: list[LargestError],
+    encoded: dict[str, str],
+    limit: int = SIZE_LIMIT,
+) -> Gallery:
+    """Choose, encode and describe the pictures; with fewer pictures or fewer tags if they would exceed ``limit`` bytes."""
     notes: list[Text] = []
-    found = subjects(runs, bench)
-    tags = max((len(subject.frames) for subject in found), default=0)
-    store = Store(known)
-    ugly: list[tuple[Worst, dict[str, int]]] = []
-    for entry in worst:
+    found = _frames(runs, measurements)
+    tags = max((len(frames) for _, frames in found), default=0)
+    store = PictureStore(encoded)
+    kept_errors: list[tuple[LargestError, dict[str, int]]] = []
+    for error in errors:
         before = dict(store.uris)
-        places = {role: store.add(to_pixels(x)) for role, x in entry.pixels.items()}
-        if store.size > room // 2:  # the run's own pictures need room too
+        indices = {role: store.add(x) for role, x in error.pixels.items()}
+        if store.size > limit // 2:  # the other half is for the run's own pictures
             store.uris = before
-            notes.append(text("note_fewer_worst", kept=len(ugly), all=len(worst)))
+            notes.append(text("note_fewer_worst", kept=len(kept_errors), all=len(errors)))
             break
-        ugly.append((entry, places))
+        kept_errors.append((error, indices))
     base, share = dict(store.uris), 1.0
-    sample = [_pixels(subject.frames[place][1]) for subject in found[:4] for place in (0, -1)]
-    sample += [pixels for subject in found[:4] for pixels in (subject.original, subject.teacher)]
-    sizes = [len(store.encode(pixels)) for pixels in sample if pixels is not None]
+    sample = [_read(frames[index].path) for _, frames in found[:4] for index in (0, -1)]
+    sample += [x for reference, _ in found[:4] for x in (reference.original, reference.teacher)]
+    sizes = [len(store.encode(x)) for x in sample if x is not None]
     mean = sum(sizes) / len(sizes) if sizes else 1.0
     while True:
-        count, kept = plan(len(found), tags, mean, share * (room - sum(map(len, base))))
+        count, kept = plan(len(found), tags, mean, share * (limit - sum(map(len, base))))
         store.uris = dict(base)
-        described = [
-            _describe(subject, store, _thin(subject.frames, kept))
-            for subject in track("Encode reconstructions", found[:count], unit="pictures")
+        pictures = [
+            _describe(reference, _thin(frames, kept), store)
+            for reference, frames in track("Encode reconstructions", found[:count], unit="pictures")
         ]
-        if store.size <= room or not count:
+        if store.size <= limit or not count:
             break
         share *= 0.9
     if count < len(found):
         notes.append(text("note_fewer_pictures", kept=count, all=len(found)))
     if kept < tags and count:
         notes.append(text("note_fewer_tags", kept=kept, all=tags))
-    if lost := sum(frame["image"] is None for picture in described for frame in picture["frames"]):
-        notes.append(text("note_unreadable_frames", count=lost))
-    for picture in described:
-        picture["frames"] = [frame for frame in picture["frames"] if frame["image"] is not None]
-    described = [picture for picture in described if picture["frames"]]
-    shown = [_describe_worst(entry, places, len(described) + index) for index, (entry, places) in enumerate(ugly)]
-    described += [entry.pop("picture") for entry in shown]
-    return Gallery(described, list(store.uris), shown, notes)
+    if unreadable := sum(frame["picture"] is None for picture in pictures for frame in picture["frames"]):
+        notes.append(text("note_unreadable_frames", count=unreadable))
+    for picture in pictures:
+        picture["frames"] = [frame for frame in picture["frames"] if frame["picture"] is not None]
+    pictures = [picture for picture in pictures if picture["frames"]]
+    described = []
+    for error, indices in kept_errors:
+        top, left, *sides = error.region
+        entry = {"error": error, "places": indices, "index": len(pictures), "at": (left, top)}
+        described.append(entry | {"whole": tuple(sides) == error.size})
+        pictures.append(_describe_error(error, indices))
+    return Gallery(pictures, list(store.uris), described, notes)
 
 
-def plan(pictures: int, tags: int, size: float, room: float) -> tuple[int, int]:
-    """How many pictures and tags fit into ``room`` bytes where a picture has ``size``, its original and teacher beside them."""
-
-    def fits(count: int, kept: int) -> bool:
-        return count * (kept + 2) * size <= room
-
-    few = min(tags, FEW_TAGS)
-    for least, kept in [(FEW_PICTURES, kept) for kept in range(tags, few - 1, -1)] + [(0, few)]:
+def plan(pictures: int, tags: int, size: float, limit: float) -> tuple[int, int]:
+    """How many pictures and tags fit into ``limit`` bytes if each picture has ``size``, with original and teacher."""
+    few = min(tags, MIN_TAGS)
+    for least, kept in [(MIN_PICTURES, kept) for kept in range(tags, few - 1, -1)] + [(0, few)]:
         for count in range(pictures, min(least, pictures) - 1, -1):
-            if fits(count, kept):
+            if count * (kept + 2) * size <= limit:
                 return count, kept
     return 0, few
 
 
-def subjects(runs: list[Run], bench: Bench) -> list[Subject]:
-    """The reconstructed pictures, each through the time of all runs; runs that show the same pictures share them."""
-    found: dict[str, Subject] = {}
+def _frames(runs: list[Run], measurements: Measurements) -> list[tuple[Reference, list[Frame]]]:
+    """The reconstructed pictures and their reconstructions over all runs."""
+    found: dict[str, tuple[Reference, list[Frame]]] = {}
     for number, run in enumerate(runs):
-        shown = bench.shown(run) if run.tags else []
+        references = measurements.references(run) if run.tags else []
         for tag, epochs, paths in run.tags:
-            column = Column(number, tag, epochs, paths)
             for path in paths:
                 index = int(path.stem)
-                picture = shown[index] if index < len(shown) else Shown(path.stem, path.stem, None, None)
-                subject = found.setdefault(
-                    picture.key, Subject(picture.name, _of(picture.original), _of(picture.teacher), [])
-                )
-                subject.frames.append((column, path))
+                known = index < len(references)
+                reference = references[index] if known else Reference(path.stem, path.stem, None, None)
+                found.setdefault(reference.key, (reference, []))[1].append(Frame(number, tag, epochs, path))
     return list(found.values())
 
 
-def _thin(frames: list[tuple[Column, Path]], count: int) -> list[tuple[Column, Path]]:
+def _thin(frames: list[Frame], count: int) -> list[Frame]:
     """The first, the last, and evenly spaced ones between."""
     if count >= len(frames) or count < 2:
         return frames[-count:] if count else []
     return [frames[round(step * (len(frames) - 1) / (count - 1))] for step in range(count)]
 
 
-def _describe(subject: Subject, store: Store, frames: list[tuple[Column, Path]]) -> dict[str, Any]:
-    entries = []
-    for column, path in frames:
-        pixels = _pixels(path)
-        same = pixels is not None and (subject.original is None or pixels.shape == subject.original.shape)
+def _describe(reference: Reference, frames: list[Frame], store: PictureStore) -> dict[str, Any]:
+    original, teacher = reference.original, reference.teacher
+    shape, entries = None if original is None else original.shape, []
+    for frame in frames:
+        x = _read(frame.path)
+        shape = x.shape if shape is None and x is not None else shape
+        x = x if x is not None and (original is None or x.shape == original.shape) else None
         entries.append(
             {
-                "run": column.run,
-                "tag": column.tag,
-                "epochs": column.epochs,
-                "image": store.add(pixels) if pixels is not None and same else None,
-                "psnr": _psnr(pixels, subject.original) if same else None,
-                "to_teacher": _psnr(pixels, subject.teacher) if same else None,
+                "run": frame.run,
+                "tag": frame.tag,
+                "epochs": frame.epochs,
+                "picture": None if x is None else store.add(x),
+                "psnr": _psnr(x, original),
+                "to_teacher": _psnr(x, teacher),
             }
         )
-    sizes = [
-        pixels.shape for pixels in (subject.original, _pixels(frames[0][1]) if frames else None) if pixels is not None
-    ]
     return {
-        "name": subject.name,
-        "size": [sizes[0][1], sizes[0][0]] if sizes else [1, 1],
-        "original": None if subject.original is None else store.add(subject.original),
-        "teacher": None if subject.teacher is None else store.add(subject.teacher),
-        "teacher_psnr": _psnr(subject.teacher, subject.original),
+        "name": reference.name,
+        "size": [shape[2], shape[1]] if shape else [1, 1],
+        "original": None if original is None else store.add(original),
+        "teacher": None if teacher is None else store.add(teacher),
+        "teacher_psnr": _psnr(teacher, original),
         "frames": entries,
     }
 
 
-def _describe_worst(entry: Worst, places: dict[str, int], index: int) -> dict[str, Any]:
-    """For the page's own list, and under ``picture`` for the viewer."""
-    top, left, height, width = entry.region
-    student, teacher, original = (to_pixels(entry.pixels[role]) for role in ("student", "teacher", "original"))
-    frame: dict[str, Any] = {"run": None, "tag": "best", "epochs": None, "image": places["student"]}
+def _describe_error(error: LargestError, indices: dict[str, int]) -> dict[str, Any]:
+    student, teacher, original = (error.pixels[role] for role in ("student", "teacher", "original"))
+    frame: dict[str, Any] = {"run": None, "tag": "best", "epochs": None, "picture": indices["student"]}
     frame |= {"psnr": _psnr(student, original), "to_teacher": _psnr(student, teacher)}
-    picture = {
-        "name": entry.name,
-        "size": [width, height],
-        "original": places["original"],
-        "teacher": places["teacher"],
+    return {
+        "name": error.name,
+        "size": [error.region[3], error.region[2]],
+        "original": indices["original"],
+        "teacher": indices["teacher"],
+        "teacher_psnr": _psnr(teacher, original),
+        "frames": [frame],
+        "worst": True,
     }
-    picture |= {"teacher_psnr": _psnr(teacher, original), "frames": [frame], "worst": True}
-    whole = (height, width) == entry.size
-    return {"entry": entry, "places": places, "index": index, "picture": picture, "whole": whole, "at": (left, top)}
 
 
-def to_pixels(x: Tensor) -> Pixels:
+def to_pixels(x: Tensor) -> np.ndarray[Any, np.dtype[np.uint8]]:
     """A picture ``(3, H, W)`` in [0, 1] as ``(H, W, 3)`` in 0 to 255."""
     return np.ascontiguousarray((x.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy())
 
 
-def _of(x: Tensor | None) -> Pixels | None:
-    return None if x is None else to_pixels(x)
-
-
-def _pixels(path: Path) -> Pixels | None:
+def _read(path: Path) -> Tensor | None:
     try:
-        return np.array(load_picture(path))
+        return whole_picture(path)
     except UNREADABLE:
         return None
 
 
-def _psnr(a: Pixels | None, b: Pixels | None) -> float | None:
-    """dB between two pictures; None where one is missing or they are equal."""
-    if a is None or b is None:
-        return None
-    error = np.square(a.astype(np.float64) - b).mean()
-    return round(float(10 * np.log10(255**2 / error)), 2) if error else None
+def _psnr(x: Tensor | None, y: Tensor | None) -> float | None:
+    """dB between two 8-bit pictures ``(3, H, W)``; None if one is missing or they are equal."""
+    value = math.inf if x is None or y is None else psnr(x[None], y[None]).item()
+    return round(value, 2) if math.isfinite(value) else None

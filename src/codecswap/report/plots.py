@@ -12,7 +12,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from codecswap.report.words import Text, attributes
+from codecswap.report.texts import Text, attributes
 
 SIZES = {"wide": (560, 300), "narrow": (350, 250)}
 """Renderings by the CSS class that shows one of them: width and height in CSS pixels."""
@@ -170,7 +170,7 @@ def _short(value: float, place: float | None = None) -> str:
     return f"{float(digits):g}e{int(exponent)}" if value else "0"
 
 
-def swatch(line: Line) -> Markup:
+def legend_marker(line: Line) -> Markup:
     """A line's key for a legend."""
     dash = {"solid": "none", "dashed": "6 4", "dotted": "1.5 3"}[line.dash]
     shapes = {
@@ -182,7 +182,7 @@ def swatch(line: Line) -> Markup:
         "*": '<path d="M15 0l1.6 4 4.4.3-3.4 2.8 1.1 4.2L15 9l-3.7 2.3 1.1-4.2L9 4.3l4.4-.3z"/>',
     }
     return Markup(
-        '<svg class="swatch" viewBox="0 0 30 12" aria-hidden="true" style="color: var(--{})">'
+        '<svg class="legend-marker" viewBox="0 0 30 12" aria-hidden="true" style="color: var(--{})">'
         '<path d="M0 6H30" fill="none" stroke="currentColor" stroke-width="2" stroke-dasharray="{}"/>'
         '<g fill="currentColor">{}</g></svg>'
     ).format(Markup(line.colour), Markup(dash), Markup(shapes[line.marker]))

@@ -12,7 +12,7 @@
   try { Object.assign(state, JSON.parse(sessionStorage.getItem(KEY) || "{}")); } catch { /* afresh */ }
   const save = () => { try { sessionStorage.setItem(KEY, JSON.stringify({ ...state, scroll: scrollY })); } catch { /* afresh */ } };
 
-  const word = (key, values = {}) => data.words[state.language][key].replace(/\{(\w+)\}/g, (_, name) => values[name]);
+  const translate = (key, values = {}) => data.texts[state.language][key].replace(/\{(\w+)\}/g, (_, name) => values[name]);
 
   // ---- language
   function speak(language) {
@@ -52,13 +52,13 @@
   const picture = () => data.pictures[state.picture];
   const frame = () => picture().frames[state.time];
   const first = () => picture().frames[0];
-  const sources = () => ({ original: picture().original, teacher: picture().teacher, start: picture().frames.length > 1 ? first().image : null, student: frame().image });
-  const decibels = (value) => (value === null || value === undefined ? "" : " " + word("decibels", { value: value.toFixed(2) }));
+  const sources = () => ({ original: picture().original, teacher: picture().teacher, start: picture().frames.length > 1 ? first().picture : null, student: frame().picture });
+  const decibels = (value) => (value === null || value === undefined ? "" : " " + translate("decibels", { value: value.toFixed(2) }));
 
   function moment(shown) {
-    if (shown.run === null) return word("best");
-    const values = { tag: shown.tag, stage: word(data.stages[shown.run]), epochs: shown.epochs };
-    return word(shown.tag.startsWith("pre_") ? (shown.epochs ? "resumed" : "before") : "after", values);
+    if (shown.run === null) return translate("best");
+    const values = { tag: shown.tag, stage: translate(data.stages[shown.run]), epochs: shown.epochs };
+    return translate(shown.tag.startsWith("pre_") ? (shown.epochs ? "resumed" : "before") : "after", values);
   }
 
   function choose(index) {
@@ -70,10 +70,10 @@
   }
 
   function caption(role) {
-    if (role === "student") return `${word("student")}${decibels(frame().psnr)}`;
-    if (role === "teacher") return `${word("teacher")}${decibels(picture().teacher_psnr)}`;
-    if (role === "start") return `${word("start")}${decibels(first().psnr)}`;
-    return word("original");
+    if (role === "student") return `${translate("student")}${decibels(frame().psnr)}`;
+    if (role === "teacher") return `${translate("teacher")}${decibels(picture().teacher_psnr)}`;
+    if (role === "start") return `${translate("start")}${decibels(first().psnr)}`;
+    return translate("original");
   }
 
   function render() {
@@ -88,8 +88,8 @@
     }
     for (const label of all("[data-caption]", viewer)) {
       const role = label.dataset.caption;
-      const names = { student: word("student"), reference: word(state.reference) };
-      label.textContent = role === "difference" ? word("difference", names) : caption(role === "reference" ? state.reference : role);
+      const names = { student: translate("student"), reference: translate(state.reference) };
+      label.textContent = role === "difference" ? translate("difference", names) : caption(role === "reference" ? state.reference : role);
     }
     for (const pane of all("[data-pane]", viewer)) {
       pane.hidden = there[pane.dataset.pane] === null;
@@ -101,9 +101,9 @@
     }
     for (const [index, button] of [...byId("thumbs").children].entries()) {
       button.setAttribute("aria-pressed", index === state.picture);
-      button.setAttribute("aria-label", word("picture", { number: index + 1, name: data.pictures[index].name }) + (data.pictures[index].worst ? ` (${word("worst")})` : ""));
+      button.setAttribute("aria-label", translate("picture", { number: index + 1, name: data.pictures[index].name }) + (data.pictures[index].worst ? ` (${translate("worst")})` : ""));
       const mark = button.querySelector("small");
-      if (mark) mark.textContent = word("worst");
+      if (mark) mark.textContent = translate("worst");
     }
     viewer.dataset.mode = state.mode;
     time.max = picture().frames.length - 1;
@@ -113,7 +113,7 @@
     byId("now").textContent = said;
     time.setAttribute("aria-valuetext", said);
     wipe.setAttribute("aria-valuenow", Math.round(state.wipe));
-    wipe.setAttribute("aria-valuetext", word("wipe", { value: Math.round(state.wipe), left: word(state.reference), right: word("student") }));
+    wipe.setAttribute("aria-valuetext", translate("wipe", { value: Math.round(state.wipe), left: translate(state.reference), right: translate("student") }));
     viewer.style.setProperty("--at", `${state.wipe}%`);
     place();
     if (state.mode === "difference") difference(shown.reference, shown.student);
@@ -169,7 +169,7 @@
     state.wipe = Math.min(100, Math.max(0, percent));
     viewer.style.setProperty("--at", `${state.wipe}%`);
     wipe.setAttribute("aria-valuenow", Math.round(state.wipe));
-    wipe.setAttribute("aria-valuetext", word("wipe", { value: Math.round(state.wipe), left: word(state.reference), right: word("student") }));
+    wipe.setAttribute("aria-valuetext", translate("wipe", { value: Math.round(state.wipe), left: translate(state.reference), right: translate("student") }));
   }
 
   const at = (event, element) => {
@@ -264,13 +264,13 @@
     map.height = a.height;
     map.getContext("2d").putImageData(result, 0, 0);
     map.dataset.of = `${reference}-${student}`;
-    byId("spread").textContent = word("spread", { mean: (sum / (a.width * a.height * 3)).toFixed(2), largest });
+    byId("spread").textContent = translate("spread", { mean: (sum / (a.width * a.height * 3)).toFixed(2), largest });
   }
 
   // ---- controls
   for (const [index, entry] of data.pictures.entries()) {
     const button = Object.assign(document.createElement("button"), { type: "button" });
-    const place = entry.original ?? entry.teacher ?? entry.frames.at(-1).image;
+    const place = entry.original ?? entry.teacher ?? entry.frames.at(-1).picture;
     button.append(Object.assign(new Image(), { src: data.uris[place], alt: "" }));
     if (entry.worst) button.append(document.createElement("small"));
     button.addEventListener("click", () => choose(index));

@@ -19,15 +19,10 @@ def check_device(accelerator: str, precision: str) -> None:
     Raises:
         UserError: a CUDA device is asked for, or would be taken, and does not compute.
     """
-    if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
-        _try_cuda()
+    if use_cuda(accelerator):
         count = torch.cuda.device_count()
         say(f"Device: {torch.cuda.get_device_name()} (CUDA)" + (f", the first of {count}." if count > 1 else "."))
         return
-    if accelerator in ("gpu", "cuda") and not torch.backends.mps.is_available():
-        raise UserError(
-            f"--accelerator {accelerator}: {_why_not() or 'this machine has no GPU'}; use --accelerator cpu."
-        )
     if accelerator in ("auto", "gpu", "mps") and torch.backends.mps.is_available():
         say("Device: Apple's GPU (MPS).")
         return
@@ -43,6 +38,22 @@ def check_device(accelerator: str, precision: str) -> None:
         warn(f"a GPU is there and not used: {reason}.")
     if precision == "16-mixed":
         warn("--precision 16-mixed needs a GPU: on the CPU Lightning computes in bf16-mixed; use 32 for exact results.")
+
+
+def use_cuda(accelerator: str) -> bool:
+    """Whether to compute on a CUDA device.
+
+    Raises:
+        UserError: a GPU is asked for and there is none, or the CUDA device does not compute.
+    """
+    if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
+        _try_cuda()
+        return True
+    if accelerator == "cuda" or (accelerator == "gpu" and not torch.backends.mps.is_available()):
+        raise UserError(
+            f"--accelerator {accelerator}: {_why_not() or 'this machine has no GPU with CUDA'}; use --accelerator cpu."
+        )
+    return False
 
 
 def _try_cuda() -> None:

@@ -5,7 +5,7 @@ from importlib.resources import files
 
 import pytest
 
-from codecswap.report.words import LANGUAGES, WORDS, attributes, text
+from codecswap.report.texts import LANGUAGES, TEXTS, attributes, text
 
 PLACE = re.compile(r"\{(\w+)\}")
 SOURCES = {
@@ -15,15 +15,15 @@ SOURCES = {
 }
 
 
-@pytest.mark.parametrize("key", WORDS)
+@pytest.mark.parametrize("key", TEXTS)
 def test_both_languages_are_complete(key: str) -> None:
-    assert set(WORDS[key]) == set(LANGUAGES) and all(said.strip() for said in WORDS[key].values())
-    assert set(PLACE.findall(WORDS[key]["en"])) == set(PLACE.findall(WORDS[key]["ja"])), "the same figures in both"
+    assert set(TEXTS[key]) == set(LANGUAGES) and all(said.strip() for said in TEXTS[key].values())
+    assert set(PLACE.findall(TEXTS[key]["en"])) == set(PLACE.findall(TEXTS[key]["ja"])), "the same figures in both"
 
 
 def test_japanese_is_japanese() -> None:
     kana_or_kanji = re.compile(r"[\u3040-\u30ff\u4e00-\u9fff]")
-    foreign = {key for key, words in WORDS.items() if not kana_or_kanji.search(PLACE.sub("", words["ja"]))}
+    foreign = {key for key, texts in TEXTS.items() if not kana_or_kanji.search(PLACE.sub("", texts["ja"]))}
     assert foreign == {"bits_per_pixel", "plot_psnr", "plot_msssim", "js_decibels", "js_difference"}, (
         "units and names only"
     )
@@ -31,13 +31,13 @@ def test_japanese_is_japanese() -> None:
 
 def test_every_key_is_used_and_every_used_key_is_there() -> None:
     everything = "\n".join(SOURCES.values())
-    dynamic = ("plot_", "stage_", "column_", "headline_", "alt_", "js_", "promise_", "note_", "state_", "untrained_")
-    for key in WORDS:
+    dynamic = ("plot_", "stage_", "column_", "headline_", "alt_", "js_", "bitstreams_", "note_", "state_", "untrained_")
+    for key in TEXTS:
         assert f'"{key}"' in everything or key.startswith(dynamic), f"nothing says {key}"
     used = re.findall(r'\bt\("(\w+)"', SOURCES["template.html.j2"])
     used += re.findall(r'\b(?:note|text)\("(\w+)"', everything)
-    used += [f"js_{key}" for key in re.findall(r'\bword\("(\w+)"', SOURCES["report.js"])]
-    assert len(used) > 100 and not {key for key in used if not key.endswith("_")} - set(WORDS)
+    used += [f"js_{key}" for key in re.findall(r'\btranslate\("(\w+)"', SOURCES["report.js"])]
+    assert len(used) > 100 and not {key for key in used if not key.endswith("_")} - set(TEXTS)
 
 
 def test_values_are_escaped_in_text_and_attributes() -> None:

@@ -1,4 +1,4 @@
-"""The report's words, in English and Japanese: all of them stand in ``words.toml``."""
+"""The report's words, in English and Japanese: all of them stand in ``texts.toml``."""
 
 import tomllib
 from dataclasses import dataclass, field
@@ -9,7 +9,7 @@ from markupsafe import Markup, escape
 
 LANGUAGES = ("en", "ja")
 
-WORDS: dict[str, dict[str, str]] = tomllib.loads((files("codecswap.report") / "words.toml").read_text("utf-8"))
+TEXTS: dict[str, dict[str, str]] = tomllib.loads((files("codecswap.report") / "texts.toml").read_text("utf-8"))
 """A text's key -> language -> the text, with {places} for values."""
 
 
@@ -18,14 +18,14 @@ class Text:
     """Something to say in either language."""
 
     key: str
-    """The text's key in ``words.toml``."""
+    """The text's key in ``texts.toml``."""
     values: dict[str, Any] = field(default_factory=dict)
     """What stands in its places: strings, or other texts."""
 
     def to(self, language: str) -> str:
         """The text in one language, not escaped."""
         values = {name: value.to(language) if isinstance(value, Text) else value for name, value in self.values.items()}
-        return WORDS[self.key][language].format(**values)
+        return TEXTS[self.key][language].format(**values)
 
     def __html__(self) -> Markup:
         """Both languages, one of which the page hides; jinja calls this where a text stands between tags."""

@@ -1,0 +1,119 @@
+"""The verdict on a student, in sentences and figures."""
+
+import math
+from dataclasses import dataclass
+
+from codecswap.metrics import SMALLEST_SIDE
+from codecswap.report.advice import Advice, advise
+from codecswap.report.formats import decibels, number, signed
+from codecswap.report.measurements import MAX_SIDE, NEGLIGIBLE, Comparison, Measurements
+from codecswap.report.run import Run
+from codecswap.report.texts import Text, text
+
+SAME_RATE = 0.0005
+"""A smaller difference in bits per pixel is none."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Headline, table and advice of a report."""
+
+    headline: list[Text]
+    cards: list[tuple[Text, str | Text, Text]]
+    """Title, figure, and what it is computed from."""
+    rows: list[tuple[Text, list[str]]]
+    """Teacher, student, student against teacher: PSNR, MS-SSIM, bits per pixel, encoding and decoding time."""
+    basis: list[Text]
+    """What was measured, on which pictures."""
+    same_latents: bool | None
+    """Whether the teacher's bitstreams decode; None if that is not proved."""
+    advice: Advice | None
+    """What to ship instead, where the student loses and something else does not."""
+
+
+def make_verdict(run: Run, comparison: Comparison | None, measurements: Measurements) -> Verdict | None:
+    """The verdict from the measured comparison, or else from the run's own metrics; None if there are neither."""
+    if comparison:
+        return _from_comparison(run, comparison)
+    target = "teacher" if run.stage.name == "distill" else "picture"
+    known = [row for row in run.rows if not math.isnan(row.get(f"msssim_{target}", math.nan))]
+    if not known:
+        return None
+    best = max(known, key=lambda row: row[f"msssim_{target}"])
+    columns = {
+        "psnr": "psnr_picture", "ms_ssim": "msssim_picture", "bpp": "bpp",
+        "psnr_to_teacher": "psnr_teacher", "ms_ssim_to_teacher": "msssim_teacher",
+    }  # fmt: skip
+    student, teacher = (
+        {name: best.get(prefix + column, math.nan) for name, column in columns.items()} for prefix in ("", "teacher_")
+    )
+    basis = [text("basis_training", epoch=f"{best['epoch']:.0f}", folder=str(run.folder))]
+    return _verdict({"teacher": teacher, "student": student}, measurements.same_latents(run), basis)
+
+
+def _from_comparison(run: Run, comparison: Comparison) -> Verdict:
+    by_teacher, by_student = comparison.teacher, comparison.student
+    means = {"teacher": by_teacher.mean(), "student": by_student.mean()}
+    means |= {f"untrained_{name}": result.mean() for name, result in comparison.exact.items()}
+    count, path = len(by_teacher.coded), str(comparison.checkpoint.path)
+    basis = [text("basis_measured", count=str(count), all=str(comparison.held_out), checkpoint=path)]
+    changes = [s.scores.psnr - t.scores.psnr for t, s in zip(by_teacher.coded, by_student.coded, strict=True)]
+    basis.append(text("basis_range", least=signed(min(changes), 2), most=signed(max(changes), 2)))
+    if comparison.cropped:
+        basis.append(text("basis_cropped", count=str(comparison.cropped), side=str(MAX_SIDE)))
+    if (defined := int(means["student"]["ms_ssim_pictures"])) < count:
+        basis.append(text("basis_ms_ssim", count=str(defined), side=str(SMALLEST_SIDE)))
+    advice = advise(comparison, run.codec or run.config)
+    return _verdict(means, bool(by_student.same_latents), basis, advice)
+
+
+def _verdict(
+    means: dict[str, dict[str, float]], same_latents: bool | None, basis: list[Text], advice: Advice | None = None
+) -> Verdict:
+    """Build the sentences and cells.
+
+    Args:
+        means: of ``teacher``, ``student`` and others, as in `CodecResult.mean`; times may be missing.
+    """
+    teacher, student = means["teacher"], means["student"]
+    rows = []
+    for name, mean in means.items():
+        times = [
+            number(1000 * mean[key], 0, "\u00a0ms") if key in mean else "" for key in ("encoding_time", "decoding_time")
+        ]
+        rows.append((text(name), [decibels(mean["psnr"]), number(mean["ms_ssim"], 4), number(mean["bpp"], 4), *times]))
+    against = [decibels(student["psnr_to_teacher"]), number(student["ms_ssim_to_teacher"], 4), "", "", ""]
+    rows.append((text("student_to_teacher"), against))
+    lost, rate = teacher["psnr"] - student["psnr"], student["bpp"] - teacher["bpp"]
+    change = "loses" if lost >= NEGLIGIBLE else "gains" if lost <= -NEGLIGIBLE else "equals"
+    headline = [text(f"headline_{change}", decibels=f"{abs(lost):.2f}")]
+    relative = math.nan
+    if not math.isnan(rate):
+        key = "headline_same_rate" if abs(rate) < SAME_RATE else "headline_other_rate"
+        headline.append(text(key, teacher=f"{teacher['bpp']:.3f}", student=f"{student['bpp']:.3f}"))
+        relative = 100 * (student["bpp"] / teacher["bpp"] - 1)
+
+    def pair(column: int) -> Text:
+        return text("card_pair", teacher=rows[0][1][column], student=rows[1][1][column])
+
+    rates = text("card_bpp_pair", teacher=number(teacher["bpp"], 3), change=signed(relative, 1, "\u00a0%"))
+    answer, proof = {True: ("yes", "kept"), False: ("no", "broken"), None: ("unknown", "unproved")}[same_latents]
+    cards: list[tuple[Text, str | Text, Text]] = [
+        (text("card_psnr"), signed(-lost, 2, "\u00a0dB"), pair(0)),
+        (text("card_msssim"), signed(student["ms_ssim"] - teacher["ms_ssim"], 4), pair(1)),
+        (text("card_bpp"), number(student["bpp"], 3), rates),
+        (text("card_bitstreams"), text(f"bitstreams_{answer}"), text(f"bitstreams_{proof}")),
+    ]
+    return Verdict(headline, cards, rows, basis, same_latents, advice)
+
+
+def conclusion(run: Run, measurements: Measurements) -> list[str]:
+    """The verdict's headline and advice in English, for the terminal; empty where nothing is known."""
+    verdict = make_verdict(run, measurements.compare(run), measurements)
+    if verdict is None:
+        return []
+    lines = [" ".join(sentence.to("en") for sentence in verdict.headline)]
+    if verdict.advice:
+        lines.append(" ".join(sentence.to("en") for sentence in verdict.advice.sentences))
+        lines.append(f"  {verdict.advice.command}")
+    return lines
