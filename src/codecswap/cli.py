@@ -40,8 +40,8 @@ class Command:
 
 COMMANDS = {
     "prepare": Command(config.PrepareOptions, "data.prepare.command:main", extra=None),
-    "distill": Command(config.DistillOptions, "training.loop:distill"),
-    "finetune": Command(config.FinetuneOptions, "training.loop:finetune"),
+    "distill": Command(config.DistillOptions, "training.loop:train"),
+    "finetune": Command(config.FinetuneOptions, "training.loop:train"),
     "eval": Command(config.EvalOptions, "evaluation.command:main"),
     "report": Command(config.ReportOptions, "report.command:main", argument="runs"),
     "advise": Command(config.AdviseOptions, "advise:main"),
