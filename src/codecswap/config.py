@@ -21,8 +21,6 @@ def check_at_least(options: Any, **least: float) -> None:
             raise UserError(f"--{name} is at least {value}, not {getattr(options, name)}.")
 
 
-
-
 def _check_share(val_ratio: float, max_images: int | None) -> None:
     """Refuse shares and numbers of pictures that cannot be taken."""
     if not 0 < val_ratio < 1:
