@@ -1,41 +1,15 @@
-"""Stages as values, the place of a run, and that training's modules import one way."""
+"""Stages as values, the checks of their options, and the place of a run."""
 
-import ast
 import subprocess
 import sys
-from graphlib import TopologicalSorter
-from pathlib import Path
 
 import pytest
 import torch
 
-import codecswap
 from codecswap.config import DistillOptions, FinetuneOptions
 from codecswap.errors import UserError
 from codecswap.training.stages import STAGES
 from codecswap.training.state import TrainingState
-
-SOURCE = Path(codecswap.__file__).parent
-
-
-def imports(path: Path, names: set[str]) -> set[str]:
-    """Modules of ``names`` that a file imports anywhere in it, under TYPE_CHECKING and in functions too."""
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.module:
-            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
-        elif isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-    return found & names
-
-
-def test_no_module_of_training_is_in_an_import_circle() -> None:
-    files = {
-        "codecswap." + ".".join(path.relative_to(SOURCE).with_suffix("").parts).removesuffix(".__init__"): path
-        for path in (SOURCE / "training").rglob("*.py")
-    }
-    graph = {name: imports(path, set(files)) - {name} for name, path in files.items()}
-    assert len(list(TopologicalSorter(graph).static_order())) == len(files)
 
 
 def test_stages_have_files_and_options_of_their_own_and_need_no_pytorch() -> None:
