@@ -30,11 +30,11 @@ ALLOWED = {
     "report": BASE | {"metrics", "data", "codecs", "swaps", "training", "evaluation", "advise"},
     "demo": BASE
     | {"metrics", "data", "inference", "codecs", "swaps", "training", "evaluation", "export", "report", "coding"},
-    "cli": BASE,
+    "cli": BASE | {"training"},  # its table of stages, which needs no PyTorch
     "__main__": {"cli"},
 }
 """What the modules of a folder (or a module at the top) may import of the others, deferred imports included."""
-CIRCLES = [{f"training.{name}" for name in ("callbacks", "loop", "record", "resume", "saving", "start")}]
+CIRCLES: list[set[str]] = []
 """Modules that still import each other (``if TYPE_CHECKING`` included); nothing is to be added."""
 ARCHITECTURES = re.compile(
     r"FactorizedPrior|Hyperprior|JointAuto|Cheng20|entropy_bottleneck|gaussian_conditional|compressai\.(mod|zoo)"

@@ -14,6 +14,7 @@ from typing import Any, NoReturn, get_args, get_origin
 
 from codecswap import config
 from codecswap.errors import UserError, how_to_install
+from codecswap.training.stages import STAGES
 
 MOST_CONFIG = 1 << 20
 """Most bytes of a YAML file of options."""
@@ -40,8 +41,7 @@ class Command:
 
 COMMANDS = {
     "prepare": Command(config.PrepareOptions, "data.prepare.command:main", extra=None),
-    "distill": Command(config.DistillOptions, "training.loop:distill"),
-    "finetune": Command(config.FinetuneOptions, "training.loop:finetune"),
+    **{stage.name: Command(stage.options, "training.loop:train") for stage in STAGES.values()},
     "eval": Command(config.EvalOptions, "evaluation.command:main"),
     "report": Command(config.ReportOptions, "report.command:main", argument="runs"),
     "advise": Command(config.AdviseOptions, "advise:main"),

@@ -5,9 +5,20 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from codecswap.errors import UserError
+
+
+def check_at_least(options: Any, **least: float) -> None:
+    """Refuse options that are below their least values.
+
+    Raises:
+        UserError: one is.
+    """
+    for name, value in least.items():
+        if getattr(options, name) < value:
+            raise UserError(f"--{name} is at least {value}, not {getattr(options, name)}.")
 
 
 def _check_share(val_ratio: float, max_images: int | None) -> None:
@@ -105,6 +116,11 @@ class TrainingOptions(TeacherOptions, PictureOptions):
     num_nodes: int = 1
     """Number of machines to train on."""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_at_least(self, epochs=0, batch_size=1, recon_every=0, recon_count=0, num_workers=0, num_nodes=1)
+        check_at_least(self, warmup_steps=0, save_every_minutes=0, save_every_steps=0)
+
 
 @dataclass(kw_only=True)
 class DistillOptions(TrainingOptions):
@@ -122,6 +138,10 @@ class DistillOptions(TrainingOptions):
     """Train the inverse GDN layers too, not only the new convolutions."""
     resume: str | None = None
     """Checkpoint (last.pt) to continue from. Options not given are taken from it. auto: the newest in --save_dir, if any."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_at_least(self, calibration_images=1)
 
 
 @dataclass(kw_only=True)

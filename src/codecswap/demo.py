@@ -26,8 +26,8 @@ from codecswap.metrics import ms_ssim, psnr
 from codecswap.report import command
 from codecswap.report.contact_sheet import contact_sheet
 from codecswap.swaps.apply import swap
-from codecswap.training import loop as training
 from codecswap.training.checkpoint import load_student
+from codecswap.training.loop import train
 
 TILE = 256
 """Side of the tiles that training pictures are cut into; training crops 224 from them."""
@@ -60,7 +60,7 @@ def main(options: DemoOptions, typed: set[str]) -> int:
         }
         say("\n2/7  Swap: the student before any training.")
         begin = DistillOptions(**common, save_dir=str(folder / "start"), epochs=0, train_igdn=True, lr=LEARNING_RATE)
-        training.distill(begin, set())
+        train(begin, set())
         say("\n3/7  Distil: the student learns its teacher's reconstructions.")
         distil = replace(
             begin,
@@ -68,7 +68,7 @@ def main(options: DemoOptions, typed: set[str]) -> int:
             save_dir=str(folder / "checkpoints"),
             epochs=options.distil_epochs,
         )
-        training.distill(distil, {"resume", "save_dir", "epochs"})
+        train(distil, {"resume", "save_dir", "epochs"})
         say("\n4/7  Fine-tune: the student learns the pictures themselves.")
         tune = FinetuneOptions(
             **common,
@@ -76,7 +76,7 @@ def main(options: DemoOptions, typed: set[str]) -> int:
             epochs=options.finetune_epochs,
             resume_student=str(folder / "checkpoints" / "best_msssim.pt"),
         )
-        training.finetune(tune, set())
+        train(tune, set())
         say("\n5/7  Compare on photographs that training never saw.")
         teacher = load_codec(EMBEDDED)
         before = load_student(folder / "start" / "last.pt").student

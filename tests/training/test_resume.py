@@ -153,3 +153,22 @@ def test_newer_formats_are_refused_and_older_ones_load(begun: Path, capsys) -> N
         torch.save({key: value for key, value in older.items() if key != "format"} | version, begun / "other.pt")
         assert load_student(begun / "other.pt").progress == (1, 0)
     assert run("distill", ["--resume", str(begun / "other.pt"), "--epochs", "2"]) == 0
+
+
+def test_an_optimizer_of_other_parameters_is_refused(pictures: Path, begun: Path, tmp_path: Path, capsys) -> None:
+    """As older versions wrote it, which trained the encoder's GDN layers with --freeze_igdn and --unfreeze_all too."""
+    options = ["--coco_dir", str(pictures), "--save_dir", str(tmp_path / "f"), *FAST[:-2], "--unfreeze_all"]
+    start = ["--resume_student", str(begun / "last.pt"), "--epochs", "0"]
+    assert run("finetune", [*options, *start]) == 0
+    last = tmp_path / "f" / "ft_last.pt"
+    content = torch.load(last, weights_only=True)
+    content["config"]["freeze_igdn"] = True
+    torch.save(content | {"format": 2}, last)
+    capsys.readouterr()
+    assert run("finetune", ["--resume_ft", str(last), "--epochs", "1"]) == 2
+    said = capsys.readouterr().err
+    assert f"--resume_student {last}" in said and said.count("\n") == 1
+    del content["optimizer_states"][0]["param_groups"]
+    torch.save(content, last)
+    assert run("finetune", ["--resume_ft", str(last), "--epochs", "1"]) == 2
+    assert "is damaged" in capsys.readouterr().err

@@ -14,10 +14,7 @@ from codecswap.errors import UserError
 from codecswap.evaluation.measure import TeacherAndStudents
 from codecswap.training import start
 from codecswap.training.checkpoint import StudentCheckpoint, load_student
-
-LAST = {"distill": "last.pt", "finetune": "ft_last.pt"}
-"""The latest checkpoint of each stage; it holds the run's progress."""
-STAGES = {"distill": "distilled", "finetune": "fine-tuned"}
+from codecswap.training.stages import STAGES
 
 
 @dataclass(frozen=True)
@@ -142,8 +139,8 @@ def _curves(students: list[dict[str, StudentCheckpoint]]) -> dict[str, str]:
         seen: dict[str, int] = {}
         for name, student in mine.items():
             kernel = f" {student.kernel_size}x{student.kernel_size}" if student.kernel_size else ""
-            stage = STAGES.get(student.content.get("stage", ""), "trained elsewhere")
-            kind = f"{student.replacement}{kernel}, {stage}"
+            stage = STAGES.get(student.content.get("stage", ""))
+            kind = f"{student.replacement}{kernel}, {stage.label if stage else 'trained elsewhere'}"
             seen[kind] = seen.get(kind, 0) + 1
             found[name] = kind if seen[kind] == 1 else f"{kind} ({seen[kind]})"
     return found
@@ -157,7 +154,8 @@ def progress(student: StudentCheckpoint) -> str | None:
     done, epochs, batch = _done(student.content)
     if done is None or epochs is None:
         return None
-    latest = student.path.with_name(LAST.get(student.content.get("stage", ""), ""))
+    stage = STAGES.get(student.content.get("stage", ""))
+    latest = student.path.with_name(stage.last) if stage else student.path
     came, of, batch, known = done, epochs, batch, student.path.name == latest.name
     if not known and latest.is_file():
         try:

@@ -18,7 +18,6 @@ import jinja2
 from markupsafe import Markup
 
 from codecswap.codecs.source import ZOO
-from codecswap.config import DistillOptions, FinetuneOptions
 from codecswap.report import curves, plots
 from codecswap.report.formats import duration, number, signed
 from codecswap.report.measurements import REGION, Comparison, Measurements
@@ -114,8 +113,7 @@ def _columns(rows: list[curves.Row]) -> list[tuple[Text, str, int]]:
 
 def _options(runs: list[Run]) -> list[tuple[str, list[tuple[str, bool]]]]:
     """Every option: its value in each run, and whether that is not the default."""
-    kinds = {"distill": DistillOptions, "finetune": FinetuneOptions}
-    defaults = [{f.name: f.default for f in fields(kinds[run.stage.name])} for run in runs]
+    defaults = [{f.name: f.default for f in fields(run.stage.options)} for run in runs]
     names = list(dict.fromkeys(name for run in runs for name in run.config))
     return [
         (

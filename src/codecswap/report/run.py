@@ -12,9 +12,7 @@ from typing import Any
 import yaml
 
 from codecswap.errors import UserError
-from codecswap.training.loop import DISTILL, FINETUNE, Stage
-
-STAGES = {stage.name: stage for stage in (DISTILL, FINETUNE)}
+from codecswap.training.stages import STAGES, Stage
 
 
 @dataclass(frozen=True)
@@ -51,7 +49,7 @@ class Run:
     @property
     def epochs(self) -> int | None:
         """How many epochs it was asked for; None where it does not say. Exact students are not trained."""
-        if self.stage is DISTILL and self.codec.get("replacement", self.config.get("replacement")) != "upsample":
+        if not self.stage.trains_exact and self.codec.get("replacement", self.config.get("replacement")) != "upsample":
             return self.config.get("epochs") if self.config.get("unfreeze_all") else 0
         return self.config.get("epochs")
 

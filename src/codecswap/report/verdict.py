@@ -35,7 +35,7 @@ def make_verdict(run: Run, comparison: Comparison | None, measurements: Measurem
     """The verdict from the measured comparison, or else from the run's own metrics; None if there are neither."""
     if comparison:
         return _from_comparison(run, comparison)
-    target = "teacher" if run.stage.name == "distill" else "picture"
+    target = run.stage.target
     known = [row for row in run.rows if not math.isnan(row.get(f"msssim_{target}", math.nan))]
     if not known:
         return None

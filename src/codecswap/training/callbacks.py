@@ -20,7 +20,8 @@ from torchvision.utils import make_grid
 from codecswap.config import TrainingOptions
 from codecswap.console import say, warn
 from codecswap.files import atomic_write
-from codecswap.training.saving import Checkpoints
+from codecswap.training.stages.stage import Stage
+from codecswap.training.state import TrainingState
 
 
 class Reconstructions(L.Callback):
@@ -28,19 +29,21 @@ class Reconstructions(L.Callback):
 
     Args:
         folder: the run's folder.
-        kind: ``recon`` or ``recon_ft``, the name in W&B.
+        kind: their name in W&B.
         options: sub-folder, how often, how many.
+        state: the run's.
         pictures: ``(B, 3, 224, 224)`` in [0, 1].
-        paths: where they lie.
     """
 
-    def __init__(self, folder: Path, kind: str, options: Any, pictures: Tensor, paths: list[Path]) -> None:
+    def __init__(
+        self, folder: Path, kind: str, options: TrainingOptions, state: TrainingState, pictures: Tensor
+    ) -> None:
         self.folder, self.kind, self.every = folder / options.recon_subdir, kind, options.recon_every
-        self.pictures, self.paths = pictures[: options.recon_count], paths[: options.recon_count]
+        self.state, self.pictures = state, pictures[: options.recon_count]
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Before training: ``pre_e000``, or ``pre_e007`` on resuming at epoch 7."""
-        self._save(trainer, pl_module, f"pre_e{next_epoch(trainer):03d}")
+        self._save(trainer, pl_module, f"pre_e{self.state.epoch + 1:03d}")
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Every few epochs: ``e004``, ``e009``, ...."""
@@ -66,43 +69,48 @@ class Reconstructions(L.Callback):
 
 
 class EpochLog(L.Callback):
-    """One row per epoch in ``metrics.csv`` and W&B, one line on a terminal-less output, and the checkpoints' cue."""
+    """One row per epoch in ``metrics.csv`` and W&B, and one line on the output.
 
-    def __init__(self, folder: Path) -> None:
-        self.path = folder / "metrics.csv"
+    Args:
+        folder: the run's folder.
+        stage: its target is what the best checkpoint is judged by.
+        state: the run's; its ``judged`` is set here, before `codecswap.training.saving.Checkpoints` reads it.
+    """
+
+    def __init__(self, folder: Path, stage: Stage, state: TrainingState) -> None:
+        self.path, self.target, self.state = folder / "metrics.csv", stage.target, state
         self.started = self.epoch_started = time.perf_counter()
         self.first: int | None = None
 
     def on_sanity_check_end(self, trainer: L.Trainer, pl_module: Any) -> None:
         """The start, before any step, is the row of epoch -1; a resumed run is not measured again."""
         if trainer.ckpt_path:
-            pl_module.take_means()
+            self.state.take_means()
         else:
-            self._row(trainer, pl_module, find_checkpoints(trainer).epoch, start=True)
+            self._row(trainer, pl_module, self.state.epoch, start=True)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: Any) -> None:
         """Remember where this process began, for the time left; what was logged after the checkpoint is done again."""
         self.first = trainer.current_epoch
         if trainer.is_global_zero and trainer.ckpt_path:
             cut_rows(self.path, trainer.current_epoch)
-        self.epoch_started = time.perf_counter() - pl_module.epoch_seconds
+        self.epoch_started = time.perf_counter() - self.state.seconds
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: Any) -> None:
         """Start the epoch's clock."""
         self.epoch_started = time.perf_counter()
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
-        """Hand the clock to a checkpoint that is saved after this batch."""
-        pl_module.epoch_seconds = time.perf_counter() - self.epoch_started
+        """Read the clock for a checkpoint that is saved after this batch."""
+        self.state.seconds = time.perf_counter() - self.epoch_started
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: Any) -> None:
         """An epoch is done, its validation too."""
         self._row(trainer, pl_module, trainer.current_epoch)
 
     def _row(self, trainer: L.Trainer, module: Any, epoch: int, *, start: bool = False) -> None:
-        means = module.take_means()
+        means = self.state.take_means()
         seconds = time.perf_counter() - self.epoch_started
-        pictures = module.steps_per_epoch * module.options.batch_size
         row: dict[str, float] = {
             "epoch": epoch,
             "step": trainer.global_step,
@@ -110,26 +118,24 @@ class EpochLog(L.Callback):
             **means,
         }
         if not start:
-            row["learning_rate"] = module.learning_rate
-            row["pictures_per_second"] = pictures / seconds
+            row["learning_rate"] = self.state.learning_rate
+            row["pictures_per_second"] = module.steps_per_epoch * module.options.batch_size / seconds
         if module.pair.unfreeze_all:
             row["lambda_rate"] = module.rate_weight.item()
-        row["skipped_steps"] = module.skipped
-        module.skipped = 0
-        row["seconds"] = seconds
-        checkpoints, judged = find_checkpoints(trainer), means[f"msssim_{module.target}"]
-        if trainer.is_global_zero:  # before the checkpoint: a run killed in between cuts the row and does it again
-            cut_rows(self.path, epoch, row)
-            for logger in trainer.loggers:
-                logger.log_metrics({f"epoch/{key}": value for key, value in row.items()}, step=trainer.global_step)
-            say(self._line(trainer, module, row, start) + (", the best so far" if judged > checkpoints.best else ""))
-        checkpoints.keep(trainer, epoch, judged)
+        row |= {"skipped_steps": self.state.skipped, "seconds": seconds}
+        self.state.skipped, self.state.judged = 0, means[f"msssim_{self.target}"]
+        if not trainer.is_global_zero:
+            return
+        cut_rows(self.path, epoch, row)  # before the checkpoint: a run killed in between cuts the row and does it again
+        for logger in trainer.loggers:
+            logger.log_metrics({f"epoch/{key}": value for key, value in row.items()}, step=trainer.global_step)
+        say(self._line(trainer, row, start) + (", the best so far" if self.state.judged > self.state.best else ""))
 
-    def _line(self, trainer: L.Trainer, module: Any, row: dict[str, float], start: bool) -> str:
+    def _line(self, trainer: L.Trainer, row: dict[str, float], start: bool) -> str:
         """The row in words; of the two MS-SSIM the one that chooses the best checkpoint."""
         scores = (
             f"PSNR {row['psnr_picture']:.2f} dB (teacher {row['teacher_psnr_picture']:.2f}), against the teacher "
-            f"{row['psnr_teacher']:.2f} dB, MS-SSIM against the {module.target} {row[f'msssim_{module.target}']:.4f}"
+            f"{row['psnr_teacher']:.2f} dB, MS-SSIM against the {self.target} {self.state.judged:.4f}"
         )
         if "bpp" in row:
             scores += f", {row['bpp']:.3f} bpp (teacher {row['teacher_bpp']:.3f})"
@@ -144,16 +150,6 @@ class EpochLog(L.Callback):
             f"{row['pictures_per_second']:.1f} pictures/s, {remaining} left"
             + (f"; {row['skipped_steps']} steps skipped (no finite loss or gradient)" if row["skipped_steps"] else "")
         )
-
-
-def next_epoch(trainer: L.Trainer) -> int:
-    """The epoch that training begins with, counted from 0."""
-    return find_checkpoints(trainer).epoch + 1
-
-
-def find_checkpoints(trainer: L.Trainer) -> Checkpoints:
-    """The run's own checkpoint callback."""
-    return next(c for c in trainer.callbacks if isinstance(c, Checkpoints))  # type: ignore[attr-defined]
 
 
 def cut_rows(path: Path, epoch: int, row: dict[str, float] | None = None) -> None:

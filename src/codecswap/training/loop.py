@@ -1,4 +1,4 @@
-"""Distillation and fine-tuning: one module and one loop, with another target, other defaults and other file names."""
+"""One module and one loop for every stage (`codecswap.training.stages`)."""
 
 import logging
 import math
@@ -7,7 +7,6 @@ import sys
 import time
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +15,8 @@ import torch
 from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
-from torchmetrics import MeanMetric
 
-from codecswap.config import DistillOptions, FinetuneOptions, TrainingOptions
+from codecswap.config import TrainingOptions
 from codecswap.console import say, warn
 from codecswap.data.datasets import Batch
 from codecswap.data.discovery import Pictures, find_pictures
@@ -32,6 +30,8 @@ from codecswap.training.devices import check_device
 from codecswap.training.losses import reconstruction_loss
 from codecswap.training.record import write_record
 from codecswap.training.saving import Checkpoints
+from codecswap.training.stages import STAGES, Stage
+from codecswap.training.state import TrainingState
 from codecswap.training.student import TeacherStudent
 
 CLIP = 1.0
@@ -42,39 +42,15 @@ RATE_START, RATE_GAIN = 0.01, 0.05
 """Where the adapted weight of the rate starts, and how fast it follows the teacher's rate (relative change per step)."""
 
 
-@dataclass(frozen=True)
-class Stage:
-    """What tells distillation from fine-tuning."""
-
-    name: str
-    last: str
-    best: str
-    recon: str
-    resume: str
-
-
-DISTILL = Stage("distill", "last.pt", "best_msssim.pt", "recon", "resume")
-FINETUNE = Stage("finetune", "ft_last.pt", "ft_best.pt", "recon_ft", "resume_ft")
-
-
-def distill(options: DistillOptions, typed: set[str]) -> int:
-    """``codecswap distill``: train a student to reproduce its teacher."""
-    return _run(DISTILL, options, typed)
-
-
-def finetune(options: FinetuneOptions, typed: set[str]) -> int:
-    """``codecswap finetune``: train a student on against the pictures."""
-    return _run(FINETUNE, options, typed)
-
-
 class Training(L.LightningModule):
     """A teacher and its student in training; Lightning calls it.
 
     Args:
         pair: the two codecs.
         options: the run's options.
-        distil: the target is the teacher's reconstruction, else the picture.
-        steps_per_epoch: optimiser steps in an epoch, for the cosine.
+        stage: what the student is compared with.
+        state: the run's.
+        steps_per_epoch: optimizer steps in an epoch, for the cosine.
         layer_rates: the share of the learning rate that some of the student's parameters get, by name (`layer_rates`).
     """
 
@@ -82,32 +58,19 @@ class Training(L.LightningModule):
         self,
         pair: TeacherStudent,
         options: TrainingOptions,
+        stage: Stage,
+        state: TrainingState,
         *,
-        distil: bool,
         steps_per_epoch: int,
-        layer_rates: Mapping[str, float] | None = None,
+        layer_rates: Mapping[str, float],
     ) -> None:
         super().__init__()
         # channels_last: a quarter less time on the CPU, more on a GPU's tensor cores
         self.pair = pair.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.options, self.distil, self.steps_per_epoch = options, distil, steps_per_epoch
-        self.layer_rates = dict(layer_rates or {})
-        self.target = "teacher" if distil else "picture"
-        """What the student is compared with, in the loss and where the best checkpoint is chosen."""
+        self.options, self.state, self.steps_per_epoch, self.layer_rates = options, state, steps_per_epoch, layer_rates
+        self.distil = stage.target == "teacher"
         self.strict_loading = False  # the student is rebuilt before Lightning restores the rest
-        self.unreadable: set[Path] = set()
         self.clock = time.perf_counter()
-        self.epoch_means: dict[str, MeanMetric] = {}
-        self.counted: dict[str, tuple[float, float]] = {}
-        """Means and weights of an epoch that is resumed; they wait until the validation before it has taken its own."""
-        self.first_batch = 0
-        """Batches of the first epoch that were done before this process began."""
-        self.learning_rate = 0.0
-        """Of the last step."""
-        self.epoch_seconds = 0.0
-        """How long the epoch under way has taken, pauses left out."""
-        self.skipped = self.skipped_in_a_row = 0
-        """Steps of the epoch without a finite loss and gradient, and those directly before now."""
         self.rate_weight: Tensor
         self.register_buffer(
             "rate_weight", torch.tensor(RATE_START if options.lambda_rate is None else options.lambda_rate)
@@ -127,15 +90,15 @@ class Training(L.LightningModule):
         ]
         if quantiles:
             groups.append({"params": quantiles, "lr": QUANTILE_LR})
-        optimiser: torch.optim.Optimizer
+        optimizer: torch.optim.Optimizer
         if self.options.optimizer == "soap":
             from pytorch_optimizer import SOAP  # slow to import, and seldom used
 
-            optimiser = SOAP(groups, weight_decay=0.0)
+            optimizer = SOAP(groups, weight_decay=0.0)
         else:
-            optimiser = torch.optim.Adam(groups)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, self._schedule)
-        return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+            optimizer = torch.optim.Adam(groups)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self._schedule)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def _schedule(self, step: int) -> float:
         """The share of the learning rate at a step: a short rise, and a cosine over all epochs."""
@@ -146,17 +109,14 @@ class Training(L.LightningModule):
     def on_train_start(self) -> None:
         """Put the schedule where the step says, so that options typed on resuming (epochs, lr, batch size) hold."""
         schedule: Any = self.lr_schedulers()
-        optimiser: Any = self.optimizers()
-        schedule.last_epoch = self.current_epoch * self.steps_per_epoch + self.first_batch
+        optimizer: Any = self.optimizers()
+        schedule.last_epoch = self.current_epoch * self.steps_per_epoch + self.state.batch
         shares = [1.0, *self.layer_rates.values()]
         schedule.base_lrs = [*(self.options.lr * share for share in shares), QUANTILE_LR][: len(schedule.base_lrs)]
-        for group, base in zip(optimiser.param_groups, schedule.base_lrs, strict=True):
+        for group, base in zip(optimizer.param_groups, schedule.base_lrs, strict=True):
             group["lr"] = base * self._schedule(schedule.last_epoch)
-        for name, (value, weight) in self.counted.items() if self.global_rank == 0 else ():  # sums over all processes
-            self._mean(name, torch.zeros((), device=self.device))
-            metric = self.epoch_means[name]
-            metric.mean_value = torch.tensor(value, device=self.device)
-            metric.weight = torch.tensor(weight, device=self.device)
+        if self.global_rank == 0:
+            self.state.resume_means(self.device)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Draw the likelihoods' noise from (seed, step, process): resuming does not change it."""
@@ -165,7 +125,7 @@ class Training(L.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """One batch: decode, compare, and with a trained encoder weigh the rate."""
-        self._note_unreadable(batch)
+        self._warn_unreadable(batch)
         decoded = self.pair(batch.images, distil=self.distil)
         loss = reconstruction_loss(
             decoded.student,
@@ -180,13 +140,13 @@ class Training(L.LightningModule):
         error = (decoded.student.detach().float() - decoded.target).square().flatten(1).mean(1)
         decibels = -10 * error.log10().mean()  # per picture: processes share out a batch, and must not change the mean
         if torch.isfinite(loss):  # else the step is skipped
-            self._mean("train_loss", loss.detach())
-            self._mean("train_psnr", decibels)
+            self.state.add("train_loss", loss.detach())
+            self.state.add("train_psnr", decibels)
             if decoded.bpp is not None:
-                self._mean("train_bpp", decoded.bpp.detach())
-        self.learning_rate = self.optimizers().param_groups[0]["lr"]  # type: ignore[union-attr, index]
+                self.state.add("train_bpp", decoded.bpp.detach())
+        self.state.learning_rate = self.optimizers().param_groups[0]["lr"]  # type: ignore[union-attr, index]
         self.log("loss", loss.detach(), prog_bar=True, logger=True)
-        self.log("learning_rate", self.learning_rate, logger=True)
+        self.log("learning_rate", self.state.learning_rate, logger=True)
         self.log("PSNR", decibels, prog_bar=True, logger=False)
         now = time.perf_counter()
         self.log("pictures/s", self.options.batch_size / (now - self.clock), prog_bar=True, logger=False)
@@ -204,99 +164,61 @@ class Training(L.LightningModule):
     def configure_gradient_clipping(self, optimizer: Any, *args: Any, **kwargs: Any) -> None:
         """Clip the codec's gradient; the quantiles' own loss has another scale and must not take part.
 
-        Without a finite loss and gradient (all processes have the same gradient) the step is skipped: an optimiser leaves
+        Without a finite loss and gradient (all processes have the same gradient) the step is skipped: an optimizer leaves
         parameters without a gradient, and all that it remembers of them, as they are.
         """
         groups = optimizer.param_groups[: 1 + len(self.layer_rates)]
         norm = torch.nn.utils.clip_grad_norm_([p for group in groups for p in group["params"]], CLIP)
         if torch.isfinite(norm):
-            self.skipped_in_a_row = 0
+            self.state.skipped_in_a_row = 0
             return
-        self.skipped += 1
-        self.skipped_in_a_row += 1
+        self.state.skipped += 1
+        self.state.skipped_in_a_row += 1
         optimizer.zero_grad(set_to_none=True)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Student against teacher and against the picture, teacher against the picture."""
-        self._note_unreadable(batch)
+        self._warn_unreadable(batch)
         if not len(batch.images):
             return
         teacher, student = self.pair.reconstruct(batch.images)
-        self._mean("psnr_teacher", psnr(student, teacher))
-        self._mean("msssim_teacher", ms_ssim(student, teacher))
+        self.state.add("psnr_teacher", psnr(student, teacher))
+        self.state.add("msssim_teacher", ms_ssim(student, teacher))
         student, teacher = to_8_bits(student), to_8_bits(teacher)
-        self._mean("psnr_picture", psnr(student, batch.images))
-        self._mean("msssim_picture", ms_ssim(student, batch.images))
-        self._mean("teacher_psnr_picture", psnr(teacher, batch.images))
-        self._mean("teacher_msssim_picture", ms_ssim(teacher, batch.images))
+        self.state.add("psnr_picture", psnr(student, batch.images))
+        self.state.add("msssim_picture", ms_ssim(student, batch.images))
+        self.state.add("teacher_psnr_picture", psnr(teacher, batch.images))
+        self.state.add("teacher_msssim_picture", ms_ssim(teacher, batch.images))
         if self.pair.unfreeze_all:
             teacher_bpp, student_bpp = self.pair.rates(batch.images)
-            self._mean("bpp", student_bpp.expand(len(batch.images)))
-            self._mean("teacher_bpp", teacher_bpp.expand(len(batch.images)))
-
-    def _mean(self, name: str, value: Tensor) -> None:
-        """Add to a mean over the epoch and all processes."""
-        if name not in self.epoch_means:
-            self.epoch_means[name] = MeanMetric(nan_strategy="disable").to(self.device)
-        self.epoch_means[name].update(value.float())
-
-    def take_means(self) -> dict[str, float]:
-        """The means since the last call; every process must call it."""
-        means = {}
-        for name, metric in self.epoch_means.items():
-            if metric.update_called:
-                means[name] = metric.compute().item()
-                metric.reset()
-        return means
+            self.state.add("bpp", student_bpp.expand(len(batch.images)))
+            self.state.add("teacher_bpp", teacher_bpp.expand(len(batch.images)))
 
     @torch.no_grad()
     def decodes(self, pictures: Tensor) -> bool:
         """Whether the student decodes pictures ``(B, 3, H, W)`` to finite numbers."""
         return bool(self.pair.student.g_s(self.pair.both_latents(pictures)[1]).isfinite().all())
 
-    def epoch_state(self) -> dict[str, Any]:
-        """What the unfinished epoch has counted so far, over all processes; every process must call it."""
-        means = {}
-        for name, metric in self.epoch_means.items():
-            if metric.update_called:
-                with metric.sync_context():
-                    means[name] = (metric.mean_value.item(), metric.weight.item())  # type: ignore[union-attr, operator]
-        return {"means": means, "seconds": self.epoch_seconds, "skipped": self.skipped}
-
-    def restore_epoch(self, batch: int, state: dict[str, Any] | None) -> None:
-        """Go on counting where `epoch_state` was after ``batch`` batches."""
-        self.first_batch = batch
-        if state:
-            self.epoch_seconds, self.skipped = state["seconds"], state["skipped"]
-            self.counted = state["means"]
-
-    def _note_unreadable(self, batch: Batch) -> None:
-        for path in set(batch.unreadable) - self.unreadable:
-            self.unreadable.add(path)
+    def _warn_unreadable(self, batch: Batch) -> None:
+        for path in set(batch.unreadable) - self.state.unreadable:
             print(f"warning: {path} cannot be read and is skipped.", file=sys.stderr, flush=True)
+        self.state.unreadable.update(batch.unreadable)
 
 
-def _run(stage: Stage, options: Any, typed: set[str]) -> int:
-    """Train a stage from its options to its last checkpoint."""
-    for name, least in (
-        ("epochs", 0),
-        ("batch_size", 1),
-        ("recon_every", 0),
-        ("recon_count", 0),
-        ("num_workers", 0),
-        ("warmup_steps", 0),
-        ("save_every_minutes", 0),
-        ("save_every_steps", 0),
-    ):
-        if getattr(options, name) < least:
-            raise UserError(f"--{name} is at least {least}, not {getattr(options, name)}.")
+def train(options: TrainingOptions, typed: set[str]) -> int:
+    """``codecswap distill``, ``finetune``: train the stage of these options to its last checkpoint.
+
+    Args:
+        typed: names of the options that were typed; those of a resumed checkpoint do not replace them.
+    """
+    stage = next(stage for stage in STAGES.values() if stage.options is type(options))
     origin = resume.read_origin(stage, options, typed)
     options = origin.options
     pictures = find_pictures(
         options.coco_dir, val_ratio=options.val_ratio, use_prepared=options.use_prepared, max_images=options.max_images
     )
-    shown = _check_pictures(pictures, options)
-    data = pictures.identity(options.coco_dir)
+    shown, paths = _check_pictures(pictures, options)
+    data = pictures.identity(str(options.coco_dir))
     forced = resume.check_pictures(origin, data)
     check_device(options.accelerator, options.precision)
     folder = start.make_folder(stage, options, origin.resume)
@@ -308,8 +230,8 @@ def _run(stage: Stage, options: Any, typed: set[str]) -> int:
         f"{options.coco_dir})."
     )
     epochs = options.epochs
-    if stage is DISTILL and record.replacement != "upsample" and not options.unfreeze_all:
-        start.prove_exact(pair, shown[0], record.replacement)
+    if not stage.trains_exact and record.replacement != "upsample" and not options.unfreeze_all:
+        start.prove_exact(pair, shown, record.replacement)
         epochs = 0
     steps = len(pictures.train) // options.batch_size
     if options.compile:
@@ -317,15 +239,17 @@ def _run(stage: Stage, options: Any, typed: set[str]) -> int:
         pair.teacher.g_s.compile()
         pair.student.g_s.compile()
     rates = origin.layer_rates if origin.resume else layer_rates(pair.student)
-    module = Training(pair, options, distil=stage is DISTILL, steps_per_epoch=steps, layer_rates=rates)
-    facts: dict[str, Any] = {"pictures": data, "forced": origin.forced + forced, "layer_rates": rates}
-    checkpoints = Checkpoints(folder, stage, record, options, facts, origin.epochs_done)
+    state = TrainingState(epoch=origin.epochs_done - 1)
+    module = Training(pair, options, stage, state, steps_per_epoch=steps, layer_rates=rates)
+    facts = {"pictures": data, "forced": origin.forced + forced, "layer_rates": rates}
+    checkpoints = Checkpoints(folder, stage, record, options, facts, state)
     # pictures first: a run that is killed before its checkpoint draws them again
-    callbacks = [Reconstructions(folder, stage.recon, options, *shown), EpochLog(folder), checkpoints]
+    reconstructions = Reconstructions(folder, stage.recon, options, state, shown)
+    callbacks = [reconstructions, EpochLog(folder, stage, state), checkpoints]
     trainer = _trainer(options, epochs, steps, folder, callbacks, origin.wandb_id)
-    facts["wandb_id"] = trainer.logger.version if trainer.logger else None
+    state.wandb_id = trainer.logger.version if trainer.logger else None  # type: ignore[assignment]
     try:
-        write_record(folder, stage.name, record, origin, data, shown[1][: options.recon_count], forced)
+        write_record(folder, stage.name, record, origin, data, paths[: options.recon_count], forced)
         loaders = PictureLoaders(pictures, options, origin.progress)
         begin_at(trainer, origin.epochs_done)
         trainer.fit(module, loaders, ckpt_path=origin.resume, weights_only=True)
@@ -334,13 +258,13 @@ def _run(stage: Stage, options: Any, typed: set[str]) -> int:
     except OSError as error:
         raise RunFailure(
             f"The run stopped because {error.filename or folder} could not be written or read ({error.strerror or error}). The "
-            f"newest checkpoint is {checkpoints.saved}: put the disk right, and the same command with --{stage.resume} auto "
+            f"newest checkpoint is {state.saved}: put the disk right, and the same command with --{stage.resume} auto "
             "goes on from there."
         ) from error
-    if module.unreadable:
-        names = ", ".join(sorted(path.name for path in module.unreadable))
-        warn(f"{len(module.unreadable)} pictures could not be read and were skipped: {names}.")
-    best = f"{folder / stage.best} (MS-SSIM against the {module.target} {checkpoints.best:.5f})"
+    if state.unreadable:
+        names = ", ".join(sorted(path.name for path in state.unreadable))
+        warn(f"{len(state.unreadable)} pictures could not be read and were skipped: {names}.")
+    best = f"{folder / stage.best} (MS-SSIM against the {stage.target} {state.best:.5f})"
     say(f"Done: {folder / stage.last} and the best, {best}.")
     return 0
 

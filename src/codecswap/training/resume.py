@@ -2,20 +2,19 @@
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from codecswap.console import say, warn
 from codecswap.errors import UserError
 from codecswap.training.checkpoint import StudentCheckpoint, load_student
-from codecswap.training.saving import place
-
-if TYPE_CHECKING:
-    from codecswap.training.loop import Stage
+from codecswap.training.stages.stage import Stage
+from codecswap.training.state import place
+from codecswap.training.student import choose_trained
 
 AUTO = "auto"
 """``--resume auto``: the newest whole checkpoint of the run's folder, or a fresh start."""
 FIXED = ("optimizer", "replacement", "kernel_size", "unfreeze_all", "train_igdn", "freeze_igdn")
-"""Options that decide what an optimiser's state belongs to: they cannot change on resuming."""
+"""Options that decide what an optimizer's state belongs to: they cannot change on resuming."""
 FIXED_WITHIN = ("batch_size", "seed")
 """Options that decide on an epoch's order: they cannot change where it has begun."""
 
@@ -29,11 +28,11 @@ class Origin:
     student: StudentCheckpoint | None
     """The student to start from; None where a new one is made."""
     resume: str | None = None
-    """The checkpoint whose optimiser and epoch go on."""
+    """The checkpoint whose optimizer and epoch go on."""
     epochs_done: int = 0
     """Epochs that the original recipe did before; 0 where its checkpoint is not gone on from."""
     layer_rates: dict[str, float] = field(default_factory=dict)
-    """`codecswap.training.loop.layer_rates` of the resumed run: its optimiser's state is in this order."""
+    """`codecswap.training.loop.layer_rates` of the resumed run: its optimizer's state is in this order."""
     forced: list[str] = field(default_factory=list)
     """What --force overrode in the resumed run."""
     wandb_id: str | None = None
@@ -45,7 +44,7 @@ class Origin:
         return self.student.progress if self.resume and self.student else (self.epochs_done, 0)
 
 
-def read_origin(stage: "Stage", options: Any, typed: set[str]) -> Origin:
+def read_origin(stage: Stage, options: Any, typed: set[str]) -> Origin:
     """Fill in the options that come from a checkpoint, and say which typed ones override it.
 
     Raises:
@@ -58,7 +57,12 @@ def read_origin(stage: "Stage", options: Any, typed: set[str]) -> Origin:
     if student and student.from_recipe:
         return _from_recipe(options, student)
     if student:
-        filled, content = _resumed(stage, options, typed, student), student.content
+        content = student.content
+        try:
+            filled = _resumed(stage, options, typed, student)
+            _check_optimizer(stage, filled, student)
+        except (LookupError, TypeError, AttributeError) as error:
+            raise UserError(f"{student.path} is damaged ({error}): copy it again or name another.") from error
         say(f"Resuming {student.path}, after {place(*student.progress)}.")
         return Origin(
             filled,
@@ -68,13 +72,14 @@ def read_origin(stage: "Stage", options: Any, typed: set[str]) -> Origin:
             forced=list(content.get("forced", [])),
             wandb_id=content.get("wandb_id"),
         )
-    if stage.name == "distill":
+    if stage.student is None:
         return Origin(options, None)
-    if not options.resume_student:
+    path = getattr(options, stage.student)
+    if not path:
         raise UserError(
-            "Fine-tuning starts from a student: name its checkpoint with --resume_student checkpoints/best_msssim.pt."
+            f"{stage.name} starts from a student: name its checkpoint with --{stage.student} checkpoints/best_msssim.pt."
         )
-    student = load_student(options.resume_student)
+    student = load_student(path)
     return Origin(with_record(options, typed, student), student)
 
 
@@ -89,7 +94,7 @@ def _from_recipe(options: Any, student: StudentCheckpoint) -> Origin:
     return Origin(options, student, epochs_done=epochs)
 
 
-def _newest(stage: "Stage", folder: Path) -> StudentCheckpoint | None:
+def _newest(stage: Stage, folder: Path) -> StudentCheckpoint | None:
     """The whole checkpoint of a run's folder that is furthest on; None, said aloud, where there is none."""
     found = []
     for path in (folder / stage.last, folder / stage.best):
@@ -111,7 +116,7 @@ def with_record(options: Any, typed: set[str], student: StudentCheckpoint) -> An
     return replace(options, **{key: getattr(student.record, key) for key in ("teacher", "quality", "metric")})
 
 
-def _resumed(stage: "Stage", options: Any, typed: set[str], student: StudentCheckpoint) -> Any:
+def _resumed(stage: Stage, options: Any, typed: set[str], student: StudentCheckpoint) -> Any:
     content = student.content
     if content.get("stage") != stage.name or "optimizer_states" not in content:
         wrote = content.get("stage", "the original recipe")
@@ -135,6 +140,25 @@ def _resumed(stage: "Stage", options: Any, typed: set[str], student: StudentChec
         say(f"Options that override the checkpoint's: {', '.join(changed)}.")
     known = {name: value for name, value in values.items() if hasattr(options, name)}
     return replace(options, **known)
+
+
+def _check_optimizer(stage: Stage, options: Any, student: StudentCheckpoint) -> None:
+    """Refuse an optimizer's state of other parameters than those that train now.
+
+    Formats 1 and 2 trained the encoder's GDN layers too with --freeze_igdn and --unfreeze_all.
+
+    Raises:
+        UserError: the state is of more or fewer parameters.
+    """
+    choose_trained(student.student, **stage.trained(options))
+    trained = sum(parameter.requires_grad for parameter in student.student.parameters())
+    stored = sum(len(group["params"]) for group in student.content["optimizer_states"][0]["param_groups"])
+    if stored != trained:
+        how = f" from its weights with --{stage.student} {student.path}" if stage.student else ""
+        raise UserError(
+            f"{student.path} was written by a version that trained {stored} parameter tensors with these options, this one "
+            f"trains {trained}: it cannot be resumed; begin a new run{how}."
+        )
 
 
 def check_pictures(origin: Origin, data: dict[str, Any]) -> list[str]:

@@ -4,7 +4,7 @@ import shutil
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import yaml
@@ -23,16 +23,14 @@ from codecswap.swaps.apply import swap
 from codecswap.swaps.calibrate import calibrate
 from codecswap.training.checkpoint import StudentCheckpoint, StudentRecord
 from codecswap.training.resume import Origin
+from codecswap.training.stages.stage import Stage
 from codecswap.training.student import TeacherStudent
-
-if TYPE_CHECKING:
-    from codecswap.training.loop import Stage
 
 SHOWN = 16
 """Pictures on which the cost of an inexact replacement is measured."""
 
 
-def make_folder(stage: "Stage", options: Any, resumed: str | None) -> Path:
+def make_folder(stage: Stage, options: Any, resumed: str | None) -> Path:
     """Make the run's folder and save its options there, before anything that takes time.
 
     Args:
@@ -58,7 +56,7 @@ def make_folder(stage: "Stage", options: Any, resumed: str | None) -> Path:
     return folder
 
 
-def build(stage: "Stage", origin: Origin, pictures: Pictures) -> tuple[TeacherStudent, StudentRecord, list[str]]:
+def build(stage: Stage, origin: Origin, pictures: Pictures) -> tuple[TeacherStudent, StudentRecord, list[str]]:
     """Load the teacher, make or load the student, and say what was done.
 
     Returns: both codecs, the student's record, and what --force overrode.
@@ -75,14 +73,7 @@ def build(stage: "Stage", origin: Origin, pictures: Pictures) -> tuple[TeacherSt
         say(f"Student: {origin.student.path}.")
     else:
         student, kind, kernel = new_student(teacher, options, pictures.train), options.replacement, options.kernel_size
-    distil = stage.name == "distill"
-    pair = TeacherStudent(
-        teacher,
-        student,
-        train_igdn=options.train_igdn if distil else True,
-        unfreeze_all=options.unfreeze_all,
-        freeze_gdn=False if distil else options.freeze_igdn,
-    )
+    pair = TeacherStudent(teacher, student, **stage.trained(options))
     trained = sum(p.numel() for p in student.parameters() if p.requires_grad)
     say(f"Training {trained:,} of {sum(p.numel() for p in student.parameters()):,} parameters.")
     if options.unfreeze_all:

@@ -25,6 +25,25 @@ class Decoded:
     """The teacher's, on the same pictures."""
 
 
+def choose_trained(
+    student: nn.Module, *, train_igdn: bool = False, unfreeze_all: bool = False, freeze_gdn: bool = False
+) -> None:
+    """Let some of a student's parameters train, and no others: those of the new convolutions, and what is asked for.
+
+    Args:
+        train_igdn: the inverse GDN layers train beside the new convolutions.
+        unfreeze_all: everything trains, encoder and entropy model included.
+        freeze_gdn: no GDN or inverse GDN trains, whatever the others say.
+    """
+    student.requires_grad_(unfreeze_all)
+    for name, module in student.named_modules():
+        if isinstance(module, GDN):
+            if freeze_gdn or (train_igdn and name.startswith("g_s.")):
+                module.requires_grad_(not freeze_gdn)
+        elif isinstance(module, UpsampleConv2d | SubpixelConv2d) and name.startswith("g_s."):
+            module.requires_grad_(True)
+
+
 class TeacherStudent(nn.Module):
     """A frozen teacher and the student that learns from it.
 
@@ -32,9 +51,7 @@ class TeacherStudent(nn.Module):
     picture is encoded once, both decoders get the same rounded latents, and no step can change a bitstream.
 
     Args:
-        train_igdn: the inverse GDN layers train beside the replaced convolutions.
-        unfreeze_all: everything trains, encoder and entropy model included.
-        freeze_gdn: no GDN or inverse GDN of the student trains, whatever the others say.
+        train_igdn, unfreeze_all, freeze_gdn: which parameters train (`choose_trained`).
     """
 
     def __init__(
@@ -48,20 +65,13 @@ class TeacherStudent(nn.Module):
     ) -> None:
         super().__init__()
         self.teacher = teacher.eval().requires_grad_(False)
-        self.student = student.requires_grad_(unfreeze_all)
+        self.student = student
+        choose_trained(student, train_igdn=train_igdn, unfreeze_all=unfreeze_all, freeze_gdn=freeze_gdn)
         self.unfreeze_all = unfreeze_all
         self.same_latents = not unfreeze_all and student.same_latents(teacher)
         if self.same_latents:
             for name in teacher.bit_exact:
                 setattr(student, name, getattr(teacher, name))
-        if not unfreeze_all:
-            for module in student.g_s.modules():
-                if isinstance(module, UpsampleConv2d | SubpixelConv2d) or (train_igdn and isinstance(module, GDN)):
-                    module.requires_grad_(True)
-        if freeze_gdn:
-            for module in student.modules():
-                if isinstance(module, GDN):
-                    module.requires_grad_(False)
 
     def train(self, mode: bool = True) -> "TeacherStudent":
         """Both stay in eval mode: train mode would add noise to latents, and nothing else here depends on the mode."""

@@ -1,0 +1,22 @@
+"""Distillation: a new student learns to reproduce its teacher's reconstructions."""
+
+from codecswap.config import DistillOptions
+from codecswap.training.stages.stage import Stage
+
+
+def _trained(options: DistillOptions) -> dict[str, bool]:
+    return {"train_igdn": options.train_igdn, "unfreeze_all": options.unfreeze_all}
+
+
+DISTILL = Stage(
+    name="distill",
+    label="distilled",
+    options=DistillOptions,
+    target="teacher",
+    trains_exact=False,
+    trained=_trained,
+    last="last.pt",
+    best="best_msssim.pt",
+    recon="recon",
+    resume="resume",
+)

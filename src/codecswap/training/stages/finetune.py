@@ -1,0 +1,23 @@
+"""Fine-tuning: a student learns the pictures themselves."""
+
+from codecswap.config import FinetuneOptions
+from codecswap.training.stages.stage import Stage
+
+
+def _trained(options: FinetuneOptions) -> dict[str, bool]:
+    return {"train_igdn": True, "unfreeze_all": options.unfreeze_all, "freeze_gdn": options.freeze_igdn}
+
+
+FINETUNE = Stage(
+    name="finetune",
+    label="fine-tuned",
+    options=FinetuneOptions,
+    target="picture",
+    trains_exact=True,
+    trained=_trained,
+    last="ft_last.pt",
+    best="ft_best.pt",
+    recon="recon_ft",
+    resume="resume_ft",
+    student="resume_student",
+)
