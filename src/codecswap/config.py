@@ -9,6 +9,9 @@ from typing import Literal
 
 from codecswap.errors import UserError
 
+Replacement = Literal["upsample", "masked", "subpixel"]
+"""Names in `codecswap.swaps.SWAPS`."""
+
 
 def _check_share(val_ratio: float, max_images: int | None) -> None:
     """Refuse a share outside (0, 1) and a negative number of pictures."""
@@ -110,7 +113,7 @@ class TrainingOptions(TeacherOptions, PictureOptions):
 class DistillOptions(TrainingOptions):
     """Train a student to reproduce its teacher's reconstructions."""
 
-    replacement: Literal["upsample", "masked", "subpixel"] = "upsample"
+    replacement: Replacement = "upsample"
     """Replacement of each transposed convolution. masked and subpixel equal it and need no training."""
     kernel_size: Literal[3, 5, 7] | None = None
     """Kernel size of the upsample replacement. Default: that of the replaced layer."""
@@ -259,7 +262,7 @@ class ExportOptions(TeacherOptions):
 
     checkpoint: str | None = None
     """Checkpoint of a student. Default: the teacher given by --teacher or --quality, with --replacement."""
-    replacement: Literal["none", "upsample", "masked", "subpixel"] = "none"
+    replacement: Literal["none", Replacement] = "none"
     """Replacement of a teacher's transposed convolutions, without training. masked and subpixel are exact."""
     output: Path = Path("exported")
     """Folder for encoder.onnx, decoder.onnx, entropy.json, entropy.bin and codec.json."""
@@ -319,7 +322,7 @@ class QuantiseOptions(TeacherOptions):
 
     checkpoint: str | None = None
     """Checkpoint of a student. Default: the teacher given by --teacher or --quality, with --replacement."""
-    replacement: Literal["none", "upsample", "masked", "subpixel"] = "subpixel"
+    replacement: Literal["none", Replacement] = "subpixel"
     """Replacement of a teacher's transposed convolutions, without training. subpixel gains the most speed from INT8."""
     output: Path = Path("quantised")
     """Folder for encoder.onnx, decoder.onnx, entropy.json, entropy.bin and codec.json."""

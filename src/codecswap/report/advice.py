@@ -4,9 +4,9 @@ import shlex
 from dataclasses import dataclass
 from typing import Any
 
-from codecswap.advise import OPERATORS
 from codecswap.report.bench import NOTHING, Verdict
 from codecswap.report.words import Text, text
+from codecswap.swaps import SWAPS
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ def advise(verdict: Verdict, codec: dict[str, Any]) -> Advice | None:
     better = {name: loss for name, loss in losses.items() if loss < lost - NOTHING}
     if lost < NOTHING or not better:
         return None
-    operators = {name: ", ".join(OPERATORS[name]) for name in better}
+    operators = {name: ", ".join(SWAPS[name].operators) for name in better}
     sentences = [text("advice_same_pictures", count=str(len(verdict.teacher.coded)))]
     for name, loss in better.items():
         values = {

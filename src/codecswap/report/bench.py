@@ -22,6 +22,7 @@ from codecswap.evaluation.anchors import anchors
 from codecswap.evaluation.measure import CodecResult, code, evaluate, show
 from codecswap.report.run import Run
 from codecswap.report.words import Text, text
+from codecswap.swaps import SWAPS
 from codecswap.swaps.apply import swap
 from codecswap.training.checkpoint import StudentCheckpoint, load_student
 
@@ -31,8 +32,6 @@ WORST, REGION = 5, 384
 """How many pictures are shown by dB lost, and the side of the region that is shown of them, in pixels."""
 NOTHING = 0.005
 """dB that count as none lost."""
-EXACT = ("subpixel", "masked")
-"""Replacements that equal the teacher; measured beside a student whose replacement does not."""
 ANCHOR_QUALITIES = (10, 50, 90)
 """Of JPEG, WebP and AVIF: fewer than `codecswap eval` takes, since they are most of a report's time (docs/report.md)."""
 
@@ -243,7 +242,7 @@ class Bench:
         if not pictures:
             return None
         codec = checkpoint.student
-        exact = _exact(teacher) if checkpoint.replacement not in EXACT else {}
+        exact = {} if SWAPS[checkpoint.replacement].exact else _exact(teacher)
         measured = track("Measure teacher and student", pictures, unit="pictures")
         theirs, mine, *same = evaluate(teacher, {"student": codec, **exact}, measured)
         familiar = self._once("anchors", chosen, lambda: _familiar(pictures))
@@ -268,9 +267,10 @@ def _through(codec: Codec, x: Tensor) -> Tensor:
 def _exact(teacher: Codec) -> dict[str, Codec]:
     """The teacher with each exact replacement; a kernel of even size has no masked one."""
     swapped = {}
-    for name in EXACT:
+    for exact in SWAPS.values():
         with contextlib.suppress(UserError):
-            swapped[name] = swap(teacher, name)[0]
+            if exact.exact:
+                swapped[exact.name] = swap(teacher, exact.name)[0]
     return swapped
 
 

@@ -26,6 +26,7 @@ from codecswap.data.loaders import PictureLoaders
 from codecswap.data.transforms import first_readable
 from codecswap.errors import RunFailure, UserError
 from codecswap.metrics import ms_ssim, psnr, to_8_bits
+from codecswap.swaps import SWAPS
 from codecswap.training import resume, start
 from codecswap.training.callbacks import EpochLog, Reconstructions, wandb_logger
 from codecswap.training.devices import check_device
@@ -308,7 +309,7 @@ def _run(stage: Stage, options: Any, typed: set[str]) -> int:
         f"{options.coco_dir})."
     )
     epochs = options.epochs
-    if stage is DISTILL and record.replacement != "upsample" and not options.unfreeze_all:
+    if stage is DISTILL and SWAPS[record.replacement].exact and not options.unfreeze_all:
         start.prove_exact(pair, shown[0], record.replacement)
         epochs = 0
     steps = len(pictures.train) // options.batch_size

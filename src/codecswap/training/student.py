@@ -7,8 +7,8 @@ from torch import Tensor, nn
 
 from codecswap.codecs.protocol import Codec, encode
 from codecswap.layers.gdn import GDN
-from codecswap.layers.upsampling import SubpixelConv2d, UpsampleConv2d
 from codecswap.metrics import bits_per_pixel
+from codecswap.swaps import maker
 
 
 @dataclass
@@ -56,7 +56,7 @@ class TeacherStudent(nn.Module):
                 setattr(student, name, getattr(teacher, name))
         if not unfreeze_all:
             for module in student.g_s.modules():
-                if isinstance(module, UpsampleConv2d | SubpixelConv2d) or (train_igdn and isinstance(module, GDN)):
+                if maker(module) or (train_igdn and isinstance(module, GDN)):
                     module.requires_grad_(True)
         if freeze_gdn:
             for module in student.modules():
