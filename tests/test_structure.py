@@ -16,18 +16,20 @@ ALLOWED = {
     "config": set(),
     "files": {"errors"},
     "metrics": set(),
+    "least_squares": set(),
     "layers": set(),
     "data": BASE,
     "inference": BASE | {"data"},
     "codecs": BASE | {"inference", "layers"},
-    "swaps": BASE | {"layers", "codecs"},
+    "swaps": BASE | {"layers", "least_squares"},
     "training": BASE | {"metrics", "data", "layers", "codecs", "swaps"},
     "evaluation": BASE | {"metrics", "data", "inference", "codecs", "training"},
     "export": BASE | {"metrics", "data", "layers", "inference", "codecs", "swaps", "training"},
-    "quantise": BASE | {"metrics", "data", "layers", "inference", "codecs", "swaps", "training", "export"},
+    "quantise": BASE
+    | {"metrics", "data", "layers", "least_squares", "inference", "codecs", "swaps", "training", "export"},
     "advise": BASE | {"metrics", "data", "layers", "codecs", "swaps"},
     "coding": BASE | {"data", "inference", "codecs", "training"},
-    "report": BASE | {"metrics", "data", "codecs", "swaps", "training", "evaluation", "advise"},
+    "report": BASE | {"metrics", "data", "codecs", "swaps", "training", "evaluation"},
     "demo": BASE
     | {"metrics", "data", "inference", "codecs", "swaps", "training", "evaluation", "export", "report", "coding"},
     "cli": BASE | {"training"},  # its table of stages, which needs no PyTorch

@@ -1,9 +1,11 @@
 """Which replacement does this user need? The three side by side, measured on this teacher."""
 
+import copy
 from importlib.resources import as_file, files
 
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from codecswap.codecs.protocol import Codec, encode
 from codecswap.codecs.source import Teacher
@@ -12,50 +14,45 @@ from codecswap.console import say, show_table, track
 from codecswap.data.discovery import list_pictures, position
 from codecswap.data.transforms import first_readable
 from codecswap.errors import UserError
-from codecswap.layers.gdn import GDN
-from codecswap.layers.upsampling import SubpixelConv2d, UpsampleConv2d
+from codecswap.layers.upsampling import UpsampleConv2d
 from codecswap.metrics import psnr, to_8_bits
+from codecswap.swaps import SWAPS, replacing
 from codecswap.swaps.apply import swap
 from codecswap.swaps.calibrate import calibrate
 
-CHOICES = ("transposed", "subpixel", "masked", "upsample")
-"""What a decoder's upsampling can be made of; ``transposed`` is the teacher as it is."""
-OPERATORS = {
-    "transposed": ("ConvTranspose",),
-    "subpixel": ("Conv", "DepthToSpace"),
-    "masked": ("Resize", "Mul", "Conv"),
-    "upsample": ("Resize", "Conv"),
-}
-"""ONNX operators of the upsampling layers."""
+TRANSPOSED = "transposed"
+"""The teacher as it is."""
+OPERATORS = {TRANSPOSED: ("ConvTranspose",)} | {swap.name: swap.operators for swap in replacing(nn.ConvTranspose2d)}
+"""What a decoder's upsampling can be made of, and the ONNX operators of these layers."""
 IGDN_OPERATORS = ("Conv", "Mul", "Sqrt")
 """ONNX operators of the inverse GDN between them."""
 
 
-def multiply_adds(decoder: nn.Module, *, folded: bool = True) -> float:
-    """Multiply-adds of a synthesis transform per pixel of the picture, biases left out.
+def multiply_adds(decoder: nn.Module, latents: Tensor, *, folded: bool = True) -> float:
+    """Multiply-adds of a synthesis transform per pixel of the picture, those of its convolutions.
 
     Args:
-        decoder: a ``g_s`` of layers that each double the side of what they get, with GDNs between them.
+        latents: ``(B, M, h, w)``, of any values.
         folded: count upsample and masked layers as they train and export at low resolution, not at full resolution.
     """
-    doublings = sum(isinstance(m, UpsampleConv2d | SubpixelConv2d | nn.ConvTranspose2d) for m in decoder.children())
-    total, share = 0.0, 4.0**-doublings  # positions per pixel where the latents are
-    for layer in decoder.children():
-        if isinstance(layer, GDN):
-            total += share * layer.gamma.numel()
-        elif isinstance(layer, nn.ConvTranspose2d):
-            total, share = total + share * layer.weight.numel(), 4 * share
-        elif isinstance(layer, SubpixelConv2d):
-            total, share = total + share * layer.conv.weight.numel(), 4 * share
-        elif isinstance(layer, UpsampleConv2d):
-            weight = layer.folded_weight() if folded else layer.conv.weight
-            total, share = total + share * weight.numel() * (1 if folded else 4), 4 * share
-    return total
+    decoder = copy.deepcopy(decoder).to("meta")
+    for layer in decoder.modules():
+        if isinstance(layer, UpsampleConv2d):
+            layer.fold = folded
+    with FlopCounterMode(display=False) as counter:
+        picture = decoder(latents.to("meta"))
+    operations = counter.get_flop_counts()["Global"][torch.ops.aten.convolution]
+    return operations / 2 / picture[:, 0].numel()  # it counts a multiplication and an addition as two
+
+
+def is_exact(choice: str) -> bool:
+    """Whether a choice equals the teacher."""
+    return choice == TRANSPOSED or SWAPS[choice].exact
 
 
 def cheapest_exact(costs: dict[str, float], accepted: set[str] | None) -> str | None:
     """The exact choice with the fewest multiply-adds of those whose operators are all accepted (None: all are)."""
-    possible = [name for name in costs if name != "upsample" and (accepted is None or set(OPERATORS[name]) <= accepted)]
+    possible = [name for name in costs if is_exact(name) and (accepted is None or set(OPERATORS[name]) <= accepted)]
     return min(possible, key=lambda name: costs[name], default=None)
 
 
@@ -67,25 +64,27 @@ def main(options: AdviseOptions, typed: set[str]) -> int:
     calibration, measured = _halves(options.images)
     seen, latents = encode(teacher, calibration), encode(teacher, measured)
     wanted = teacher.g_s(latents)
-    rows, costs, lost = [], {}, 0.0
-    students: dict[str, Codec] = {name: swap(teacher, name)[0] for name in CHOICES[1:]}
-    calibrate(teacher, students["upsample"], seen)
-    for name in track("Compare", CHOICES, unit="choices"):
+    at_best = psnr(to_8_bits(wanted), measured).mean().item()
+    rows, costs, lost = [], {}, {}
+    students: dict[str, Codec] = {name: swap(teacher, name)[0] for name in OPERATORS if name != TRANSPOSED}
+    for student in students.values():
+        calibrate(teacher, student, seen)
+    for name in track("Compare", OPERATORS, unit="choices"):
         student = students.get(name, teacher)
         shown = student.g_s(latents)
         score = psnr(to_8_bits(shown), measured).mean().item()
-        lost = psnr(to_8_bits(wanted), measured).mean().item() - score
-        costs[name] = multiply_adds(student.g_s)
-        plain = multiply_adds(student.g_s, folded=False)
-        exact = "the teacher" if name == "transposed" else f"yes, {(shown - wanted).abs().max().item():.0e}"
+        lost[name] = at_best - score
+        costs[name] = multiply_adds(student.g_s, latents[:1])
+        plain = multiply_adds(student.g_s, latents[:1], folded=False)
+        exact = "the teacher" if name == TRANSPOSED else f"yes, {(shown - wanted).abs().max().item():.0e}"
         rows.append(
             [
                 name,
-                exact if name != "upsample" else "no",
+                exact if is_exact(name) else "no",
                 f"{score:.2f}",
                 f"{costs[name] / 1e3:.1f}" + (f" ({plain / 1e3:.1f} plain)" if plain > costs[name] else ""),
                 ", ".join(OPERATORS[name]),
-                "none" if name != "upsample" else "distil + fine-tune",
+                "none" if is_exact(name) else "distil + fine-tune",
             ]
         )
     title = f"{source.name}, measured on {len(measured)} pictures"
@@ -96,28 +95,32 @@ def main(options: AdviseOptions, typed: set[str]) -> int:
     return 0
 
 
-def _recommend(costs: dict[str, float], operators: str | None, lost: float) -> None:
+def _recommend(costs: dict[str, float], operators: str | None, lost: dict[str, float]) -> None:
     accepted = {name.strip() for name in operators.split(",")} if operators else None
     best = cheapest_exact(costs, accepted)
     if accepted is not None and (missing := sorted(set(IGDN_OPERATORS) - accepted)):
         say(f"Whatever you choose, this target lacks {', '.join(missing)} for the inverse GDNs.")
+    exact = [swap for swap in replacing(nn.ConvTranspose2d) if swap.exact]
+    needed = [" and ".join(operator for operator in swap.operators if operator != "Conv") for swap in exact]
     if accepted is None:
+        first, *others = (f"{swap.name} where the target has {need}" for swap, need in zip(exact, needed, strict=True))
+        also = "".join(f", {other.replace('the target', 'it')}" for other in others)
         say(
-            "subpixel and masked equal the teacher, untrained: use subpixel where the target has DepthToSpace, masked "
-            "where it has Resize and Mul. Name what it has with --operators, and the cheapest exact choice is named here."
+            f"{' and '.join(swap.name for swap in exact)} equal the teacher, untrained: use {first}{also}. Name what it has "
+            "with --operators, and the cheapest exact choice is named here."
         )
-    elif best == "transposed":
+    elif best == TRANSPOSED:
         say("Keep the transposed convolutions: the target takes them, and nothing exact is cheaper.")
     elif best:
         say(f"Use --replacement {best}: exact, nothing to train, and the cheapest that the target takes.")
-    elif set(OPERATORS["upsample"]) <= (accepted or set()):
+    elif runs := [name for name in lost if set(OPERATORS[name]) <= accepted]:
         say(
-            f"Only --replacement upsample runs on this target: it starts {lost:.2f} dB below the teacher. Distil and fine-tune "
-            "it, or train the encoder too (--unfreeze_all) if old bitstreams need not decode."
+            f"Only --replacement {' or '.join(runs)} runs on this target: it starts {lost[runs[0]]:.2f} dB below the "
+            "teacher. Distil and fine-tune it, or train the encoder too (--unfreeze_all) if old bitstreams need not decode."
         )
     else:
         say(
-            "None of the four runs on this target: its list has neither ConvTranspose, nor Conv with Resize or DepthToSpace."
+            "None of these runs on this target: its list has neither ConvTranspose, nor Conv with Resize or DepthToSpace."
         )
 
 

@@ -9,6 +9,9 @@ from typing import Any, Literal
 
 from codecswap.errors import UserError
 
+Replacement = Literal["upsample", "masked", "subpixel"]
+"""Names in `codecswap.swaps.SWAPS`."""
+
 
 def check_at_least(options: Any, **least: float) -> None:
     """Refuse options that are below their least values.
@@ -126,7 +129,7 @@ class TrainingOptions(TeacherOptions, PictureOptions):
 class DistillOptions(TrainingOptions):
     """Train a student to reproduce its teacher's reconstructions."""
 
-    replacement: Literal["upsample", "masked", "subpixel"] = "upsample"
+    replacement: Replacement = "upsample"
     """Replacement of each transposed convolution. masked and subpixel equal it and need no training."""
     kernel_size: Literal[3, 5, 7] | None = None
     """Kernel size of the upsample replacement. Default: that of the replaced layer."""
@@ -327,7 +330,7 @@ class ExportOptions(TeacherOptions):
 
     checkpoint: str | None = None
     """Checkpoint of a student. Default: the teacher given by --teacher or --quality, with --replacement."""
-    replacement: Literal["none", "upsample", "masked", "subpixel"] = "none"
+    replacement: Literal["none", Replacement] = "none"
     """Replacement of a teacher's transposed convolutions, without training. masked and subpixel are exact."""
     output: Path = Path("exported")
     """Folder for encoder.onnx, decoder.onnx, entropy.json, entropy.bin and codec.json."""
@@ -387,7 +390,7 @@ class QuantiseOptions(TeacherOptions):
 
     checkpoint: str | None = None
     """Checkpoint of a student. Default: the teacher given by --teacher or --quality, with --replacement."""
-    replacement: Literal["none", "upsample", "masked", "subpixel"] = "subpixel"
+    replacement: Literal["none", Replacement] = "subpixel"
     """Replacement of a teacher's transposed convolutions, without training. subpixel gains the most speed from INT8."""
     output: Path = Path("quantised")
     """Folder for encoder.onnx, decoder.onnx, entropy.json, entropy.bin and codec.json."""

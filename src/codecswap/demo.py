@@ -25,6 +25,7 @@ from codecswap.inference.runtime import OnnxCodec
 from codecswap.metrics import ms_ssim, psnr
 from codecswap.report import command
 from codecswap.report.contact_sheet import contact_sheet
+from codecswap.swaps import SWAPS
 from codecswap.swaps.apply import swap
 from codecswap.training.checkpoint import load_student
 from codecswap.training.loop import train
@@ -84,9 +85,7 @@ def main(options: DemoOptions, typed: set[str]) -> int:
             "upsample, before training": before,
             "upsample, distilled": load_student(folder / "checkpoints" / "best_msssim.pt").student,
             "upsample, fine-tuned": load_student(folder / "checkpoints_ft" / "ft_best.pt").student,
-            "masked, no training": swap(teacher, "masked")[0],
-            "subpixel, no training": swap(teacher, "subpixel")[0],
-        }
+        } | {f"{s.name}, no training": swap(teacher, s.name)[0] for s in SWAPS.values() if s.exact}
         compare(teacher, students, [whole_picture(path) for path in scan(photos / "val")], folder / "contact_sheet.png")
     say("\n6/7  Write the report.")
     page = folder / "report.html"

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from codecswap.layers.upsampling import SubpixelConv2d, UpsampleConv2d, phase_matrix
-from codecswap.swaps.apply import replace_layer
+from codecswap.swaps import SWAPS
 
 
 def test_phase_matrix_is_the_one_in_the_design() -> None:
@@ -70,7 +70,7 @@ def test_exact_replacements_equal_the_transposed_convolution(replacement: str, k
     layer = nn.ConvTranspose2d(
         3, 4, kernel, stride=2, padding=padding, output_padding=2 + 2 * padding - kernel, bias=bias
     ).double()
-    new, error = replace_layer(layer, replacement)
+    new, error = SWAPS[replacement].replace(layer)
     x = torch.randn(2, 3, 5, 7, dtype=torch.float64)
     torch.testing.assert_close(new(x), layer(x), rtol=0, atol=1e-12)
     assert error == float("-inf")

@@ -13,7 +13,8 @@ from codecswap.codecs.source import load_codec
 from codecswap.layers.gdn import GDN
 from codecswap.layers.upsampling import UpsampleConv2d, phase_matrix, transposed_phase_kernels
 from codecswap.swaps.apply import swap as trainable_swap
-from codecswap.swaps.calibrate import LayerFit, calibrate, fit_weights
+from codecswap.swaps.calibrate import LayerFit, calibrate
+from codecswap.swaps.upsample import fit_weights
 
 
 def transposed(inputs: int, outputs: int, kernel: int = 5) -> nn.ConvTranspose2d:

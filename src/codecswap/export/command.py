@@ -25,6 +25,7 @@ from codecswap.files import atomic_write
 from codecswap.inference.bitstream import pad, to_array
 from codecswap.inference.manifest import Manifest, Network, describe_network, write_folder
 from codecswap.inference.runtime import OnnxCodec
+from codecswap.swaps import SWAPS
 
 REFUSED = 3
 """Exit code where a target does not accept the graphs."""
@@ -40,9 +41,10 @@ def main(options: ExportOptions, typed: set[str]) -> int:
     """``codecswap export``; returns 0, or 3 where ``--target`` does not accept something."""
     target = load_target(options.target) if options.target else None
     codec, name, replacement = load_source(options, typed)
-    if replacement == "upsample" and not options.checkpoint:
+    if replacement in SWAPS and not SWAPS[replacement].exact and not options.checkpoint:
         warn(
-            "--replacement upsample is not exact and this one is untrained: export a --checkpoint of distill or finetune."
+            f"--replacement {replacement} is not exact and this one is untrained: export a --checkpoint of distill or "
+            "finetune."
         )
     manifest = write(codec, name, replacement, options)
     show_facts(options.output, manifest)

@@ -18,10 +18,15 @@ from codecswap.inference.planes import Planes
 from codecswap.inference.tables import EntropyTables
 from codecswap.layers.gdn import GDN, effective
 from codecswap.layers.upsampling import ConstantMask, SubpixelConv2d, UpsampleConv2d
-from codecswap.swaps.apply import refusal, replace_layer
+from codecswap.swaps import maker
+from codecswap.swaps.masked import MASKED
+from codecswap.swaps.subpixel import SUBPIXEL
+from codecswap.swaps.swap import Swap
 
 Form = Literal["native", "resize", "subpixel"]
 """How a doubling layer is written: as the codec has it, as Resize (and Mul) and Conv, or as Conv and DepthToSpace."""
+FORMS: dict[str, Swap] = {"resize": MASKED, "subpixel": SUBPIXEL}
+"""The exact swap that writes a teacher's layer in a form other than its own."""
 
 
 class LoweredGDN(nn.Module):
@@ -73,7 +78,8 @@ def lower(transform: nn.Module, form: Form = "native", size: tuple[int, int] | N
     result = nn.Sequential()
     for name, layer in transform.named_children():
         result.add_module(name, _plain_layer(f"g_s.{name}", layer, form, size))
-        if size and isinstance(layer, nn.ConvTranspose2d | UpsampleConv2d | SubpixelConv2d):
+        made_by = maker(layer)
+        if size and nn.ConvTranspose2d in (type(layer), made_by and made_by.replaces):
             size = (2 * size[0], 2 * size[1])
     return result.eval().requires_grad_(False)
 
@@ -103,16 +109,17 @@ def take_planes(transform: nn.Module, tables: EntropyTables) -> Planes:
 def _plain_layer(name: str, layer: nn.Module, form: Form, size: tuple[int, int] | None) -> nn.Module:
     if isinstance(layer, GDN):
         return LoweredGDN.of(layer)
-    if isinstance(layer, nn.ConvTranspose2d) and form != "native":
-        if reason := refusal(layer, "subpixel" if form == "subpixel" else "masked"):
+    written_as = FORMS.get(form)
+    if written_as and isinstance(layer, written_as.replaces):
+        if reason := written_as.refusal(layer):
             raise UserError(f"The layer {name} cannot be exported with --form {form}: {reason}.")
-        layer, _ = replace_layer(layer, "subpixel" if form == "subpixel" else "masked")
+        layer, _ = written_as.replace(layer)
     if isinstance(layer, SubpixelConv2d) and form == "resize":
         raise UserError(
             f"The layer {name} is a subpixel convolution, which has no form with Resize: leave out --form resize."
         )
     if isinstance(layer, UpsampleConv2d):
-        return _folded(layer) if form == "subpixel" else _unfolded(name, layer, size)
+        return _folded(layer) if written_as is SUBPIXEL else _unfolded(name, layer, size)
     return copy.deepcopy(layer)
 
 

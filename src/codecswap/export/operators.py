@@ -20,28 +20,27 @@ from pathlib import Path
 from typing import Any
 
 import onnx
+from torch import nn
 
 from codecswap.errors import UserError
 from codecswap.export.backends import graph
+from codecswap.export.lower import FORMS
+from codecswap.swaps import replacing
 
 TARGETS = ("rknn", "qnn", "ethos-u", "ethos-u85", "opset13")
 """The targets that come with the package."""
 
+_TRANSPOSED = ("the transposed convolution (--replacement none)", {"ConvTranspose"})
 _INSTEAD = {
-    "ConvTranspose": (
-        ("--replacement masked or --form resize", {"Resize", "Mul", "Conv"}),
-        ("--replacement subpixel or --form subpixel", {"Conv", "DepthToSpace"}),
-    ),
-    "DepthToSpace": (
-        ("--replacement masked", {"Resize", "Mul", "Conv"}),
-        ("--replacement upsample", {"Resize", "Conv"}),
-        ("the transposed convolution (--replacement none)", {"ConvTranspose"}),
-    ),
-    "Resize": (
-        ("--form subpixel", {"Conv", "DepthToSpace"}),
-        ("the transposed convolution (--replacement none)", {"ConvTranspose"}),
-    ),
-    "Add": (("--input latents", {"Conv"}),),
+    "ConvTranspose": [
+        (f"--replacement {swap.name} or --form {form}", set(swap.operators)) for form, swap in FORMS.items()
+    ],
+    "DepthToSpace": [
+        *((f"--replacement {swap.name}", set(swap.operators)) for swap in replacing(nn.ConvTranspose2d)),
+        _TRANSPOSED,
+    ],
+    "Resize": [*((f"--form {form}", set(swap.operators)) for form, swap in FORMS.items()), _TRANSPOSED],
+    "Add": [("--input latents", {"Conv"})],
 }
 """Per operator: what to ask `codecswap export` for, and the operators that come instead."""
 

@@ -29,7 +29,7 @@ def load_source(options: Any, typed: set[str]) -> tuple[Codec, str, str]:
             codec, _ = swap(codec, options.replacement)
         return codec.requires_grad_(False), name, options.replacement
     loaded = load_student(options.checkpoint)
-    made = loaded.record.replacement if loaded.record else "upsample"
+    made = loaded.replacement
     if "replacement" in typed and options.replacement != made:
         raise UserError(f"{loaded.path} holds a student with --replacement {made}, not {options.replacement}.")
     return loaded.student.requires_grad_(False), loaded.path.name, made

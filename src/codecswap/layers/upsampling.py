@@ -11,8 +11,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-REPLACEMENTS = ("upsample", "masked", "subpixel")
-
 
 def phase_matrix(kernel_size: int, *, masked: bool = False) -> Tensor:
     """Matrix that folds a kernel applied after nearest x2 upsampling into its two phases at low resolution (one axis).
@@ -33,6 +31,24 @@ def phase_matrix(kernel_size: int, *, masked: bool = False) -> Tensor:
                 continue
             matrix[phase, position // 2 + reach, tap] = 1
     return matrix
+
+
+def why_not_doubling(layer: nn.ConvTranspose2d) -> str | None:
+    """Why ``layer`` is none of the transposed convolutions that these layers can equal, as the end of a sentence."""
+    kernel, stride = layer.kernel_size, layer.stride
+    padding = layer.padding if isinstance(layer.padding, tuple) else (-1, -1)
+    doubled = all(k + op - 2 * p == 2 for k, op, p in zip(kernel, layer.output_padding, padding, strict=True))
+    if tuple(stride) != (2, 2):
+        return f"its stride is {tuple(stride)}, not 2"
+    if layer.groups != 1:
+        return f"it has {layer.groups} groups"
+    if tuple(layer.dilation) != (1, 1):
+        return f"its dilation is {tuple(layer.dilation)}"
+    if kernel[0] != kernel[1]:
+        return f"its kernel {tuple(kernel)} is not square"
+    if not doubled:
+        return f"its output is not twice its input (padding {layer.padding}, output_padding {layer.output_padding})"
+    return None
 
 
 def transposed_phase_kernels(layer: nn.ConvTranspose2d) -> Tensor:

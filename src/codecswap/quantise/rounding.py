@@ -10,8 +10,9 @@ before it). At last the bias takes up the mean of what is left.
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+
+from codecswap.least_squares import Sums, draw, patches, ridge_step
 
 LEVELS = {7: 64, 8: 127}
 """Per ``--weight_bits``: weights are whole numbers in +- this, times their output channel's scale.
@@ -90,40 +91,26 @@ def _round(
 ) -> Tensor:
     """Refit ``conv`` from ``inputs`` to ``wanted``, round its weight in place, and correct its bias; returns the scales."""
     weight = conv.weight.double().flatten(1)
-    count, inputs_size = 0, weight.shape[1]
-    gram, cross = weight.new_zeros(inputs_size, inputs_size), weight.new_zeros(inputs_size, len(weight))
-    mean_in, mean_out = weight.new_zeros(inputs_size), weight.new_zeros(len(weight))
+    size, stride, padding = conv.kernel_size[0], conv.stride[0], int(conv.padding[0])
+    sums = Sums(weight.shape[1], len(weight), weight.device)
     for x, y in zip(inputs, wanted, strict=True):
-        targets = y[0].flatten(1)
-        chosen = torch.randperm(targets.shape[1], generator=generator)[: POSITIONS // len(inputs)]
-        patches, targets = _patches(conv, x, chosen), targets[:, chosen].T
-        gram += (patches.T @ patches).double()
-        cross += (patches.T @ targets).double()
-        mean_in += patches.sum(0, dtype=torch.float64)
-        mean_out += targets.sum(0, dtype=torch.float64)
-        count += len(chosen)
-    mean_in, mean_out = mean_in / count, mean_out / count
-    gram = gram / count - torch.outer(mean_in, mean_in)
-    cross = cross / count - torch.outer(mean_in, mean_out)
-    gram.diagonal().add_(RIDGE * gram.diagonal().mean() + 1e-12)
-    factor = torch.linalg.cholesky(gram)
-    missing = cross - gram @ weight.T
-    missing += RIDGE * gram.diagonal().mean() * weight.T  # the ridge pulls towards the weights, not towards zero
-    fitted = weight + torch.cholesky_solve(missing, factor).T
+        places = draw(y, POSITIONS // len(inputs), generator)
+        sums.add(patches(x, places, size, stride=stride, padding=padding), patches(y, places, 1))
+    mean_in, mean_out = sums.inputs / sums.count, sums.targets / sums.count
+    gram = sums.gram / sums.count - torch.outer(mean_in, mean_in)
+    cross = sums.cross / sums.count - torch.outer(mean_in, mean_out)
+    energy = gram.diagonal().mean()
+    pull = RIDGE * energy + 1e-12
+    # by the second term the pull is towards weights a thousandth larger: the files measured in docs/deploy.md were made so
+    missing = cross - gram @ weight.T + (RIDGE * (energy + pull) - pull) * weight.T
+    step, factor = ridge_step(gram, missing, pull)
+    fitted = weight + step.T
     scales = fitted.abs().amax(1).clamp_min(1e-12) / levels
     rounded = _compensated(fitted, scales, torch.cholesky_inverse(factor), levels)
     conv.weight.copy_(rounded.view_as(conv.weight))
     bias = mean_out - rounded @ mean_in
     conv.bias = nn.Parameter(bias.to(conv.weight.dtype), requires_grad=False)
     return scales.to(conv.weight.dtype)
-
-
-def _patches(conv: nn.Conv2d, x: Tensor, chosen: Tensor) -> Tensor:
-    """What ``conv`` sees of ``x: (1, C, H, W)`` at some of its output positions, counted row by row: ``(n, C k k)``."""
-    size, stride, padding = conv.kernel_size[0], conv.stride[0], int(conv.padding[0])
-    windows = F.pad(x, [padding] * 4).unfold(2, size, stride).unfold(3, size, stride)[0]  # a view: (C, H', W', k, k)
-    columns = windows.shape[2]
-    return windows[:, chosen // columns, chosen % columns].transpose(0, 1).flatten(1)
 
 
 def _compensated(weight: Tensor, scales: Tensor, inverse: Tensor, levels: int) -> Tensor:

@@ -4,9 +4,9 @@ import shlex
 from dataclasses import dataclass
 from typing import Any
 
-from codecswap.advise import OPERATORS
 from codecswap.report.measurements import NEGLIGIBLE, Comparison
 from codecswap.report.texts import Text, text
+from codecswap.swaps import SWAPS
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ def advise(comparison: Comparison, codec: dict[str, Any]) -> Advice | None:
     for name, loss in better.items():
         values = {
             "name": name,
-            "operators": ", ".join(OPERATORS[name]),
+            "operators": ", ".join(SWAPS[name].operators),
             "decibels": f"{loss:.2f}",
             "psnr": f"{teacher - loss:.2f}",
         }

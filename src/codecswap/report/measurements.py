@@ -22,6 +22,7 @@ from codecswap.evaluation.anchors import anchors
 from codecswap.evaluation.measure import CodecResult, code, evaluate, show
 from codecswap.report.run import Run
 from codecswap.report.texts import Text, text
+from codecswap.swaps import SWAPS
 from codecswap.swaps.apply import swap
 from codecswap.training.checkpoint import StudentCheckpoint, load_student
 
@@ -31,8 +32,6 @@ ERROR_COUNT, REGION = 5, 384
 """How many pictures with the largest errors are shown, and the side of the region shown, in pixels."""
 NEGLIGIBLE = 0.005
 """A loss below this many dB is no loss."""
-EXACT = ("subpixel", "masked")
-"""Replacements that equal the teacher; measured beside a student whose replacement does not."""
 ANCHOR_QUALITIES = (10, 50, 90)
 """Of JPEG, WebP and AVIF: fewer than `codecswap eval` takes, since they are most of a report's time (docs/report.md)."""
 
@@ -244,9 +243,10 @@ class Measurements:
             return None
         student = checkpoint.student
         exact = {}
-        for name in EXACT if checkpoint.replacement not in EXACT else ():
+        for candidate in SWAPS.values() if not SWAPS[checkpoint.replacement].exact else ():
             with contextlib.suppress(UserError):  # a kernel of even size has no masked one
-                exact[name] = swap(teacher, name)[0]
+                if candidate.exact:
+                    exact[candidate.name] = swap(teacher, candidate.name)[0]
         tracked = track("Measure teacher and student", pictures, unit="pictures")
         by_teacher, by_student, *by_exact = evaluate(teacher, {"student": student, **exact}, tracked)
         anchor_results = self._cached(

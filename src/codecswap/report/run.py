@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from codecswap.errors import UserError
+from codecswap.swaps import SWAPS
 from codecswap.training.stages import STAGES, Stage
 
 
@@ -49,7 +50,8 @@ class Run:
     @property
     def epochs(self) -> int | None:
         """How many epochs it was asked for; None where it does not say. Exact students are not trained."""
-        if not self.stage.trains_exact and self.codec.get("replacement", self.config.get("replacement")) != "upsample":
+        swap = SWAPS.get(str(self.codec.get("replacement", self.config.get("replacement"))))
+        if not self.stage.trains_exact and swap and swap.exact:
             return self.config.get("epochs") if self.config.get("unfreeze_all") else 0
         return self.config.get("epochs")
 

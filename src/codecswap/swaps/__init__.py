@@ -1,0 +1,25 @@
+"""The swaps there are. Another one is another file here and a line in the table (docs/architecture.md)."""
+
+from torch import nn
+
+from codecswap.swaps.masked import MASKED
+from codecswap.swaps.subpixel import SUBPIXEL
+from codecswap.swaps.swap import Swap
+from codecswap.swaps.upsample import UPSAMPLE
+
+SWAPS: dict[str, Swap] = {
+    SUBPIXEL.name: SUBPIXEL,
+    MASKED.name: MASKED,
+    UPSAMPLE.name: UPSAMPLE,
+}
+"""By name."""
+
+
+def replacing(kind: type[nn.Module]) -> list[Swap]:
+    """The swaps that replace layers of this type, in the table's order."""
+    return [swap for swap in SWAPS.values() if swap.replaces is kind]
+
+
+def maker(layer: nn.Module) -> Swap | None:
+    """The swap that made a layer; None where none did."""
+    return next((swap for swap in SWAPS.values() if swap.made(layer)), None)

@@ -12,12 +12,12 @@ from codecswap.codecs.protocol import Codec
 from codecswap.codecs.safe_load import read_state
 from codecswap.codecs.source import state_digest
 from codecswap.errors import UserError
+from codecswap.swaps import SWAPS
 from codecswap.swaps.apply import swap
+from codecswap.swaps.upsample import UPSAMPLE
 
 FORMAT = 3
 """Version of a checkpoint's layout; 2 had one learning rate for all layers, 1 no place within an epoch and no hashes."""
-KERNELS = (3, 5, 7)
-"""Sides that a kernel of the ``upsample`` replacement may have."""
 
 
 @dataclass(frozen=True)
@@ -29,9 +29,9 @@ class StudentRecord:
     M: int
     """Channels of the latents."""
     replacement: str
-    """``upsample``, ``masked`` or ``subpixel``."""
+    """A name in `codecswap.swaps.SWAPS`."""
     kernel_size: int | None
-    """Kernel of the ``upsample`` replacement where it is not the teacher's."""
+    """Kernel of the replacement where it is not the teacher's."""
     teacher: str | None
     """The teacher's path, ``tiny``, or None for the zoo."""
     quality: int
@@ -52,9 +52,9 @@ class StudentCheckpoint:
     student: Codec
     """The student, in eval mode."""
     replacement: str
-    """``upsample``, ``masked`` or ``subpixel``."""
+    """A name in `codecswap.swaps.SWAPS`."""
     kernel_size: int | None
-    """Kernel of the ``upsample`` replacement where it is not the teacher's."""
+    """Kernel of the replacement where it is not the teacher's."""
     record: StudentRecord | None
     """None for files of the original recipe, which do not know their teacher."""
     content: dict[str, Any]
@@ -135,10 +135,10 @@ def _replacement(state: dict[str, Tensor], codec: Codec, record: StudentRecord |
     n, m = codec.N, codec.M
     if record and (n, m) != (record.N, record.M):
         raise ValueError(f"the record speaks of {record.N} and {record.M} channels, the weights of {n} and {m}")
-    if "g_s.0.1.weight" not in state:
-        return record.replacement if record else "subpixel", record.kernel_size if record else None
-    shape = tuple(state["g_s.0.1.weight"].shape)
-    kernel = record.kernel_size if record else shape[-1]
-    if shape[-1] not in KERNELS or shape != (n, m, shape[-1], shape[-1]) or kernel not in (None, shape[-1]):
-        raise ValueError(f"the decoder's first kernel is {shape}")
-    return record.replacement if record else "upsample", kernel
+    if record:
+        replacement, kernel = record.replacement, record.kernel_size
+    else:
+        replacement, kernel = UPSAMPLE.name, state["g_s.0.1.weight"].shape[-1]
+    if kernel is not None and kernel not in SWAPS[replacement].sizes:
+        raise ValueError(f"{replacement} has no kernel of {kernel}")
+    return replacement, kernel

@@ -24,6 +24,7 @@ from codecswap.data.loaders import PictureLoaders
 from codecswap.data.transforms import first_readable
 from codecswap.errors import RunFailure, UserError
 from codecswap.metrics import ms_ssim, psnr, to_8_bits
+from codecswap.swaps import SWAPS
 from codecswap.training import resume, start
 from codecswap.training.callbacks import EpochLog, Reconstructions, wandb_logger
 from codecswap.training.devices import check_device
@@ -230,7 +231,7 @@ def train(options: TrainingOptions, typed: set[str]) -> int:
         f"{options.coco_dir})."
     )
     epochs = options.epochs
-    if not stage.trains_exact and record.replacement != "upsample" and not options.unfreeze_all:
+    if not stage.trains_exact and SWAPS[record.replacement].exact and not options.unfreeze_all:
         start.prove_exact(pair, shown, record.replacement)
         epochs = 0
     steps = len(pictures.train) // options.batch_size

@@ -19,8 +19,10 @@ from codecswap.data.transforms import first_readable
 from codecswap.errors import UserError
 from codecswap.files import atomic_write
 from codecswap.metrics import psnr, to_8_bits
+from codecswap.swaps import SWAPS, replacing
 from codecswap.swaps.apply import swap
 from codecswap.swaps.calibrate import calibrate
+from codecswap.swaps.swap import Swap
 from codecswap.training.checkpoint import StudentCheckpoint, StudentRecord
 from codecswap.training.resume import Origin
 from codecswap.training.stages.stage import Stage
@@ -99,12 +101,13 @@ def new_student(teacher: Codec, options: DistillOptions, pictures: list[Path]) -
         pictures: training pictures; a calibrated start is fitted to the first ``calibration_images`` of them.
     """
     # only the first process calibrates; the others get its weights when training starts
-    calibrated = options.init == "calibrated" and options.replacement == "upsample" and is_first_process()
+    chosen = SWAPS[options.replacement]
+    calibrated = options.init == "calibrated" and chosen.calibration and is_first_process()
     init = "random" if options.init == "random" else "weights"
     student, replaced = swap(teacher, options.replacement, kernel_size=options.kernel_size, init=init)
     rows = [[r.name, r.before, r.after, _decibels(r.error_db)] for r in replaced]
     columns = ["layer", "teacher", "student", "kernel error, dB"]
-    if options.replacement == "upsample":
+    if not chosen.exact:
         crops, _ = first_readable(pictures, options.calibration_images)
         device = torch.device("cuda" if torch.cuda.is_available() and options.accelerator != "cpu" else "cpu")
         teacher, student = teacher.to(device), student.to(device)
@@ -116,20 +119,23 @@ def new_student(teacher: Codec, options: DistillOptions, pictures: list[Path]) -
             columns += ["output error, dB", "calibrated, dB"]
             say(f"Calibrated on {len(crops)} pictures in {time.perf_counter() - began:.0f} s.")
         show_table("Replaced in the student", columns, rows)
-        _say_the_loss(teacher, student, crops[:SHOWN].to(device), latents[:SHOWN])
+        _say_the_loss(chosen, teacher, student, crops[:SHOWN].to(device), latents[:SHOWN])
     else:
         show_table("Replaced in the student", columns, rows)
     return student
 
 
 @torch.no_grad()
-def _say_the_loss(teacher: Codec, student: Codec, pictures: Tensor, latents: Tensor) -> None:
+def _say_the_loss(chosen: Swap, teacher: Codec, student: Codec, pictures: Tensor, latents: Tensor) -> None:
     """What the inexact replacement costs before training, measured, and what costs nothing."""
     theirs, mine = (psnr(to_8_bits(codec.g_s(latents)), pictures).mean().item() for codec in (teacher, student))
+    exact = " and ".join(
+        f"{swap.name} ({', '.join(swap.operators)})" for swap in replacing(chosen.replaces) if swap.exact
+    )
     say(
-        f"--replacement upsample cannot equal this teacher: on {len(pictures)} training pictures the teacher has "
+        f"--replacement {chosen.name} cannot equal this teacher: on {len(pictures)} training pictures the teacher has "
         f"{theirs:.2f} dB, the student starts at {mine:.2f} dB ({theirs - mine:.2f} dB lost), and training wins back a part. "
-        "--replacement masked (Resize, Mul, Conv) and subpixel (Conv, DepthToSpace) lose nothing and need no training."
+        f"--replacement {exact} lose nothing and need no training."
     )
 
 

@@ -7,8 +7,8 @@ from torch import Tensor, nn
 
 from codecswap.codecs.protocol import Codec, encode
 from codecswap.layers.gdn import GDN
-from codecswap.layers.upsampling import SubpixelConv2d, UpsampleConv2d
 from codecswap.metrics import bits_per_pixel
+from codecswap.swaps import maker
 
 
 @dataclass
@@ -40,7 +40,7 @@ def choose_trained(
         if isinstance(module, GDN):
             if freeze_gdn or (train_igdn and name.startswith("g_s.")):
                 module.requires_grad_(not freeze_gdn)
-        elif isinstance(module, UpsampleConv2d | SubpixelConv2d) and name.startswith("g_s."):
+        elif maker(module) and name.startswith("g_s."):
             module.requires_grad_(True)
 
 

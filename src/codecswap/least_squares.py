@@ -1,0 +1,66 @@
+"""Linear layers fitted in closed form: neighbourhoods at drawn positions, their sums, a ridge towards given weights."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Places = tuple[Tensor, Tensor, Tensor]
+"""Indices (picture, row, column), each ``(P,)``."""
+
+
+def draw(x: Tensor, count: int, generator: torch.Generator) -> Places:
+    """At most ``count`` positions of each picture of ``x: (B, C, H, W)``, drawn on the CPU: the same ones on every device."""
+    height, width = x.shape[-2:]
+    drawn = torch.stack([torch.randperm(height * width, generator=generator)[:count] for _ in x])
+    place = drawn.flatten()
+    return torch.arange(len(x)).repeat_interleave(drawn.shape[1]), place // width, place % width
+
+
+def patches(x: Tensor, places: Places, size: int, *, stride: int = 1, padding: int | None = None) -> Tensor:
+    """What a ``size x size`` convolution sees of ``x: (B, C, H, W)`` at some of its output positions: ``(P, C size^2)``.
+
+    Args:
+        padding: zeros around ``x``; by default as many as keep its size.
+    """
+    picture, row, column = (index.to(x.device) for index in places)
+    around = size // 2 if padding is None else padding
+    windows = F.pad(x, [around] * 4).unfold(2, size, stride).unfold(3, size, stride)  # a view
+    return windows[picture, :, row, column].flatten(1)
+
+
+class Sums:
+    """What least squares needs of ``P`` equations with ``unknowns`` inputs and ``outputs`` targets each, in float64."""
+
+    def __init__(self, unknowns: int, outputs: int, device: torch.device) -> None:
+        def zeros(*shape: int) -> Tensor:
+            return torch.zeros(shape, dtype=torch.float64, device=device)
+
+        self.count = 0
+        self.gram, self.cross = zeros(unknowns, unknowns), zeros(unknowns, outputs)
+        self.inputs, self.targets = zeros(unknowns), zeros(outputs)
+        self.energy = zeros(outputs)
+        """Of the targets."""
+
+    def add(self, inputs: Tensor, targets: Tensor) -> None:
+        """Take in equations: ``(P, unknowns)`` and ``(P, outputs)``."""
+        self.count += len(inputs)
+        self.gram += inputs.T @ inputs
+        self.cross += inputs.T @ targets
+        self.inputs += inputs.sum(0, dtype=torch.float64)
+        self.targets += targets.sum(0, dtype=torch.float64)
+        self.energy += targets.double().square().sum(0)
+
+
+def ridge_step(gram: Tensor, missing: Tensor, pull: Tensor) -> tuple[Tensor, Tensor]:
+    """The step from weights that leave ``missing`` to the least-squares solution that is pulled back towards them.
+
+    Args:
+        gram: ``(unknowns, unknowns)``; ``pull`` is added to its diagonal in place.
+        missing: ``(unknowns, outputs)``: ``cross - gram @ weights``, before the pull.
+        pull: strength of the ridge, positive, of each unknown or of all.
+
+    Returns: the step ``(unknowns, outputs)``, and the Cholesky factor of the pulled Gram matrix.
+    """
+    gram.diagonal().add_(pull)
+    factor = torch.linalg.cholesky(gram)
+    return torch.cholesky_solve(missing, factor), factor

@@ -1,0 +1,77 @@
+"""What a swap is: one kind of layer, the layers that can take its place, and all that the rest asks about them."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from torch import Tensor, nn
+
+from codecswap.least_squares import Places
+
+
+class Calibration(Protocol):
+    """The fit of one new layer to the layer it replaces, from what both are fed in their own decoders."""
+
+    def add(self, inputs: Tensor, theirs: Tensor, places: Places) -> None:
+        """Take in some positions of the new layer's input and of the old one's, each ``(B, C, h, w)``."""
+
+    def solve(self, ridge: float) -> tuple[float, float]:
+        """Write the solution into the new layer. Returns: its output's relative error in dB, before and after."""
+
+
+@dataclass(frozen=True)
+class Swap:
+    """One way to replace layers of one type. The functions get layers of that type, and layers that ``build`` made."""
+
+    name: str
+    """As ``--replacement`` and checkpoints have it."""
+    replaces: type[nn.Module]
+    """Type of the layers replaced."""
+    exact: bool
+    """The new layer equals the old one to float rounding, and needs no training."""
+    operators: tuple[str, ...]
+    """ONNX operators of the new layer."""
+    refusal: Callable[[Any], str | None]
+    """Why a layer cannot be replaced, as the end of a sentence; None where it can."""
+    build: Callable[[Any, int | None], nn.Module]
+    """The new layer for an old one and a size (None: the old layer's), with PyTorch's random weights."""
+    fit: Callable[[Any, Any], float]
+    """Write into a new layer the weights closest to the old one's. Returns: the energy of the old weights that it cannot
+    represent, in dB of the whole (-inf: exact)."""
+    made: Callable[[nn.Module], bool]
+    """Whether this swap made a layer."""
+    describe: Callable[[Any], str]
+    """One line about a new layer."""
+    calibration: Callable[[Any, Any], Calibration] | None = None
+    """For a new layer and its old one: the fit on real latents; None where ``fit`` leaves nothing to gain."""
+    sizes: tuple[int, ...] = ()
+    """Sizes that may be asked for (``--kernel_size``); empty where the old layer decides."""
+
+    def replace(
+        self, layer: nn.Module, *, size: int | None = None, init: str = "weights"
+    ) -> tuple[nn.Module, float | None]:
+        """Build the layer that takes the place of ``layer``, on its device and in its dtype.
+
+        Args:
+            size: one of ``sizes``, or None.
+            init: ``weights`` fits it to the old one's weights, ``random`` keeps PyTorch's start.
+
+        Returns: the new layer, and what ``fit`` returns (None with a random start).
+        """
+        new = self.build(layer, size).to(next(layer.parameters()))
+        return new, None if init == "random" else self.fit(new, layer)
+
+
+def describe_convolution(layer: nn.Conv2d | nn.ConvTranspose2d) -> str:
+    """One line that names a convolution, e.g. ``Conv2d(72, 48, 5x5)``."""
+    kernel = "x".join(str(side) for side in layer.kernel_size)
+    return f"{type(layer).__name__}({layer.in_channels}, {layer.out_channels}, {kernel})"
+
+
+def copy_convolution(conv: nn.Conv2d, weight: Tensor, bias: Tensor | None) -> None:
+    """Give ``conv`` this weight and bias, or no bias, in place."""
+    conv.weight.data.copy_(weight)
+    if bias is None:
+        conv.bias = None
+    elif conv.bias is not None:
+        conv.bias.data.copy_(bias.detach())

@@ -1,0 +1,141 @@
+"""``upsample``: nearest upsampling and a convolution, the closest that needs no mask. Not exact: fitted, then trained."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from codecswap.layers.upsampling import UpsampleConv2d, phase_matrix, to_subpixel, transposed_phase_kernels
+from codecswap.least_squares import Places, Sums, patches, ridge_step
+from codecswap.swaps.masked import why_not_odd
+from codecswap.swaps.swap import Swap, copy_convolution, describe_convolution
+
+
+def _build(layer: nn.ConvTranspose2d, size: int | None) -> UpsampleConv2d:
+    return UpsampleConv2d(layer.in_channels, layer.out_channels, size or layer.kernel_size[0])
+
+
+def _fit(new: UpsampleConv2d, layer: nn.ConvTranspose2d) -> float:
+    weight, error = fit_weights(transposed_phase_kernels(layer), new.conv.kernel_size[0])
+    copy_convolution(new.conv, weight, layer.bias)
+    return error
+
+
+def fit_weights(target: Tensor, kernel_size: int) -> tuple[Tensor, float]:
+    """The kernel after nearest upsampling whose four phases come closest to given phase kernels.
+
+    Least squares, one axis at a time: the phases of a kernel ``W`` are ``A W A^T``, so the fit is
+    ``A^+ T (A^+)^T`` for every pair of channels, with one small pseudo-inverse for all.
+
+    Args:
+        target: ``(O, I, 2, 2, F, F)``, as `codecswap.layers.upsampling.transposed_phase_kernels` gives them.
+        kernel_size: odd size of the kernel sought.
+
+    Returns: the kernel ``(O, I, k, k)`` in the target's dtype; the energy left over, in dB of the target's.
+    """
+    matrix = phase_matrix(kernel_size).to(target.device)
+    reach = max(matrix.shape[1], target.shape[-1]) // 2
+    matrix = _widen(matrix, reach, axes=(1,)).flatten(0, 1)  # (2 F, k)
+    wide = _widen(target.double(), reach, axes=(4, 5)).permute(0, 1, 2, 4, 3, 5).flatten(2, 3).flatten(3, 4)
+    inverse = torch.linalg.pinv(matrix)
+    weight = inverse @ wide @ inverse.T
+    left = (matrix @ weight @ matrix.T - wide).square().sum() / wide.square().sum().clamp_min(1e-300)
+    return weight.to(target.dtype), 10 * math.log10(max(left.item(), 1e-300))
+
+
+def _widen(tensor: Tensor, reach: int, axes: tuple[int, ...]) -> Tensor:
+    """Pad the given axes, centred, with zeros to ``2 reach + 1``."""
+    for axis in axes:
+        pad = reach - tensor.shape[axis] // 2
+        shape = list(tensor.shape)
+        shape[axis] = pad
+        zeros = tensor.new_zeros(shape)
+        tensor = torch.cat([zeros, tensor, zeros], dim=axis)
+    return tensor
+
+
+class KernelFit:
+    """The normal equations of one layer: sums over positions, at low resolution, where they are smallest.
+
+    An output position is one phase of a low-resolution position, and sees the ``F x F`` patch ``u`` around
+    it through ``fold``: the unknown kernel meets the features ``fold[phase].T @ u``. So the sums of
+    ``u u.T`` (``F^2 I`` square) hold all that those of the ``k^2 I`` features need, for all four phases.
+    """
+
+    def __init__(self, layer: UpsampleConv2d, original: nn.ConvTranspose2d) -> None:
+        self.layer = layer
+        kernels = to_subpixel(transposed_phase_kernels(original))  # (4 O, I, F', F')
+        self.reach = kernels.shape[-1]
+        self.kernels = kernels.flatten(1)
+        self.bias = 0 if original.bias is None else original.bias.repeat_interleave(4)
+        axis = phase_matrix(layer.conv.kernel_size[0]).to(layer.conv.weight.device)
+        self.size = axis.shape[1]
+        self.fold = torch.einsum("pas,qbt->pqabst", axis, axis).reshape(4, self.size**2, -1)  # (4, F^2, k^2)
+        unknowns, outputs = self.size**2 * layer.conv.in_channels, len(kernels)
+        self.sums = Sums(unknowns, outputs, self.fold.device)
+
+    def add(self, inputs: Tensor, theirs: Tensor, places: Places) -> None:
+        """Take in positions of the student's input ``(B, I, h, w)`` and of the teacher's."""
+        target = patches(theirs, places, self.reach) @ self.kernels.T + self.bias
+        self.sums.add(patches(inputs, places, self.size), target)
+
+    def solve(self, ridge: float) -> tuple[float, float]:
+        """Write the solution into the layer. Returns: relative errors in dB, before and after."""
+        conv, sums = self.layer.conv, self.sums
+        inputs, outputs, equations = conv.in_channels, conv.out_channels, 4 * sums.count
+        area = self.size**2
+        system = self._system(inputs)
+        moment = sums.cross.view(inputs, area, outputs, 4)
+        cross = torch.einsum("iaop,pas->iso", moment, self.fold).flatten(0, 1)
+        feature = torch.einsum("ia,pas->is", sums.inputs.view(inputs, area), self.fold).flatten() / equations
+        mean = sums.targets.view(outputs, 4).sum(1) / equations
+        variance = sums.energy.sum() - equations * mean.square().sum()
+        energy = sums.energy.sum()
+        if conv.bias is not None:  # the bias takes the means on itself
+            system.addr_(feature, feature, alpha=-equations)
+            cross.addr_(feature, mean, alpha=-equations)
+            energy = variance
+        start = conv.weight.double().flatten(1).T  # (k^2 I, O)
+        missing = cross - system @ start
+        before = energy - (start * (cross + missing)).sum()
+        diagonal = system.diagonal()
+        pull = ridge * (diagonal + 1e-3 * diagonal.mean() + 1e-30)
+        step, _ = ridge_step(system, missing, pull)
+        solution = start + step
+        after = energy - (solution * (cross + pull[:, None] * step)).sum()
+        if conv.bias is not None:
+            before += equations * (conv.bias + feature @ start - mean).square().sum()
+            conv.bias.copy_(mean - feature @ solution)
+        conv.weight.copy_(solution.T.reshape(conv.weight.shape))
+        scale = variance.clamp_min(1e-300)
+        return _decibels(before / scale), _decibels(after / scale)
+
+    def _system(self, inputs: int) -> Tensor:
+        """The Gram matrix of the features, ``(k^2 I, k^2 I)``, from that of the patches, row by row."""
+        area, unknowns = self.fold.shape[1:]
+        pairs = torch.einsum("pas,pbt->abst", self.fold, self.fold).flatten(2).flatten(0, 1)  # (F^4, k^4)
+        gram = self.sums.gram.view(inputs, area, inputs, area)
+        system = gram.new_empty(inputs, unknowns, inputs, unknowns)
+        for row, block in zip(system, gram, strict=True):
+            features = block.transpose(0, 1).flatten(1) @ pairs
+            row.copy_(features.view(inputs, unknowns, unknowns).transpose(0, 1))
+        return system.view(inputs * unknowns, inputs * unknowns)
+
+
+def _decibels(ratio: Tensor) -> float:
+    return 10 * math.log10(max(ratio.item(), 1e-30))
+
+
+UPSAMPLE = Swap(
+    name="upsample",
+    replaces=nn.ConvTranspose2d,
+    exact=False,
+    operators=("Resize", "Conv"),
+    refusal=why_not_odd,
+    build=_build,
+    fit=_fit,
+    made=lambda layer: isinstance(layer, UpsampleConv2d) and not layer.masked,
+    describe=lambda new: f"Upsample(x2) + {describe_convolution(new.conv)}",
+    calibration=KernelFit,
+    sizes=(3, 5, 7),
+)
