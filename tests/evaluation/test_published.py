@@ -9,7 +9,7 @@ from PIL import Image
 
 from codecswap.cli import run
 from codecswap.codecs.factorized import FactorizedPrior
-from codecswap.evaluation import evaluation_set
+from codecswap.codecs.source import Teacher
 from codecswap.evaluation.published import PUBLISHED, distance, is_kodak
 
 NAMES = [f"kodim{number:02d}" for number in range(1, 25)]
@@ -54,13 +54,13 @@ def kodak(tmp_path: Path) -> Path:
 
 
 def test_the_zoo_on_kodak_is_compared(kodak: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
-    def small(teacher: str | None, quality: int, metric: str) -> FactorizedPrior:
-        torch.manual_seed(quality)
+    def small(teacher: Teacher) -> FactorizedPrior:
+        torch.manual_seed(teacher.quality)
         codec = FactorizedPrior(4, 4).eval()
         codec.update()
         return codec
 
-    monkeypatch.setattr(evaluation_set, "load_codec", small)
+    monkeypatch.setattr(Teacher, "load", small)
     command = ["--images", str(kodak), "--num_workers", "0", "--anchors", "none", "--output", str(tmp_path / "out")]
     assert run("eval", [*command, "--quality", "2,5"]) == 0
     said = capsys.readouterr().out
