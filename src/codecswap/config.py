@@ -353,3 +353,15 @@ class QuantiseOptions(TeacherOptions):
     """Layers left in float, e.g. [g_s.6]; the encoder's last, whose output is rounded anyway, always is."""
     images: str | None = None
     """Folder of pictures to measure on. Default: photographs inside the package that are not calibrated on."""
+
+
+@dataclass(kw_only=True)
+class PageOptions:
+    """Write one HTML file that decodes .csw files, and encodes pictures, in any browser; nothing leaves the browser."""
+
+    codec: Path | None = None
+    """Folder of `codecswap export` or `codecswap quantise`; with its encoder, if it has one."""
+    output: Path = Path("decoder.html")
+    """The file to write."""
+    onnxruntime_web: Path | None = None
+    """Folder dist of the unpacked npm package onnxruntime-web 1.30.0. Default: downloaded once, its hash checked."""
