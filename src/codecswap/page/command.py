@@ -31,13 +31,17 @@ def main(options: PageOptions, typed: set[str]) -> int:
     if options.codec is None:
         raise UserError("Name the codec with --codec: a folder that `codecswap export` or `codecswap quantise` wrote.")
     if options.output.is_dir():
-        raise UserError(f"{options.output} is a folder: name a file with --output, e.g. {options.output / 'decoder.html'}.")
+        raise UserError(
+            f"{options.output} is a folder: name a file with --output, e.g. {options.output / 'decoder.html'}."
+        )
     content = page(options.codec, options.onnxruntime_web)
     options.output.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(options.output) as path:
         path.write_text(content, encoding="utf-8")
     size = amount(len(content.encode()), "bytes")
-    say(f"Written: {options.output} ({size}). Open it in a browser, or put it on a web server; it contacts no other host.")
+    say(
+        f"Written: {options.output} ({size}). Open it in a browser, or put it on a web server; it contacts no other host."
+    )
     return 0
 
 
@@ -78,7 +82,9 @@ def page(folder: Path, runtime_folder: Path | None = None) -> str:
         hash=base64.b64encode(hashlib.sha256(code.encode()).digest()).decode(),
         style=_read("page.css").decode(),
         data=json.dumps(data, ensure_ascii=False).replace("<", "\\u003c"),  # so that nothing in it ends the script
-        files="\n".join(f'<script type="text/plain" data-file="{name}">{_pack(part)}</script>' for name, part in parts.items()),
+        files="\n".join(
+            f'<script type="text/plain" data-file="{name}">{_pack(part)}</script>' for name, part in parts.items()
+        ),
         script=code,
     )
 
@@ -92,14 +98,18 @@ def _codec(manifest: Manifest) -> dict[str, Any]:
     }
     sides = [side // FACTOR if side else TILE for side in (manifest.height, manifest.width)]
     facts = {key: getattr(manifest, key) for key in ("name", "N", "M", "replacement", "precision")}
-    return facts | networks | {
-        "tables": manifest.tables_sha256[:8],
-        "form": networks["decoder"]["input"],
-        "constant": manifest.planes.constant if manifest.planes else 0,
-        "tile": sides,
-        "fixed": manifest.height is not None,
-        "runtime": onnxruntime_web.VERSION,
-    }
+    return (
+        facts
+        | networks
+        | {
+            "tables": manifest.tables_sha256[:8],
+            "form": networks["decoder"]["input"],
+            "constant": manifest.planes.constant if manifest.planes else 0,
+            "tile": sides,
+            "fixed": manifest.height is not None,
+            "runtime": onnxruntime_web.VERSION,
+        }
+    )
 
 
 def _fill(template: str, **values: str) -> str:

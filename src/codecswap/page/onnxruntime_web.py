@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import http.client
 import io
 import os
 import tarfile
@@ -63,10 +64,10 @@ def _download() -> bytes:
             with bar(f"onnxruntime-web {VERSION}", length, unit="bytes") as advance:
                 while block := answer.read(BLOCK):
                     advance(package.write(block))
-    except (OSError, ValueError) as error:  # no network, or not what HTTP says; urllib's errors are OSError
+    except (OSError, ValueError, http.client.HTTPException) as error:
         raise UserError(
-            f"{URL} cannot be read ({error}): try again online, or on another machine run `npm pack onnxruntime-web@{VERSION}`, "
-            "unpack the file, and name its folder package/dist with --onnxruntime_web."
+            f"{URL} cannot be read ({error}): try again online; or run `npm pack onnxruntime-web@{VERSION}` on another "
+            "machine, unpack its file here, and name the folder package/dist with --onnxruntime_web."
         ) from None
     found = base64.b64encode(hashlib.sha512(package.getbuffer()).digest()).decode()
     if found != SHA512:

@@ -164,6 +164,8 @@
       wipe.setAttribute("aria-valuetext", word("wipe_at", { at: wipe.value }));
       this.part(".decoded").setAttribute("aria-label", word("decoded_of", { name, width, height }));
       this.part(".original").setAttribute("aria-label", word("original_of", { name }));
+      const scaled = this.part(".decoded").clientWidth < width;
+      this.part(".actual").hidden = !scaled && !this.element.classList.contains("actual");
       const bytes = this.bytes.length, seconds = (time) => number(time / 1000, 2);
       const equal = result.psnr === Infinity;
       list(this.part(".facts"), [
@@ -285,6 +287,7 @@
     event.target.value = "";
     await add(chosen);
   });
+  addEventListener("resize", () => cards.forEach((card) => card.render()));
   let over = 0;
   const lit = (more) => { over = Math.max(0, over + more); document.body.classList.toggle("over", over > 0); };
   addEventListener("dragenter", () => lit(1));
