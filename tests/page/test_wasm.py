@@ -22,7 +22,7 @@ SHIPPED = (PACKAGE / "codecswap.wasm").read_bytes()
 C = Path(__file__).parents[2] / "c"
 CALL = """async ([wasm, entropy, call, ...rest]) => {
   const bytes = (text) => Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
-  const values = (csw, at, count) => { let s = ""; for (const b of csw.bytes(at, 4 * count)) s += String.fromCharCode(b); return btoa(s); };
+  const values = (csw, at, count) => btoa(String.fromCharCode(...csw.bytes(at, 4 * count)));
   const csw = new Csw(await WebAssembly.compile(bytes(wasm)), bytes(entropy));
   return eval(call)(csw, bytes, values, ...rest);
 }"""
@@ -30,7 +30,8 @@ READ = """(csw, bytes, values, coded, form) => {
   const file = csw.open(bytes(coded)), { height, width, rows, columns } = csw.sides(file);
   return [height, width, values(csw, csw.read(file, form, 3), csw.channels(form) * rows * columns)];
 }"""
-WRITE = """(csw, bytes, values, symbols, height, width) => btoa(String.fromCharCode(...csw.write(csw.size(height, width), csw.put(bytes(symbols)))))"""
+WRITE = """(csw, bytes, values, symbols, height, width) =>
+  btoa(String.fromCharCode(...csw.write(csw.size(height, width), csw.put(bytes(symbols)))))"""
 TILES = """(csw, bytes, values, height, width, tall, wide) => csw.tiles(csw.size(height, width), tall, wide).map(
   (tile) => [...new Uint32Array(csw.c.memory.buffer, tile, 8)])"""
 

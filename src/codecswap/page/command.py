@@ -19,9 +19,11 @@ from codecswap.console import amount, say
 from codecswap.errors import UserError
 from codecswap.files import atomic_write
 from codecswap.inference.check import AGREEMENT, check_names
-from codecswap.inference.manifest import FACTOR, Manifest, file_bytes, network_bytes, read_folder
+from codecswap.inference.manifest import Manifest, file_bytes, network_bytes, read_folder
 from codecswap.page import onnxruntime_web
 
+FACTOR, MARGIN = 16, 2
+"""Of the C library: pixels per latent, and latents on each side of a tile that are computed and thrown away."""
 TILE = 48
 """Sides of a tile in latents (768 pixels), where networks take any size: memory that a phone has, and progress to show."""
 
@@ -58,6 +60,10 @@ def page(folder: Path, runtime_folder: Path | None = None) -> str:
     manifest, tables = read_folder(folder)
     if manifest.decoder is None:
         raise UserError(f"{folder} holds no decoder: export it with --parts all or --parts decoder.")
+    if manifest.factor != FACTOR or manifest.margin > MARGIN:
+        raise UserError(
+            f"{folder} has {manifest.factor} pixels per latent: pages are for codecs with {FACTOR}, as the C library is."
+        )
     script, program = onnxruntime_web.load(runtime_folder)
     parts = {"runtime": script, "runtime_wasm": program, "csw": _read("codecswap.wasm"), "entropy": tables.binary}
     parts["decoder"] = network_bytes(folder, manifest.decoder)
