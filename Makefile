@@ -3,7 +3,7 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3; do \
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null && echo $$p && break; done)
 BIN := .venv/bin
 
-.PHONY: demo test test-all check c lock upgrade clean
+.PHONY: demo test test-all check c wasm lock upgrade clean
 
 demo: .venv/installed  ## the whole recipe on embedded data, offline
 	$(BIN)/codecswap demo
@@ -16,6 +16,9 @@ test-all: .venv/installed  ## the slow ones too
 
 c:  ## the library for boards: c/build/libcodecswap.a
 	$(MAKE) -C c
+
+wasm:  ## the same for browsers, which is kept in git: src/codecswap/page/codecswap.wasm (clang, lld)
+	$(MAKE) -C c wasm
 
 check: .venv/installed  ## style, types and known vulnerabilities
 	$(BIN)/ruff check .

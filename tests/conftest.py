@@ -1,12 +1,14 @@
 """Shared ground: one thread, the embedded teacher, and a folder of small pictures cut from the embedded photographs."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from chromium import chromium
 from PIL import Image
 
 from codecswap.codecs.factorized import FactorizedPrior
@@ -33,6 +35,13 @@ def teacher() -> FactorizedPrior:
 def photos() -> list[Path]:
     """The embedded photographs held out for validation, 768x512."""
     return scan(PHOTOS / "val")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """A headless Chromium."""
+    with chromium() as browser:
+        yield browser
 
 
 @pytest.fixture(scope="session")

@@ -424,3 +424,15 @@ class QuantiseOptions(TeacherOptions):
     """Layers to keep in float, e.g. g_s.6. The encoder's last layer always stays in float."""
     images: str | None = None
     """Folder of pictures to measure on. Default: photographs inside the package that are not used for calibration."""
+
+
+@dataclass(kw_only=True)
+class PageOptions:
+    """Write one HTML file that decodes .csw files, and encodes pictures, in any browser; nothing leaves the browser."""
+
+    codec: Path | None = None
+    """Folder of `codecswap export` or `codecswap quantise`; with its encoder, if it has one."""
+    output: Path = Path("decoder.html")
+    """The file to write."""
+    onnxruntime_web: Path | None = None
+    """Folder dist of the unpacked npm package onnxruntime-web 1.30.0. Default: downloaded once, its hash checked."""

@@ -2,49 +2,18 @@
 
 import base64
 import io
-import os
 import re
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from chromium import SIZES
+from chromium import luminance as luminance_of
 from PIL import Image
 
 from codecswap.data.transforms import validation_crop
 from codecswap.report.pictures import to_pixels
-
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
-QUIET = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"]
-QUIET += ["--disable-background-networking", "--disable-component-update"]
-SIZES = {"desk": (1280, 800), "phone": (390, 844)}
-
-
-def missing() -> str | None:
-    """What these tests lack, with how to install it."""
-    try:
-        import playwright.sync_api  # noqa: F401
-    except ImportError:
-        return "Playwright is not installed: pip install playwright"
-    if not any(map(shutil.which, BROWSERS)):
-        return "there is no Chromium: apt-get install chromium"
-    return None
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator:
-    if reason := missing():
-        if os.environ.get("CODECSWAP_REQUIRE_BROWSER") == "1":
-            pytest.fail(reason)
-        pytest.skip(reason)
-    from playwright.sync_api import sync_playwright
-
-    path = next(path for path in map(shutil.which, BROWSERS) if path)
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=QUIET)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture
@@ -269,10 +238,7 @@ def test_nothing_is_wider_than_the_screen(visit, report: Path, size: str, langua
 @sizes
 def test_light_and_dark(visit, report: Path, size: str) -> None:
     def luminance(page, selector: str, what: str) -> float:
-        colour = page.eval_on_selector(selector, f"element => getComputedStyle(element).{what}")
-        parts = [int(value) / 255 for value in re.findall(r"\d+", colour)[:3]]
-        linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
-        return float(np.dot(linear, (0.2126, 0.7152, 0.0722)))
+        return luminance_of(page.eval_on_selector(selector, f"element => getComputedStyle(element).{what}"))
 
     for scheme in ("light", "dark"):
         page = visit(report, size, color_scheme=scheme)

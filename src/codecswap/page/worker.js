@@ -1,0 +1,134 @@
+/* The codec, beside the page's own thread. It is sent its parts first, then pictures, one at a time.
+ *
+ * A picture: {id, coded: Uint8Array or null, original: {rgba, width, height} or null}; without `coded`, the original is encoded first.
+ * Answers: {id, done, total} while it works; then {id, result} or {id, problem: {code, word, text}}. */
+let parts;
+
+/* An error with a word of words.toml. */
+class Problem extends Error {
+  constructor(word, text = "") {
+    super(text);
+    this.word = word;
+  }
+}
+
+async function unpack(text) {
+  const packed = atob(text.trim()), bytes = new Uint8Array(packed.length);
+  for (let i = 0; i < bytes.length; i++) bytes[i] = packed.charCodeAt(i);
+  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
+  return new Uint8Array(await new Response(stream).arrayBuffer());
+}
+
+async function start({ codec, files }) {
+  const [runtime, wasm, csw, entropy, decoder, encoder] = await Promise.all(
+    ["runtime", "runtime_wasm", "csw", "entropy", "decoder", "encoder"].map((name) => files[name] && unpack(files[name])));
+  const ort = await import(URL.createObjectURL(new Blob([runtime], { type: "text/javascript" })));
+  ort.env.wasm.wasmBinary = wasm;
+  ort.env.wasm.numThreads = 1;  // more need headers that a file or a plain server does not send
+  const module = await WebAssembly.compile(csw);
+  new Csw(module, entropy);  // what is wrong with the tables is said now
+  const open = async (model) => model && ort.InferenceSession.create(model, { executionProviders: ["wasm"], logSeverityLevel: 3 });
+  return { codec, ort, module, entropy, decoder: await open(decoder), encoder: await open(encoder) };
+}
+
+/* Run a network on one tile. */
+async function run(part, data, dims, wanted) {
+  const { input, output } = parts.codec[part];
+  const result = (await parts[part].run({ [input]: new parts.ort.Tensor("float32", data, dims) }))[output];
+  if (result?.type !== "float32" || result.dims.join() !== wanted.join()) throw new Problem("bad_network");
+  return result.data;
+}
+
+function cover(csw, size) {
+  const { tile: [tall, wide], fixed } = parts.codec, { rows, columns } = csw.sides(size);
+  if (fixed && (rows < tall || columns < wide)) throw new Problem("smaller", `${wide * FACTOR}×${tall * FACTOR}`);
+  const tiles = csw.tiles(size, tall, wide);
+  if (!tiles.length) throw new Problem("no_tiles", `${wide * FACTOR}×${tall * FACTOR}`);
+  return tiles;
+}
+
+/* Without the alpha channel. */
+function toRgb(rgba, rgb) {
+  for (let from = 0, to = 0; from < rgba.length; from += 4, to += 3) {
+    rgb[to] = rgba[from];
+    rgb[to + 1] = rgba[from + 1];
+    rgb[to + 2] = rgba[from + 2];
+  }
+}
+
+async function encode(original, progress) {
+  const csw = new Csw(parts.module, parts.entropy), size = csw.size(original.height, original.width);
+  const tiles = cover(csw, size), { rows: tall, columns: wide } = csw.sides(size);
+  const [rows, columns] = csw.window(tiles[0]), channels = csw.channels(FORMS.latents);
+  const inside = 3 * rows * columns * FACTOR * FACTOR, outside = channels * rows * columns;
+  const rgb = csw.take(3 * original.height * original.width), input = csw.take(4 * inside), latents = csw.take(4 * outside);
+  const symbols = csw.take(4 * channels * tall * wide);
+  toRgb(original.rgba, csw.bytes(rgb, 3 * original.height * original.width));
+  for (const [index, tile] of tiles.entries()) {
+    progress(index, 2 * tiles.length);
+    csw.c.csw_from_rgb(size, tile, FLOAT, NCHW, rgb, input);
+    const dims = [1, 3, rows * FACTOR, columns * FACTOR];
+    csw.floats(latents, outside).set(await run("encoder", csw.floats(input, inside).slice(), dims, [1, channels, rows, columns]));
+    csw.check(csw.c.csw_to_symbols(csw.tables, size, tile, NCHW, latents, symbols));
+  }
+  return csw.write(size, symbols);
+}
+
+async function decode(coded, progress) {
+  const csw = new Csw(parts.module, parts.entropy), { form, constant } = parts.codec;
+  const begun = performance.now();
+  const file = csw.open(coded), { height, width } = csw.sides(file), tiles = cover(csw, file);
+  const whole = csw.read(file, FORMS[form], constant), coder = performance.now() - begun;
+  const [rows, columns] = csw.window(tiles[0]), channels = csw.channels(FORMS[form]);
+  const inside = channels * rows * columns, outside = 3 * rows * columns * FACTOR * FACTOR;
+  const input = csw.take(4 * inside), picture = csw.take(4 * outside), rgb = csw.take(3 * height * width);
+  for (const [index, tile] of tiles.entries()) {
+    progress(index, tiles.length);
+    csw.c.csw_cut(csw.tables, file, FORMS[form], NCHW, tile, whole, input);
+    const wanted = [1, 3, rows * FACTOR, columns * FACTOR];
+    csw.floats(picture, outside).set(await run("decoder", csw.floats(input, inside).slice(), [1, channels, rows, columns], wanted));
+    csw.check(csw.c.csw_to_rgb(file, tile, FLOAT, NCHW, picture, rgb));
+  }
+  const rgba = new Uint8ClampedArray(4 * height * width), pixels = csw.bytes(rgb, 3 * height * width);
+  for (let from = 0, to = 0; from < pixels.length; from += 3, to += 4) {
+    rgba[to] = pixels[from];
+    rgba[to + 1] = pixels[from + 1];
+    rgba[to + 2] = pixels[from + 2];
+    rgba[to + 3] = 255;
+  }
+  return { height, width, rgba, coder, time: performance.now() - begun };
+}
+
+/* In dB, over the three channels. */
+function psnr(a, b) {
+  let sum = 0;
+  for (let i = 0; i < a.length; i += 4) {
+    const red = a[i] - b[i], green = a[i + 1] - b[i + 1], blue = a[i + 2] - b[i + 2];
+    sum += red * red + green * green + blue * blue;
+  }
+  return 10 * Math.log10(255 * 255 / (sum / (0.75 * a.length)));
+}
+
+async function work({ coded, original }, progress) {
+  const begun = performance.now(), bytes = coded ?? await encode(original, progress);
+  const encoding = coded ? null : performance.now() - begun;
+  const result = await decode(bytes, (done, total) => (coded ? progress(done, total) : progress(total + done, 2 * total)));
+  const fits = original && original.width === result.width && original.height === result.height;
+  return { ...result, encoding, coded: bytes, fits, psnr: fits ? psnr(original.rgba, result.rgba) : null };
+}
+
+onmessage = async ({ data }) => {
+  const { id } = data;
+  try {
+    if (!parts) {
+      parts = await start(data);
+      postMessage({ id, result: true });
+      return;
+    }
+    const result = await work(data, (done, total) => postMessage({ id, done, total }));
+    postMessage({ id, result }, [result.rgba.buffer]);
+  } catch (error) {
+    const word = error.word ?? (error instanceof RangeError ? "no_memory" : "failed");
+    postMessage({ id, problem: { code: error.code ?? 0, word, text: error.message ?? String(error) } });
+  }
+};

@@ -1,0 +1,36 @@
+"""The kinds of folders that pages are made of, and how they are made."""
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from codecswap import cli
+
+FOLDERS = {  # how each is exported
+    "latents": ["export", "--replacement", "subpixel"],
+    "symbols": [
+        "export",
+        "--replacement",
+        "none",
+        "--input",
+        "symbols",
+        "--parts",
+        "decoder",
+        "--height",
+        "128",
+        "--width",
+        "112",
+    ],
+    "planes": ["quantise", "--replacement", "subpixel", "--calibration_count", "2", "--refit", "false"],
+}
+
+
+def call(*arguments: object) -> None:
+    assert cli.main(list(map(str, arguments))) == 0
+
+
+def pixels(path: Path) -> np.ndarray:
+    with Image.open(path) as picture:
+        assert picture.mode in ("RGB", "RGBA")
+        return np.asarray(picture.convert("RGB"), int)

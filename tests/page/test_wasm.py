@@ -1,0 +1,149 @@
+"""The C library in WebAssembly, as the page calls it (csw.js): the file in the package, and one built from the sources here."""
+
+import base64
+import shutil
+import subprocess
+import zlib
+from collections.abc import Callable, Iterator
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from chromium import missing
+
+from codecswap.inference import bitstream
+from codecswap.inference.planes import Planes
+from codecswap.inference.tables import EntropyTables
+
+PACKAGE = files("codecswap.page")
+SHIPPED = (PACKAGE / "codecswap.wasm").read_bytes()
+C = Path(__file__).parents[2] / "c"
+CALL = """async ([wasm, entropy, call, ...rest]) => {
+  const bytes = (text) => Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
+  const values = (csw, at, count) => btoa(String.fromCharCode(...csw.bytes(at, 4 * count)));
+  const csw = new Csw(await WebAssembly.compile(bytes(wasm)), bytes(entropy));
+  return eval(call)(csw, bytes, values, ...rest);
+}"""
+READ = """(csw, bytes, values, coded, form) => {
+  const file = csw.open(bytes(coded)), { height, width, rows, columns } = csw.sides(file);
+  return [height, width, values(csw, csw.read(file, form, 3), csw.channels(form) * rows * columns)];
+}"""
+WRITE = """(csw, bytes, values, symbols, height, width) =>
+  btoa(String.fromCharCode(...csw.write(csw.size(height, width), csw.put(bytes(symbols)))))"""
+TILES = """(csw, bytes, values, height, width, tall, wide) => csw.tiles(csw.size(height, width), tall, wide).map(
+  (tile) => [...new Uint32Array(csw.c.memory.buffer, tile, 8)])"""
+
+
+@pytest.fixture(scope="module")
+def rebuilt(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """`make wasm`, elsewhere."""
+    for tool in ("make", "clang", "wasm-ld"):
+        if not shutil.which(tool):
+            missing(f"there is no {tool}: apt-get install make clang lld")
+    path = tmp_path_factory.mktemp("wasm") / "codecswap.wasm"
+    done = subprocess.run(["make", "-C", str(C), "wasm", f"WASM={path}"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return path.read_bytes()
+
+
+def producers(wasm: bytes) -> bytes:
+    """The section that names the compiler."""
+    return wasm[wasm.index(b"producers") : wasm.index(b"target_features")]
+
+
+def test_the_package_has_what_the_sources_give(rebuilt: bytes) -> None:
+    if producers(rebuilt) == producers(SHIPPED):
+        assert rebuilt == SHIPPED, "run `make wasm` and commit what it changed"
+    assert abs(len(rebuilt) - len(SHIPPED)) < 4096
+
+
+@pytest.fixture(params=["shipped", "rebuilt"])
+def call(request: pytest.FixtureRequest, browser: Any) -> Iterator[Callable]:
+    """Call a piece of script with the library and tables; bytes go in as base64."""
+    wasm = SHIPPED if request.param == "shipped" else request.getfixturevalue("rebuilt")
+    page = browser.new_page()
+    page.add_script_tag(content=(PACKAGE / "csw.js").read_text("utf-8"))
+
+    def text(value: Any) -> Any:
+        return base64.b64encode(value).decode() if isinstance(value, bytes) else value
+
+    def call(tables: EntropyTables | bytes, script: str, *arguments: Any) -> Any:
+        entropy = tables if isinstance(tables, bytes) else tables.binary
+        return page.evaluate(CALL, [text(wasm), text(entropy), script, *map(text, arguments)])
+
+    yield call
+    page.close()
+
+
+@pytest.fixture
+def example(random_tables: Callable[..., EntropyTables]) -> tuple[EntropyTables, np.ndarray, bytes]:
+    """Tables with medians, symbols (with escapes) of a picture of 75x45 pixels, and its file."""
+    rng = np.random.default_rng(5)
+    drawn = random_tables(rng, 7)
+    medians = rng.normal(0, 3, 7).astype(np.float32)
+    tables = EntropyTables(drawn.cdf, drawn.lengths, drawn.offsets, medians)
+    symbols = rng.integers(-60, 60, (7, 3, 5)).astype(np.int32)
+    symbols[2, 1] = [-100000, 1 << 20, 0, 126, -129]
+    return tables, symbols, bitstream.pack(symbols, (45, 75), tables)
+
+
+def test_symbols_are_pythons_in_every_form(call: Callable, example: tuple[EntropyTables, np.ndarray, bytes]) -> None:
+    tables, symbols, coded = example
+    wanted = [symbols.astype(np.float32), tables.to_latents(symbols), Planes.of(tables, 3).of_symbols(symbols)]
+    for form, values in zip((1, 2, 4), wanted, strict=True):
+        height, width, read = call(tables, READ, coded, form)
+        assert (height, width) == (45, 75)
+        np.testing.assert_array_equal(np.frombuffer(base64.b64decode(read), "<f4"), values.ravel())
+
+
+def test_files_are_pythons_byte_for_byte(call: Callable, example: tuple[EntropyTables, np.ndarray, bytes]) -> None:
+    tables, symbols, coded = example
+    assert base64.b64decode(call(tables, WRITE, symbols.tobytes(), 45, 75)) == coded
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (700, 3000), (769, 768)])
+def test_tiles_are_pythons(call: Callable, example: tuple, shape: tuple[int, int]) -> None:
+    from codecswap.inference.tiles import windows
+
+    rows, columns = (-(-side // 16) for side in shape)
+    wanted = [
+        [top, left, min(48, rows), min(48, columns), first, end, first_column, end_column]
+        for top, first, end in windows(rows, 48)
+        for left, first_column, end_column in windows(columns, 48)
+    ]
+    assert call(example[0], TILES, *shape, 48, 48) == wanted
+
+
+def test_damage_is_an_error_with_its_sentence(call: Callable, example: tuple[EntropyTables, np.ndarray, bytes]) -> None:
+    tables, _, coded = example
+    sealed = lambda content: content + zlib.crc32(content).to_bytes(4, "little")  # noqa: E731
+    cases = {
+        "is no picture that codecswap encoded": b"GIF89a",
+        "does not match": coded[:-1],
+        "version of the format": coded[:4] + b"\7" + coded[5:],
+        "contradicts itself": sealed(coded[:5] + b"\1" + coded[6:-4]),
+        "another codec": sealed(coded[:14] + b"another" + coded[21:-4]),
+        "120,000,000": sealed(coded[:6] + b"\xff\xff\0\0" * 2 + coded[14:-4]),
+        "too short": sealed(coded[:6] + (8000).to_bytes(4, "little") * 2 + coded[14:-4]),
+        "its symbols do": sealed(coded[:-5] + bytes([coded[-5] ^ 1])),
+    }
+    for sentence, content in cases.items():
+        with pytest.raises(Exception, match=sentence):
+            call(tables, READ, content, 1)
+    with pytest.raises(Exception, match="damaged entropy tables"):
+        call(tables.binary[:-1], READ, coded, 1)
+
+
+@pytest.mark.slow
+def test_random_damage_never_escapes(call: Callable, example: tuple[EntropyTables, np.ndarray, bytes]) -> None:
+    tables, _, coded = example
+    rng = np.random.default_rng(6)
+    for _ in range(300):
+        content = bytearray(coded[:-4])
+        content[rng.integers(len(content))] ^= int(rng.integers(1, 256))
+        try:
+            call(tables, READ, bytes(content) + zlib.crc32(content).to_bytes(4, "little"), 1)
+        except Exception as error:
+            assert "RuntimeError" not in str(error), "a trap: memory that is not the library's"
