@@ -5,7 +5,9 @@ Light on purpose: `codecswap --help` reads this file and must not wait for PyTor
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
+
+from codecswap.errors import UserError
 
 
 @dataclass(kw_only=True)
@@ -228,8 +230,8 @@ class AdviseOptions(TeacherOptions):
 
 
 @dataclass(kw_only=True)
-class ExportOptions(TeacherOptions):
-    """Write a codec as ONNX files with its entropy tables: a folder that encodes and decodes without PyTorch."""
+class DeployOptions(TeacherOptions):
+    """What export and quantise have in common."""
 
     checkpoint: str | None = None
     """A student's checkpoint. Default: the teacher of --teacher or --quality, with --replacement."""
@@ -240,21 +242,46 @@ class ExportOptions(TeacherOptions):
     parts: Literal["all", "encoder", "decoder"] = "all"
     """Which networks to write."""
     opset: int = 13
-    """Version of ONNX's operator set, 11 to 20."""
+    """Version of ONNX's operator set, 11 to 20; quantise: 13 to 20."""
     height: int | None = None
     """Fixed height of the pictures, a multiple of 16; with --width. Default: any size."""
     width: int | None = None
     """Fixed width of the pictures, a multiple of 16."""
     form: Literal["native", "resize", "subpixel"] = "native"
     """Write every doubling layer as Resize and Conv, or as Conv and DepthToSpace, whatever the codec has."""
+    images: str | None = None
+    """Folder of pictures to verify or measure on. Default: photographs inside the package."""
+
+    opsets: ClassVar[range] = range(11, 21)
+    """DepthToSpace has its CRD order since 11; PyTorch's exporter ends at 20."""
+
+    def __post_init__(self) -> None:
+        if self.opset not in self.opsets:
+            raise UserError(f"--opset is {self.opsets[0]} to {self.opsets[-1]}, not {self.opset}.")
+        if (self.height is None) != (self.width is None):
+            raise UserError("--height and --width go together: give both, or neither for pictures of any size.")
+        for name in ("height", "width"):
+            side = getattr(self, name)
+            if side is not None and (side < 16 or side % 16):
+                padded = max(1, -(-side // 16)) * 16
+                raise UserError(f"--{name} is a multiple of 16, not {side}: take {padded} and pad pictures to it.")
+
+    @property
+    def size(self) -> tuple[int, int] | None:
+        """The fixed width and height of the pictures."""
+        return (self.width, self.height) if self.width and self.height else None
+
+
+@dataclass(kw_only=True)
+class ExportOptions(DeployOptions):
+    """Write a codec as ONNX files with its entropy tables: a folder that encodes and decodes without PyTorch."""
+
     input: Literal["latents", "symbols"] = "latents"
     """What the decoder takes: rounded latents, or the entropy coder's integers."""
     fp16: bool = False
     """Weights and arithmetic in float16; inputs and outputs stay float32."""
     target: str | None = None
     """Check the operators against rknn, qnn, ethos-u, ethos-u85, opset13 or a TOML file; exit code 3 if it refuses."""
-    images: str | None = None
-    """Folder of pictures to verify the files on. Default: photographs inside the package."""
 
 
 @dataclass(kw_only=True)
@@ -288,25 +315,15 @@ class DecodeOptions(CodingOptions):
 
 
 @dataclass(kw_only=True)
-class QuantiseOptions(TeacherOptions):
+class QuantiseOptions(DeployOptions):
     """Write a codec as 8-bit ONNX files, calibrated on pictures: a folder like that of export."""
 
-    checkpoint: str | None = None
-    """A student's checkpoint. Default: the teacher of --teacher or --quality, with --replacement."""
     replacement: Literal["none", "upsample", "masked", "subpixel"] = "subpixel"
     """What takes the place of a teacher's transposed convolutions; subpixel gains most from INT8."""
     output: Path = Path("quantised")
     """Folder for encoder.onnx, decoder.onnx, entropy.json, entropy.bin and codec.json."""
     parts: Literal["all", "encoder", "decoder"] = "decoder"
     """Which networks to write. A quantised decoder leaves bitstreams as they are, a quantised encoder does not."""
-    opset: int = 13
-    """Version of ONNX's operator set, 13 to 20."""
-    height: int | None = None
-    """Fixed height of the pictures, a multiple of 16; with --width. Default: any size."""
-    width: int | None = None
-    """Fixed width of the pictures, a multiple of 16."""
-    form: Literal["native", "resize", "subpixel"] = "native"
-    """Write every doubling layer as Resize and Conv, or as Conv and DepthToSpace, whatever the codec has."""
     calibration_images: str | None = None
     """Folder of pictures that ranges and weights are fitted to. Default: 13 photographs inside the package."""
     calibration_count: int = 32
@@ -325,5 +342,13 @@ class QuantiseOptions(TeacherOptions):
     """Refit weights to quantised inputs, and let those not yet rounded make up for those that are."""
     keep: list[str] = field(default_factory=list)
     """Layers left in float, e.g. [g_s.6]; the encoder's last, whose output is rounded anyway, always is."""
-    images: str | None = None
-    """Folder of pictures to measure on. Default: photographs inside the package that are not calibrated on."""
+
+    opsets: ClassVar[range] = range(13, 21)
+    """Scales per channel came with 13."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.calibration_count < 1:
+            raise UserError(f"--calibration_count is at least 1, not {self.calibration_count}.")
+        if not 0 < self.percentile <= 100:
+            raise UserError(f"--percentile is above 0 and at most 100, not {self.percentile}.")
