@@ -19,7 +19,7 @@ from compressai import ans
 from codecswap.codecs.source import load_codec
 from codecswap.codecs.torch_codec import TorchCodec
 from codecswap.console import show_table
-from codecswap.export import command as export
+from codecswap.export.verify import sample_pictures
 from codecswap.inference import rans
 from codecswap.inference.tables import EntropyTables
 
@@ -29,7 +29,7 @@ Case = tuple[str, EntropyTables, np.ndarray]
 def photographs(count: int) -> Iterator[Case]:
     """The embedded codec's symbols of the package's photographs, 768x512."""
     codec = TorchCodec(load_codec("tiny"))
-    for number, picture in enumerate(islice(export.fitted(None, "", "val", (768, 512)), count)):
+    for number, picture in enumerate(islice(sample_pictures(None, "", "val", (768, 512)), count)):
         yield f"photograph {number + 1}, M=72", codec.tables, codec.tables.to_symbols(codec.analyse(picture))
 
 

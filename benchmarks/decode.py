@@ -21,6 +21,7 @@ from codecswap.codecs.torch_codec import TorchCodec
 from codecswap.config import ExportOptions, QuantiseOptions
 from codecswap.console import say, show_table
 from codecswap.export import command as export
+from codecswap.export.verify import sample_pictures
 from codecswap.inference import rans
 from codecswap.inference.runtime import OnnxCodec
 from codecswap.quantise import command as quantise
@@ -47,7 +48,7 @@ def main() -> None:
     teacher = load_codec(options.teacher, options.quality)
     native = TorchCodec(teacher)
     size = (options.width, options.height)
-    picture = next(export.fitted(None, "", "val", size))
+    picture = next(sample_pictures(None, "", "val", size))
     symbols = native.tables.to_symbols(native.analyse(picture))
     with tempfile.TemporaryDirectory() as folder:
         works = {}
@@ -77,10 +78,9 @@ def write(codec: nn.Module, replacement: str, form: str, kind: str, path: Path, 
     if kind == "float32":
         export.write(codec, "", replacement, ExportOptions(**fixed))
         return
-    samples = list(islice(export.fitted(None, "", "train", size), 3))  # ranges do not change how long it takes
-    with tempfile.TemporaryDirectory() as scratch:
-        settings = QuantiseOptions(**fixed, refit=False)
-        quantise.quantise(codec, "", replacement, samples, settings, Path(scratch), show=False)
+    samples = list(islice(sample_pictures(None, "", "train", size), 3))  # ranges do not change how long it takes
+    settings = QuantiseOptions(**fixed, refit=False)
+    quantise.quantise(codec, "", replacement, samples, settings, show=False)
 
 
 def in_pytorch(codec: nn.Module, symbols: object, threads: int) -> Callable[[], object]:

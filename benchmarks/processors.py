@@ -20,6 +20,7 @@ from codecswap.codecs.source import load_codec
 from codecswap.config import ExportOptions, QuantiseOptions
 from codecswap.console import say, show_table
 from codecswap.export import command as export
+from codecswap.export.verify import sample_pictures
 from codecswap.inference import bitstream
 from codecswap.inference.runtime import OnnxCodec
 from codecswap.quantise import command as quantise
@@ -38,7 +39,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         root = Path(scratch)
         folders = {name: write(name, root / name) for name in dict.fromkeys(["float", *options.codecs])}
-        picture = bitstream.to_picture(next(export.fitted(None, "", "val", (128, 128))), (128, 128))
+        picture = bitstream.to_picture(next(sample_pictures(None, "", "val", (128, 128))), (128, 128))
         coded = root / "picture.csw"
         coded.write_bytes(bitstream.encode(OnnxCodec(folders["float"]), picture))
         means = {name: decoded_here(folder, coded) for name, folder in folders.items()}
@@ -58,10 +59,9 @@ def write(name: str, folder: Path) -> Path:
     if name == "float":
         export.write(codec, "tiny", "subpixel", ExportOptions(output=folder))
         return folder
-    samples = list(islice(export.fitted(None, "", "train", (384, 256)), 4))
+    samples = list(islice(sample_pictures(None, "", "train", (384, 256)), 4))
     settings = QuantiseOptions(output=folder, weight_bits=int(name))  # type: ignore[arg-type]
-    with tempfile.TemporaryDirectory() as scratch:
-        quantise.quantise(codec, "tiny", "subpixel", samples, settings, Path(scratch), show=False)
+    quantise.quantise(codec, "tiny", "subpixel", samples, settings, show=False)
     return folder
 
 

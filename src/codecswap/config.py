@@ -5,7 +5,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from codecswap.errors import UserError
 
@@ -325,8 +325,8 @@ class AdviseOptions(TeacherOptions):
 
 
 @dataclass(kw_only=True)
-class ExportOptions(TeacherOptions):
-    """Write a codec as ONNX files and entropy tables, to encode and decode without PyTorch."""
+class DeployOptions(TeacherOptions):
+    """What export and quantise have in common."""
 
     checkpoint: str | None = None
     """Checkpoint of a student. Default: the teacher given by --teacher or --quality, with --replacement."""
@@ -337,21 +337,46 @@ class ExportOptions(TeacherOptions):
     parts: Literal["all", "encoder", "decoder"] = "all"
     """Networks to write."""
     opset: int = 13
-    """ONNX opset, 11 to 20."""
+    """ONNX opset, 11 to 20; quantise: 13 to 20."""
     height: int | None = None
     """Fixed height of the pictures, a multiple of 16. Needs --width. Default: any size."""
     width: int | None = None
     """Fixed width of the pictures, a multiple of 16. Needs --height."""
     form: Literal["native", "resize", "subpixel"] = "native"
     """How to write upsampling layers: as they are, as Resize and Conv, or as Conv and DepthToSpace."""
+    images: str | None = None
+    """Folder of pictures to verify or measure on. Default: photographs inside the package."""
+
+    opsets: ClassVar[range] = range(11, 21)
+    """DepthToSpace has its CRD order since 11; PyTorch's exporter ends at 20."""
+
+    def __post_init__(self) -> None:
+        if self.opset not in self.opsets:
+            raise UserError(f"--opset is {self.opsets[0]} to {self.opsets[-1]}, not {self.opset}.")
+        if (self.height is None) != (self.width is None):
+            raise UserError("--height and --width go together: give both, or neither for pictures of any size.")
+        for name in ("height", "width"):
+            side = getattr(self, name)
+            if side is not None and (side < 16 or side % 16):
+                padded = max(1, -(-side // 16)) * 16
+                raise UserError(f"--{name} is a multiple of 16, not {side}: take {padded} and pad pictures to it.")
+
+    @property
+    def size(self) -> tuple[int, int] | None:
+        """The fixed width and height of the pictures."""
+        return (self.width, self.height) if self.width and self.height else None
+
+
+@dataclass(kw_only=True)
+class ExportOptions(DeployOptions):
+    """Write a codec as ONNX files and entropy tables, to encode and decode without PyTorch."""
+
     input: Literal["latents", "symbols"] = "latents"
     """Input of the decoder: rounded latents, or the entropy coder's integers."""
     fp16: bool = False
     """Weights and arithmetic in float16. Inputs and outputs stay float32."""
     target: str | None = None
     """Check the operators against rknn, qnn, ethos-u, ethos-u85, opset13 or a TOML file. Exit code 3 if one is refused."""
-    images: str | None = None
-    """Folder of pictures to verify the files with. Default: photographs inside the package."""
 
 
 @dataclass(kw_only=True)
@@ -385,25 +410,15 @@ class DecodeOptions(CodingOptions):
 
 
 @dataclass(kw_only=True)
-class QuantiseOptions(TeacherOptions):
+class QuantiseOptions(DeployOptions):
     """Write a codec as 8-bit ONNX files, calibrated on pictures. The folder is like that of export."""
 
-    checkpoint: str | None = None
-    """Checkpoint of a student. Default: the teacher given by --teacher or --quality, with --replacement."""
     replacement: Literal["none", Replacement] = "subpixel"
     """Replacement of a teacher's transposed convolutions, without training. subpixel gains the most speed from INT8."""
     output: Path = Path("quantised")
     """Folder for encoder.onnx, decoder.onnx, entropy.json, entropy.bin and codec.json."""
     parts: Literal["all", "encoder", "decoder"] = "decoder"
     """Networks to write. A quantised encoder writes other bitstreams than a float encoder; a quantised decoder changes none."""
-    opset: int = 13
-    """ONNX opset, 13 to 20."""
-    height: int | None = None
-    """Fixed height of the pictures, a multiple of 16. Needs --width. Default: any size."""
-    width: int | None = None
-    """Fixed width of the pictures, a multiple of 16. Needs --height."""
-    form: Literal["native", "resize", "subpixel"] = "native"
-    """How to write upsampling layers: as they are, as Resize and Conv, or as Conv and DepthToSpace."""
     calibration_images: str | None = None
     """Folder of pictures for calibration. Default: 13 photographs inside the package."""
     calibration_count: int = 32
@@ -422,8 +437,16 @@ class QuantiseOptions(TeacherOptions):
     """Refit the weights to quantised inputs, then round them with GPTQ-style error compensation."""
     keep: list[str] = field(default_factory=list)
     """Layers to keep in float, e.g. g_s.6. The encoder's last layer always stays in float."""
-    images: str | None = None
-    """Folder of pictures to measure on. Default: photographs inside the package that are not used for calibration."""
+
+    opsets: ClassVar[range] = range(13, 21)
+    """Scales per channel came with 13."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.calibration_count < 1:
+            raise UserError(f"--calibration_count is at least 1, not {self.calibration_count}.")
+        if not 0 < self.percentile <= 100:
+            raise UserError(f"--percentile is above 0 and at most 100, not {self.percentile}.")
 
 
 @dataclass(kw_only=True)

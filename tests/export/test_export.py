@@ -14,7 +14,8 @@ from codecswap.codecs.source import load_codec
 from codecswap.codecs.torch_codec import TorchCodec
 from codecswap.config import ExportOptions
 from codecswap.errors import UserError
-from codecswap.export.command import verify, write
+from codecswap.export.command import write
+from codecswap.export.verify import verify
 from codecswap.inference.runtime import OnnxCodec
 from codecswap.swaps.apply import swap
 
@@ -96,6 +97,8 @@ def test_a_symbol_may_differ_where_the_latent_lies_on_the_boundary(
         (("--replacement", "masked"), "--height and --width"),
         (("--target", "nowhere.toml"), "no target"),
         (("--opset", 5), "11 to 20"),
+        (("--height", 96), "go together"),
+        (("--height", 100, "--width", 96), "take 112"),
         (("--images", "nowhere"), "no picture"),
         (("--checkpoint", "nowhere.pt"), "nowhere.pt"),
     ],
@@ -106,3 +109,26 @@ def test_the_impossible_is_one_sentence(
     assert export("--output", tmp_path / "out", *arguments) == 2
     error = capsys.readouterr().err.strip()
     assert words in error and error.count("\n") == 0
+    assert not (tmp_path / "out").exists() or not list((tmp_path / "out").iterdir())
+
+
+def test_files_that_differ_from_pytorch_replace_nothing(
+    tmp_path: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    assert export("--output", tmp_path, "--images", pictures) == 0
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    honest = OnnxCodec.synthesise
+    monkeypatch.setattr(OnnxCodec, "synthesise", lambda self, symbols: honest(self, symbols) + np.float32(0.01))
+    assert export("--output", tmp_path, "--images", pictures, "--replacement", "subpixel") == 2
+    assert "more than rounding" in capsys.readouterr().err
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_files_of_the_codec_before_are_removed_and_no_others(tmp_path: Path, pictures: Path) -> None:
+    assert export("--output", tmp_path, "--images", pictures) == 0
+    (tmp_path / "notes.txt").write_text("mine")
+    (tmp_path / ".part").mkdir()  # of a run that was killed
+    (tmp_path / ".part" / "half.onnx").write_bytes(b"half")
+    assert export("--output", tmp_path, "--images", pictures, "--parts", "decoder") == 0
+    written = {"codec.json", "decoder.onnx", "entropy.bin", "entropy.json"}
+    assert {path.name for path in tmp_path.iterdir()} == written | {"notes.txt"}

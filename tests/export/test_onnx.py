@@ -124,9 +124,6 @@ def test_what_no_output_needs_is_found() -> None:
         ("masked", {}, "--height and --width"),
         ("none", {"form": "resize"}, "g_s.0"),
         ("subpixel", {"form": "resize"}, "no form with Resize"),
-        ("none", {"height": 96}, "go together"),
-        ("none", {"height": 100, "width": 96}, "take 112"),
-        ("none", {"opset": 7}, "11 to 20"),
     ],
 )
 def test_the_impossible_is_refused(

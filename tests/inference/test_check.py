@@ -20,8 +20,8 @@ from codecswap.codecs.torch_codec import TorchCodec
 from codecswap.config import QuantiseOptions
 from codecswap.data.pictures import load_picture
 from codecswap.errors import UserError
-from codecswap.export import command as export
 from codecswap.export.backends import graph
+from codecswap.export.verify import sample_pictures
 from codecswap.inference import bitstream, check, runtime
 from codecswap.inference.runtime import OnnxCodec
 from codecswap.quantise.command import quantise
@@ -49,7 +49,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Path
     """The embedded codec with weights of 7 and 8 bits, and both networks with a fixed size."""
     root = tmp_path_factory.mktemp("quantised")
     codec, _ = swap(load_codec("tiny"), "subpixel")
-    samples = list(islice(export.fitted(None, "", "train", (192, 128)), 3))
+    samples = list(islice(sample_pictures(None, "", "train", (192, 128)), 3))
     base = QuantiseOptions(output=root / "7")
     every = {
         "7": base,
@@ -57,9 +57,8 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Path
         "fixed": replace(base, parts="all", refit=False, height=128, width=192),
     }
     for name, options in every.items():
-        (root / f"{name} scratch").mkdir()
         options = replace(options, output=root / name)
-        quantise(codec, "tiny", "subpixel", samples, options, root / f"{name} scratch", show=False)
+        quantise(codec, "tiny", "subpixel", samples, options, show=False)
     yield {name: root / name for name in every}
 
 
@@ -117,7 +116,7 @@ def test_an_overflowing_runtime_is_found_out_when_quantising(
 @pytest.mark.parametrize("name", ["7", "8", "fixed"])
 def test_this_processor_computes_what_files_mean(folders: dict[str, Path], name: str) -> None:
     codec, exact = OnnxCodec(folders[name], threads=1), OnnxCodec(folders[name], threads=1, exact=True)
-    samples = list(islice(export.fitted(None, "", "val", (192, 128)), 2))
+    samples = list(islice(sample_pictures(None, "", "val", (192, 128)), 2))
     native = TorchCodec(load_codec("tiny"))
     symbols = [native.tables.to_symbols(native.analyse(one)) for one in samples]
     found = check.compare(codec, exact, samples, symbols)

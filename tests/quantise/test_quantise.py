@@ -114,7 +114,9 @@ def test_encoder_and_other_methods(pictures: Path, tmp_path: Path, capsys: pytes
     ("arguments", "words"),
     [
         (["--keep", "[g_s.9]"], "g_s.9"),
-        (["--opset", "12"], "at least 13"),
+        (["--opset", "12"], "13 to 20"),
+        (["--calibration_count", "0"], "at least 1"),
+        (["--percentile", "0"], "at most 100"),
         (["--calibration_images", "no"], "no picture"),
     ],
 )

@@ -1,38 +1,24 @@
-"""``codecswap export``: write the files, verify them on the spot, say what they hold and whether an NPU takes them."""
+"""``codecswap export``: write the files, verify them, say what they hold and whether an NPU takes them."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from importlib.resources import files
-from itertools import islice
+from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import onnx
-from PIL import Image, ImageOps
 
 from codecswap.codecs.protocol import Codec
-from codecswap.codecs.torch_codec import TorchCodec
 from codecswap.config import ExportOptions
-from codecswap.console import say, show_table, track, warn
-from codecswap.data.discovery import scan
-from codecswap.data.pictures import UNREADABLE, load_picture
-from codecswap.errors import UserError
+from codecswap.console import say, show_table, warn
 from codecswap.export.backends import graph
 from codecswap.export.backends.onnx import export_decoder, export_encoder
 from codecswap.export.operators import complaints, load_target
 from codecswap.export.source import load_source
+from codecswap.export.verify import sample_pictures, verify
 from codecswap.files import atomic_write
-from codecswap.inference.bitstream import pad, to_array
-from codecswap.inference.manifest import Manifest, Network, describe_network, write_folder
-from codecswap.inference.runtime import OnnxCodec
+from codecswap.inference.manifest import Manifest, Network, describe_network, replaced_folder, write_folder
 from codecswap.swaps import SWAPS
 
 REFUSED = 3
 """Exit code where a target does not accept the graphs."""
-VERIFIED_ON = 3
-"""Pictures that the files are verified on."""
-BOUNDARY, ERROR = 1e-3, 1e-4
-"""Most that float32 files may be away from PyTorch: latents (in steps of rounding) that become other symbols, and pictures."""
 COUNTED_AT = 256
 """Side of the picture for which multiply-adds are counted where the size is open."""
 
@@ -46,9 +32,11 @@ def main(options: ExportOptions, typed: set[str]) -> int:
             f"--replacement {replacement} is not exact and this one is untrained: export a --checkpoint of distill or "
             "finetune."
         )
-    manifest = write(codec, name, replacement, options)
-    show_facts(options.output, manifest)
-    verify(codec, options.output, pictures(options.images, manifest), manifest.precision)
+    with replaced_folder(options.output) as made:
+        manifest = write(codec, name, replacement, replace(options, output=made))
+        show_facts(made, manifest)
+        samples = sample_pictures(options.images, "--images", "val", options.size, codec.factor)
+        verify(codec, made, samples, manifest.precision)
     say(f"Written: {options.output}.")
     if target is None:
         return 0
@@ -118,105 +106,6 @@ def to_float16(path: Path) -> None:
     onnx.checker.check_model(model.model, full_check=True)
     with atomic_write(path) as beside:
         onnx.save(model.model, beside)
-
-
-def pictures(folder: str | None, manifest: Manifest) -> Iterator[np.ndarray]:
-    """Pictures ``(3, H, W)``, float32 in [0, 1], padded to whole latents or cropped to the fixed size.
-
-    Raises:
-        UserError: the folder holds none that can be read.
-    """
-    size = (manifest.width, manifest.height) if manifest.width and manifest.height else None
-    return (pad(picture, manifest.factor) for picture in fitted(folder, "--images", "val", size))
-
-
-def fitted(folder: str | None, option: str, side: str, size: tuple[int, int] | None) -> Iterator[np.ndarray]:
-    """Pictures of a folder, or the package's photographs, ``(3, H, W)``, float32 in [0, 1].
-
-    Args:
-        folder: None: the package's.
-        option: the option that named the folder.
-        side: ``train`` or ``val``, of the package's photographs.
-        size: width and height that they are cut to; None: whole.
-
-    Raises:
-        UserError: the folder holds none that can be read.
-    """
-    found = 0
-    for path in scan(folder or str(files("codecswap") / "assets" / "photos" / side)):
-        try:
-            picture = load_picture(path)
-        except UNREADABLE:
-            continue
-        found += 1
-        yield to_array(ImageOps.fit(picture, size, Image.Resampling.LANCZOS) if size else picture)
-    if not found:
-        raise UserError(f"{option} {folder} holds no picture that can be read.")
-
-
-@dataclass
-class Differences:
-    """What an exported codec's results differ from PyTorch's in, over all pictures."""
-
-    symbols: int = 0
-    differing: int = 0
-    """Symbols that are rounded to another integer."""
-    boundary: float = 0.0
-    """Largest distance of PyTorch's latent from the interval that is rounded to the symbol of the file."""
-    picture: float = 0.0
-    """Largest error of a reconstruction whose values are in [0, 1]."""
-    squared: float = 0.0
-    """Sum over the pictures of the mean squared error of a reconstruction."""
-    pictures: int = 0
-
-
-def compare(codec: Codec, folder: Path, samples: Iterator[np.ndarray]) -> Differences:
-    """Run the exported files with ONNX Runtime and the codec with PyTorch on the same pictures."""
-    torch_codec, exported = TorchCodec(codec), OnnxCodec(folder)
-    tables, result = torch_codec.tables, Differences()
-    for sample in track("Check", list(islice(samples, VERIFIED_ON)), unit="pictures"):
-        latents = torch_codec.analyse(sample)
-        symbols = tables.to_symbols(latents)
-        result.pictures += 1
-        if exported.manifest.encoder:
-            given = tables.to_symbols(exported.analyse(sample))
-            beyond = np.abs(latents - tables.medians[:, None, None] - given) - 0.5
-            result.symbols += symbols.size
-            result.differing += int((given != symbols).sum())
-            result.boundary = max(result.boundary, float(beyond.max(initial=0, where=given != symbols)))
-        if exported.manifest.decoder:
-            error = exported.synthesise(symbols) - torch_codec.synthesise(symbols)
-            result.picture = max(result.picture, float(np.abs(error).max()))
-            result.squared += float(np.square(error, dtype=np.float64).mean())
-    return result
-
-
-def verify(codec: Codec, folder: Path, samples: Iterator[np.ndarray], precision: str) -> None:
-    """Hold the exported files against PyTorch on real pictures, and say how close they are.
-
-    Raises:
-        UserError: float32 files differ by more than rounding. Judged is how far values are apart, not how many symbols
-            differ: that depends on how many latents happen to lie on a boundary.
-    """
-    found = compare(codec, folder, samples)
-    if found.symbols:
-        say(
-            f"Encoder against PyTorch, {found.pictures} pictures: {found.differing:,} of {found.symbols:,} symbols differ"
-            + (f", each within {found.boundary:.1e} of a rounding boundary." if found.differing else ".")
-        )
-    if found.picture or not found.symbols:
-        decibels = -10 * np.log10(max(found.squared / found.pictures, 1e-30))
-        say(
-            f"Decoder against PyTorch, {found.pictures} pictures: largest error {found.picture:.1e} of 1, "
-            f"PSNR {decibels:.1f} dB (8 bits alone cost 58.9 dB)."
-        )
-    if precision != "float32":
-        return
-    if found.boundary > BOUNDARY or found.picture > ERROR:
-        raise UserError(
-            f"The files in {folder} differ from PyTorch by more than rounding: do not use them, and report the versions "
-            "of torch and onnxruntime."
-        )
 
 
 def show_facts(folder: Path, manifest: Manifest) -> None:

@@ -64,7 +64,7 @@ class FixedMask(nn.Module):
         return x * self.mask
 
 
-def lower(transform: nn.Module, form: Form = "native", size: tuple[int, int] | None = None) -> nn.Module:
+def lower(transform: nn.Module, form: Form = "native", size: tuple[int, int] | None = None) -> nn.Sequential:
     """Copy an analysis or synthesis transform and write it plainly; the original is left as it is.
 
     Args:

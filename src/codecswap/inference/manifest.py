@@ -2,7 +2,11 @@
 
 import hashlib
 import json
+import os
 import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -66,6 +70,36 @@ class Manifest:
 def describe_network(path: Path, input: str, output: str) -> Network:
     """The entry of a network's file, as it is now."""
     return Network(path.name, hashlib.sha256(path.read_bytes()).hexdigest(), input, output)
+
+
+@contextmanager
+def replaced_folder(folder: Path) -> Iterator[Path]:
+    """Name an empty folder to write a codec into; at the end its files are moved into ``folder``, codec.json last.
+
+    Files that the codec.json of before names, and the new one does not, are removed. If the block fails, ``folder`` stays
+    as it is.
+    """
+    made = folder / ".part"
+    shutil.rmtree(made, ignore_errors=True)
+    made.mkdir(parents=True)
+    try:
+        yield made
+        stale = _files(folder)
+        for path in sorted(made.iterdir(), key=lambda path: path.name == MANIFEST):
+            os.replace(path, folder / path.name)
+        for name in stale - _files(folder):
+            (folder / name).unlink(missing_ok=True)
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+
+
+def _files(folder: Path) -> set[str]:
+    """The files that a folder's codec.json names; none if it cannot be read."""
+    try:
+        manifest, _ = read_folder(folder)
+    except UserError:
+        return set()
+    return {network.file for network in (manifest.encoder, manifest.decoder) if network} | set(manifest.checks or ())
 
 
 def write_folder(folder: Path, manifest: Manifest, tables: EntropyTables) -> None:

@@ -1,7 +1,6 @@
 """``codecswap quantise``: a codec in 8-bit integers, what that costs, and where."""
 
 import hashlib
-import shutil
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -23,20 +22,24 @@ from codecswap.errors import UserError
 from codecswap.export import command as export
 from codecswap.export.backends.graph import layer_of
 from codecswap.export.backends.onnx import latent_size, write_decoder, write_encoder
-from codecswap.export.backends.onnx_qdq import Override, channel_scales, costs, fixed_scale, quantise_graph
+from codecswap.export.backends.onnx_qdq import write_qdq
 from codecswap.export.lower import lower, take_planes
 from codecswap.export.source import load_source
-from codecswap.files import atomic_write
+from codecswap.export.verify import VERIFIED_ON, sample_pictures
 from codecswap.inference.bitstream import pack, unpack
 from codecswap.inference.check import compare, demand, write_checks
-from codecswap.inference.manifest import Manifest, Network, describe_network, write_folder
+from codecswap.inference.manifest import Manifest, Network, describe_network, replaced_folder, write_folder
+from codecswap.inference.planes import Planes
 from codecswap.inference.runtime import OnnxCodec
+from codecswap.inference.tables import EntropyTables
 from codecswap.metrics import SMALLEST_SIDE, ms_ssim, psnr, to_8_bits
+from codecswap.quantise.calibration import calibrate, costs
 from codecswap.quantise.equalise import equalise
+from codecswap.quantise.representation import Quantisation, QuantisedTransform
 from codecswap.quantise.rounding import LEVELS, round_weights
 
-LAST = {"encoder": "g_a.6", "decoder": "g_s.6"}
-"""The layers that give latents and picture."""
+PARTS = {"decoder": ("g_s", "planes", "picture"), "encoder": ("g_a", "picture", "latents")}
+"""Per network: the codec's transform, input and output."""
 CROP = (384, 256)
 """Width and height of a calibration picture, where no size is fixed."""
 STEPS = 4
@@ -47,34 +50,26 @@ REPEATS = 5
 
 def main(options: QuantiseOptions, typed: set[str]) -> int:
     """``codecswap quantise``."""
-    if options.opset < 13:
-        raise UserError(f"--opset is at least 13 for scales per channel, not {options.opset}.")
     codec, name, replacement = load_source(options, typed)
     layers = [f"{part}.{index}" for part in ("g_a", "g_s") for index, _ in codec.get_submodule(part).named_children()]
     if unknown := [layer for layer in options.keep if layer not in layers]:
         raise UserError(f"--keep {unknown[0]}: the codec's layers are {', '.join(layers)}.")
-    samples = calibration_pictures(options)
+    found = sample_pictures(options.calibration_images, "--calibration_images", "train", options.size or CROP)
+    samples = list(islice(found, options.calibration_count))
     say(f"Calibrating on {len(samples)} pictures.")
     steps = len(samples) + STEPS * (2 if options.parts == "all" else 1) + 1
-    with tempfile.TemporaryDirectory() as scratch, bar("Quantise", steps, unit="steps") as advance:
-        manifest = quantise(codec, name, replacement, samples, options, Path(scratch), advance=advance)
-    if manifest.encoder:
-        warn("a quantised encoder gives other latents: files are as valid, but not the float encoder's byte for byte.")
-    export.show_facts(options.output, manifest)
-    report(codec, name, replacement, options)
+    with replaced_folder(options.output) as made:
+        building = replace(options, output=made)
+        with bar("Quantise", steps, unit="steps") as advance:
+            manifest = quantise(codec, name, replacement, samples, building, advance=advance)
+        if manifest.encoder:
+            warn(
+                "a quantised encoder gives other latents: files are as valid, but not the float encoder's byte for byte."
+            )
+        export.show_facts(made, manifest)
+        report(codec, name, replacement, building)
     say(f"Written: {options.output}.")
     return 0
-
-
-def calibration_pictures(options: QuantiseOptions) -> list[np.ndarray]:
-    """Pictures ``(3, H, W)``, float32 in [0, 1], all of one size: the fixed one, or 384x256.
-
-    Raises:
-        UserError: the folder holds none that can be read.
-    """
-    width, height = options.width or CROP[0], options.height or CROP[1]
-    found = export.fitted(options.calibration_images, "--calibration_images", "train", (width, height))
-    return list(islice(found, options.calibration_count))
 
 
 def quantise(
@@ -83,7 +78,6 @@ def quantise(
     replacement: str,
     samples: Sequence[np.ndarray],
     options: QuantiseOptions,
-    scratch: Path,
     *,
     show: bool = True,
     advance: Callable[[int], None] = lambda steps: None,
@@ -92,55 +86,39 @@ def quantise(
 
     Args:
         samples: pictures ``(3, H, W)`` of one size.
-        scratch: folder for the float graphs, and for the result until it has been checked.
         show: print what each tensor costs.
         advance: is told of every sample encoded, of each of `STEPS` for each network, and of the check.
 
     Raises:
-        UserError: ONNX Runtime does not compute here what the files mean; nothing is written.
+        UserError: ONNX Runtime does not compute here what the files mean.
     """
-    folder, size = options.output, latent_size(options.height, options.width, codec.factor)
+    folder = options.output
     folder.mkdir(parents=True, exist_ok=True)
-    made = scratch / "made"
-    made.mkdir()
     torch_codec = TorchCodec(codec)
     tables = torch_codec.tables
     symbols = []
     for sample in samples:
         symbols.append(tables.to_symbols(torch_codec.analyse(sample)))
         advance(1)
-    encoder = decoder = planes = None
-    if options.parts != "encoder":
-        transform = lower(codec.g_s, options.form, size)
-        if options.equalise:
-            equalise(transform, [torch.from_numpy(tables.to_latents(one))[None] for one in symbols])
-        planes = take_planes(transform, tables)
+    networks: dict[str, Network] = {}
+    planes = None
+    for part in PARTS:
+        if options.parts not in ("all", part):
+            continue
+        if part == "decoder":
+            lowered, inputs, planes = _lowered_decoder(codec, symbols, tables, options)
+        else:
+            lowered, inputs = _lowered_encoder(codec, samples, options)
         advance(1)
-        inputs = [planes.of_symbols(one)[None] for one in symbols]
-        overrides = {"planes": fixed_scale(1, -128, options.activations)}
-        overrides |= _rounded(transform, inputs, "decoder", options)
+        known = _rounded(lowered, inputs, part, options)
         advance(1)
-        path = scratch / "decoder.onnx"
-        write_decoder(transform, inputs[0].shape[1], path, opset=options.opset, size=size, input="planes")
-        decoder = _write(path, made, inputs, overrides, "decoder", options, "planes", "picture")
-        advance(1)
-        if show:
-            show_costs("decoder", path, made / path.name, inputs[0])
-        advance(1)
-    if options.parts != "decoder":
-        transform = lower(codec.g_a)
-        inputs = [sample[None] for sample in samples]
-        if options.equalise:
-            equalise(transform, [torch.from_numpy(one) for one in inputs])
-        advance(1)
-        overrides = {"picture": _picture(options), **_rounded(transform, inputs, "encoder", options)}
-        advance(1)
-        path = scratch / "encoder.onnx"
-        write_encoder(transform, path, opset=options.opset, size=size, factor=codec.factor)
-        encoder = _write(path, made, inputs, overrides, "encoder", options, "picture", "latents")
+        model, transform = _calibrated(lowered, inputs, part, known, options, codec.factor)
+        path = folder / f"{part}.onnx"
+        write_qdq(transform, path, options.opset)
+        networks[part] = describe_network(path, *PARTS[part][1:])
         advance(1)
         if show:
-            show_costs("encoder", path, made / path.name, inputs[0])
+            show_costs(part, model, transform, inputs[0])
         advance(1)
     manifest = Manifest(
         name=name,
@@ -153,99 +131,121 @@ def quantise(
         opset=options.opset,
         height=options.height,
         width=options.width,
-        encoder=encoder,
-        decoder=decoder,
+        encoder=networks.get("encoder"),
+        decoder=networks.get("decoder"),
         planes=planes,
         tables_sha256=tables.digest().hex(),
     )
-    write_folder(made, manifest, tables)
-    checks = verified(made, folder, samples, symbols)
+    write_folder(folder, manifest, tables)
+    checks = verified(folder, samples, symbols)
     advance(1)
     manifest = replace(manifest, checks={path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in checks})
-    for path in [*checks, *(made / network.file for network in (encoder, decoder) if network)]:
-        with atomic_write(folder / path.name) as beside:
-            shutil.copyfile(path, beside)
     write_folder(folder, manifest, tables)
     return manifest
 
 
-def verified(made: Path, folder: Path, samples: Sequence[np.ndarray], symbols: Sequence[np.ndarray]) -> list[Path]:
-    """Compare what ONNX Runtime computes with what the files mean, and say it; write the stored checks.
+def verified(folder: Path, samples: Sequence[np.ndarray], symbols: Sequence[np.ndarray]) -> list[Path]:
+    """Compare what ONNX Runtime computes with what a folder's files mean, and say it; write the stored checks.
 
     Args:
-        made: the quantised folder.
-        folder: what it will be called.
         samples, symbols: pictures ``(3, H, W)`` and their symbols; the first `VERIFIED_ON` of them are compared.
 
-    Returns: the checks' files, in ``made``.
+    Returns: the checks' files.
 
     Raises:
         UserError: they differ by more than roundings do.
     """
-    exact, count = OnnxCodec(made, exact=True), export.VERIFIED_ON
-    for part, found in compare(OnnxCodec(made), exact, samples[:count], symbols[:count]).items():
-        demand(folder / getattr(exact.manifest, part).file, found)
+    exact = OnnxCodec(folder, exact=True)
+    for part, found in compare(OnnxCodec(folder), exact, samples[:VERIFIED_ON], symbols[:VERIFIED_ON]).items():
+        demand(Path(getattr(exact.manifest, part).file), found)
         say(f"ONNX Runtime's {part} against the file's exact meaning: {min(found, 120):.1f} dB.")
     return write_checks(exact, samples, symbols)
 
 
-def _picture(options: QuantiseOptions) -> Override:
-    """Exactly the 256 levels of a picture file: in, nothing is lost; out, only what the file would lose anyway."""
-    return fixed_scale(1 / 255, 0, options.activations)
+def _lowered_decoder(
+    codec: Codec, symbols: Sequence[np.ndarray], tables: EntropyTables, options: QuantiseOptions
+) -> tuple[nn.Sequential, list[np.ndarray], Planes]:
+    lowered = lower(codec.g_s, options.form, latent_size(options.height, options.width, codec.factor))
+    if options.equalise:
+        equalise(lowered, [torch.from_numpy(tables.to_latents(one))[None] for one in symbols])
+    planes = take_planes(lowered, tables)
+    return lowered, [planes.of_symbols(one)[None] for one in symbols], planes
+
+
+def _lowered_encoder(
+    codec: Codec, samples: Sequence[np.ndarray], options: QuantiseOptions
+) -> tuple[nn.Sequential, list[np.ndarray]]:
+    lowered, inputs = lower(codec.g_a), [sample[None] for sample in samples]
+    if options.equalise:
+        equalise(lowered, [torch.from_numpy(one) for one in inputs])
+    return lowered, inputs
 
 
 def _rounded(
-    transform: nn.Module, inputs: Sequence[np.ndarray], part: str, options: QuantiseOptions
-) -> dict[str, Override]:
+    lowered: nn.Sequential, inputs: Sequence[np.ndarray], part: str, options: QuantiseOptions
+) -> dict[str, Quantisation]:
     """Refit and round a transform's weights in place; returns their scales by the names they will have in the graph."""
     if not options.refit:
         return {}
-    name = "g_a" if part == "encoder" else "g_s"
-    kept = [layer.removeprefix(f"{name}.") for layer in _kept(part, options) if layer.startswith(name)]
+    name = PARTS[part][0]
+    kept = [layer.removeprefix(f"{name}.") for layer in _kept(lowered, part, options) if layer.startswith(name)]
     tensors: list[Tensor] = [torch.from_numpy(one) for one in inputs]
     levels = LEVELS[options.weight_bits]
-    scales = round_weights(transform, tensors, exact_input=True, levels=levels, float_layers=kept)
-    return {f"{name}.{key}": channel_scales(value.numpy()) for key, value in scales.items()}
+    scales = round_weights(lowered, tensors, exact_input=True, levels=levels, float_layers=kept)
+    return {f"{name}.{key}": Quantisation(s.numpy(), np.zeros(len(s), np.int8), 0) for key, s in scales.items()}
 
 
-def _kept(part: str, options: QuantiseOptions) -> list[str]:
+def _kept(lowered: nn.Sequential, part: str, options: QuantiseOptions) -> list[str]:
     # latents are rounded to integers: at the scale of the widest channel, 8 bits would change most of them
-    return [*options.keep, LAST["encoder"]] if part == "encoder" else list(options.keep)
+    return [*options.keep, _last(lowered, part)] if part == "encoder" else list(options.keep)
 
 
-def _write(
-    source: Path,
-    folder: Path,
+def _last(lowered: nn.Sequential, part: str) -> str:
+    """The layer that puts out latents or the picture."""
+    return f"{PARTS[part][0]}.{[name for name, _ in lowered.named_children()][-1]}"
+
+
+def _calibrated(
+    lowered: nn.Sequential,
     inputs: Sequence[np.ndarray],
-    overrides: dict[str, Override],
     part: str,
+    known: dict[str, Quantisation],
     options: QuantiseOptions,
-    input: str,
-    output: str,
-) -> Network:
-    keep = _kept(part, options)
-    if part == "decoder" and LAST[part] not in keep:
+    factor: int,
+) -> tuple[onnx.ModelProto, QuantisedTransform]:
+    """The float graph of a transform, and the transform quantised."""
+    # exactly the 256 levels of a picture file: in, nothing is lost; out, only what the file would lose anyway
+    picture = Quantisation.fixed(1 / 255, 0, options.activations)
+    size = latent_size(options.height, options.width, factor)
+    with tempfile.TemporaryDirectory() as scratch:
+        path = Path(scratch) / "float.onnx"
+        if part == "decoder":
+            write_decoder(lowered, inputs[0].shape[1], path, opset=options.opset, size=size, input="planes")
+        else:
+            write_encoder(lowered, path, opset=options.opset, size=size, factor=factor)
+        model = onnx.load(path)
+    given = Quantisation.fixed(1, -128, options.activations) if part == "decoder" else picture
+    known = known | {PARTS[part][1]: given}
+    keep = _kept(lowered, part, options)
+    if part == "decoder" and (last := _last(lowered, part)) not in keep:
         ends = ("Conv", "ConvTranspose", "DepthToSpace")
-        last = [node for node in onnx.load(source).graph.node if layer_of(node) == LAST[part] and node.op_type in ends]
-        overrides |= {node.output[0]: _picture(options) for node in last}
-    target = folder / source.name
-    quantise_graph(
-        source,
-        target,
+        known |= {n.output[0]: picture for n in model.graph.node if layer_of(n) == last and n.op_type in ends}
+    transform = calibrate(
+        model,
         inputs,
         method=options.method,
         percentile=options.percentile,
         activations=options.activations,
         weight_bits=options.weight_bits,
-        overrides=overrides,
+        known=known,
         keep=keep,
     )
-    return describe_network(target, input, output)
+    return model, transform
 
 
-def show_costs(part: str, source: Path, target: Path, feed: np.ndarray) -> None:
+def show_costs(part: str, model: onnx.ModelProto, transform: QuantisedTransform, feed: np.ndarray) -> None:
     """Print what rounding each tensor alone costs: the decoder's in dB against the float picture."""
-    found = sorted(costs(source, target, feed), key=lambda cost: -cost.mse)
+    found = sorted(costs(model, transform, feed), key=lambda cost: -cost.mse)
     total = sum(cost.mse for cost in found) or 1e-30
     rows = [
         [f"{cost.layer} {cost.operator}", f"{-10 * np.log10(max(cost.mse, 1e-30)):.1f}", f"{cost.mse / total:.0%}"]
@@ -260,13 +260,14 @@ def report(codec: Codec, name: str, replacement: str, options: QuantiseOptions) 
     quantised = OnnxCodec(options.output, threads=1)
     with tempfile.TemporaryDirectory() as scratch:
         fields = {key: getattr(options, key) for key in ("opset", "height", "width", "form", "parts")}
-        plain_options = ExportOptions(output=Path(scratch), **fields)
-        export.write(codec, name, replacement, plain_options)
-        plain_codec = OnnxCodec(Path(scratch), threads=1)
-        pictures = list(islice(export.pictures(options.images, quantised.manifest), export.VERIFIED_ON))
+        export.write(codec, name, replacement, ExportOptions(output=Path(scratch), **fields))
+        in_float = OnnxCodec(Path(scratch), threads=1)
+        pictures = list(
+            islice(sample_pictures(options.images, "--images", "val", options.size, codec.factor), VERIFIED_ON)
+        )
         reference = TorchCodec(codec)
         measured = [
-            _measured("float32", plain_codec, reference, pictures),
+            _measured("float32", in_float, reference, pictures),
             _measured("INT8", quantised, reference, pictures),
         ]
     rows = [

@@ -14,9 +14,6 @@ from codecswap.export.backends import graph
 from codecswap.export.lower import Form, lower
 from codecswap.files import atomic_write
 
-OPSETS = range(11, 21)
-"""DepthToSpace has its CRD order since 11; the exporter ends at 20."""
-
 DecoderInput = Literal["latents", "symbols"]
 """What a decoder takes: rounded latents y_hat, or the integers ``y_hat - median`` that the entropy coder gives."""
 
@@ -65,7 +62,7 @@ def export_decoder(
         input: ``latents`` (rounded, y_hat) or ``symbols`` (the integers ``y_hat - median``, as floats).
 
     Raises:
-        UserError: the form needs a fixed size or does not fit a layer, or the size or the opset is impossible.
+        UserError: the form needs a fixed size or does not fit a layer.
     """
     size = latent_size(height, width, codec.factor)
     centre = codec.medians.clone().cpu() if input == "symbols" else None
@@ -118,27 +115,13 @@ def write_encoder(g_a: nn.Module, path: str | Path, *, opset: int, size: tuple[i
 
 
 def latent_size(height: int | None, width: int | None, factor: int) -> tuple[int, int] | None:
-    """A fixed size of pictures in latents; None where it is open.
-
-    Raises:
-        UserError: one of the two is missing, or no multiple of the codec's ``factor``.
-    """
-    if height is None and width is None:
-        return None
-    if height is None or width is None:
-        raise UserError("--height and --width go together: give both, or neither for pictures of any size.")
-    for name, side in (("height", height), ("width", width)):
-        if side < factor or side % factor:
-            padded = max(1, -(-side // factor)) * factor
-            raise UserError(f"--{name} is a multiple of {factor}, not {side}: take {padded} and pad pictures to it.")
-    return height // factor, width // factor
+    """A fixed size of pictures in latents of a codec's ``factor``; None where it is open."""
+    return (height // factor, width // factor) if height and width else None
 
 
 def _export(
     module: nn.Module, example: Tensor, path: Path, opset: int, input: str, output: str, *, dynamic: bool
 ) -> None:
-    if opset not in OPSETS:
-        raise UserError(f"--opset is {OPSETS[0]} to {OPSETS[-1]}, not {opset}.")
     names = {0: "batch", 2: "height", 3: "width"}, {0: "batch", 2: "rows", 3: "columns"}
     axes = dict(zip((input, output), names if input == "picture" else names[::-1], strict=True)) if dynamic else None
 

@@ -1,162 +1,131 @@
-"""ONNX Runtime's static quantiser, and what each tensor that it rounds costs."""
+"""ONNX's QDQ form of a quantised transform: QuantizeLinear and DequantizeLinear around float operators."""
 
-import contextlib
-import io
-import logging
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
-from onnx import ModelProto, helper, numpy_helper
-from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
+from onnx import ModelProto, NodeProto, helper, numpy_helper
 
 from codecswap.export.backends import graph
 from codecswap.files import atomic_write
-from codecswap.inference.runtime import open_session
-
-METHODS = {
-    "minmax": CalibrationMethod.MinMax,
-    "entropy": CalibrationMethod.Entropy,
-    "percentile": CalibrationMethod.Percentile,
-}
-OPERATORS = ["Conv", "ConvTranspose", "DepthToSpace", "Div", "Mul", "Resize", "Sqrt"]
-"""All that a codec's graphs hold."""
-
-Override = list[dict[str, Any]]
+from codecswap.quantise.representation import Constant, Operation, Quantisation, QuantisedTransform
 
 
-ACTIVATIONS = {"uint8": (QuantType.QUInt8, np.uint8, 0), "int8": (QuantType.QInt8, np.int8, -128)}
-"""Per type of an activation: the quantiser's name, numpy's, and the smallest value."""
+def write_qdq(transform: QuantisedTransform, path: Path, opset: int) -> None:
+    """Write a quantised transform as an ONNX file of this opset, at least 13."""
+    nodes, stored, read_as = [], {}, {}
 
+    def parameters(name: str, quantisation: Quantisation) -> list[str]:
+        stored[f"{name}_scale"], stored[f"{name}_zero_point"] = quantisation.scale, quantisation.zero_point
+        return [f"{name}_scale", f"{name}_zero_point"]
 
-def fixed_scale(scale: float, lowest: int, activations: str) -> Override:
-    """An activation's scale, and the multiple of it that is its smallest value, instead of what calibration would find."""
-    kind, dtype, least = ACTIVATIONS[activations]
-    return [{"scale": _scalar(scale), "zero_point": _scalar(least - lowest, dtype), "quant_type": kind}]
+    def add(operator: str, inputs: list[str], output: str, **attributes: Any) -> None:
+        nodes.append(helper.make_node(operator, inputs, [output], f"{output}/{operator}", **attributes))
 
+    def add_rounding(name: str, given: str, rounded: str) -> None:
+        both = parameters(name, transform.activations[name])
+        add("QuantizeLinear", [given, *both], f"{name}_quantized")
+        add("DequantizeLinear", [f"{name}_quantized", *both], rounded)
+        read_as[name] = rounded
 
-def channel_scales(scales: np.ndarray) -> Override:
-    """A convolution weight's scales ``(O,)``, one per output channel."""
-    kind = {"axis": 0, "zero_point": _scalar(0, np.int8), "quant_type": QuantType.QInt8}
-    return [{**kind, "scale": _scalar(scale)} for scale in scales]
-
-
-def _scalar(value: float, dtype: Any = np.float32) -> np.ndarray:
-    return np.array(value, dtype)
-
-
-def quantise_graph(
-    source: Path,
-    target: Path,
-    feeds: Sequence[np.ndarray],
-    *,
-    method: str,
-    percentile: float,
-    activations: str,
-    weight_bits: int,
-    overrides: Mapping[str, Override],
-    keep: Sequence[str],
-) -> None:
-    """Write the float graph ``source`` as ``target``: int8 weights per channel, 8-bit activations per tensor, as QDQ pairs.
-
-    Args:
-        feeds: values of its input that ranges are taken from.
-        method: one of `METHODS`.
-        percentile: of the method of that name, in percent.
-        activations: ``uint8`` or ``int8``.
-        weight_bits: 8, or 7 for weights in +-64 (`codecswap.quantise.rounding.LEVELS`).
-        overrides: scales that are known, by the tensor's name.
-        keep: layers left in float (`codecswap.export.backends.graph.layer_of`).
-    """
-    model = onnx.load(source)
-    excluded = [node.name for node in model.graph.node if graph.layer_of(node) in keep]
-
-    def write(beside: Path) -> None:
-        with _quiet():
-            quantize_static(
-                model,
-                beside,
-                _Feeds(model.graph.input[0].name, feeds),
-                quant_format=QuantFormat.QDQ,
-                op_types_to_quantize=OPERATORS,
-                per_channel=True,
-                activation_type=ACTIVATIONS[activations][0],
-                weight_type=QuantType.QInt8,
-                reduce_range=weight_bits == 7,  # of weights only
-                nodes_to_exclude=excluded,
-                calibrate_method=METHODS[method],
-                extra_options={"TensorQuantOverrides": dict(overrides), "CalibPercentile": percentile},
-            )
-        onnx.checker.check_model(onnx.load(beside), full_check=True)
-
-    with atomic_write(target) as beside:
-        write(beside)
-
-
-class _Feeds(CalibrationDataReader):
-    def __init__(self, name: str, feeds: Sequence[np.ndarray]) -> None:
-        self._left = iter([{name: feed} for feed in feeds])
-
-    def get_next(self) -> dict[str, np.ndarray] | None:  # type: ignore[override]
-        return next(self._left, None)
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """The quantiser prints its progress, and advises a preprocessing that these graphs do not need."""
-    logger = logging.getLogger()
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            yield
-    finally:
-        logger.setLevel(level)
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What rounding one tensor to 8 bits, and nothing else, does."""
-
-    layer: str
-    operator: str
-    """What puts the tensor out."""
-    mse: float
-    """Mean squared error of the result against the float graph's."""
-
-
-def costs(source: Path, quantised: Path, feed: np.ndarray) -> list[Cost]:
-    """Round each activation of the float graph ``source`` alone, with the scale it has in ``quantised``."""
-    model, scales = onnx.load(source), graph.weights(onnx.load(quantised))
-    name = model.graph.input[0].name
-    reference = open_session(str(source), exact=True).run(None, {name: feed})[0]
-    result = []
-    for node in model.graph.node:
-        output = node.output[0]
-        if f"{output}_scale" not in scales or node.op_type == "DepthToSpace":  # it only moves what is rounded already
+    for name, constant in transform.constants.items():
+        if constant.quantisation is None:
+            stored[name] = constant.values
             continue
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "one.onnx"
-            onnx.save(_rounded_at(model, output, scales), path)
-            error = open_session(str(path), exact=True).run(None, {name: feed})[0] - reference
-        operator = "square" if len(node.input) == 2 and node.input[0] == node.input[1] else node.op_type
-        result.append(Cost(graph.layer_of(node), operator, float(np.square(error, dtype=np.float64).mean())))
-    return result
+        stored[f"{name}_quantized"], read_as[name] = constant.values, f"{name}_dequantized"
+        axis = {} if constant.quantisation.axis is None else {"axis": constant.quantisation.axis}
+        add("DequantizeLinear", [f"{name}_quantized", *parameters(name, constant.quantisation)], read_as[name], **axis)
+    if transform.input in transform.activations:
+        add_rounding(transform.input, transform.input, f"{transform.input}_dequantized")
+    for step in transform.operations:
+        output, inputs = step.output, [read_as.get(name, name) for name in step.inputs]
+        rounded = f"{output}_dequantized"
+        if output in transform.activations and output == transform.output:  # whose name is that of the rounded values
+            output, rounded = f"{output}_float", output
+        nodes.append(helper.make_node(step.operator, inputs, [output], step.name, **step.attributes))
+        if step.output in transform.activations:
+            add_rounding(step.output, output, rounded)
+    ends = ((transform.input, transform.input_shape), (transform.output, transform.output_shape))
+    given, result = ([helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape)] for name, shape in ends)
+    weights = [numpy_helper.from_array(values, name) for name, values in stored.items()]
+    version = [helper.make_opsetid("", opset)]
+    model = helper.make_model(
+        helper.make_graph(nodes, "codecswap", given, result, weights),
+        producer_name="codecswap",
+        opset_imports=version,
+        ir_version=helper.find_min_ir_version_for(version),
+    )
+    onnx.checker.check_model(model, full_check=True)
+    with atomic_write(path) as beside:
+        onnx.save(model, beside)
 
 
-def _rounded_at(model: ModelProto, tensor: str, scales: Mapping[str, np.ndarray]) -> ModelProto:
-    """A copy of a graph with one tensor rounded to 8 bits where it is put out."""
-    changed = ModelProto()
-    changed.CopyFrom(model)
-    constants = [f"{tensor}_scale", f"{tensor}_zero_point"]
-    changed.graph.initializer.extend(numpy_helper.from_array(scales[key], key) for key in constants)
-    place = next(i for i, node in enumerate(changed.graph.node) if tensor in node.output)
-    raw, rounded = f"{tensor}_raw", f"{tensor}_rounded"
-    changed.graph.node[place].output[0] = raw
-    changed.graph.node.insert(place + 1, helper.make_node("QuantizeLinear", [raw, *constants], [rounded]))
-    changed.graph.node.insert(place + 2, helper.make_node("DequantizeLinear", [rounded, *constants], [tensor]))
-    return changed
+def read_qdq(model: ModelProto) -> QuantisedTransform:
+    """Read back what `write_qdq`, or ONNX Runtime's static quantiser, wrote of a transform.
+
+    Raises:
+        ValueError: an operation reads a tensor from before its rounding, which no `QuantisedTransform` says.
+    """
+    stored, operations = graph.weights(model), []
+    constants: dict[str, Constant] = {}
+    activations: dict[str, Quantisation] = {}
+    means: dict[str, str] = {}  # what the integers, and the values made of them, are of
+    output = model.graph.output[0].name
+    for node in model.graph.node:
+        if node.op_type == "QuantizeLinear":
+            means[node.output[0]] = node.input[0]
+            activations[node.input[0]] = _quantisation(node, stored)
+        elif node.op_type == "DequantizeLinear" and node.input[0] in stored:
+            means[node.output[0]] = name = node.input[0].removesuffix("_quantized")
+            constants[name] = Constant(stored[node.input[0]], _quantisation(node, stored))
+        elif node.op_type == "DequantizeLinear":
+            means[node.output[0]] = means[node.input[0]]
+        else:
+            operations.append(node)
+            for name in node.input:
+                if name in stored:
+                    constants[name] = Constant(stored[name])
+    if early := {name for node in operations for name in node.input} & set(activations):
+        raise ValueError(f"{', '.join(sorted(early))}: read before rounding")
+    names = (
+        {means[output]: output} if output in means else {}
+    )  # its rounding is the last node, and has the output's name
+
+    def named(name: str) -> str:
+        name = means.get(name, name)
+        return names.get(name, name)
+
+    return QuantisedTransform(
+        input=model.graph.input[0].name,
+        input_shape=_shape(model.graph.input[0]),
+        output=output,
+        output_shape=_shape(model.graph.output[0]),
+        operations=tuple(
+            Operation(
+                node.name,
+                graph.layer_of(node),
+                node.op_type,
+                {item.name: _value(item) for item in node.attribute},
+                tuple(map(named, node.input)),
+                named(node.output[0]),
+            )
+            for node in operations
+        ),
+        constants=constants,
+        activations={named(name): quantisation for name, quantisation in activations.items()},
+    )
+
+
+def _quantisation(node: NodeProto, stored: dict[str, Any]) -> Quantisation:
+    scale, zero_point = (stored[name] for name in node.input[1:3])
+    axis = next((item.i for item in node.attribute if item.name == "axis"), 1)
+    return Quantisation(scale, zero_point, axis if scale.ndim else None)
+
+
+def _shape(value: onnx.ValueInfoProto) -> tuple[int | str, ...]:
+    return tuple(dim.dim_value or dim.dim_param for dim in value.type.tensor_type.shape.dim)
+
+
+def _value(item: onnx.AttributeProto) -> Any:
+    value = helper.get_attribute_value(item)
+    return value.decode() if isinstance(value, bytes) else value

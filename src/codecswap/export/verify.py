@@ -1,0 +1,117 @@
+"""Exported files against PyTorch, on real pictures."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.resources import files
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from codecswap.codecs.protocol import Codec
+from codecswap.codecs.torch_codec import TorchCodec
+from codecswap.console import say, track
+from codecswap.data.discovery import scan
+from codecswap.data.pictures import UNREADABLE, load_picture
+from codecswap.errors import UserError
+from codecswap.inference.bitstream import pad, to_array
+from codecswap.inference.runtime import OnnxCodec
+
+VERIFIED_ON = 3
+"""Pictures that the files are verified on."""
+BOUNDARY, ERROR = 1e-3, 1e-4
+"""Most that float32 files may be away from PyTorch: latents (in steps of rounding) that become other symbols, and pictures."""
+
+
+def sample_pictures(
+    folder: str | None, option: str, side: str, size: tuple[int, int] | None, factor: int = 1
+) -> Iterator[np.ndarray]:
+    """Pictures of a folder, or the package's photographs, ``(3, H, W)``, float32 in [0, 1].
+
+    Args:
+        folder: None: the package's.
+        option: the option that named the folder.
+        side: ``train`` or ``val``, of the package's photographs.
+        size: width and height that they are cut to; None: whole.
+        factor: sides are padded to multiples of it.
+
+    Raises:
+        UserError: the folder holds none that can be read.
+    """
+    found = 0
+    for path in scan(folder or str(files("codecswap") / "assets" / "photos" / side)):
+        try:
+            picture = load_picture(path)
+        except UNREADABLE:
+            continue
+        found += 1
+        cut = ImageOps.fit(picture, size, Image.Resampling.LANCZOS) if size else picture
+        yield pad(to_array(cut), factor)
+    if not found:
+        raise UserError(f"{option} {folder} holds no picture that can be read.")
+
+
+@dataclass
+class Differences:
+    """What an exported codec's results differ from PyTorch's in, over all pictures."""
+
+    symbols: int = 0
+    differing: int = 0
+    """Symbols that are rounded to another integer."""
+    boundary: float = 0.0
+    """Largest distance of PyTorch's latent from the interval that is rounded to the symbol of the file."""
+    picture: float = 0.0
+    """Largest error of a reconstruction whose values are in [0, 1]."""
+    squared: float = 0.0
+    """Sum over the pictures of the mean squared error of a reconstruction."""
+    pictures: int = 0
+
+
+def compare(codec: Codec, folder: Path, samples: Iterator[np.ndarray]) -> Differences:
+    """Run the exported files with ONNX Runtime and the codec with PyTorch on the same pictures."""
+    torch_codec, exported = TorchCodec(codec), OnnxCodec(folder)
+    tables, result = torch_codec.tables, Differences()
+    for sample in track("Check", list(islice(samples, VERIFIED_ON)), unit="pictures"):
+        latents = torch_codec.analyse(sample)
+        symbols = tables.to_symbols(latents)
+        result.pictures += 1
+        if exported.manifest.encoder:
+            given = tables.to_symbols(exported.analyse(sample))
+            beyond = np.abs(latents - tables.medians[:, None, None] - given) - 0.5
+            result.symbols += symbols.size
+            result.differing += int((given != symbols).sum())
+            result.boundary = max(result.boundary, float(beyond.max(initial=0, where=given != symbols)))
+        if exported.manifest.decoder:
+            error = exported.synthesise(symbols) - torch_codec.synthesise(symbols)
+            result.picture = max(result.picture, float(np.abs(error).max()))
+            result.squared += float(np.square(error, dtype=np.float64).mean())
+    return result
+
+
+def verify(codec: Codec, folder: Path, samples: Iterator[np.ndarray], precision: str) -> None:
+    """Hold the exported files against PyTorch on real pictures, and say how close they are.
+
+    Raises:
+        UserError: float32 files differ by more than rounding. What counts is how far values are apart, not how many
+            symbols differ: that depends on how many latents happen to lie on a boundary.
+    """
+    found = compare(codec, folder, samples)
+    if found.symbols:
+        say(
+            f"Encoder against PyTorch, {found.pictures} pictures: {found.differing:,} of {found.symbols:,} symbols differ"
+            + (f", each within {found.boundary:.1e} of a rounding boundary." if found.differing else ".")
+        )
+    if found.picture or not found.symbols:
+        decibels = -10 * np.log10(max(found.squared / found.pictures, 1e-30))
+        say(
+            f"Decoder against PyTorch, {found.pictures} pictures: largest error {found.picture:.1e} of 1, "
+            f"PSNR {decibels:.1f} dB (8 bits alone cost 58.9 dB)."
+        )
+    if precision != "float32":
+        return
+    if found.boundary > BOUNDARY or found.picture > ERROR:
+        raise UserError(
+            "The exported files differ from PyTorch by more than rounding, so they were not kept: report the versions of "
+            "torch and onnxruntime."
+        )

@@ -1,0 +1,145 @@
+"""Ranges of activations from real pictures, with ONNX Runtime's static quantiser, and what rounding each of them costs."""
+
+import contextlib
+import io
+import logging
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import ModelProto, helper, numpy_helper
+from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
+
+from codecswap.export.backends import graph
+from codecswap.export.backends.onnx_qdq import read_qdq
+from codecswap.inference.runtime import open_session
+from codecswap.quantise.representation import Quantisation, QuantisedTransform
+
+METHODS = {
+    "minmax": CalibrationMethod.MinMax,
+    "entropy": CalibrationMethod.Entropy,
+    "percentile": CalibrationMethod.Percentile,
+}
+OPERATORS = ["Conv", "ConvTranspose", "DepthToSpace", "Div", "Mul", "Resize", "Sqrt"]
+"""All that a codec's graphs hold."""
+TYPES = {"uint8": QuantType.QUInt8, "int8": QuantType.QInt8}
+
+
+def calibrate(
+    model: ModelProto,
+    feeds: Sequence[np.ndarray],
+    *,
+    method: str,
+    percentile: float,
+    activations: str,
+    weight_bits: int,
+    known: Mapping[str, Quantisation],
+    keep: Sequence[str],
+) -> QuantisedTransform:
+    """Quantise a float graph: int8 weights per channel, 8-bit activations per tensor, int32 biases.
+
+    Args:
+        model: the graph of a lowered transform (`codecswap.export.lower`).
+        feeds: values of its input that ranges are taken from.
+        method: one of `METHODS`.
+        percentile: of the method of that name, in percent.
+        activations: ``uint8`` or ``int8``.
+        weight_bits: 8, or 7 for weights in +-64 (`codecswap.quantise.rounding.LEVELS`).
+        known: of tensors and weights whose scales are chosen already, by name.
+        keep: layers left in float (`codecswap.export.backends.graph.layer_of`).
+    """
+    excluded = [node.name for node in model.graph.node if graph.layer_of(node) in keep]
+    with tempfile.TemporaryDirectory() as scratch, _quiet():
+        path = Path(scratch) / "quantised.onnx"
+        quantize_static(
+            onnx.load_from_string(model.SerializeToString()),  # a copy: the quantiser changes what it is given
+            path,
+            _Feeds(model.graph.input[0].name, feeds),
+            quant_format=QuantFormat.QDQ,
+            op_types_to_quantize=OPERATORS,
+            per_channel=True,
+            activation_type=TYPES[activations],
+            weight_type=QuantType.QInt8,
+            reduce_range=weight_bits == 7,  # of weights only
+            nodes_to_exclude=excluded,
+            calibrate_method=METHODS[method],
+            extra_options={
+                "TensorQuantOverrides": {name: _override(value) for name, value in known.items()},
+                "CalibPercentile": percentile,
+            },
+        )
+        return read_qdq(onnx.load(path))
+
+
+def _override(known: Quantisation) -> list[dict[str, Any]]:
+    """ONNX Runtime's form of scales that it shall take as they are."""
+    kind: dict[str, Any] = {"quant_type": TYPES[known.zero_point.dtype.name]}
+    if known.axis is None:
+        return [{**kind, "scale": known.scale, "zero_point": known.zero_point}]
+    pairs = zip(known.scale, known.zero_point, strict=True)
+    return [{**kind, "axis": known.axis, "scale": np.array(s), "zero_point": np.array(z)} for s, z in pairs]
+
+
+class _Feeds(CalibrationDataReader):
+    def __init__(self, name: str, feeds: Sequence[np.ndarray]) -> None:
+        self._left = iter([{name: feed} for feed in feeds])
+
+    def get_next(self) -> dict[str, np.ndarray] | None:  # type: ignore[override]
+        return next(self._left, None)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """The quantiser prints its progress, and advises a preprocessing that these graphs do not need."""
+    logger = logging.getLogger()
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What rounding one tensor to 8 bits, and nothing else, does."""
+
+    layer: str
+    operator: str
+    """What puts the tensor out."""
+    mse: float
+    """Mean squared error of the result against the float graph's."""
+
+
+def costs(model: ModelProto, transform: QuantisedTransform, feed: np.ndarray) -> list[Cost]:
+    """Round each activation of a float graph alone, as the transform made of it does."""
+    name = model.graph.input[0].name
+    reference = open_session(model.SerializeToString(), exact=True).run(None, {name: feed})[0]
+    result = []
+    for step in transform.operations:
+        if step.output not in transform.activations or step.operator == "DepthToSpace":  # it only moves rounded values
+            continue
+        changed = _rounded_at(model, step.output, transform.activations[step.output])
+        error = open_session(changed.SerializeToString(), exact=True).run(None, {name: feed})[0] - reference
+        operator = "square" if len(step.inputs) == 2 and step.inputs[0] == step.inputs[1] else step.operator
+        result.append(Cost(step.layer, operator, float(np.square(error, dtype=np.float64).mean())))
+    return result
+
+
+def _rounded_at(model: ModelProto, tensor: str, quantisation: Quantisation) -> ModelProto:
+    """A copy of a graph with one tensor rounded to 8 bits where it is put out."""
+    changed = ModelProto()
+    changed.CopyFrom(model)
+    constants = {f"{tensor}_scale": quantisation.scale, f"{tensor}_zero_point": quantisation.zero_point}
+    changed.graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in constants.items())
+    place = next(i for i, node in enumerate(changed.graph.node) if tensor in node.output)
+    raw, rounded = f"{tensor}_raw", f"{tensor}_rounded"
+    changed.graph.node[place].output[0] = raw
+    changed.graph.node.insert(place + 1, helper.make_node("QuantizeLinear", [raw, *constants], [rounded]))
+    changed.graph.node.insert(place + 2, helper.make_node("DequantizeLinear", [rounded, *constants], [tensor]))
+    return changed
