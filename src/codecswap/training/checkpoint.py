@@ -14,6 +14,7 @@ from codecswap.codecs.source import state_digest
 from codecswap.errors import UserError
 from codecswap.swaps import SWAPS
 from codecswap.swaps.apply import swap
+from codecswap.swaps.subpixel import SUBPIXEL
 from codecswap.swaps.upsample import UPSAMPLE
 
 FORMAT = 3
@@ -134,9 +135,11 @@ def _replacement(state: dict[str, Tensor], codec: Codec, record: StudentRecord |
     """
     n, m = codec.N, codec.M
     if record and (n, m) != (record.N, record.M):
-        raise ValueError(f"the record speaks of {record.N} and {record.M} channels, the weights of {n} and {m}")
+        raise ValueError(f"the record has {record.N} and {record.M} channels, the weights have {n} and {m}")
     if record:
         replacement, kernel = record.replacement, record.kernel_size
+    elif "g_s.0.0.weight" in state:
+        replacement, kernel = SUBPIXEL.name, None
     else:
         replacement, kernel = UPSAMPLE.name, state["g_s.0.1.weight"].shape[-1]
     if kernel is not None and kernel not in SWAPS[replacement].sizes:
