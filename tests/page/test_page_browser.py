@@ -121,7 +121,7 @@ def test_progress(visit: Callable, pages: dict[str, Path], coded: Path) -> None:
     )
     drop(page, coded / "b.csw")
     seen = page.evaluate("seen")
-    tiles = len(list(windows(50, 8))) * len(list(windows(63, 7)))
+    tiles = len(list(windows(50, 8, 2))) * len(list(windows(63, 7, 2)))
     assert seen == sorted(seen) and {most for _, most in seen} == {tiles}
     assert len({value for value, _ in seen}) > tiles / 2, "screens may be slower than tiles"
 

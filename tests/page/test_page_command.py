@@ -111,5 +111,5 @@ def test_words() -> None:
     named = set(re.findall(pattern, page_source, re.MULTILINE)) | set(re.findall(r'Problem\("(\w+)', source))
     assert named <= set(words), named - set(words)
     header = (Path(__file__).parents[2] / "c" / "codecswap.h").read_text("utf-8")
-    errors = re.findall(r"CSW_\w+", header[header.index("CSW_OK") : header.index("} csw_error;")])
+    errors = re.findall(r"^    CSW_\w+", header[: header.index("} csw_error;")], re.MULTILINE)
     assert {f"csw_{code}" for code in range(1, len(errors))} == {key for key in words if key.startswith("csw_")}

@@ -16,6 +16,7 @@ from chromium import missing
 from codecswap.inference import bitstream
 from codecswap.inference.planes import Planes
 from codecswap.inference.tables import EntropyTables
+from codecswap.inference.tiles import windows
 
 PACKAGE = files("codecswap.page")
 SHIPPED = (PACKAGE / "codecswap.wasm").read_bytes()
@@ -105,13 +106,11 @@ def test_files_are_pythons_byte_for_byte(call: Callable, example: tuple[EntropyT
 
 @pytest.mark.parametrize("shape", [(1, 1), (700, 3000), (769, 768)])
 def test_tiles_are_pythons(call: Callable, example: tuple, shape: tuple[int, int]) -> None:
-    from codecswap.inference.tiles import windows
-
     rows, columns = (-(-side // 16) for side in shape)
     wanted = [
         [top, left, min(48, rows), min(48, columns), first, end, first_column, end_column]
-        for top, first, end in windows(rows, 48)
-        for left, first_column, end_column in windows(columns, 48)
+        for top, first, end in windows(rows, 48, 2)
+        for left, first_column, end_column in windows(columns, 48, 2)
     ]
     assert call(example[0], TILES, *shape, 48, 48) == wanted
 
