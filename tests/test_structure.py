@@ -31,6 +31,7 @@ ALLOWED = {
     "page": BASE | {"inference"},
     "advise": BASE | {"metrics", "data", "layers", "codecs", "swaps"},
     "coding": BASE | {"data", "inference", "codecs", "training"},
+    "page": BASE | {"inference"},
     "report": BASE | {"metrics", "data", "codecs", "swaps", "training", "evaluation"},
     "demo": BASE
     | {"metrics", "data", "inference", "codecs", "swaps", "training", "evaluation", "export", "report", "coding"},

@@ -62,9 +62,7 @@ def visit(browser: Any) -> Iterator[Callable]:
 def drop(page: Any, *paths: Path) -> None:
     """Choose files and wait until all are done."""
     page.locator("#choose").set_input_files(list(map(str, paths)))
-    page.locator(".card").first.wait_for()
-    page.wait_for_timeout(300)  # a file is looked at before it is queued
-    page.wait_for_selector(IDLE)
+    page.wait_for_selector(IDLE, state="attached")
 
 
 def save(page: Any, index: int, link: str, target: Path) -> Path:

@@ -254,7 +254,9 @@
   }
 
   async function add(chosen) {
-    const looked = await Promise.all([...chosen].map(look)), fresh = new Set();
+    const looking = Promise.all([...chosen].map(look)), fresh = new Set();
+    enqueue(() => looking);
+    const looked = await looking;
     for (const { name, coded } of looked.filter((one) => one.coded)) {
       const card = new Card(name);
       card.coded = coded;
