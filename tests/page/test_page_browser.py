@@ -98,7 +98,9 @@ def test_pictures_are_encoded_decoded_and_compared(
     assert said(page) == ["Encoded and decoded."]
     saved = save(page, 0, ".csw", tmp_path / "b.csw")
     tables = read_folder(folders["latents"])[1]
-    (here, size), (there, wanted) = (bitstream.unpack(path.read_bytes(), tables) for path in (saved, coded / "b.csw"))
+    (here, size), (there, wanted) = (
+        bitstream.unpack(path.read_bytes(), tables, 16) for path in (saved, coded / "b.csw")
+    )
     assert size == wanted == (800, 1000)
     apart = np.abs(here - there)
     assert apart.max() <= 1 and np.mean(apart) < 1e-4, "a latent may lie at the middle between two integers"
