@@ -28,7 +28,6 @@ ALLOWED = {
     "export": BASE | {"metrics", "data", "layers", "inference", "codecs", "swaps", "training"},
     "quantise": BASE
     | {"metrics", "data", "layers", "least_squares", "inference", "codecs", "swaps", "training", "export"},
-    "page": BASE | {"inference"},
     "advise": BASE | {"metrics", "data", "layers", "codecs", "swaps"},
     "coding": BASE | {"data", "inference", "codecs", "training"},
     "page": BASE | {"inference"},

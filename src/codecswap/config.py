@@ -192,7 +192,7 @@ class EvalOptions(PictureOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.teacher and len(self.qualities) > 1:
+        if len(self.qualities) > 1 and self.teacher:
             raise UserError("--teacher names local codecs and --quality several of the zoo's: give one of the two.")
         self.anchor_qualities  # noqa: B018 - checks it
         if self.accelerator not in ("auto", "cpu", "cuda", "gpu"):

@@ -66,7 +66,7 @@ def test_a_missing_backbone_is_a_sentence_and_an_empty_column(
     command = ["--images", str(folder), "--teacher", "tiny", "--num_workers", "0", "--anchors", "none", "--lpips"]
     assert run("eval", [*command, "--output", str(tmp_path)]) == 0
     said = capsys.readouterr()
-    assert patience == [perceptual.PATIENCE] and socket.getdefaulttimeout() is None, "it must not wait for ever"
+    assert patience == [perceptual.DOWNLOAD_TIMEOUT] and socket.getdefaulttimeout() is None, "it must not wait for ever"
     (line,) = [line for line in said.err.splitlines() if "LPIPS" in line]
     assert "no such host" in line and "https://download.pytorch.org/models/alexnet" in line and "checkpoints" in line
     assert "LPIPS" in said.out

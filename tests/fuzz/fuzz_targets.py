@@ -12,7 +12,7 @@ import numpy as np
 from fuzz_seeds import EXPORTED
 from PIL import Image
 
-from codecswap import cli
+from codecswap import cli, coding
 from codecswap.codecs.factorized import FactorizedPrior
 from codecswap.codecs.source import load_codec
 from codecswap.codecs.torch_codec import TorchCodec
@@ -24,7 +24,7 @@ from codecswap.data.prepare.unpack import missing, open_zip, pictures, unpack
 from codecswap.data.transforms import whole_picture
 from codecswap.errors import UserError
 from codecswap.export.operators import complaints, load_target
-from codecswap.inference import bitstream, coding, rans
+from codecswap.inference import bitstream, rans
 from codecswap.inference.runtime import OnnxCodec
 from codecswap.inference.tables import EntropyTables
 from codecswap.training.checkpoint import load_student

@@ -63,6 +63,8 @@ def complaints(source: str) -> list[str]:
 
 OWN_BYTES = {"demo.py", "evaluation/anchors.py"}
 """These open the package's own photographs, and what they have just encoded."""
+PINNED = {"page/onnxruntime_web.py"}
+"""These open archives whose SHA-512 is pinned, and read members in memory."""
 
 
 @pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE)))
@@ -70,6 +72,8 @@ def test_the_package_never_runs_what_it_reads(path: Path) -> None:
     found = complaints(path.read_text("utf-8"))
     if str(path.relative_to(PACKAGE)) in OWN_BYTES:
         found = [line for line in found if line != "Image.open of any format"]
+    if str(path.relative_to(PACKAGE)) in PINNED:
+        found = [line for line in found if line != "tarfile.open"]
     assert found == []
 
 
