@@ -65,7 +65,7 @@ class FixedMask(nn.Module):
 
 
 def lower(transform: nn.Module, form: Form = "native", size: tuple[int, int] | None = None) -> nn.Sequential:
-    """Copy an analysis or synthesis transform and write it plainly; the original is left as it is.
+    """Copy an analysis or synthesis transform and write it in few operators; the original is left as it is.
 
     Args:
         transform: ``g_a`` or ``g_s``: a sequence of (transposed) convolutions, GDNs and this project's layers.
@@ -77,7 +77,7 @@ def lower(transform: nn.Module, form: Form = "native", size: tuple[int, int] | N
     """
     result = nn.Sequential()
     for name, layer in transform.named_children():
-        result.add_module(name, _plain_layer(f"g_s.{name}", layer, form, size))
+        result.add_module(name, _lowered_layer(f"g_s.{name}", layer, form, size))
         made_by = maker(layer)
         if size and nn.ConvTranspose2d in (type(layer), made_by and made_by.replaces):
             size = (2 * size[0], 2 * size[1])
@@ -85,13 +85,13 @@ def lower(transform: nn.Module, form: Form = "native", size: tuple[int, int] | N
 
 
 def convolution(layer: nn.Module) -> nn.Conv2d | nn.ConvTranspose2d:
-    """The convolution inside a layer of a plain transform that is no GDN."""
+    """The convolution inside a layer of a lowered transform that is no GDN."""
     return next(module for module in layer.modules() if isinstance(module, nn.Conv2d | nn.ConvTranspose2d))
 
 
 @torch.no_grad()
 def take_planes(transform: nn.Module, tables: EntropyTables) -> Planes:
-    """Make a plain synthesis transform of latents one of planes (`codecswap.inference.planes`), in place.
+    """Make a lowered synthesis transform of latents one of planes (`codecswap.inference.planes`), in place.
 
     Returns: the layout of its new input.
     """
@@ -106,7 +106,7 @@ def take_planes(transform: nn.Module, tables: EntropyTables) -> Planes:
     return planes
 
 
-def _plain_layer(name: str, layer: nn.Module, form: Form, size: tuple[int, int] | None) -> nn.Module:
+def _lowered_layer(name: str, layer: nn.Module, form: Form, size: tuple[int, int] | None) -> nn.Module:
     if isinstance(layer, GDN):
         return LoweredGDN.of(layer)
     written_as = FORMS.get(form)

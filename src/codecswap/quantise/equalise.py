@@ -6,7 +6,7 @@ two levels of 256. A scale per channel can pass through a GDN exactly, because g
     IGDN:  y_i = x_i sqrt(beta_i + sum_j gamma_ij x_j^2)     GDN:  y_i = x_i / sqrt(beta_i + sum_j gamma_ij x_j^2)
 
 Dividing x_i by s_i (in the convolution before) and multiplying y_i by c_i (undone in the convolution after) turns gamma_ij
-into gamma_ij s_j^2 (s_i c_i)^(+-2) and beta_i into beta_i (s_i c_i)^(+-2): plus for IGDN, minus for GDN. It works on plain
+into gamma_ij s_j^2 (s_i c_i)^(+-2) and beta_i into beta_i (s_i c_i)^(+-2): plus for IGDN, minus for GDN. It works on lowered
 transforms (`codecswap.export.lower`), whose beta has no lower bound that would clip.
 """
 

@@ -32,7 +32,7 @@ BLOCK = 128
 def round_weights(
     transform: nn.Module, samples: Sequence[Tensor], *, exact_input: bool, levels: int, float_layers: Sequence[str] = ()
 ) -> dict[str, Tensor]:
-    """Refit and round the convolutions of an equalised plain transform, in place.
+    """Refit and round the convolutions of an equalised lowered transform, in place.
 
     Transposed convolutions and those inside GDNs are left as they are: nearest rounding serves the latter well.
 

@@ -96,7 +96,7 @@ def write_decoder(
     input: str,
     centre: Tensor | None = None,
 ) -> None:
-    """Write a plain synthesis transform (`codecswap.export.lower.lower`) as it is.
+    """Write a lowered synthesis transform (`codecswap.export.lower.lower`) as it is.
 
     Args:
         channels: of its input.
@@ -109,7 +109,7 @@ def write_decoder(
 
 
 def write_encoder(g_a: nn.Module, path: str | Path, *, opset: int, size: tuple[int, int] | None, factor: int) -> None:
-    """Write a plain analysis transform as it is; ``size`` is that of its output, ``factor`` its pixels per latent."""
+    """Write a lowered analysis transform as it is; ``size`` is that of its output, ``factor`` its pixels per latent."""
     example = torch.zeros(1, 3, *(factor * side for side in size or (4, 6)))
     _export(_Encoder(g_a.cpu()), example, Path(path), opset, "picture", "latents", dynamic=size is None)
 
