@@ -1,43 +1,85 @@
-"""Make a small codec from a folder of pictures: how the embedded teacher came about.
+"""Make a small codec from a folder of pictures, as a teacher for tests and demonstrations.
 
-    python scripts/make_teacher.py --images DIR --output codec.safetensors --N 48 --M 72 --lmbda 0.09 --minutes 54
+    python scripts/make_teacher.py --images DIR --output codec.safetensors --N 48 --M 80 --lmbda 0.02 --minutes 100
 
-An hour on one core is enough because training does not start from noise: stage by stage, the analysis kernels are the
+Hours on one core are enough because training does not start from noise: stage by stage, the analysis kernels are the
 principal components of the patches that the stage before puts out (4x4 first, then 2x2, at stride 2), the synthesis
-kernels their transposes, and the entropy model gets the latents' own scales. At most 48 channels in the first stage.
+kernels their transposes, the latents have the step that lambda pays for, and the entropy model gets their own scales.
+At most 48 channels in the first stage.
+
+The same command goes on where a stopped one was: its state lies beside the output until the codec is written.
+(The embedded ``tiny`` was made by an earlier version: N=48, M=72, lambda 0.09, Adam, one size, 54 minutes.)
 """
 
 import argparse
+import copy
 import math
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
+from PIL import Image
+from pytorch_optimizer import SOAP
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from torchvision.transforms import v2
+from torchvision.transforms.v2.functional import pil_to_tensor
 
 from codecswap.codecs.factorized import FactorizedPrior
-from codecswap.data.discovery import list_pictures
-from codecswap.data.transforms import whole_picture
+from codecswap.data.discovery import scan
+from codecswap.data.pictures import load_picture
+from codecswap.files import atomic_write
+from codecswap.metrics import bits_per_pixel
 
-CROP, BATCH, NOISE = 128, 8, 0.05
+CROP, BATCH, NOISE = 128, 8, 0.01
+GAIN = 2 / 32
+"""Of the analysis start: overlapping 4x4 blocks see each pixel four times, and the four stages divide by 4 * 2 * 2 * 2."""
+SCALES = (1.0, 0.75, 0.55, 0.4)
+"""Sizes at which each picture is shown: few pictures then have details of many sizes."""
+PEAK, WARMUP, COOL_DOWN = 1e-3, 200, 0.25
+"""Highest learning rate, steps until it is reached, and the last share of the time, in which it falls to 0."""
+AVERAGED = 0.999
+"""Decay of the average over steps that the finished codec is."""
+SAVE_SECONDS = 120
 
 
-def crops(pictures: list[Tensor], count: int, generator: torch.Generator) -> Tensor:
-    """Random crops ``(count, 3, 128, 128)`` with flips."""
+def pyramid(path: Path) -> list[Tensor]:
+    """A picture at all sizes that still hold a crop, each ``(3, H, W)`` uint8; one that is too small is enlarged."""
+    picture = load_picture(path)
+    enough = max(1.0, CROP / min(picture.size))
+    sizes = [tuple(round(side * enough * scale) for side in picture.size) for scale in SCALES]
+    kept = [size for size in sizes if min(size) >= CROP] or sizes[:1]
+    return [pil_to_tensor(picture.resize(size, Image.Resampling.LANCZOS)) for size in kept]
+
+
+def crops(pictures: list[list[Tensor]], count: int, generator: torch.Generator) -> Tensor:
+    """Random crops ``(count, 3, 128, 128)`` in [0, 1] at random sizes, turned, flipped, brighter or darker."""
+
+    def draw(below: int) -> int:
+        return int(torch.randint(below, (), generator=generator))
+
     cut = []
     for _ in range(count):
-        picture = pictures[int(torch.randint(len(pictures), (), generator=generator))]
-        top, left = (int(torch.randint(side - CROP + 1, (), generator=generator)) for side in picture.shape[1:])
-        crop = picture[:, top : top + CROP, left : left + CROP]
-        cut.append(crop.flip(-1) if torch.rand((), generator=generator) < 0.5 else crop)
+        sizes = pictures[draw(len(pictures))]
+        picture = sizes[draw(len(sizes))]
+        top, left = (draw(side - CROP + 1) for side in picture.shape[1:])
+        crop = picture[:, top : top + CROP, left : left + CROP].float() / 255
+        crop = crop.flip(-1) if draw(2) else crop
+        crop = crop.transpose(1, 2) if draw(4) == 0 else crop
+        # contrast by a power, and the colours' balance by a gain
+        power, gains = torch.rand((), generator=generator), torch.rand(3, 1, 1, generator=generator)
+        cut.append((crop ** (0.8 + 0.45 * power) * (0.9 + 0.2 * gains)).clamp(0, 1))
     return torch.stack(cut)
 
 
 @torch.no_grad()
-def start_from_components(codec: FactorizedPrior, x: Tensor) -> None:
-    """Set both transforms to block PCA of what each stage gets, and the entropy model's scales to the latents'."""
+def start_from_components(codec: FactorizedPrior, x: Tensor, lmbda: float) -> None:
+    """Set both transforms to block PCA of what each stage gets, and the entropy model's scales to the latents'.
+
+    A uniform quantiser of step d costs ``lmbda * 255^2 * d^2 / 12`` and saves ``log2(d)`` bits: the sum is least where
+    ``d^2 = 6 / (lmbda * 255^2 * ln 2)``. That is at high rates; where most latents are zero, twice the step pays.
+    """
+    step = 2 * GAIN * math.sqrt(6 / (lmbda * 255**2 * math.log(2)))
     convs = [layer for layer in codec.g_a if isinstance(layer, nn.Conv2d)]
     deconvs = [layer for layer in codec.g_s if isinstance(layer, nn.ConvTranspose2d)][::-1]
     for index, layer in enumerate(codec.g_a):
@@ -54,12 +96,16 @@ def start_from_components(codec: FactorizedPrior, x: Tensor) -> None:
             kernel = torch.zeros_like(layer.weight)
             kernel[: len(kept), :, begin : begin + size, begin : begin + size] = kept
             noise = NOISE * kernel.std()
-            layer.weight.copy_(kernel + noise * torch.randn_like(kernel))
+            # divided by the block's side a component keeps a pixel's range: GDN hardly bends it, and IGDN undoes that
+            layer.weight.copy_((kernel + noise * torch.randn_like(kernel)) / size)
             # a 4x4 block overlaps its neighbours by half: every pixel is written four times
             deconv = deconvs[stage]
-            deconv.weight.copy_(kernel / (4 if size == 4 else 1) + noise * torch.randn_like(kernel))
+            deconv.weight.copy_((kernel / (4 if size == 4 else 1) + noise * torch.randn_like(kernel)) * size)
             nn.init.zeros_(layer.bias)
             nn.init.zeros_(deconv.bias)
+            if layer is convs[-1]:
+                layer.weight /= step
+                deconv.weight *= step
         x = codec.g_a[index](x)
     scale = x.std(dim=(0, 2, 3)).clamp_min(0.1)
     bottleneck = codec.entropy_bottleneck
@@ -70,29 +116,87 @@ def start_from_components(codec: FactorizedPrior, x: Tensor) -> None:
     bottleneck.quantiles[:, 0, 0], bottleneck.quantiles[:, 0, 2] = -6 * scale, 6 * scale
 
 
-def train(codec: FactorizedPrior, pictures: list[Tensor], *, lmbda: float, minutes: float, seed: int = 0) -> int:
-    """Minimise ``lmbda * 255^2 * MSE + bits per pixel`` for a time; returns the number of steps."""
-    generator = torch.Generator().manual_seed(seed)
-    quantiles = codec.entropy_bottleneck.quantiles
-    weights = [parameter for parameter in codec.parameters() if parameter is not quantiles]
-    optimiser = torch.optim.Adam([{"params": weights, "lr": 2e-4}, {"params": [quantiles], "lr": 1e-3}])
-    began, step = time.perf_counter(), 0
-    while (share := (time.perf_counter() - began) / (60 * minutes)) < 1:
-        rate = min(1, (step + 1) / 100) * (1e-5 + (2e-4 - 1e-5) * 0.5 * (1 + math.cos(math.pi * share)))
-        optimiser.param_groups[0]["lr"] = rate
-        x = crops(pictures, BATCH, generator)
-        out = codec(x)
-        bpp = -out["likelihoods"]["y"].log2().sum() / (BATCH * CROP * CROP)
-        error = (out["x_hat"] - x).square().mean()
-        loss = lmbda * 255**2 * error + bpp
-        optimiser.zero_grad()
-        (loss + codec.aux_loss()).backward()
-        nn.utils.clip_grad_norm_(weights, 1.0)
-        optimiser.step()
-        if step % 100 == 0:
-            print(f"step {step}: {-10 * math.log10(error.item()):.2f} dB, {bpp.item():.3f} bpp", flush=True)
-        step += 1
-    return step
+class Training:
+    """A codec in training: minimise ``lmbda * 255^2 * MSE + bits per pixel`` for a time.
+
+    The likelihoods see noise and the decoder rounded latents, straight through (Minnen and Singh, "Channel-wise
+    autoregressive entropy models for learned image compression", 2020): it meets in training what a file gives it.
+    """
+
+    def __init__(self, codec: FactorizedPrior, lmbda: float) -> None:
+        self.codec, self.lmbda = codec, lmbda
+        self.averaged = copy.deepcopy(codec)
+        quantiles = codec.entropy_bottleneck.quantiles
+        self.weights = [parameter for parameter in codec.parameters() if parameter is not quantiles]
+        self.optimiser = SOAP(self.weights, lr=PEAK, weight_decay=0.0)
+        self.quantiles = torch.optim.Adam([quantiles], lr=1e-3)
+        self.generator = torch.Generator().manual_seed(0)
+        self.step, self.seconds = 0, 0.0
+
+    def learning_rate(self, share: float) -> float:
+        """Up, level, and down along a cosine at the end of the time (``share``: of it, in [0, 1])."""
+        left = min(1.0, (1 - share) / COOL_DOWN)
+        return PEAK * min(1.0, (self.step + 1) / WARMUP) * 0.5 * (1 - math.cos(math.pi * left))
+
+    def advance(self, pictures: list[list[Tensor]], share: float) -> tuple[float, float]:
+        """One step; returns the batch's PSNR in dB and its bits per pixel."""
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.learning_rate(share)
+        codec = self.codec
+        x = crops(pictures, BATCH, self.generator)
+        y = codec.g_a(x)
+        bpp = bits_per_pixel(codec.bits(y, noisy=True), x)
+        error = (codec.g_s(y + (codec.quantise(y) - y).detach()) - x).square().mean()
+        self.optimiser.zero_grad()
+        self.quantiles.zero_grad()
+        (self.lmbda * 255**2 * error + bpp + codec.aux_loss()).backward()
+        nn.utils.clip_grad_norm_(self.weights, 1.0)
+        self.optimiser.step()
+        self.quantiles.step()
+        decay = min(AVERAGED, (1 + self.step) / (10 + self.step))
+        with torch.no_grad():
+            for mean, now in zip(self.averaged.parameters(), codec.parameters(), strict=True):
+                mean.lerp_(now, 1 - decay)
+        self.step += 1
+        return -10 * math.log10(error.item()), bpp.item()
+
+    def run(self, pictures: list[list[Tensor]], minutes: float, state: Path) -> None:
+        """Train until ``minutes`` have been spent, those before a stop included; ``state`` is kept up to date."""
+        began, saved = time.perf_counter() - self.seconds, time.perf_counter()
+        shown: list[tuple[float, float]] = []
+        while (share := self.seconds / (60 * minutes)) < 1:
+            shown.append(self.advance(pictures, share))
+            now = time.perf_counter()
+            self.seconds = now - began
+            if self.step % 100 == 0:
+                decibels, bpp = (sum(column) / len(shown) for column in zip(*shown, strict=True))
+                print(f"step {self.step}, {self.seconds / 60:.1f} min: {decibels:.2f} dB, {bpp:.3f} bpp", flush=True)
+                shown.clear()
+            if now - saved > SAVE_SECONDS:
+                with atomic_write(state) as beside:
+                    torch.save(self.state(), beside)
+                saved = now
+
+    def state(self) -> dict[str, Any]:
+        """All that a later run needs to go on."""
+        return {
+            "codec": self.codec.state_dict(),
+            "averaged": self.averaged.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "quantiles": self.quantiles.state_dict(),
+            "generator": self.generator.get_state(),
+            "step": self.step,
+            "seconds": self.seconds,
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from `state`."""
+        self.codec.load_state_dict(state["codec"])
+        self.averaged.load_state_dict(state["averaged"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.quantiles.load_state_dict(state["quantiles"])
+        self.generator.set_state(state["generator"])
+        self.step, self.seconds = state["step"], state["seconds"]
 
 
 def main() -> None:
@@ -101,20 +205,26 @@ def main() -> None:
     parser.add_argument("--images", type=Path, required=True)
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--N", type=int, default=48)
-    parser.add_argument("--M", type=int, default=72)
-    parser.add_argument("--lmbda", type=float, default=0.09)
-    parser.add_argument("--minutes", type=float, default=54)
+    parser.add_argument("--M", type=int, default=80)
+    parser.add_argument("--lmbda", type=float, default=0.02)
+    parser.add_argument("--minutes", type=float, default=100)
     options = parser.parse_args()
     torch.manual_seed(0)
-    enough = v2.Resize(CROP, antialias=True)
-    pictures = [whole_picture(path) for path in list_pictures(options.images, "--images")]
-    pictures = [picture if min(picture.shape[1:]) >= CROP else enough(picture) for picture in pictures]
+    pictures = [pyramid(path) for path in scan(options.images)]
     codec = FactorizedPrior(options.N, options.M)
-    start_from_components(codec, crops(pictures, 64, torch.Generator().manual_seed(1)))
-    train(codec, pictures, lmbda=options.lmbda, minutes=options.minutes)
-    codec.update(force=True, update_quantiles=True)
-    state = {name: value.contiguous() for name, value in codec.state_dict().items()}
-    save_file(state, options.output, metadata={"N": str(options.N), "M": str(options.M)})
+    start_from_components(codec, crops(pictures, 64, torch.Generator().manual_seed(1)), options.lmbda)
+    training = Training(codec, options.lmbda)
+    state = options.output.with_name(options.output.name + ".state")
+    if state.exists():
+        training.restore(torch.load(state, weights_only=True))
+        print(f"Going on after step {training.step}, {training.seconds / 60:.1f} minutes.", flush=True)
+    training.run(pictures, options.minutes, state)
+    finished = training.averaged
+    finished.update(force=True, update_quantiles=True)
+    with atomic_write(options.output) as beside:
+        tensors = {name: value.contiguous() for name, value in finished.state_dict().items()}
+        save_file(tensors, beside, metadata={"N": str(options.N), "M": str(options.M)})
+    state.unlink(missing_ok=True)
 
 
 if __name__ == "__main__":

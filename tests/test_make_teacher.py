@@ -1,35 +1,71 @@
 """The program that makes a small codec, for a few steps."""
 
 import importlib.util
+import io
 import math
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
+import pytest
 import torch
 
 from codecswap.codecs.factorized import FactorizedPrior
 from codecswap.codecs.source import load_codec
-from codecswap.data.transforms import whole_picture
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "make_teacher.py"
 
 
-def test_it_makes_a_codec_that_loads_and_has_learnt(photos, tmp_path: Path, monkeypatch) -> None:
+@pytest.fixture(scope="module")
+def program() -> ModuleType:
     spec = importlib.util.spec_from_file_location("make_teacher", SCRIPT)
     assert spec and spec.loader
-    program = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(program)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_it_makes_a_codec_that_loads_and_has_learnt(program, photos, tmp_path: Path, monkeypatch) -> None:
     folder, output = photos[0].parent, tmp_path / "codec.safetensors"
-    x = program.crops([whole_picture(photos[0])], 2, torch.Generator().manual_seed(5))
+    x = program.crops([program.pyramid(photos[0])], 2, torch.Generator().manual_seed(5))
     torch.manual_seed(0)
     codec = FactorizedPrior(24, 24)
-    program.start_from_components(codec, x)
+    program.start_from_components(codec, x, 0.02)
     with torch.no_grad():  # the first stage's components, and their transposes, give the picture back
         mid = codec.g_s[6](codec.g_a[0](x))
     assert -10 * math.log10((mid - x)[..., 2:-2, 2:-2].square().mean().item()) > 20
+    with torch.no_grad():  # the whole chain does so, coarsely, before any training
+        decoded = codec.g_s(codec.quantise(codec.g_a(x)))
+    assert -10 * math.log10((decoded - x).square().mean().item()) > 15
     arguments = ["make_teacher.py", "--images", str(folder), "--output", str(output), "--N", "24", "--M", "24"]
     monkeypatch.setattr("sys.argv", [*arguments, "--minutes", "0.05"])
     program.main()
+    assert [path.name for path in tmp_path.iterdir()] == [output.name]
     made = load_codec(str(output))
     assert (made.N, made.M) == (24, 24)
     packed = made.compress(x[:1])
     assert 0 < len(packed["strings"][0][0]) < 128 * 128 and made.decompress(**packed)["x_hat"].shape == x[:1].shape
+
+
+def test_a_stopped_training_goes_on_as_if_it_had_not(program, photos) -> None:
+    pictures = [program.pyramid(photos[0])]
+
+    def begun() -> Any:
+        torch.manual_seed(0)
+        codec = FactorizedPrior(8, 8)
+        program.start_from_components(codec, program.crops(pictures, 4, torch.Generator().manual_seed(1)), 0.02)
+        return program.Training(codec, 0.02)
+
+    first, second = begun(), begun()
+    for _ in range(2):
+        first.advance(pictures, 0.0)
+    content = io.BytesIO()
+    torch.save(first.state(), content)
+    content.seek(0)
+    second.restore(torch.load(content, weights_only=True))
+    torch.manual_seed(3)
+    wanted = first.advance(pictures, 0.9)
+    torch.manual_seed(3)
+    assert second.advance(pictures, 0.9) == wanted and second.step == 3
+    for mine, theirs in zip(second.averaged.parameters(), first.averaged.parameters(), strict=True):
+        assert torch.equal(mine, theirs)
