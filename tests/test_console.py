@@ -54,8 +54,7 @@ def test_quantise_counts_its_steps(tmp_path, monkeypatch: pytest.MonkeyPatch, ca
     from codecswap.quantise import command as quantise
 
     pictures = [np.random.default_rng(seed).random((3, 64, 64), dtype=np.float32) for seed in range(2)]
-    monkeypatch.setattr(quantise, "calibration_pictures", lambda options: pictures)
-    monkeypatch.setattr(quantise.export, "pictures", lambda *arguments: iter(pictures))
+    monkeypatch.setattr(quantise, "sample_pictures", lambda *arguments: iter(pictures))
     assert run("quantise", ["--teacher", "tiny", "--parts", parts, "--output", str(tmp_path)]) == 0
     found = steps(capsys.readouterr().out)
     assert found["Quantise"][0] == found["Quantise"][1] and found["Measure INT8"] == ("2", "2")
