@@ -1,6 +1,7 @@
 """The recipe's commands, typed as its users type them, from a checkout."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -47,11 +48,9 @@ def test_demo_ends_with_table_and_contact_sheet(tmp_path: Path) -> None:
     assert (
         "5 photographs of 768x512" in done.stdout and (tmp_path / "demo" / "contact_sheet.png").stat().st_size > 100_000
     )
-    figures = {
-        line.split("│")[1].strip(): float(line.split("│")[2])
-        for line in done.stdout.splitlines()
-        if "│ " in line and "dB" not in line and "g_s" not in line
-    }
+    (table,) = re.findall(r"5 photographs of 768x512.*?└", done.stdout, re.DOTALL)
+    rows = [line.split("│") for line in table.splitlines() if line.startswith("│")]
+    figures = {row[1].strip(): float(row[2]) for row in rows}
     assert figures["teacher"] == figures["subpixel, no training"] == figures["masked, no training"]
     assert figures["upsample, before training"] < figures["upsample, fine-tuned"] < figures["teacher"]
     page = (tmp_path / "demo" / "report.html").read_text("utf-8")

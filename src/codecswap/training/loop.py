@@ -52,7 +52,8 @@ class Training(L.LightningModule):
         stage: what the student is compared with.
         state: the run's.
         steps_per_epoch: optimizer steps in an epoch, for the cosine.
-        layer_rates: the share of the learning rate that some of the student's parameters get, by name (`layer_rates`).
+        layer_rates: the share of the learning rate that some of the student's parameters get, by name; None: taken from
+            the weights (`layer_rates`) once all processes have the same.
     """
 
     def __init__(
@@ -63,12 +64,13 @@ class Training(L.LightningModule):
         state: TrainingState,
         *,
         steps_per_epoch: int,
-        layer_rates: Mapping[str, float],
+        layer_rates: Mapping[str, float] | None,
     ) -> None:
         super().__init__()
         # channels_last: a quarter less time on the CPU, more on a GPU's tensor cores
         self.pair = pair.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.options, self.state, self.steps_per_epoch, self.layer_rates = options, state, steps_per_epoch, layer_rates
+        self.options, self.state, self.steps_per_epoch = options, state, steps_per_epoch
+        self.known_rates, self.layer_rates = layer_rates, layer_rates or {}
         self.distil = stage.target == "teacher"
         self.strict_loading = False  # the student is rebuilt before Lightning restores the rest
         self.clock = time.perf_counter()
@@ -82,6 +84,8 @@ class Training(L.LightningModule):
 
         The learning rate rises for a moment and falls along a cosine over all steps of all epochs.
         """
+        # now, not before: only the first process calibrates, and the others have just got its weights
+        self.layer_rates = layer_rates(self.pair.student) if self.known_rates is None else self.known_rates
         trained = {name: p for name, p in self.pair.student.named_parameters() if p.requires_grad}
         quantiles = [p for name, p in trained.items() if name.endswith("quantiles")]
         others = [p for name, p in trained.items() if name not in self.layer_rates and not name.endswith("quantiles")]
@@ -239,10 +243,10 @@ def train(options: TrainingOptions, typed: set[str]) -> int:
         torch._dynamo.config.suppress_errors = True  # no compiler: slower, but not the end of a run
         pair.teacher.g_s.compile()
         pair.student.g_s.compile()
-    rates = origin.layer_rates if origin.resume else layer_rates(pair.student)
+    rates = origin.layer_rates if origin.resume else None
     state = TrainingState(epoch=origin.epochs_done - 1)
     module = Training(pair, options, stage, state, steps_per_epoch=steps, layer_rates=rates)
-    facts = {"pictures": data, "forced": origin.forced + forced, "layer_rates": rates}
+    facts = {"pictures": data, "forced": origin.forced + forced}
     checkpoints = Checkpoints(folder, stage, record, options, facts, state)
     # pictures first: a run that is killed before its checkpoint draws them again
     reconstructions = Reconstructions(folder, stage.recon, options, state, shown)

@@ -73,6 +73,7 @@ class Checkpoints(L.Callback):
             "stage": self.stage.name,
             "rate_weight": pl_module.rate_weight.item(),
             "codec": asdict(self.record),
+            "layer_rates": dict(pl_module.layer_rates),
             **self.facts,
             **self.state.to_checkpoint(),
             "config": {
