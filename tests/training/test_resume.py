@@ -155,6 +155,17 @@ def test_newer_formats_are_refused_and_older_ones_load(begun: Path, capsys) -> N
     assert run("distill", ["--resume", str(begun / "other.pt"), "--epochs", "2"]) == 0
 
 
+def test_format_3_goes_on_with_a_new_optimiser(begun: Path, capsys) -> None:
+    content = torch.load(begun / "last.pt", weights_only=True)
+    del content["directions"]
+    torch.save(content | {"format": 3, "layer_rates": {"g_s.0.1.weight": 0.2}}, begun / "last.pt")
+    assert run("distill", ["--resume", str(begun / "last.pt"), "--epochs", "2"]) == 0
+    said = capsys.readouterr().out
+    assert "after 1 epoch: a version with another optimiser" in said and said.count("epoch 2/2: loss") == 1
+    again = torch.load(begun / "last.pt", weights_only=True)
+    assert again["format"] > 3 and "layer_rates" not in again and again["directions"]
+
+
 def test_an_optimizer_of_other_parameters_is_refused(pictures: Path, begun: Path, tmp_path: Path, capsys) -> None:
     """As older versions wrote it, which trained the encoder's GDN layers with --freeze_igdn and --unfreeze_all too."""
     options = ["--coco_dir", str(pictures), "--save_dir", str(tmp_path / "f"), *FAST[:-2], "--unfreeze_all"]

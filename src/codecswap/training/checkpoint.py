@@ -17,8 +17,8 @@ from codecswap.swaps.apply import swap
 from codecswap.swaps.subpixel import SUBPIXEL
 from codecswap.swaps.upsample import UPSAMPLE
 
-FORMAT = 3
-"""Version of a checkpoint's layout; 2 had one learning rate for all layers, 1 no place within an epoch and no hashes."""
+FORMAT = 4
+"""Version of a checkpoint's layout; 3 had learning rates by layer, 2 plain Adam, 1 no place within an epoch and no hashes."""
 
 
 @dataclass(frozen=True)

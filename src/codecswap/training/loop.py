@@ -2,7 +2,6 @@
 
 import logging
 import math
-import statistics
 import sys
 import time
 import warnings
@@ -14,7 +13,7 @@ import lightning.pytorch as L
 import torch
 from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from torch import Tensor, nn
+from torch import Tensor
 
 from codecswap.config import TrainingOptions
 from codecswap.console import say, warn
@@ -30,6 +29,7 @@ from codecswap.training.callbacks import EpochLog, Reconstructions, wandb_logger
 from codecswap.training.devices import check_device
 from codecswap.training.losses import reconstruction_loss
 from codecswap.training.record import write_record
+from codecswap.training.rotated_adam import RotatedAdam, brightness_directions
 from codecswap.training.saving import Checkpoints
 from codecswap.training.stages import STAGES, Stage
 from codecswap.training.state import TrainingState
@@ -52,8 +52,8 @@ class Training(L.LightningModule):
         stage: what the student is compared with.
         state: the run's.
         steps_per_epoch: optimizer steps in an epoch, for the cosine.
-        layer_rates: the share of the learning rate that some of the student's parameters get, by name; None: taken from
-            the weights (`layer_rates`) once all processes have the same.
+        shown: pictures ``(B, 3, H, W)``, the same in all processes: the optimizer's directions are taken from them.
+        directions: those of a resumed run (`codecswap.training.rotated_adam`), instead.
     """
 
     def __init__(
@@ -64,13 +64,14 @@ class Training(L.LightningModule):
         state: TrainingState,
         *,
         steps_per_epoch: int,
-        layer_rates: Mapping[str, float] | None,
+        shown: Tensor,
+        directions: Mapping[str, Tensor] | None = None,
     ) -> None:
         super().__init__()
         # channels_last: a quarter less time on the CPU, more on a GPU's tensor cores
         self.pair = pair.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.options, self.state, self.steps_per_epoch = options, state, steps_per_epoch
-        self.known_rates, self.layer_rates = layer_rates, layer_rates or {}
+        self.shown, self.directions = shown, directions
         self.distil = stage.target == "teacher"
         self.strict_loading = False  # the student is rebuilt before Lightning restores the rest
         self.clock = time.perf_counter()
@@ -80,19 +81,14 @@ class Training(L.LightningModule):
         )
 
     def configure_optimizers(self) -> Any:
-        """Adam, or SOAP (Vyas et al., arXiv 2409.11321).
+        """Adam that knows where brightness lies, or SOAP (Vyas et al., arXiv 2409.11321).
 
         The learning rate rises for a moment and falls along a cosine over all steps of all epochs.
         """
-        # now, not before: only the first process calibrates, and the others have just got its weights
-        self.layer_rates = layer_rates(self.pair.student) if self.known_rates is None else self.known_rates
         trained = {name: p for name, p in self.pair.student.named_parameters() if p.requires_grad}
         quantiles = [p for name, p in trained.items() if name.endswith("quantiles")]
-        others = [p for name, p in trained.items() if name not in self.layer_rates and not name.endswith("quantiles")]
+        others = [p for name, p in trained.items() if not name.endswith("quantiles")]
         groups: list[dict[str, Any]] = [{"params": others, "lr": self.options.lr}]
-        groups += [
-            {"params": [trained[name]], "lr": self.options.lr * share} for name, share in self.layer_rates.items()
-        ]
         if quantiles:
             groups.append({"params": quantiles, "lr": QUANTILE_LR})
         optimizer: torch.optim.Optimizer
@@ -101,7 +97,10 @@ class Training(L.LightningModule):
 
             optimizer = SOAP(groups, weight_decay=0.0)
         else:
-            optimizer = torch.optim.Adam(groups)
+            if self.directions is None:  # now, not before: the other processes have just got the first one's weights
+                x = self.shown.to(self.device)
+                self.directions = brightness_directions(self.pair.student, x, self.pair.both_latents(x)[1])
+            optimizer = RotatedAdam(groups, {trained[name]: values for name, values in self.directions.items()})
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self._schedule)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
@@ -116,8 +115,7 @@ class Training(L.LightningModule):
         schedule: Any = self.lr_schedulers()
         optimizer: Any = self.optimizers()
         schedule.last_epoch = self.current_epoch * self.steps_per_epoch + self.state.batch
-        shares = [1.0, *self.layer_rates.values()]
-        schedule.base_lrs = [*(self.options.lr * share for share in shares), QUANTILE_LR][: len(schedule.base_lrs)]
+        schedule.base_lrs = [self.options.lr, QUANTILE_LR][: len(schedule.base_lrs)]
         for group, base in zip(optimizer.param_groups, schedule.base_lrs, strict=True):
             group["lr"] = base * self._schedule(schedule.last_epoch)
         if self.global_rank == 0:
@@ -172,8 +170,7 @@ class Training(L.LightningModule):
         Without a finite loss and gradient (all processes have the same gradient) the step is skipped: an optimizer leaves
         parameters without a gradient, and all that it remembers of them, as they are.
         """
-        groups = optimizer.param_groups[: 1 + len(self.layer_rates)]
-        norm = torch.nn.utils.clip_grad_norm_([p for group in groups for p in group["params"]], CLIP)
+        norm = torch.nn.utils.clip_grad_norm_(optimizer.param_groups[0]["params"], CLIP)
         if torch.isfinite(norm):
             self.state.skipped_in_a_row = 0
             return
@@ -243,9 +240,8 @@ def train(options: TrainingOptions, typed: set[str]) -> int:
         torch._dynamo.config.suppress_errors = True  # no compiler: slower, but not the end of a run
         pair.teacher.g_s.compile()
         pair.student.g_s.compile()
-    rates = origin.layer_rates if origin.resume else None
     state = TrainingState(epoch=origin.epochs_done - 1)
-    module = Training(pair, options, stage, state, steps_per_epoch=steps, layer_rates=rates)
+    module = Training(pair, options, stage, state, steps_per_epoch=steps, shown=shown, directions=origin.directions)
     facts = {"pictures": data, "forced": origin.forced + forced}
     checkpoints = Checkpoints(folder, stage, record, options, facts, state)
     # pictures first: a run that is killed before its checkpoint draws them again
@@ -272,24 +268,6 @@ def train(options: TrainingOptions, typed: set[str]) -> int:
     best = f"{folder / stage.best} (MS-SSIM against the {stage.target} {state.best:.5f})"
     say(f"Done: {folder / stage.last} and the best, {best}.")
     return 0
-
-
-def layer_rates(student: nn.Module) -> dict[str, float]:
-    """The share of the learning rate for each new convolution whose kernel has smaller weights than most.
-
-    Adam moves every weight by about the learning rate. Latents are large and the first kernel's weights small: without
-    this, a step moves that layer ten times as far, relative to its size, as the others, and the pictures' brightness with
-    it. A kernel gets its root mean square over the median of all, at most 1.
-
-    Returns: by parameter name, only those below 1.
-    """
-    kernels = {
-        f"{name}.weight": module.weight.detach().square().mean().sqrt().item()
-        for name, module in student.named_modules()
-        if isinstance(module, nn.Conv2d) and name.startswith("g_s.") and module.weight.requires_grad
-    }
-    middle = statistics.median(kernels.values()) if kernels else 0.0
-    return {name: size / middle for name, size in kernels.items() if 0 < size < middle}
 
 
 def begin_at(trainer: L.Trainer, epoch: int) -> None:

@@ -4,6 +4,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from codecswap.console import say, warn
 from codecswap.errors import UserError
 from codecswap.training.checkpoint import StudentCheckpoint, load_student
@@ -31,8 +33,8 @@ class Origin:
     """The checkpoint whose optimizer and epoch go on."""
     epochs_done: int = 0
     """Epochs that the original recipe did before; 0 where its checkpoint is not gone on from."""
-    layer_rates: dict[str, float] = field(default_factory=dict)
-    """`codecswap.training.loop.layer_rates` of the resumed run: its optimizer's state is in this order."""
+    directions: dict[str, Tensor] | None = None
+    """`codecswap.training.rotated_adam`'s of the resumed run: its optimizer's state is in their basis."""
     forced: list[str] = field(default_factory=list)
     """What --force overrode in the resumed run."""
     wandb_id: str | None = None
@@ -63,12 +65,14 @@ def read_origin(stage: Stage, options: Any, typed: set[str]) -> Origin:
             _check_optimizer(stage, filled, student)
         except (LookupError, TypeError, AttributeError) as error:
             raise UserError(f"{student.path} is damaged ({error}): copy it again or name another.") from error
+        if content.get("layer_rates"):
+            return _without_optimizer(filled, student)
         say(f"Resuming {student.path}, after {place(*student.progress)}.")
         return Origin(
             filled,
             student,
             str(student.path),
-            layer_rates=dict(content.get("layer_rates", {})),  # format 2 had one rate for all
+            directions=dict(content.get("directions", {})),  # format 2 had none
             forced=list(content.get("forced", [])),
             wandb_id=content.get("wandb_id"),
         )
@@ -90,6 +94,16 @@ def _from_recipe(options: Any, student: StudentCheckpoint) -> Origin:
         f"Resuming {student.path} of the original recipe, after {place(epochs, 0)}: its weights and its epoch are taken over; "
         "its optimiser, schedule, random numbers and best value are not (the learning rate follows --lr and --epochs from "
         "here, the best is measured anew), nor are its options (type them)."
+    )
+    return Origin(options, student, epochs_done=epochs)
+
+
+def _without_optimizer(options: Any, student: StudentCheckpoint) -> Origin:
+    """Go on from a checkpoint of format 3, whose Adam had a learning rate for each layer."""
+    epochs = student.progress[0]
+    say(
+        f"Resuming {student.path}, after {place(epochs, 0)}: a version with another optimiser wrote it, so its weights, "
+        "options and epoch are taken over, and the optimiser starts anew."
     )
     return Origin(options, student, epochs_done=epochs)
 

@@ -73,7 +73,7 @@ class Checkpoints(L.Callback):
             "stage": self.stage.name,
             "rate_weight": pl_module.rate_weight.item(),
             "codec": asdict(self.record),
-            "layer_rates": dict(pl_module.layer_rates),
+            "directions": {name: values.cpu() for name, values in (pl_module.directions or {}).items()},
             **self.facts,
             **self.state.to_checkpoint(),
             "config": {
