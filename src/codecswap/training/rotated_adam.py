@@ -75,8 +75,10 @@ def brightness_directions(student: Codec, pictures: Tensor, latents: Tensor) -> 
 
         return add
 
-    names = {parameter: name for name, parameter in student.named_parameters() if parameter.requires_grad}
-    kernels: dict[nn.Parameter, nn.Module] = {}
+    names: dict[Tensor, str] = {
+        parameter: name for name, parameter in student.named_parameters() if parameter.requires_grad
+    }
+    kernels: dict[Tensor, nn.Module] = {}
     for (
         module
     ) in student.modules():  # an upsampling layer that folds does not call its convolution, but is met before it
