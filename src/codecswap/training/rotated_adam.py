@@ -79,9 +79,8 @@ def brightness_directions(student: Codec, pictures: Tensor, latents: Tensor) -> 
         parameter: name for name, parameter in student.named_parameters() if parameter.requires_grad
     }
     kernels: dict[Tensor, nn.Module] = {}
-    for (
-        module
-    ) in student.modules():  # an upsampling layer that folds does not call its convolution, but is met before it
+    # an upsampling layer that folds does not call its convolution, but is met before it
+    for module in student.modules():
         conv = module.conv if isinstance(module, UpsampleConv2d) else module
         if isinstance(conv, nn.Conv2d) and conv.weight in names:
             kernels.setdefault(conv.weight, module)
