@@ -179,6 +179,9 @@ class EvalOptions(PictureOptions):
     """The metric that the model zoo's codec was trained for."""
     checkpoint: list[str] = field(default_factory=list)
     """Checkpoint of a student, or several. The teacher is read from it. Default: only the teacher is measured."""
+    codec: list[str] = field(default_factory=list)
+    """Exported, quantised or compiled folder, or several. One without an encoder takes the teacher's. Given alone, folders are
+    measured without a teacher."""
     images: str | None = None
     """Instead of --coco_dir: a folder of pictures of any size. All of them are evaluated, uncropped."""
     anchors: str | None = None

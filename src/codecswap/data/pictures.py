@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError)
 """What `load_picture` raises for a file that is not a readable picture."""
@@ -46,13 +46,15 @@ def load_picture(path: str | Path, *, at_least: int | None = None) -> Image.Imag
 
 
 def picture_size(path: str | Path) -> tuple[int, int]:
-    """Width and height from a picture's header; its pixels are not read.
+    """Width and height from a picture's header, upright as `load_picture` has it; its pixels are not read.
 
     Raises:
         As `load_picture`.
     """
     with _opened(path) as file:
-        return file.size
+        # Pillow looks for the orientation of a PNG behind its pixels
+        rotated = file.format != "PNG" and file.getexif().get(ExifTags.Base.Orientation, 1) >= 5
+        return file.size[::-1] if rotated else file.size
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from PIL import Image, features
 from torch import Tensor
 
 from codecswap.console import warn
-from codecswap.evaluation.measure import CodecResult, Coded, Lpips, Scores, evaluate_all, timed
+from codecswap.evaluation.measure import CodecResult, Coded, Lpips, Scores, evaluate_all, timed, to_image
 from codecswap.metrics import bits_per_pixel
 
 FORMATS = {"JPEG": "jpg", "WebP": "webp", "AVIF": "avif"}
@@ -32,7 +32,7 @@ class Anchors:
 
     def measure(self, picture: str, x: Tensor, lpips: Lpips | None = None) -> list[Coded]:
         """Code one picture ``(1, 3, H, W)`` in every format and quality."""
-        pixels = Image.fromarray((x[0] * 255).round().byte().permute(1, 2, 0).cpu().numpy())
+        pixels = to_image(x)
         coded = []
         for name in dict.fromkeys(result.curve for result in self.results):
             try:

@@ -1,7 +1,7 @@
-"""``codecswap eval``: measure teachers, students and anchors on pictures, print the table, write the files."""
+"""``codecswap eval``: measure teachers, students, exported folders and anchors, print the table, write the files."""
 
-from collections.abc import Callable, Generator, Sequence
-from contextlib import closing
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +13,14 @@ from codecswap import __version__
 from codecswap.config import EvalOptions
 from codecswap.console import bar, say, show_table, warn
 from codecswap.data.datasets import ValidationPictures
-from codecswap.data.discovery import find_pictures, list_pictures
+from codecswap.data.discovery import CROP, find_pictures, list_pictures
+from codecswap.data.pictures import UNREADABLE, picture_size
 from codecswap.data.transforms import validation_crop, whole_picture
 from codecswap.errors import UserError
 from codecswap.evaluation import results as results_files
 from codecswap.evaluation.anchors import Anchors
 from codecswap.evaluation.evaluation_set import EvaluationSet, build_evaluation_set, progress
+from codecswap.evaluation.exported import check_sizes
 from codecswap.evaluation.measure import CodecResult, MeasuredCodecs, evaluate_all
 from codecswap.evaluation.perceptual import load_lpips
 from codecswap.evaluation.published import PUBLISHED, distance, is_kodak
@@ -36,6 +38,7 @@ def main(options: EvalOptions, typed: set[str]) -> int:
     if options.output:
         results_files.prepare_folder(options.output)
     codecs = build_evaluation_set(options, typed, device)
+    check_sizes(list(codecs.folders.values()), pictures.expected_sizes())
     lpips = load_lpips(device) if options.lpips else None
     unfinished = [sentence for student in codecs.checkpoints.values() if (sentence := progress(student))]
     for sentence in unfinished:
@@ -56,11 +59,11 @@ def main(options: EvalOptions, typed: set[str]) -> int:
             raise KeyboardInterrupt
         raise UserError(f"None of the {found} pictures in {pictures.folder} can be read.")
     partial = f"stopped after {count} of {found} pictures" if interrupted else None
-    title = "Teacher and student" if codecs.checkpoints else "Teacher"
-    title += f" against the picture: {codecs.title}, {count}{f' of {found}' if partial else ''} pictures"
+    title = f"{codecs.title} against the picture: {codecs.source}, {count}{f' of {found}' if partial else ''} pictures"
     results_files.show_results(title, results, lpips=options.lpips)
     _say_latents(results)
-    deltas = _bjontegaard(results) if len(codecs.measured) > 1 else []
+    _say_encoders(codecs)
+    deltas = _bjontegaard(results) if codecs.rates > 1 else []
     kodak = is_kodak(zip(pictures.names, pictures.sizes, strict=True))
     published = _published(codecs) if kodak and not partial else []
     if options.output:
@@ -125,6 +128,13 @@ class EvaluationPictures:
         """Height and width of those read."""
         self.unreadable: list[str] = []
 
+    def expected_sizes(self) -> Iterator[tuple[str, tuple[int, int]]]:
+        """Names, heights and widths of the pictures, from their headers; those that cannot be read are left out."""
+        for path in self.paths:
+            with suppress(*UNREADABLE):
+                width, height = (CROP, CROP) if self.read is validation_crop else picture_size(path)
+                yield path.name, (height, width)
+
     def __iter__(self) -> Generator[tuple[str, Tensor], None, None]:
         loader = DataLoader(ValidationPictures(self.paths, self.read), batch_size=None, num_workers=self.workers)
         with bar("Evaluate", len(self.paths), unit="pictures") as advance:
@@ -155,20 +165,31 @@ def _say_latents(results: Sequence[CodecResult]) -> None:
         )
 
 
+def _say_encoders(codecs: EvaluationSet) -> None:
+    """Say whose files the folders without an encoder decode."""
+    for folder in codecs.folders.values():
+        if folder.lender:
+            say(
+                f"{folder.name} has no encoder: it decodes what {folder.lender} encodes, as real files, with its times."
+            )
+
+
 def _bjontegaard(results: Sequence[CodecResult]) -> list[dict[str, Any]]:
-    """BD-rate and BD-PSNR of every students' curve against the teachers', printed and returned."""
-    found = curves(results)
+    """BD-rate and BD-PSNR of the curves of students and folders against the teachers', printed and returned.
+
+    Without a teacher: against the first folders' curve.
+    """
+    found = curves(result for result in results if result.kind != "anchor")
     points = {name: [(m["bpp"], m["psnr"]) for m in (p.mean() for p in curve)] for name, curve in found.items()}
+    reference = next(iter(found))
     entries = []
-    for name, curve in found.items():
-        if curve[0].kind != "student":
-            continue
-        rate, quality = bd_rate(points["teacher"], points[name]), bd_psnr(points["teacher"], points[name])
+    for name in list(found)[1:]:
+        rate, quality = bd_rate(points[reference], points[name]), bd_psnr(points[reference], points[name])
         same = rate.value is None and rate.why == quality.why
         both = [f"no BD-rate and no BD-PSNR, {rate.why}"] if same else []
         both = both or [_sentence("BD-rate", rate, "%"), _sentence("BD-PSNR", quality, "dB")]
-        say(f"{name} against teacher: {'; '.join(both)}.")
-        entries.append({"curve": name, "against": "teacher", "bd_rate": vars(rate), "bd_psnr": vars(quality)})
+        say(f"{name} against {reference}: {'; '.join(both)}.")
+        entries.append({"curve": name, "against": reference, "bd_rate": vars(rate), "bd_psnr": vars(quality)})
     return entries
 
 
@@ -183,7 +204,7 @@ def _published(codecs: EvaluationSet) -> list[dict[str, Any]]:
     """Differences of the zoo's codecs from CompressAI's published figures, printed and returned."""
     zoo = [
         (teacher.quality, measured.results[0])
-        for teacher, measured in zip(codecs.teachers, codecs.measured, strict=True)
+        for teacher, measured in zip(codecs.teachers, codecs.measured, strict=False)
         if teacher.path is None and teacher.metric == "mse"
     ]
     entries, rows = [], []
@@ -207,8 +228,18 @@ def _published(codecs: EvaluationSet) -> list[dict[str, Any]]:
 
 def _entry(result: CodecResult, codecs: EvaluationSet) -> dict[str, Any]:
     """A codec in the summary."""
-    entry = {"name": result.name, "kind": result.kind, "curve": result.curve, "same_latents": result.same_latents}
+    entry: dict[str, Any] = {
+        "name": result.name,
+        "kind": result.kind,
+        "curve": result.curve,
+        "same_latents": result.same_latents,
+    }
     if result.kind == "student":
         student = codecs.checkpoints[result.name]
         entry |= {"checkpoint": str(student.path), "replacement": student.replacement}
+    elif result.kind == "exported":
+        folder = codecs.folders[result.name]
+        manifest = folder.codec.manifest
+        entry |= {"folder": folder.path, "replacement": manifest.replacement, "precision": manifest.precision}
+        entry |= {"encoder": folder.lender or result.name, "height": manifest.height, "width": manifest.width}
     return entry | {"mean": result.mean()}

@@ -1,4 +1,4 @@
-"""The codecs of an evaluation: teachers, and the students of each."""
+"""The codecs of an evaluation: teachers, the students of each, and exported folders."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +11,8 @@ from codecswap.codecs.safe_load import read_state
 from codecswap.codecs.source import ZOO, Teacher, fingerprint
 from codecswap.config import EvalOptions
 from codecswap.errors import UserError
-from codecswap.evaluation.measure import TeacherAndStudents
+from codecswap.evaluation.exported import Folder, curve_names, open_folders
+from codecswap.evaluation.measure import Exported, ExportedCodecs, MeasuredCodecs, TeacherAndStudents
 from codecswap.training import start
 from codecswap.training.checkpoint import StudentCheckpoint, load_student
 from codecswap.training.stages import STAGES
@@ -22,14 +23,31 @@ class EvaluationSet:
     """All learned codecs of an evaluation."""
 
     teachers: list[Teacher]
-    measured: list[TeacherAndStudents]
-    """One for each teacher."""
+    measured: list[MeasuredCodecs]
+    """One for each teacher, then one for the folders that have none, if there are such."""
     checkpoints: dict[str, StudentCheckpoint]
     """By the names of the students."""
+    folders: dict[str, Folder]
+    """By their names."""
+
+    @property
+    def rates(self) -> int:
+        """How many codecs of different rates are compared; several make curves."""
+        return max(len(self.teachers), len({folder.codec.tables.digest() for folder in self.folders.values()}))
 
     @property
     def title(self) -> str:
-        """The teachers in a few words."""
+        """What is measured, in a few words."""
+        kinds = ["Teacher"] if self.teachers else []
+        kinds += ["student"] if self.checkpoints else []
+        kinds += ["exported codecs"] if self.folders else []
+        return " and ".join(kinds).capitalize()
+
+    @property
+    def source(self) -> str:
+        """The teachers in a few words, or else the folders."""
+        if not self.teachers:
+            return ", ".join(self.folders)
         first = self.teachers[0]
         if len(self.teachers) == 1:
             return first.name
@@ -40,10 +58,11 @@ class EvaluationSet:
 
 
 def build_evaluation_set(options: EvalOptions, typed: set[str], device: torch.device) -> EvaluationSet:
-    """Load the teachers and students that the options name, and group the students by teacher.
+    """Load the teachers, students and folders that the options name, and group students and folders by teacher.
 
     Raises:
-        UserError: a file is missing or damaged, a quality does not exist, or a student's teacher is not among those named.
+        UserError: a file is missing or damaged, a quality does not exist, a student's teacher is not among those named, or
+            a folder has no encoder and no teacher has its entropy tables.
     """
     paths = list(dict.fromkeys(options.checkpoint))
     loaded = dict(zip(_names(paths, parts=2, single="student"), [load_student(path) for path in paths], strict=True))
@@ -56,23 +75,36 @@ def build_evaluation_set(options: EvalOptions, typed: set[str], device: torch.de
     local = _names([each.path or f"q{each.quality}" for each in teachers], parts=1)
     names = ["teacher"] if len(teachers) == 1 else [f"teacher {label}" for label in local]
     curves = _curves(students)
-    measured = [
+    paths = list(dict.fromkeys(path.rstrip("/") for path in options.codec))
+    labels = _names(paths, parts=1)
+    taken = {"teacher", *loaded}
+    labels = [f"{label} (folder)" if label in taken else label for label in labels]
+    folders = open_folders(paths, labels, dict(zip(names, codecs, strict=True)))
+    exported: dict[int | None, list[Exported]] = {}
+    for folder, curve in zip(folders, curve_names(folders, len(teachers)), strict=True):
+        exported.setdefault(folder.teacher, []).append(folder.measured(curve))
+    measured: list[MeasuredCodecs] = [
         TeacherAndStudents(
             codec.to(device),
             {student: checkpoint.student.to(device) for student, checkpoint in mine.items()},
             name=name,
             curves=["teacher", *(curves[student] for student in mine)],
+            exported=exported.get(index, ()),
         )
-        for name, codec, mine in zip(names, codecs, students, strict=True)
+        for index, (name, codec, mine) in enumerate(zip(names, codecs, students, strict=True))
     ]
-    return EvaluationSet(teachers, measured, loaded)
+    if alone := exported.get(None):
+        measured.append(ExportedCodecs(alone))
+    return EvaluationSet(teachers, measured, loaded, {folder.name: folder for folder in folders})
 
 
 def _teachers(options: EvalOptions, typed: set[str], students: list[StudentCheckpoint]) -> list[Teacher]:
-    """The teachers of the options, or else the one that the students' checkpoints name."""
+    """The teachers of the options, or else the one that the students' checkpoints name; none if only folders are named."""
     qualities = options.qualities
     if options.teacher:
         return [Teacher(path, qualities[0], options.metric) for path in dict.fromkeys(options.teacher)]
+    if options.codec and not students and not typed & {"quality", "metric"}:
+        return []
     recorded = [student for student in students if student.record]
     if "quality" in typed or not recorded:
         return [Teacher(None, quality, options.metric) for quality in qualities]

@@ -8,10 +8,12 @@ from typing import Literal, ParamSpec, Protocol, TypeVar
 
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
 
 from codecswap.codecs.protocol import Codec
 from codecswap.errors import UserError
+from codecswap.inference import bitstream
 from codecswap.inference.tables import LARGEST
 from codecswap.metrics import SMALLEST_SIDE, bits_per_pixel, ms_ssim, psnr, to_8_bits
 
@@ -55,7 +57,7 @@ class Coded:
     decoding_time: float
     """Seconds from the bytes to the 8-bit picture in memory."""
     against_teacher: Scores | None = None
-    """The decoded picture against the teacher's; None for all but students."""
+    """The decoded picture against its teacher's, of students and exported folders; None where there is no teacher."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ class CodecResult:
 
     name: str
     """As tables show it."""
-    kind: Literal["teacher", "student", "anchor"]
+    kind: Literal["teacher", "student", "exported", "anchor"]
     same_latents: bool | None = None
     """A student's encoder and entropy model are its teacher's, bit for bit; None for all but students."""
     coded: list[Coded] = field(default_factory=list)
@@ -76,9 +78,9 @@ class CodecResult:
         """Means over the pictures.
 
         Returns: ``psnr`` (dB), ``ms_ssim``, ``bpp``, ``encoding_time`` and ``decoding_time`` (seconds); ``lpips`` where it
-            was measured; for students ``psnr_to_teacher`` and ``ms_ssim_to_teacher``. Means are over the pictures on which a
-            figure is defined and finite, ``ms_ssim_pictures`` says how many MS-SSIM is of; NaN where there are none, and
-            an infinite PSNR only where all pictures are identical.
+            was measured; where there is a teacher to compare with, ``psnr_to_teacher`` and ``ms_ssim_to_teacher``. Means
+            are over the pictures on which a figure is defined and finite, ``ms_ssim_pictures`` says how many MS-SSIM is of;
+            NaN where there are none, and an infinite PSNR only where all pictures are identical.
         """
         scores = [coded.scores for coded in self.coded]
         means = {
@@ -156,6 +158,61 @@ class MeasuredCodecs(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Exported:
+    """An exported codec to measure, and the one that encodes for it."""
+
+    name: str
+    """As tables show it."""
+    codec: bitstream.Codec
+    encoder: bitstream.Codec
+    """The same, or where it has no encoder another codec with its entropy tables."""
+    curve: str = ""
+
+
+class ExportedCodecs:
+    """Exported codecs, which write and read files as ``codecswap encode`` and ``decode`` do; the files' headers do not count.
+
+    Args:
+        exported: those with the same encoder get its file of each picture, encoded once.
+    """
+
+    def __init__(self, exported: Sequence[Exported]) -> None:
+        self.exported = exported
+        self.results = [CodecResult(each.name, "exported", curve=each.curve or each.name) for each in exported]
+
+    def measure(
+        self, picture: str, x: Tensor, lpips: Lpips | None = None, by_teacher: Tensor | None = None
+    ) -> list[Coded]:
+        """Code one picture ``(1, 3, H, W)``; ``by_teacher``: as the teacher decodes it.
+
+        Raises:
+            UserError: a codec cannot take a picture of that size.
+        """
+        original = to_image(x)
+        files: dict[int, tuple[bytes, float]] = {}
+        coded = []
+        for each in self.exported:
+            try:
+                key = id(each.encoder)
+                if key not in files:
+                    files[key] = timed(x.device, bitstream.encode, each.encoder, original)
+                file, encoding_time = files[key]
+                decoded, decoding_time = timed(x.device, bitstream.decode, each.codec, file)
+            except (UserError, bitstream.BadFile) as error:
+                raise UserError(f"{each.name} cannot code {picture}: {error}") from error
+            y = torch.from_numpy(bitstream.to_array(decoded))[None].to(x.device)
+            against = None if by_teacher is None else Scores.of(y, by_teacher)
+            bpp = bits_per_pixel(8 * (len(file) - bitstream.OVERHEAD), x)
+            coded.append(Coded(picture, bpp, Scores.of(y, x, lpips), encoding_time, decoding_time, against))
+        return coded
+
+
+def to_image(x: Tensor) -> Image.Image:
+    """A picture ``(1, 3, H, W)`` in [0, 1] in 8 bits."""
+    return Image.fromarray((x[0] * 255).round().byte().permute(1, 2, 0).cpu().numpy())
+
+
 class TeacherAndStudents:
     """A teacher and its students; students with the teacher's latents decode the teacher's bytes.
 
@@ -163,6 +220,7 @@ class TeacherAndStudents:
         teacher, students: on one device, in eval mode, their entropy tables up to date.
         name: the teacher's in tables.
         curves: of the teacher and of each student; by default each its own.
+        exported: exported codecs to compare with this teacher, too.
     """
 
     def __init__(
@@ -172,21 +230,24 @@ class TeacherAndStudents:
         *,
         name: str = "teacher",
         curves: Sequence[str] | None = None,
+        exported: Sequence[Exported] = (),
     ) -> None:
         self.codecs = [teacher, *students.values()]
+        self.exported = ExportedCodecs(exported)
         curves = curves or [name, *students]
         self.results = [CodecResult(name, "teacher", curve=curves[0])]
         for (student, codec), curve in zip(students.items(), curves[1:], strict=True):
             self.results.append(CodecResult(student, "student", codec.same_latents(teacher), curve=curve))
+        self.results += self.exported.results
 
     def measure(self, picture: str, x: Tensor, lpips: Lpips | None = None) -> list[Coded]:
-        """Code one picture ``(1, 3, H, W)`` with the teacher and its students."""
+        """Code one picture ``(1, 3, H, W)`` with the teacher, its students and the exported codecs."""
         teacher = self.codecs[0]
         x = x.to(next(teacher.parameters()).device)
         encoded = timed(x.device, compress, teacher, x)
         coded: list[Coded] = []
         decoded_by_teacher = x
-        for codec, result in zip(self.codecs, self.results, strict=True):
+        for codec, result in zip(self.codecs, self.results, strict=False):  # the exported ones' follow
             own = timed(x.device, compress, codec, x) if result.same_latents is False else encoded
             (strings, sides), encoding_time = own
             decoded, decoding_time = timed(x.device, _decompress, codec, strings, sides, x)
@@ -195,7 +256,7 @@ class TeacherAndStudents:
             against = Scores.of(decoded, decoded_by_teacher) if coded else None
             bpp, scores = bits_per_pixel(8 * len(strings[0]), x), Scores.of(decoded, x, lpips)
             coded.append(Coded(picture, bpp, scores, encoding_time, decoding_time, against))
-        return coded
+        return coded + self.exported.measure(picture, x, lpips, decoded_by_teacher)
 
 
 def _decompress(codec: Codec, strings: list[bytes], sides: torch.Size, like: Tensor) -> Tensor:

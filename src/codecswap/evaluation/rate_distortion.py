@@ -1,6 +1,6 @@
 """Rate-distortion curves, and their differences in rate and in PSNR (Bjontegaard)."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -13,7 +13,7 @@ Points = Sequence[tuple[float, float]]
 """A curve: bits per pixel and PSNR (dB) of each point."""
 
 
-def curves(results: Sequence[CodecResult]) -> dict[str, list[CodecResult]]:
+def curves(results: Iterable[CodecResult]) -> dict[str, list[CodecResult]]:
     """Results by the curve they belong to, by ascending rate; curves in order of first appearance."""
     found: dict[str, list[CodecResult]] = {}
     for result in results:

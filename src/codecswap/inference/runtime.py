@@ -78,6 +78,25 @@ class OnnxCodec:
         """
         return self._run("decoder", self._decoder_input(symbols), scale_in=1, scale_out=self.factor)
 
+    def check_size(self, height: int, width: int) -> None:
+        """Refuse pictures of ``height`` x ``width`` pixels that a folder of a fixed size cannot take.
+
+        Raises:
+            UserError: they are smaller than its size, or it is too small for tiles.
+        """
+        sides = [-(-side // self.factor) for side in (height, width)]
+        fixed = f"{self.folder} is fixed at {self.manifest.width}x{self.manifest.height} pixels"
+        if self._fixed and any(side < size for side, size in zip(sides, self._tile, strict=True)):
+            raise UserError(
+                f"{fixed} and takes no smaller picture ({self.factor * sides[1]}x{self.factor * sides[0]} with its padding): "
+                "export it without --height and --width."
+            )
+        if any(2 * self.manifest.margin >= size < side for side, size in zip(sides, self._tile, strict=True)):
+            raise UserError(
+                f"{fixed}, too small for tiles of a larger picture: export it with sides of more than "
+                f"{2 * self.manifest.margin * self.factor}."
+            )
+
     def _decoder_input(self, symbols: np.ndarray) -> np.ndarray:
         input = self._network("decoder").input
         if input == "planes" and self.manifest.planes:
@@ -91,19 +110,8 @@ class OnnxCodec:
         return network
 
     def _run(self, part: str, x: np.ndarray, *, scale_in: int, scale_out: int) -> np.ndarray:
-        height, width = (side // scale_in for side in x.shape[-2:])
-        if self._fixed and (height < self._tile[0] or width < self._tile[1]):
-            raise UserError(
-                f"{self.folder} is fixed at {self.manifest.width}x{self.manifest.height} pixels and takes no smaller "
-                f"picture ({self.factor * width}x{self.factor * height} with its padding): export it without --height and "
-                "--width."
-            )
-        for size, side in zip(self._tile, (height, width), strict=True):
-            if size < side and size <= 2 * self.manifest.margin:
-                raise UserError(
-                    f"{self.folder} is fixed at {self.manifest.width}x{self.manifest.height} pixels, too small for tiles of "
-                    f"a larger picture: export it with sides of more than {2 * self.manifest.margin * self.factor}."
-                )
+        height, width = (self.factor * (side // scale_in) for side in x.shape[-2:])
+        self.check_size(height, width)
         network = self._network(part)
         session = self._session(part, network)
         channels = 3 if part == "decoder" else self.manifest.M

@@ -1,0 +1,116 @@
+"""Exported, quantised and compiled folders in an evaluation: opened, and each paired with who encodes for it."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from codecswap.codecs.protocol import Codec
+from codecswap.codecs.torch_codec import TorchCodec
+from codecswap.errors import UserError
+from codecswap.evaluation.measure import Exported
+from codecswap.inference.runtime import OnnxCodec
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A folder to measure."""
+
+    name: str
+    """As tables show it."""
+    codec: OnnxCodec
+    lender: str | None
+    """Name of the codec whose encoder it takes; None: it has its own."""
+    encoder: Any
+    """A `codecswap.inference.bitstream.Codec`."""
+    teacher: int | None
+    """Index of the teacher with its entropy tables; None: there is none, the folder stands alone."""
+
+    @property
+    def path(self) -> str:
+        """As it was named."""
+        return str(self.codec.folder)
+
+    @property
+    def kind(self) -> str:
+        """What folders of several teachers that make one curve have in common."""
+        manifest = self.codec.manifest
+        replaced = "" if manifest.replacement == "none" else f"{manifest.replacement}, "
+        return f"{replaced}{manifest.precision}"
+
+    def measured(self, curve: str) -> Exported:
+        """What `codecswap.evaluation.measure` takes."""
+        return Exported(self.name, self.codec, self.encoder, curve)
+
+
+def open_folders(paths: Sequence[str], names: Sequence[str], teachers: dict[str, Codec]) -> list[Folder]:
+    """Open folders, and find an encoder for those without one: a teacher's, or another folder's.
+
+    Args:
+        names: of the folders, as tables show them.
+        teachers: by name.
+
+    Raises:
+        UserError: one is no exported codec, has no decoder, or has no encoder and nobody here has its entropy tables.
+    """
+    opened = [OnnxCodec(Path(path), torch.get_num_threads()) for path in paths]
+    encoders: list[tuple[str, Any]] = [(name, TorchCodec(codec)) for name, codec in teachers.items()]
+    digests = [encoder.tables.digest() for _, encoder in encoders]
+    encoders += [(name, codec) for name, codec in zip(names, opened, strict=True) if codec.manifest.encoder]
+    found = []
+    for name, codec in zip(names, opened, strict=True):
+        if codec.manifest.decoder is None:
+            raise UserError(f"{codec.folder} holds no decoder: name a folder that has one with --codec.")
+        digest = codec.tables.digest()
+        teacher = digests.index(digest) if digest in digests else None
+        lender, encoder = None, codec
+        if codec.manifest.encoder is None:
+            lender, encoder = _lender(codec, encoders)
+        found.append(Folder(name, codec, lender, encoder, teacher))
+    return found
+
+
+def _lender(codec: OnnxCodec, encoders: list[tuple[str, Any]]) -> tuple[str, Any]:
+    digest = codec.tables.digest()
+    for name, encoder in encoders:
+        if encoder.tables.digest() == digest:
+            return name, encoder
+    others = [f"{name} ({encoder.tables.digest().hex()[:8]})" for name, encoder in encoders]
+    but = f", and its entropy tables ({digest.hex()[:8]}) are not those of {' or '.join(others)}" if others else ""
+    raise UserError(
+        f"{codec.folder} holds no encoder{but}: name its teacher with --teacher or --quality, or export it with --parts all."
+    )
+
+
+def curve_names(folders: Sequence[Folder], teachers: int) -> list[str]:
+    """The curve of each folder: its own where all have the same entropy tables, else one for each kind."""
+    if teachers <= 1 and len({folder.codec.tables.digest() for folder in folders}) <= 1:
+        return [folder.name for folder in folders]
+    seen: dict[tuple[bytes, str], int] = {}
+    curves = []
+    for folder in folders:
+        key = (folder.codec.tables.digest(), folder.kind)
+        seen[key] = seen.get(key, 0) + 1
+        curves.append(folder.kind if seen[key] == 1 else f"{folder.kind} ({seen[key]})")
+    return curves
+
+
+def check_sizes(folders: Sequence[Folder], sizes: Iterable[tuple[str, tuple[int, int]]]) -> None:
+    """Refuse, before anything is measured, pictures that a folder of a fixed size cannot take.
+
+    Args:
+        sizes: names of pictures, and their heights and widths in pixels.
+
+    Raises:
+        UserError: there is one.
+    """
+    codecs = {each for folder in folders for each in (folder.codec, folder.encoder) if isinstance(each, OnnxCodec)}
+    fixed = [codec for codec in codecs if codec.manifest.height]
+    for name, (height, width) in sizes if fixed else ():
+        for codec in fixed:
+            try:
+                codec.check_size(height, width)
+            except UserError as error:
+                raise UserError(f"{name} has {width}x{height} pixels: {error}") from error
