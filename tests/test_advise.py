@@ -54,3 +54,11 @@ def test_the_command(capsys: pytest.CaptureFixture) -> None:
     assert figures["subpixel"] == figures["masked"] == figures["transposed"] > figures["upsample"] + 3
     assert run("advise", ["--teacher", "tiny", "--operators", "Conv,Resize"]) == 0
     assert "Only --replacement upsample runs" in capsys.readouterr().out
+
+
+def test_a_target_without_a_root_gets_a_gdn_without_one(capsys: pytest.CaptureFixture) -> None:
+    assert run("advise", ["--teacher", "tiny", "--operators", "Conv,DepthToSpace,Mul,Relu"]) == 0
+    said = capsys.readouterr().out
+    assert "lacks Sqrt for the inverse GDNs: add --gdn ramps" in said and "Use --replacement subpixel" in said
+    lost = {line.split("│")[1].split(",")[0].strip(): line.split("│")[3] for line in said.splitlines() if "│" in line}
+    assert float(lost["sqrt"]) == float(lost["rsqrt"]) == 0 < float(lost["ramps"]) < 0.03

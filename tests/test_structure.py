@@ -22,7 +22,7 @@ ALLOWED = {
     "data": BASE,
     "inference": BASE | {"data"},
     "codecs": BASE | {"inference", "layers"},
-    "swaps": BASE | {"layers", "least_squares"},
+    "swaps": BASE | {"metrics", "layers", "least_squares", "codecs"},
     "training": BASE | {"metrics", "data", "layers", "codecs", "swaps"},
     "evaluation": BASE | {"metrics", "data", "inference", "codecs", "training"},
     "export": BASE | {"metrics", "data", "layers", "inference", "codecs", "swaps", "training"},

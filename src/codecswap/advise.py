@@ -9,23 +9,26 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from codecswap.codecs.protocol import Codec, encode
 from codecswap.codecs.source import Teacher
-from codecswap.config import AdviseOptions
+from codecswap.config import AdviseOptions, GdnOptions
 from codecswap.console import say, show_table, track
 from codecswap.data.discovery import list_pictures, position
 from codecswap.data.transforms import first_readable
 from codecswap.errors import UserError
 from codecswap.layers.upsampling import UpsampleConv2d
 from codecswap.metrics import psnr, to_8_bits
-from codecswap.swaps import SWAPS, replacing
+from codecswap.swaps import GDN_SWAPS, KEPT, SWAPS, replacing
 from codecswap.swaps.apply import swap
 from codecswap.swaps.calibrate import calibrate
+from codecswap.swaps.closed_form import measure, swap_and_fit
 
 TRANSPOSED = "transposed"
 """The teacher as it is."""
 OPERATORS = {TRANSPOSED: ("ConvTranspose",)} | {swap.name: swap.operators for swap in replacing(nn.ConvTranspose2d)}
 """What a decoder's upsampling can be made of, and the ONNX operators of these layers."""
-IGDN_OPERATORS = ("Conv", "Mul", "Sqrt")
-"""ONNX operators of the inverse GDN between them."""
+GDN_OPERATORS = {KEPT: ("Conv", "Mul", "Sqrt")} | {
+    swap.name: swap.operators for swap in GDN_SWAPS.values() if not swap.trained
+}
+"""What the inverse GDNs between them can be made of without training, and the ONNX operators."""
 
 
 def multiply_adds(decoder: nn.Module, latents: Tensor, *, folded: bool = True) -> float:
@@ -90,16 +93,37 @@ def main(options: AdviseOptions, typed: set[str]) -> int:
     title = f"{source.name}, measured on {len(measured)} pictures"
     columns = ["--replacement", "exact?", "start, dB", "10^3 multiply-adds/pixel", "ONNX operators", "training"]
     show_table(title, columns, rows)
-    say(f"The inverse GDNs between them need {', '.join(IGDN_OPERATORS)}.")
+    _show_gdn(teacher, calibration, measured)
     _recommend(costs, options.operators, lost)
     return 0
+
+
+def _show_gdn(teacher: Codec, calibration: Tensor, measured: Tensor) -> None:
+    """The inverse GDNs' table: closed form, on the teacher's own decoder."""
+    shape, rows = teacher.g_a(measured[:1]), []
+    for name, operators in GDN_OPERATORS.items():
+        made, _, pieces = swap_and_fit(teacher, name, "decoder", calibration, tolerance=GdnOptions.gdn_tolerance)
+        lost = measure(teacher, made, measured.split(8)).decibels
+        rows.append(
+            [
+                f"{name}, {pieces} pieces" if pieces else name,
+                "the teacher" if name == KEPT else "yes" if GDN_SWAPS[name].exact else "no",
+                f"{lost:.3f}",
+                f"{multiply_adds(made.g_s, shape) / 1e3:.1f}",
+                ", ".join(operators),
+            ]
+        )
+    columns = ["--gdn", "exact?", "lost, dB", "10^3 multiply-adds/pixel, decoder", "ONNX operators"]
+    show_table("The inverse GDNs between them, without training", columns, rows)
 
 
 def _recommend(costs: dict[str, float], operators: str | None, lost: dict[str, float]) -> None:
     accepted = {name.strip() for name in operators.split(",")} if operators else None
     best = cheapest_exact(costs, accepted)
-    if accepted is not None and (missing := sorted(set(IGDN_OPERATORS) - accepted)):
-        say(f"Whatever you choose, this target lacks {', '.join(missing)} for the inverse GDNs.")
+    if accepted is not None and (missing := sorted(set(GDN_OPERATORS[KEPT]) - accepted)):
+        others = [name for name, needed in GDN_OPERATORS.items() if set(needed) <= accepted]
+        instead = f"add --gdn {others[0]}" if others else "and no --gdn goes without them"
+        say(f"Whatever you choose, this target lacks {', '.join(missing)} for the inverse GDNs: {instead}.")
     exact = [swap for swap in replacing(nn.ConvTranspose2d) if swap.exact]
     needed = [" and ".join(operator for operator in swap.operators if operator != "Conv") for swap in exact]
     if accepted is None:

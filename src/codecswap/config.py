@@ -11,6 +11,10 @@ from codecswap.errors import UserError
 
 Replacement = Literal["upsample", "masked", "subpixel"]
 """Names in `codecswap.swaps.SWAPS`."""
+Gdn = Literal["sqrt", "rsqrt", "ramps"]
+"""``sqrt``, and names in `codecswap.swaps.GDN_SWAPS`."""
+Part = Literal["decoder", "encoder", "both"]
+"""Names in `codecswap.swaps.apply.PARTS`."""
 
 
 def check_at_least(options: Any, **least: float) -> None:
@@ -42,6 +46,22 @@ class TeacherOptions:
     """Quality of the model zoo's bmshj2018_factorized, 1 (fewest bits) to 8."""
     metric: Literal["mse", "ms-ssim"] = "mse"
     """The metric that the model zoo's codec was trained for."""
+
+
+@dataclass(kw_only=True)
+class GdnOptions:
+    """How GDN layers are computed."""
+
+    gdn: Gdn = "sqrt"
+    """GDN layers: sqrt as they are, rsqrt with a reciprocal square root (exact), ramps with convolutions and ReLU only."""
+    gdn_part: Part = "decoder"
+    """Transforms whose GDN layers are replaced. Another encoder writes other bitstreams, which the same decoders read."""
+    gdn_tolerance: float = 0.01
+    """With --gdn ramps: the loss in dB that is accepted. It decides how many pieces a square root gets (1 to 8)."""
+
+    def __post_init__(self) -> None:
+        if not self.gdn_tolerance > 0:
+            raise UserError(f"--gdn_tolerance is above 0, not {self.gdn_tolerance}.")
 
 
 @dataclass(kw_only=True)
@@ -328,7 +348,7 @@ class AdviseOptions(TeacherOptions):
 
 
 @dataclass(kw_only=True)
-class DeployOptions(TeacherOptions):
+class DeployOptions(TeacherOptions, GdnOptions):
     """What export and quantise have in common."""
 
     checkpoint: str | None = None
@@ -349,11 +369,17 @@ class DeployOptions(TeacherOptions):
     """How to write upsampling layers: as they are, as Resize and Conv, or as Conv and DepthToSpace."""
     images: str | None = None
     """Folder of pictures to verify or measure on. Default: photographs inside the package."""
+    calibration_images: str | None = None
+    """Folder of pictures to calibrate on. Default: 13 photographs inside the package."""
+    calibration_count: int = 32
+    """Number of calibration pictures, at most."""
 
     opsets: ClassVar[range] = range(11, 21)
     """DepthToSpace has its CRD order since 11; PyTorch's exporter ends at 20."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
+        check_at_least(self, calibration_count=1)
         if self.opset not in self.opsets:
             raise UserError(f"--opset is {self.opsets[0]} to {self.opsets[-1]}, not {self.opset}.")
         if (self.height is None) != (self.width is None):
@@ -422,10 +448,6 @@ class QuantiseOptions(DeployOptions):
     """Folder for encoder.onnx, decoder.onnx, entropy.json, entropy.bin and codec.json."""
     parts: Literal["all", "encoder", "decoder"] = "decoder"
     """Networks to write. A quantised encoder writes other bitstreams than a float encoder; a quantised decoder changes none."""
-    calibration_images: str | None = None
-    """Folder of pictures for calibration. Default: 13 photographs inside the package."""
-    calibration_count: int = 32
-    """Number of calibration pictures, at most."""
     method: Literal["minmax", "entropy", "percentile"] = "minmax"
     """How the range of an activation is chosen from the calibration values."""
     percentile: float = 99.99
@@ -446,8 +468,6 @@ class QuantiseOptions(DeployOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.calibration_count < 1:
-            raise UserError(f"--calibration_count is at least 1, not {self.calibration_count}.")
         if not 0 < self.percentile <= 100:
             raise UserError(f"--percentile is above 0 and at most 100, not {self.percentile}.")
 

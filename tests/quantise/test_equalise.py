@@ -8,7 +8,8 @@ from codecswap.codecs.protocol import encode
 from codecswap.export.lower import LoweredGDN, lower
 from codecswap.layers.gdn import GDN
 from codecswap.quantise.equalise import equalise
-from codecswap.swaps.apply import swap
+from codecswap.swaps import GDN_SWAPS
+from codecswap.swaps.apply import swap, swap_gdn
 
 
 @pytest.fixture
@@ -42,6 +43,17 @@ def test_encoder_output_is_unchanged(codec: FactorizedPrior) -> None:
     equalise(transform, pictures.split(1))
     assert_unchanged(transform(pictures), codec.g_a(pictures))
     assert_flat(transform, pictures)
+
+
+@pytest.mark.parametrize("gdn", GDN_SWAPS)
+@torch.no_grad()
+def test_what_replaces_a_gdn_takes_the_scales_too(codec: FactorizedPrior, gdn: str) -> None:
+    codec = swap_gdn(codec, gdn, "both")[0]
+    pictures, latents = torch.rand(2, 3, 64, 96), 5 * torch.randn(2, 11, 6, 4)
+    for transform, x in ((codec.g_a, pictures), (codec.g_s, latents)):
+        lowered = lower(transform, "subpixel")
+        equalise(lowered, x.split(1))
+        assert_unchanged(lowered(x), transform(x))
 
 
 @torch.no_grad()

@@ -14,7 +14,7 @@ import codecswap
 from codecswap import swaps
 from codecswap.advise import multiply_adds
 from codecswap.codecs.factorized import FactorizedPrior
-from codecswap.config import Replacement
+from codecswap.config import Gdn, Replacement
 from codecswap.export.backends import graph
 from codecswap.export.backends.onnx import export_decoder
 from codecswap.swaps.apply import swap
@@ -27,7 +27,7 @@ SOURCE = Path(codecswap.__file__).parent
 
 
 def test_no_name_is_compared() -> None:
-    names = "|".join(swaps.SWAPS)
+    names = "|".join([*swaps.SWAPS, *swaps.GDN_SWAPS, swaps.KEPT])
     comparison = re.compile(
         rf"""[!=]=\s*["']({names})["']|["']({names})["']\s*[!=]=|\bin\s*[(\[{{]\s*["']({names})["']"""
     )
@@ -42,7 +42,8 @@ def test_no_name_is_compared() -> None:
 
 def test_the_option_has_the_names_of_the_table() -> None:
     assert set(get_args(Replacement)) == set(swaps.SWAPS)
-    assert all(name == value.name for name, value in swaps.SWAPS.items())
+    assert set(get_args(Gdn)) == {*swaps.GDN_SWAPS, swaps.KEPT}
+    assert all(name == value.name for table in (swaps.SWAPS, swaps.GDN_SWAPS) for name, value in table.items())
 
 
 @pytest.mark.parametrize("name", swaps.SWAPS)

@@ -11,7 +11,7 @@ from codecswap.console import say, show_table, warn
 from codecswap.export.backends import graph
 from codecswap.export.backends.onnx import export_decoder, export_encoder
 from codecswap.export.operators import complaints, load_target
-from codecswap.export.source import load_source
+from codecswap.export.source import gdn_label, load_source, with_gdn
 from codecswap.export.verify import sample_pictures, verify
 from codecswap.files import atomic_write
 from codecswap.inference.manifest import Manifest, Network, describe_network, replaced_folder, write_folder
@@ -27,13 +27,14 @@ def main(options: ExportOptions, typed: set[str]) -> int:
     """``codecswap export``; returns 0, or 3 where ``--target`` does not accept something."""
     target = load_target(options.target) if options.target else None
     codec, name, replacement = load_source(options, typed)
-    if replacement in SWAPS and not SWAPS[replacement].exact and not options.checkpoint:
+    if not options.checkpoint and (made_by := SWAPS.get(replacement)) and not made_by.exact:
         warn(
             f"--replacement {replacement} is not exact and this one is untrained: export a --checkpoint of distill or "
             "finetune."
         )
+    codec, label = with_gdn(codec, options), gdn_label(replacement, options)
     with replaced_folder(options.output) as made:
-        manifest = write(codec, name, replacement, replace(options, output=made))
+        manifest = write(codec, name, label, replace(options, output=made))
         show_facts(made, manifest)
         samples = sample_pictures(options.images, "--images", "val", options.size, codec.factor)
         verify(codec, made, samples, manifest.precision)

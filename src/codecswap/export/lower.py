@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from codecswap.errors import UserError
 from codecswap.inference.planes import Planes
 from codecswap.inference.tables import EntropyTables
-from codecswap.layers.gdn import GDN, effective
+from codecswap.layers.gdn import GDN, PlainActivation, RsqrtGDN, effective
 from codecswap.layers.upsampling import ConstantMask, SubpixelConv2d, UpsampleConv2d
 from codecswap.swaps import maker
 from codecswap.swaps.masked import MASKED
@@ -29,26 +29,40 @@ FORMS: dict[str, Swap] = {"resize": MASKED, "subpixel": SUBPIXEL}
 """The exact swap that writes a teacher's layer in a form other than its own."""
 
 
-class LoweredGDN(nn.Module):
+class LoweredGDN(PlainActivation):
     """GDN or IGDN in Conv, Mul, Sqrt and Div: ``x / sqrt(beta + gamma x^2)`` or ``x * sqrt(beta + gamma x^2)``.
+
+    With ``reciprocal`` in Conv, Mul, Sqrt and Reciprocal: ONNX has no Rsqrt, and converters make one of these two.
 
     ``(B, C, H, W) -> (B, C, H, W)``; ``norm.weight: (C, C, 1, 1)`` is gamma and ``norm.bias: (C,)`` is beta.
     """
 
-    def __init__(self, beta: Tensor, gamma: Tensor, *, inverse: bool) -> None:
+    def __init__(self, beta: Tensor, gamma: Tensor, *, inverse: bool, reciprocal: bool = False) -> None:
         super().__init__()
-        self.inverse = inverse
+        self.inverse, self.reciprocal = inverse, reciprocal
         self.norm = _conv(gamma[:, :, None, None], beta)
 
     @classmethod
     def of(cls, gdn: GDN) -> "LoweredGDN":
         """The same function as ``gdn``."""
-        return cls(*effective(gdn), inverse=gdn.inverse)
+        return cls(*effective(gdn), inverse=gdn.inverse, reciprocal=isinstance(gdn, RsqrtGDN))
 
     def forward(self, x: Tensor) -> Tensor:
         """Compute ``(B, C, H, W) -> (B, C, H, W)``."""
-        norm = torch.sqrt(self.norm(x * x))  # x ** 2 would be exported as Pow
-        return x * norm if self.inverse else x / norm
+        norm = self.norm(x * x)  # x ** 2 would be exported as Pow
+        if self.reciprocal:
+            root = torch.sqrt(norm).reciprocal()
+            return x * (norm * root) if self.inverse else x * root
+        root = torch.sqrt(norm)
+        return x * root if self.inverse else x / root
+
+    def rescale(self, inside: Tensor, outside: Tensor) -> Tensor:  # noqa: D102
+        factor = (inside * outside).square()
+        factor = factor if self.inverse else 1 / factor
+        self.norm.weight *= factor[:, None, None, None] * inside.square()[None, :, None, None]
+        assert self.norm.bias is not None
+        self.norm.bias *= factor
+        return outside
 
 
 class FixedMask(nn.Module):

@@ -25,7 +25,7 @@ from torch import nn
 from codecswap.errors import UserError
 from codecswap.export.backends import graph
 from codecswap.export.lower import FORMS
-from codecswap.swaps import replacing
+from codecswap.swaps import GDN_SWAPS, replacing
 
 TARGETS = ("rknn", "qnn", "ethos-u", "ethos-u85", "opset13")
 """The targets that come with the package."""
@@ -41,13 +41,16 @@ _INSTEAD = {
     ],
     "Resize": [*((f"--form {form}", set(swap.operators)) for form, swap in FORMS.items()), _TRANSPOSED],
     "Add": [("--input latents", {"Conv"})],
+    **{
+        operator: [
+            (f"--gdn {swap.name} (--gdn_part encoder in the encoder)", set(swap.operators))
+            for swap in GDN_SWAPS.values()
+            if operator not in swap.operators and not swap.trained
+        ]
+        for operator in ("Sqrt", "Div", "Reciprocal")
+    },
 }
 """Per operator: what to ask `codecswap export` for, and the operators that come instead."""
-
-_NOTHING = {
-    "Sqrt": "the square root of (I)GDN has no substitute yet, so this layer runs on the CPU",
-    "Div": "the division of GDN has no substitute yet, so this layer runs on the CPU",
-}
 
 
 @dataclass(frozen=True)
@@ -129,7 +132,7 @@ def _advice(operator: str, target: Target) -> str:
     choices = [words for words, needed in _INSTEAD.get(operator, ()) if needed <= target.operators]
     if choices:
         return f"use {', or '.join(choices)}"
-    return _NOTHING.get(operator, "nothing of this project's replaces it, so this layer runs on the CPU")
+    return "nothing of this project's replaces it, so this layer runs on the CPU"
 
 
 def _default(operator: str, attribute: str, opset: int) -> Any:

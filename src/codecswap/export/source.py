@@ -1,13 +1,24 @@
 """Where export and quantise take their codec from."""
 
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from codecswap.codecs.protocol import Codec
 from codecswap.codecs.source import Teacher
+from codecswap.config import DeployOptions
+from codecswap.console import say, show_table
 from codecswap.errors import UserError
+from codecswap.export.verify import VERIFIED_ON, sample_pictures
+from codecswap.swaps import GDN_SWAPS, KEPT
 from codecswap.swaps.apply import swap
+from codecswap.swaps.closed_form import measure, swap_and_fit
 from codecswap.training.checkpoint import load_student
+
+CROP = (384, 256)
+"""Width and height of a calibration picture, where no size is fixed."""
 
 
 def load_source(options: Any, typed: set[str]) -> tuple[Codec, str, str]:
@@ -33,3 +44,35 @@ def load_source(options: Any, typed: set[str]) -> tuple[Codec, str, str]:
     if "replacement" in typed and options.replacement != made:
         raise UserError(f"{loaded.path} holds a student with --replacement {made}, not {options.replacement}.")
     return loaded.student.requires_grad_(False), loaded.path.name, made
+
+
+def with_gdn(codec: Codec, options: DeployOptions) -> Codec:
+    """The codec with its GDNs as ``--gdn`` asks for; says what that costs on pictures that nothing was fitted to.
+
+    Raises:
+        UserError: the codec has no GDNs that could be replaced, or a folder holds no picture.
+    """
+    if options.gdn == KEPT:
+        return codec
+    size = options.size or CROP
+    found = sample_pictures(options.calibration_images, "--calibration_images", "train", size, codec.factor)
+    pictures = torch.stack([torch.from_numpy(one) for one in islice(found, options.calibration_count)])
+    made, replaced, pieces = swap_and_fit(
+        codec, options.gdn, options.gdn_part, pictures, tolerance=options.gdn_tolerance
+    )
+    show_table("GDN layers", ["layer", "before", "now"], [[one.name, one.before, one.after] for one in replaced])
+    if GDN_SWAPS[options.gdn].exact:
+        say(f"--gdn {options.gdn} equals the codec's own GDN layers.")
+        return made.requires_grad_(False)
+    shown = sample_pictures(options.images, "--images", "val", options.size, codec.factor)
+    held_out = [torch.from_numpy(one)[None] for one in islice(shown, VERIFIED_ON)]
+    how = f" in {pieces} pieces" if pieces else ""
+    say(
+        f"--gdn {options.gdn}{how}, on {len(held_out)} pictures it was not fitted to: {measure(codec, made, held_out)}."
+    )
+    return made.requires_grad_(False)
+
+
+def gdn_label(replacement: str, options: DeployOptions) -> str:
+    """A codec's replacement as codec.json names it, its GDNs' among it."""
+    return replacement if options.gdn == KEPT else f"{replacement}, gdn {options.gdn}"

@@ -1,16 +1,70 @@
-"""GDN and its inverse, CompressAI's: ``x / sqrt(beta + gamma x^2)`` and ``x * sqrt(beta + gamma x^2)``."""
+"""CompressAI's GDN, its inverse, and what replaces them: ``x / sqrt(n)`` and ``x * sqrt(n)`` with ``n = beta + gamma x^2``."""
 
 import warnings
+from abc import ABC, abstractmethod
 
-from torch import Tensor
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 with warnings.catch_warnings():  # of deprecations in what CompressAI imports, not our user's to mend
     warnings.simplefilter("ignore")
     from compressai.layers import GDN
 
-__all__ = ["GDN", "effective"]
+__all__ = ["GDN", "PlainActivation", "RampGDN", "RsqrtGDN", "effective"]
 
 
 def effective(gdn: GDN) -> tuple[Tensor, Tensor]:
     """What a GDN computes with once its reparametrisation is done: ``beta: (C,)`` and ``gamma: (C, C)``, non-negative."""
     return gdn.beta_reparam(gdn.beta).detach(), gdn.gamma_reparam(gdn.gamma).detach()
+
+
+class RsqrtGDN(GDN):
+    """GDN with a reciprocal square root instead of square root and division; parameters as GDN's.
+
+    With ``n = beta + gamma x^2``: ``x * rsqrt(n)``, and ``x * (n * rsqrt(n))`` for the inverse.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Compute ``(B, C, H, W) -> (B, C, H, W)``."""
+        beta, gamma = self.beta_reparam(self.beta), self.gamma_reparam(self.gamma)
+        norm = F.conv2d(x * x, gamma[:, :, None, None], beta)
+        root = torch.rsqrt(norm)
+        return x * (norm * root) if self.inverse else x * root
+
+
+class PlainActivation(nn.Module, ABC):
+    """What stands in a GDN's place and is exported as it is: ``(B, C, H, W) -> (B, C, H, W)``."""
+
+    @abstractmethod
+    def rescale(self, inside: Tensor, outside: Tensor) -> Tensor:
+        """Take inputs divided by ``inside: (C,)`` and give outputs multiplied by ``outside: (C,)``, in place.
+
+        Both are positive. Returns: what the outputs are really multiplied by, where the function leaves no choice.
+        """
+
+
+class RampGDN(PlainActivation):
+    """GDN whose root is a sum of ramps: ``x * root(relu(norm(x * x)))``, two 1x1 convolutions around a ReLU.
+
+    Each channel has ``pieces`` ramps ``relu(n - t)`` (inverse GDN) or ``relu(t - n)`` (GDN) of its norm ``n``. Parameters:
+    ``norm.weight: (pieces C, C, 1, 1)``, ``root.weight: (C, pieces C, 1, 1)``, and their biases.
+    """
+
+    def __init__(self, channels: int, pieces: int) -> None:
+        super().__init__()
+        self.norm = nn.Conv2d(channels, pieces * channels, 1)
+        self.relu = nn.ReLU()
+        self.root = nn.Conv2d(pieces * channels, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Compute ``(B, C, H, W) -> (B, C, H, W)``."""
+        return x * self.root(self.relu(self.norm(x * x)))  # x ** 2 would be exported as Pow
+
+    def rescale(self, inside: Tensor, outside: Tensor) -> Tensor:  # noqa: D102
+        self.norm.weight *= inside.square()[None, :, None, None]
+        scale = inside * outside
+        self.root.weight *= scale[:, None, None, None]
+        assert self.root.bias is not None
+        self.root.bias *= scale
+        return outside

@@ -24,7 +24,7 @@ METHODS = {
     "entropy": CalibrationMethod.Entropy,
     "percentile": CalibrationMethod.Percentile,
 }
-OPERATORS = ["Conv", "ConvTranspose", "DepthToSpace", "Div", "Mul", "Resize", "Sqrt"]
+OPERATORS = ["Conv", "ConvTranspose", "DepthToSpace", "Div", "Mul", "Reciprocal", "Relu", "Resize", "Sqrt"]
 """All that a codec's graphs hold."""
 TYPES = {"uint8": QuantType.QUInt8, "int8": QuantType.QInt8}
 

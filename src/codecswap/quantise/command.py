@@ -24,7 +24,7 @@ from codecswap.export.backends.graph import layer_of
 from codecswap.export.backends.onnx import latent_size, write_decoder, write_encoder
 from codecswap.export.backends.onnx_qdq import write_qdq
 from codecswap.export.lower import lower, take_planes
-from codecswap.export.source import load_source
+from codecswap.export.source import CROP, gdn_label, load_source, with_gdn
 from codecswap.export.verify import VERIFIED_ON, sample_pictures
 from codecswap.inference.bitstream import pack, unpack
 from codecswap.inference.check import compare, demand, write_checks
@@ -40,8 +40,6 @@ from codecswap.quantise.rounding import LEVELS, round_weights
 
 PARTS = {"decoder": ("g_s", "planes", "picture"), "encoder": ("g_a", "picture", "latents")}
 """Per network: the codec's transform, input and output."""
-CROP = (384, 256)
-"""Width and height of a calibration picture, where no size is fixed."""
 STEPS = 4
 """Of a network's quantisation: equalise, refit and round the weights, choose the ranges, measure what each tensor costs."""
 REPEATS = 5
@@ -54,6 +52,7 @@ def main(options: QuantiseOptions, typed: set[str]) -> int:
     layers = [f"{part}.{index}" for part in ("g_a", "g_s") for index, _ in codec.get_submodule(part).named_children()]
     if unknown := [layer for layer in options.keep if layer not in layers]:
         raise UserError(f"--keep {unknown[0]}: the codec's layers are {', '.join(layers)}.")
+    codec, replacement = with_gdn(codec, options), gdn_label(replacement, options)
     found = sample_pictures(options.calibration_images, "--calibration_images", "train", options.size or CROP)
     samples = list(islice(found, options.calibration_count))
     say(f"Calibrating on {len(samples)} pictures.")

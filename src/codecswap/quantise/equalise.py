@@ -7,7 +7,8 @@ two levels of 256. A scale per channel can pass through a GDN exactly, because g
 
 Dividing x_i by s_i (in the convolution before) and multiplying y_i by c_i (undone in the convolution after) turns gamma_ij
 into gamma_ij s_j^2 (s_i c_i)^(+-2) and beta_i into beta_i (s_i c_i)^(+-2): plus for IGDN, minus for GDN. It works on lowered
-transforms (`codecswap.export.lower`), whose beta has no lower bound that would clip.
+transforms (`codecswap.export.lower`), whose beta has no lower bound that would clip. What replaces a GDN says for itself how it
+takes such scales (`codecswap.layers.gdn.PlainActivation.rescale`).
 """
 
 from collections.abc import Iterable
@@ -15,7 +16,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from codecswap.export.lower import LoweredGDN, convolution
+from codecswap.export.lower import convolution
+from codecswap.layers.gdn import PlainActivation
 
 
 @torch.no_grad()
@@ -29,24 +31,24 @@ def equalise(transform: nn.Module, samples: Iterable[Tensor]) -> None:
     layers = list(transform.children())
     ranges = _ranges(transform, samples)
     for before, gdn, after in zip(layers, layers[1:], layers[2:], strict=False):
-        if isinstance(gdn, LoweredGDN):
+        if isinstance(gdn, PlainActivation):
             inside, outside = (_usable(values) for values in ranges[gdn])
-            _rescale(gdn, inside, 1 / outside)
+            given = gdn.rescale(inside, 1 / outside)
             _scale_outputs(before, 1 / inside)
-            _scale_inputs(after, outside)
+            _scale_inputs(after, 1 / given)
 
 
-def _ranges(transform: nn.Module, samples: Iterable[Tensor]) -> dict[LoweredGDN, tuple[Tensor, Tensor]]:
+def _ranges(transform: nn.Module, samples: Iterable[Tensor]) -> dict[PlainActivation, tuple[Tensor, Tensor]]:
     """The largest absolute value of each channel before and after each GDN."""
-    found: dict[LoweredGDN, tuple[Tensor, Tensor]] = {}
+    found: dict[PlainActivation, tuple[Tensor, Tensor]] = {}
 
     def look(gdn: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        assert isinstance(gdn, LoweredGDN)
+        assert isinstance(gdn, PlainActivation)
         largest = tuple(x.abs().amax(dim=(0, 2, 3)) for x in (inputs[0], output))
         before = found.get(gdn, largest)
         found[gdn] = torch.maximum(before[0], largest[0]), torch.maximum(before[1], largest[1])
 
-    handles = [gdn.register_forward_hook(look) for gdn in transform.modules() if isinstance(gdn, LoweredGDN)]
+    handles = [gdn.register_forward_hook(look) for gdn in transform.modules() if isinstance(gdn, PlainActivation)]
     try:
         for sample in samples:
             transform(sample)
@@ -59,15 +61,6 @@ def _ranges(transform: nn.Module, samples: Iterable[Tensor]) -> dict[LoweredGDN,
 def _usable(largest: Tensor) -> Tensor:
     """Scales to divide by: a channel that is silent on the samples is left as it is."""
     return torch.where(largest > 1e-12, largest, torch.ones_like(largest))
-
-
-def _rescale(gdn: LoweredGDN, inside: Tensor, outside: Tensor) -> None:
-    """Make a GDN of inputs divided by ``inside: (C,)`` give outputs multiplied by ``outside: (C,)``."""
-    factor = (inside * outside).square()
-    factor = factor if gdn.inverse else 1 / factor
-    gdn.norm.weight *= factor[:, None, None, None] * inside.square()[None, :, None, None]
-    assert gdn.norm.bias is not None
-    gdn.norm.bias *= factor
 
 
 def _scale_outputs(layer: nn.Module, scale: Tensor) -> None:

@@ -3,6 +3,8 @@
 from torch import nn
 
 from codecswap.swaps.masked import MASKED
+from codecswap.swaps.ramps import RAMPS
+from codecswap.swaps.rsqrt import RSQRT
 from codecswap.swaps.subpixel import SUBPIXEL
 from codecswap.swaps.swap import Swap
 from codecswap.swaps.upsample import UPSAMPLE
@@ -12,7 +14,14 @@ SWAPS: dict[str, Swap] = {
     MASKED.name: MASKED,
     UPSAMPLE.name: UPSAMPLE,
 }
-"""By name."""
+"""Of transposed convolutions, by name."""
+GDN_SWAPS: dict[str, Swap] = {
+    RSQRT.name: RSQRT,
+    RAMPS.name: RAMPS,
+}
+"""Of GDNs, by name."""
+KEPT = "sqrt"
+"""``--gdn``: the GDNs stay as they are."""
 
 
 def replacing(kind: type[nn.Module]) -> list[Swap]:
@@ -22,4 +31,4 @@ def replacing(kind: type[nn.Module]) -> list[Swap]:
 
 def maker(layer: nn.Module) -> Swap | None:
     """The swap that made a layer; None where none did."""
-    return next((swap for swap in SWAPS.values() if swap.made(layer)), None)
+    return next((swap for swap in (*SWAPS.values(), *GDN_SWAPS.values()) if swap.made(layer)), None)

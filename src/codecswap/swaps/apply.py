@@ -1,4 +1,4 @@
-"""Swapping: find the layers of a synthesis transform that a swap replaces, and put layers in their place that NPUs run."""
+"""Swapping: find the layers of a transform that a swap replaces, and put layers in their place that NPUs run."""
 
 import copy
 from dataclasses import dataclass
@@ -7,11 +7,14 @@ from typing import TypeVar
 from torch import nn
 
 from codecswap.errors import UserError
-from codecswap.swaps import SWAPS, maker
-from codecswap.swaps.swap import describe_convolution
+from codecswap.layers.gdn import GDN
+from codecswap.swaps import GDN_SWAPS, KEPT, SWAPS, maker
+from codecswap.swaps.swap import Swap, describe_convolution
 from codecswap.swaps.upsample import UPSAMPLE
 
 Codec = TypeVar("Codec", bound=nn.Module)
+PARTS = {"encoder": ("g_a",), "decoder": ("g_s",), "both": ("g_a", "g_s")}
+"""Per ``--part``: the transforms."""
 
 
 @dataclass(frozen=True)
@@ -53,24 +56,58 @@ def swap(
         having = " or ".join(other.name for other in SWAPS.values() if other.sizes)
         raise UserError(f"--kernel_size goes with --replacement {having}; {replacement} keeps the kernel it replaces.")
     student = copy.deepcopy(codec)
-    report = []
-    for name, layer in list(student.named_modules()):
-        if not (name.startswith("g_s.") and isinstance(layer, chosen.replaces)):
-            continue
-        if reason := chosen.refusal(layer):
-            raise UserError(f"The layer {name} ({layer}) cannot be replaced by {replacement}: {reason}.")
-        new, error = chosen.replace(layer, size=kernel_size, init=init)
-        parent, _, child = name.rpartition(".")
-        setattr(student.get_submodule(parent), child, new)
-        report.append(Replaced(name, describe(layer), describe(new), error))
+    report = _replace(student, chosen, ("g_s",), size=kernel_size, init=init)
     if not report:
         kind = chosen.replaces.__name__
         raise UserError(f"The codec's synthesis transform g_s holds no {kind}: there is nothing to swap.")
     return student, report
 
 
+def swap_gdn(
+    codec: Codec, gdn: str, part: str = "decoder", *, pieces: int | None = None, init: str = "weights"
+) -> tuple[Codec, list[Replaced]]:
+    """Copy ``codec`` and replace every GDN of one transform, or of both; where the swap is not exact, calibrate it then.
+
+    Args:
+        codec: it is left as it is.
+        gdn: a name in `codecswap.swaps.GDN_SWAPS`, or ``sqrt``: a copy.
+        part: one of `PARTS`.
+        pieces: of ``ramps``; by default `codecswap.swaps.ramps.PIECES`.
+        init: as in `swap`.
+
+    Raises:
+        UserError: there is no GDN in those transforms.
+    """
+    if gdn == KEPT:
+        return copy.deepcopy(codec), []
+    student, chosen = copy.deepcopy(codec), GDN_SWAPS[gdn]
+    report = _replace(student, chosen, PARTS[part], size=pieces if chosen.sizes else None, init=init)
+    if not report:
+        raise UserError(f"The codec's {' and '.join(PARTS[part])} hold no GDN: there is nothing for --gdn to replace.")
+    return student, report
+
+
+def _replace(
+    student: nn.Module, chosen: Swap, transforms: tuple[str, ...], *, size: int | None, init: str
+) -> list[Replaced]:
+    """Replace, in place, what a swap is for in some transforms; layers that a swap made are left as they are."""
+    report = []
+    for name, layer in list(student.named_modules()):
+        if name.split(".")[0] not in transforms or not isinstance(layer, chosen.replaces) or maker(layer):
+            continue
+        if reason := chosen.refusal(layer):
+            raise UserError(f"The layer {name} ({layer}) cannot be replaced by {chosen.name}: {reason}.")
+        new, error = chosen.replace(layer, size=size, init=init)
+        parent, _, child = name.rpartition(".")
+        setattr(student.get_submodule(parent), child, new.train(layer.training))
+        report.append(Replaced(name, describe(layer), describe(new), error))
+    return report
+
+
 def describe(layer: nn.Module) -> str:
     """One line that names a layer, e.g. ``Upsample(x2) + Conv2d(72, 48, 5x5)``."""
     if made_by := maker(layer):
         return made_by.describe(layer)
+    if isinstance(layer, GDN):
+        return f"{'I' if layer.inverse else ''}GDN({len(layer.beta)})"
     return describe_convolution(layer) if isinstance(layer, nn.ConvTranspose2d) else str(layer)

@@ -38,10 +38,11 @@ def calibrate(
     positions: int = 65536,
     batch_size: int = 8,
     seed: int = 0,
+    transform: str = "g_s",
 ) -> list[LayerFit]:
     """Fit the layers of a swapped codec that cannot equal its teacher's to them on real latents, in place.
 
-    Closed form, layer by layer through ``g_s``: what the student's front (fitted already) puts out is
+    Closed form, layer by layer through the transform: what the student's front (fitted already) puts out is
     regressed on what the teacher's layer puts out behind its own front, so a layer also makes up for the
     errors of those before it. Its weights are the least-squares solution, with a ridge that pulls them
     towards those that the layer has. Layers of exact swaps are left alone.
@@ -57,6 +58,7 @@ def calibrate(
             is fitted to: equally many from each picture, drawn at random where there are more.
         batch_size: pictures decoded at once; it bounds the memory.
         seed: of the draw.
+        transform: ``g_s``, or ``g_a`` with pictures ``(n, 3, H, W)`` in [0, 1] in the place of latents.
 
     Returns: one entry for each layer fitted, in order.
 
@@ -72,7 +74,7 @@ def calibrate(
     layers = [
         (name, layer, swap.calibration)
         for name, layer in student.named_modules()
-        if name.startswith("g_s.") and (swap := maker(layer)) and swap.calibration
+        if name.startswith(f"{transform}.") and (swap := maker(layer)) and swap.calibration
     ]
     if not layers:
         return []
@@ -83,8 +85,8 @@ def calibrate(
             fit = calibration(layer, original)
             for chunk in chunks:
                 chunk = chunk.to(next(layer.parameters()))
-                inputs = _input_of(layer, student.get_submodule("g_s"), chunk)
-                theirs = _input_of(original, teacher.get_submodule("g_s"), chunk)
+                inputs = _input_of(layer, student.get_submodule(transform), chunk)
+                theirs = _input_of(original, teacher.get_submodule(transform), chunk)
                 count = math.ceil(positions / len(latents))
                 fit.add(inputs, theirs, draw(inputs, count, generator))
                 advance(1)

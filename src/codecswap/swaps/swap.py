@@ -1,5 +1,6 @@
 """What a swap is: one kind of layer, the layers that can take its place, and all that the rest asks about them."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -24,7 +25,7 @@ class Swap:
     """One way to replace layers of one type. The functions get layers of that type, and layers that ``build`` made."""
 
     name: str
-    """As ``--replacement`` and checkpoints have it."""
+    """As ``--replacement`` or ``--gdn`` and checkpoints have it."""
     replaces: type[nn.Module]
     """Type of the layers replaced."""
     exact: bool
@@ -44,8 +45,10 @@ class Swap:
     """One line about a new layer."""
     calibration: Callable[[Any, Any], Calibration] | None = None
     """For a new layer and its old one: the fit on real latents; None where ``fit`` leaves nothing to gain."""
+    trained: bool = False
+    """It comes close to what it replaces only after training."""
     sizes: tuple[int, ...] = ()
-    """Sizes that may be asked for (``--kernel_size``); empty where the old layer decides."""
+    """Sizes that may be asked for (kernels, or pieces of ``ramps``); empty where the old layer decides."""
 
     def replace(
         self, layer: nn.Module, *, size: int | None = None, init: str = "weights"
@@ -75,3 +78,8 @@ def copy_convolution(conv: nn.Conv2d, weight: Tensor, bias: Tensor | None) -> No
         conv.bias = None
     elif conv.bias is not None:
         conv.bias.data.copy_(bias.detach())
+
+
+def decibels(ratio: Tensor) -> float:
+    """A ratio of energies in dB, not below -300."""
+    return 10 * math.log10(max(ratio.item(), 1e-30))

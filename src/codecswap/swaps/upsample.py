@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from codecswap.layers.upsampling import UpsampleConv2d, phase_matrix, to_subpixel, transposed_phase_kernels
 from codecswap.least_squares import Places, Sums, patches, ridge_step
 from codecswap.swaps.masked import why_not_odd
-from codecswap.swaps.swap import Swap, copy_convolution, describe_convolution
+from codecswap.swaps.swap import Swap, copy_convolution, decibels, describe_convolution
 
 
 def _build(layer: nn.ConvTranspose2d, size: int | None) -> UpsampleConv2d:
@@ -108,7 +108,7 @@ class KernelFit:
             conv.bias.copy_(mean - feature @ solution)
         conv.weight.copy_(solution.T.reshape(conv.weight.shape))
         scale = variance.clamp_min(1e-300)
-        return _decibels(before / scale), _decibels(after / scale)
+        return decibels(before / scale), decibels(after / scale)
 
     def _system(self, inputs: int) -> Tensor:
         """The Gram matrix of the features, ``(k^2 I, k^2 I)``, from that of the patches, row by row."""
@@ -122,10 +122,6 @@ class KernelFit:
         return system.view(inputs * unknowns, inputs * unknowns)
 
 
-def _decibels(ratio: Tensor) -> float:
-    return 10 * math.log10(max(ratio.item(), 1e-30))
-
-
 UPSAMPLE = Swap(
     name="upsample",
     replaces=nn.ConvTranspose2d,
@@ -137,5 +133,6 @@ UPSAMPLE = Swap(
     made=lambda layer: isinstance(layer, UpsampleConv2d) and not layer.masked,
     describe=lambda new: f"Upsample(x2) + {describe_convolution(new.conv)}",
     calibration=KernelFit,
+    trained=True,
     sizes=(3, 5, 7),
 )

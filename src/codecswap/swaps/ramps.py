@@ -1,0 +1,178 @@
+"""``ramps``: the root of a GDN as a few straight pieces, in operators that every NPU has. Closed form, nearly exact."""
+
+import torch
+from torch import Tensor
+
+from codecswap.layers.gdn import GDN, RampGDN, effective
+from codecswap.least_squares import Places, patches
+from codecswap.swaps.swap import Swap, decibels
+
+PIECES = 4
+"""Ramps per channel where nobody asked for a number."""
+MOST = 8
+"""Ramps per channel, at most."""
+KNOTS = 24
+"""Places, in each channel, where a ramp may begin."""
+EVERY = 8
+"""One in so many of the positions that calibration draws is used: there are few unknowns."""
+DECADES = 3.0
+"""How far above beta a norm is taken to reach where there are no samples of it."""
+
+
+def fit_ramps(norm: Tensor, weight: Tensor, pieces: int, *, inverse: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Weighted least squares of ``sqrt(n)`` or ``1 / sqrt(n)`` by a constant and ramps, channel by channel.
+
+    The ramps are ``relu(n - t)`` for ``sqrt`` (the first with ``t = 0``: a straight line) and ``relu(t - n)`` for
+    ``1 / sqrt`` (beyond the largest ``t`` it stays constant, and so never changes its sign). Ramps are added one at a time,
+    each where it leaves the smallest error, and those before it may then move.
+
+    Args:
+        norm: ``(P, C)``, samples of n, positive.
+        weight: ``(P, C)``, of each sample's squared error; non-negative.
+        pieces: number of ramps, at least 1.
+        inverse: ``sqrt`` (as in an inverse GDN) instead of ``1 / sqrt``.
+
+    Returns: ``t: (C, pieces)``, the slopes ``(C, pieces)``, the constant ``(C,)``, in float64.
+    """
+    norm, weight = norm.double().T, weight.double().T  # (C, P)
+    weight = weight / weight.mean(1, keepdim=True).clamp_min(1e-300)
+    target = norm.sqrt() if inverse else norm.rsqrt()
+    knots = _candidates(norm, weight, inverse=inverse)
+    basis = torch.cat([torch.ones_like(norm)[:, None], ramps(norm[:, None], knots[:, :, None], inverse=inverse)], 1)
+    scale = basis.square().mean(2).sqrt().clamp_min(1e-300)
+    basis = basis / scale[:, :, None]
+    weighted = basis * weight[:, None]
+    gram = weighted @ basis.transpose(1, 2)
+    cross = (weighted @ target[:, :, None])[:, :, 0]
+    chosen = torch.zeros(len(norm), 2, dtype=torch.long, device=norm.device)
+    chosen[:, 1] = 1  # the constant, and the ramp that reaches everywhere
+    for count in range(2, pieces + 1):
+        chosen = torch.cat([chosen, chosen[:, :1]], 1)
+        for place in [count, *range(2, count + 1)] if count > 2 else [count]:
+            chosen[:, place] = _best(gram, cross, chosen, place)
+    slopes = _solve(gram, cross, chosen)[0] / scale.gather(1, chosen)
+    return knots.gather(1, chosen[:, 1:] - 1), slopes[:, 1:], slopes[:, 0]
+
+
+def ramps(norm: Tensor, knots: Tensor, *, inverse: bool) -> Tensor:
+    """Ramps that begin at ``knots``: towards larger norms, or (not ``inverse``) towards smaller ones."""
+    return torch.relu(norm - knots if inverse else knots - norm)
+
+
+def _candidates(norm: Tensor, weight: Tensor, *, inverse: bool) -> Tensor:
+    """Where ramps may begin, ``(C, KNOTS)``: the first reaches everywhere; half divide the decades, half the samples."""
+    low, high = norm.amin(1, keepdim=True), norm.amax(1, keepdim=True)
+    steps = torch.linspace(0, 1, KNOTS // 2 + 2, dtype=norm.dtype, device=norm.device)[1:-1]
+    even = low * (high / low).clamp_min(1 + 1e-9) ** steps
+    ordered, order = norm.sort(1)
+    mass = (weight * norm).gather(1, order).cumsum(1)
+    places = torch.searchsorted(mass, steps[:-1] * mass[:, -1:]).clamp_max(norm.shape[1] - 1)
+    first = torch.zeros_like(low) if inverse else high
+    return torch.cat([first, even, ordered.gather(1, places)], 1)
+
+
+def _solve(gram: Tensor, cross: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
+    """Slopes of the chosen ramps ``(..., k)``, and what they take off the error."""
+    rows = torch.arange(len(gram), device=gram.device).view(-1, *[1] * (chosen.dim() - 1))
+    system = gram[rows[..., None], chosen[..., :, None], chosen[..., None, :]]
+    right = cross[rows, chosen]
+    ridge = 1e-9 * system.diagonal(dim1=-2, dim2=-1).mean(-1) + 1e-300
+    system = system + ridge[..., None, None] * torch.eye(chosen.shape[-1], dtype=gram.dtype, device=gram.device)
+    slopes = torch.linalg.solve(system, right)
+    return slopes, (slopes * right).sum(-1)
+
+
+def _best(gram: Tensor, cross: Tensor, chosen: Tensor, place: int) -> Tensor:
+    """The ramp that serves best in one place while the others stay: ``(C,)``."""
+    trial = chosen[:, None].repeat(1, gram.shape[1] - 2, 1)
+    trial[:, :, place] = torch.arange(2, gram.shape[1], device=gram.device)
+    return 2 + _solve(gram, cross, trial)[1].argmax(1)
+
+
+def _write(new: RampGDN, layer: GDN, fitted: tuple[Tensor, Tensor, Tensor], largest: Tensor) -> None:
+    """Put ramps ``(t, slopes, constant)`` into the two convolutions, each ramp scaled to end at 1 where n is ``largest``."""
+    (beta, gamma), (knots, slopes, constant) = (one.double() for one in effective(layer)), fitted
+    channels, pieces = slopes.shape
+    ends = ramps(largest[:, None], knots, inverse=True) if layer.inverse else knots - beta[:, None]
+    ends = torch.where(ends > 1e-9 * largest[:, None], ends, largest[:, None])
+    sign = (1 if layer.inverse else -1) / ends
+    new.norm.weight.data.copy_((sign[:, :, None] * gamma[:, None]).view(-1, channels, 1, 1))
+    assert new.norm.bias is not None and new.root.bias is not None
+    new.norm.bias.data.copy_((sign * (beta[:, None] - knots)).flatten())
+    block = torch.zeros(channels, channels, pieces, dtype=torch.float64, device=slopes.device)
+    block[range(channels), range(channels)] = slopes * ends
+    new.root.weight.data.copy_(block.view(channels, -1, 1, 1))
+    new.root.bias.data.copy_(constant)
+
+
+def _build(layer: GDN, size: int | None) -> RampGDN:
+    return RampGDN(len(layer.beta), size or PIECES)
+
+
+def _pieces(new: RampGDN) -> int:
+    return new.norm.out_channels // new.norm.in_channels
+
+
+def _fit(new: RampGDN, layer: GDN) -> float:
+    """Fit to norms from beta to some decades above it, all decades alike: for want of samples."""
+    beta = effective(layer)[0].double()
+    norm = beta * torch.logspace(0, DECADES, 256, dtype=torch.float64, device=beta.device)[:, None]
+    weight = 1 / norm if layer.inverse else norm
+    fitted = fit_ramps(norm, weight, _pieces(new), inverse=layer.inverse)
+    _write(new, layer, fitted, norm[-1])
+    target = norm.sqrt() if layer.inverse else norm.rsqrt()
+    left = weight * (_value(norm, fitted, inverse=layer.inverse) - target).square()
+    return decibels(left.sum() / (weight * target.square()).sum())
+
+
+def _value(norm: Tensor, fitted: tuple[Tensor, Tensor, Tensor], *, inverse: bool) -> Tensor:
+    knots, slopes, constant = fitted
+    return constant + (slopes * ramps(norm[:, :, None], knots, inverse=inverse)).sum(2)
+
+
+class RampFit:
+    """The samples that one layer's ramps are fitted to.
+
+    An error of the root is multiplied by x on its way to the next layer: squared errors are weighted by x squared. How much
+    the picture, or the bits, suffer from a channel's error multiplies all weights of that channel, and changes no fit.
+    """
+
+    def __init__(self, layer: RampGDN, original: GDN) -> None:
+        self.layer, self.original = layer, original
+        self.inputs: list[Tensor] = []
+
+    def add(self, inputs: Tensor, theirs: Tensor, places: Places) -> None:
+        """Take in positions of the student's input ``(B, C, h, w)``."""
+        picture, row, column = places
+        self.inputs.append(patches(inputs, (picture[::EVERY], row[::EVERY], column[::EVERY]), 1))
+
+    def solve(self, ridge: float) -> tuple[float, float]:
+        """Write the solution into the layer. Returns: relative errors in dB, before and after."""
+        x = torch.cat(self.inputs)
+        beta, gamma = effective(self.original)
+        norm = x.square().double() @ gamma.double().T + beta.double()
+        wanted = self.original(x[:, :, None, None])
+        variance = (wanted - wanted.mean(0)).square().sum().clamp_min(1e-300)
+
+        def error() -> float:
+            return decibels((self.layer(x[:, :, None, None]) - wanted).square().sum() / variance)
+
+        before = error()
+        fitted = fit_ramps(norm, x.square(), _pieces(self.layer), inverse=self.original.inverse)
+        _write(self.layer, self.original, fitted, norm.amax(0))
+        return before, error()
+
+
+RAMPS = Swap(
+    name="ramps",
+    replaces=GDN,
+    exact=False,
+    operators=("Conv", "Mul", "Relu"),
+    refusal=lambda layer: None,
+    build=_build,
+    fit=_fit,
+    made=lambda layer: isinstance(layer, RampGDN),
+    describe=lambda new: f"Ramps({new.norm.in_channels}, {_pieces(new)} pieces)",
+    calibration=RampFit,
+    sizes=tuple(range(1, MOST + 1)),
+)
