@@ -11,7 +11,9 @@ import torch
 from chromium import chromium
 from PIL import Image
 
+from codecswap.codecs.architectures import ARCHITECTURES
 from codecswap.codecs.factorized import FactorizedPrior
+from codecswap.codecs.protocol import HyperCodec
 from codecswap.codecs.source import load_codec
 from codecswap.data.discovery import scan
 from codecswap.inference.tables import EntropyTables
@@ -29,6 +31,25 @@ def one_thread() -> None:
 def teacher() -> FactorizedPrior:
     """The embedded codec, a fresh copy."""
     return load_codec("tiny")
+
+
+@pytest.fixture(scope="session")
+def hyper_codec() -> Callable[..., HyperCodec]:
+    """Makes codecs with a hyperprior whose random weights give latents, scales and means of many sizes."""
+
+    def make(name: str, n: int = 8, m: int = 12) -> HyperCodec:
+        torch.manual_seed(0)
+        codec: Any = ARCHITECTURES[name](n, m)
+        with torch.no_grad():
+            codec.g_a[6].weight *= 100
+            codec.h_a[4].weight *= 20
+            last = codec.entropy_parameters[4] if name == "mbt2018" else codec.h_s[4]
+            last.weight *= 6
+            last.bias[:m] += torch.linspace(1, 16, m)
+        codec.make_tables()
+        return codec.eval().requires_grad_(False)
+
+    return make
 
 
 @pytest.fixture(scope="session")

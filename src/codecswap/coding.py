@@ -31,6 +31,7 @@ class Source:
 
     path: str | None
     """An exported folder, a teacher or a student; None: the zoo's."""
+    model: str
     quality: int
     metric: str
     threads: int
@@ -58,7 +59,7 @@ class Source:
         torch.set_num_threads(self.threads)
         if self.path and Path(self.path).is_file() and "student_state" in read_state(Path(self.path)):
             return TorchCodec(load_student(self.path).student.requires_grad_(False))
-        return TorchCodec(Teacher(self.path, self.quality, self.metric).load())
+        return TorchCodec(Teacher(self.path, self.quality, self.metric, self.model).load())
 
 
 def encode(options: CodingOptions, typed: set[str]) -> int:
@@ -119,7 +120,8 @@ def _all(options: CodingOptions, work: Work, find: Callable[[Path], list[Path]],
     if options.jobs < 1:
         raise UserError(f"--jobs is at least 1, not {options.jobs}.")
     jobs = options.jobs if options.input.is_dir() else 1
-    source = Source(options.codec, options.quality, options.metric, options.threads or max(1, cores() // jobs))
+    threads = options.threads or max(1, cores() // jobs)
+    source = Source(options.codec, options.model, options.quality, options.metric, threads)
     if not options.input.is_dir():
         codec = source.open()
         options.output.parent.mkdir(parents=True, exist_ok=True)

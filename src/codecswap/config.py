@@ -15,6 +15,10 @@ Gdn = Literal["sqrt", "rsqrt", "ramps"]
 """``sqrt``, and names in `codecswap.swaps.GDN_SWAPS`."""
 Part = Literal["decoder", "encoder", "both"]
 """Names in `codecswap.swaps.apply.PARTS`."""
+Model = Literal["bmshj2018_factorized", "bmshj2018_hyperprior", "mbt2018_mean", "mbt2018"]
+"""Names in `codecswap.codecs.architectures.ARCHITECTURES`."""
+ZOO: Model = "bmshj2018_factorized"
+"""The architecture that ``--quality`` and ``--metric`` choose from CompressAI's zoo unless ``--model`` says otherwise."""
 
 
 def check_at_least(options: Any, **least: float) -> None:
@@ -42,8 +46,10 @@ class TeacherOptions:
 
     teacher: str | None = None
     """A codec file (.pth, .pth.tar or .safetensors), or tiny: the codec inside the package. Default: CompressAI's model zoo."""
+    model: Model = ZOO
+    """Architecture of the model zoo's codec."""
     quality: int = 8
-    """Quality of the model zoo's bmshj2018_factorized, 1 (fewest bits) to 8."""
+    """Quality of the model zoo's codec, 1 (fewest bits) to 8."""
     metric: Literal["mse", "ms-ssim"] = "mse"
     """The metric that the model zoo's codec was trained for."""
 
@@ -193,8 +199,10 @@ class EvalOptions(PictureOptions):
 
     teacher: list[str] = field(default_factory=list)
     """A codec file, or tiny: the codec inside the package. Several make a curve. Default: CompressAI's model zoo."""
+    model: Model = ZOO
+    """Architecture of the model zoo's codec."""
     quality: int | str = 8
-    """Quality of the model zoo's bmshj2018_factorized, 1 (fewest bits) to 8. Several (1,2,3,4) make a curve."""
+    """Quality of the model zoo's codec, 1 (fewest bits) to 8. Several (1,2,3,4) make a curve."""
     metric: Literal["mse", "ms-ssim"] = "mse"
     """The metric that the model zoo's codec was trained for."""
     checkpoint: list[str] = field(default_factory=list)
@@ -414,8 +422,10 @@ class CodingOptions:
 
     codec: str | None = None
     """An exported folder (needs no PyTorch), a student's checkpoint, a codec file, or tiny. Default: the model zoo's codec."""
+    model: Model = ZOO
+    """Without --codec: architecture of the model zoo's codec."""
     quality: int = 8
-    """Without --codec: quality of the model zoo's bmshj2018_factorized, 1 (fewest bits) to 8."""
+    """Without --codec: quality of the model zoo's codec, 1 (fewest bits) to 8."""
     metric: Literal["mse", "ms-ssim"] = "mse"
     """The metric that the model zoo's codec was trained for."""
     input: Path | None = None

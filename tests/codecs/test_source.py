@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from compressai.models import MeanScaleHyperprior
+from compressai.models import Cheng2020Anchor
 from safetensors.torch import save_file
 
 from codecswap.codecs import source as codecs
@@ -64,14 +64,14 @@ def test_what_is_no_codec_is_refused_in_a_sentence(tmp_path: Path, monkeypatch: 
     files["text.pth"].write_text("hello")
     files["evil.pth"].write_bytes(pickle.dumps({"state_dict": Evil()}))
     torch.save([1, 2], files["list.pth"])
-    torch.save(MeanScaleHyperprior(4, 6).state_dict(), files["other.pth"])
+    torch.save(Cheng2020Anchor(4).state_dict(), files["other.pth"])
     torch.save({"student_state": {}}, files["student.pth"])
     files["x.safetensors"].write_bytes(b"\x00" * 64)
     sentences = {
         "text.pth": "no checkpoint",
         "evil.pth": r"holds code \(pathlib(\._local)?\.Path\.touch\), which is never run",
         "list.pth": "holds a list",
-        "other.pth": "not a codec of the architecture bmshj2018_factorized .*gaussian_conditional",
+        "other.pth": "not a codec of the architecture bmshj2018_factorized or .*gaussian_conditional",
         "student.pth": "holds a student, not a teacher",
         "x.safetensors": "damaged or no checkpoint",
         "missing.pth": "There is no checkpoint",

@@ -6,12 +6,17 @@ from pathlib import Path
 
 from torch import Tensor
 
+from codecswap.codecs.autoregressive import JointAutoregressive
 from codecswap.codecs.factorized import FactorizedPrior
+from codecswap.codecs.hyperprior import MeanScaleHyperprior, ScaleHyperprior
 from codecswap.codecs.protocol import Codec
 from codecswap.errors import UserError
 
 ARCHITECTURES: dict[str, type[Codec]] = {
     "bmshj2018_factorized": FactorizedPrior,
+    "bmshj2018_hyperprior": ScaleHyperprior,
+    "mbt2018_mean": MeanScaleHyperprior,
+    "mbt2018": JointAutoregressive,
 }
 """By their names in CompressAI's zoo."""
 

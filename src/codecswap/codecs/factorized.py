@@ -4,9 +4,10 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
+import torch
 from torch import Tensor
 
+from codecswap.codecs.bottleneck import check_quantiles, tables_of
 from codecswap.codecs.protocol import Codec
 from codecswap.inference.tables import EntropyTables
 
@@ -16,8 +17,18 @@ with warnings.catch_warnings():  # of deprecations in what CompressAI imports, n
     from compressai.zoo.image import model_urls
     from compressai.zoo.pretrained import load_pretrained
 
-WIDEST = 1 << 15
-"""Symbols that one channel's entropy table may hold; trained ones hold a few hundred."""
+
+def encoder_sizes(state: Mapping[str, Tensor]) -> tuple[int, int]:
+    """N and M, as the kernels of CompressAI's encoder with four layers tell them.
+
+    Raises:
+        KeyError, ValueError: it is another encoder.
+    """
+    n, m = state["g_a.0.weight"].shape[0], state["g_a.6.weight"].shape[0]
+    shapes = [tuple(state[f"g_a.{index}.weight"].shape) for index in (0, 2, 4, 6)]
+    if shapes != [(n, 3, 5, 5), (n, n, 5, 5), (n, n, 5, 5), (m, n, 5, 5)] or not n * m:
+        raise ValueError(f"the encoder's kernels are {shapes}")
+    return n, m
 
 
 class FactorizedPrior(models.FactorizedPrior, Codec):
@@ -32,22 +43,24 @@ class FactorizedPrior(models.FactorizedPrior, Codec):
 
     @classmethod
     def untrained(cls, state: Mapping[str, Tensor]) -> "FactorizedPrior":  # noqa: D102 (see Codec, so below)
-        n, m = state["g_a.0.weight"].shape[0], state["g_a.6.weight"].shape[0]
-        shapes = [tuple(state[f"g_a.{index}.weight"].shape) for index in (0, 2, 4, 6)]
-        if shapes != [(n, 3, 5, 5), (n, n, 5, 5), (n, n, 5, 5), (m, n, 5, 5)] or not n * m:
-            raise ValueError(f"the encoder's kernels are {shapes}")
-        return cls(n, m)
+        if any(name.startswith("h_s.") for name in state):
+            raise ValueError("these weights have a hyperprior")
+        return cls(*encoder_sizes(state))
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True) -> Any:  # type: ignore[override]
         """Load weights, by their names in any version of CompressAI."""
         return super().load_state_dict(load_pretrained(dict(state_dict)), strict=strict)
 
     @property
-    def medians(self) -> Tensor:  # noqa: D102
+    def medians(self) -> Tensor:
+        """What rounding is centred on, ``(1, M, 1, 1)``."""
         return self.entropy_bottleneck.quantiles[:, 0, 1].detach().view(1, -1, 1, 1)
 
-    def bits(self, latents: Tensor, *, noisy: bool = False) -> Tensor:  # noqa: D102
-        _, likelihoods = self.entropy_bottleneck(latents, training=noisy)
+    def quantise(self, y: Tensor) -> Tensor:  # noqa: D102
+        return torch.round(y - self.medians) + self.medians
+
+    def bits(self, y: Tensor, *, noisy: bool = False) -> Tensor:  # noqa: D102
+        _, likelihoods = self.entropy_bottleneck(y, training=noisy)
         return -likelihoods.log2().sum()
 
     def compress_latents(self, y: Tensor) -> list[bytes]:  # noqa: D102
@@ -57,20 +70,13 @@ class FactorizedPrior(models.FactorizedPrior, Codec):
         return self.entropy_bottleneck.decompress(strings, size)
 
     def entropy_tables(self) -> EntropyTables:  # noqa: D102
-        bottleneck = self.entropy_bottleneck
-        return EntropyTables(
-            cdf=bottleneck.quantized_cdf.cpu().numpy().astype(np.int32),
-            lengths=bottleneck.cdf_length.cpu().numpy().astype(np.int32).reshape(-1),
-            offsets=bottleneck.offset.cpu().numpy().astype(np.int32).reshape(-1),
-            medians=self.medians.flatten().cpu().numpy().astype(np.float32),
-        )
+        return tables_of(self.entropy_bottleneck, self.medians)
 
     def aux_loss(self) -> Tensor:  # noqa: D102
         return self.entropy_bottleneck.loss()
 
     def make_tables(self) -> None:  # noqa: D102
-        if self.entropy_bottleneck.quantiles.detach().diff().abs().max() > WIDEST:
-            raise ValueError("the quantiles are too far apart")
+        check_quantiles(self.entropy_bottleneck)
         self.entropy_bottleneck.update()
         if self.entropy_tables().channels != self.M:
             raise ValueError("there is not one table for each channel")

@@ -17,9 +17,11 @@ class Codec(nn.Module, ABC):
     """
 
     factor: ClassVar[int]
-    """Pixels that a latent stands for on either axis; pictures are padded to multiples of it."""
+    """Pixels that a latent stands for on either axis."""
     margin: ClassVar[int]
     """How far a transform sees, in latents: so many on each side of a tile are computed and thrown away."""
+    hyper_factor: ClassVar[int] = 1
+    """Latents that a hyper-latent stands for on either axis; 1: the codec has none (`HyperCodec` has)."""
     bit_exact: ClassVar[tuple[str, ...]]
     """Modules that decide what a bitstream means: a student has its teacher's, bit for bit; no swap touches them."""
     zoo: ClassVar[Mapping[str, Mapping[int, str]]]
@@ -44,25 +46,33 @@ class Codec(nn.Module, ABC):
         """
 
     @property
-    @abstractmethod
-    def medians(self) -> Tensor:
-        """What rounding is centred on, ``(1, M, 1, 1)``."""
+    def multiple(self) -> int:
+        """Pictures are padded to multiples of so many pixels on either axis."""
+        return self.factor * self.hyper_factor
 
     @abstractmethod
-    def bits(self, latents: Tensor, *, noisy: bool = False) -> Tensor:
-        """Estimated bits of latents ``(B, M, h, w)``, a scalar; ``noisy``: uniform noise is added to them first."""
+    def quantise(self, y: Tensor) -> Tensor:
+        """The latents that a real bitstream carries, rounded, for ``y: (B, M, h, w)``."""
+
+    @abstractmethod
+    def bits(self, y: Tensor, *, noisy: bool = False) -> Tensor:
+        """Estimated bits of the bitstreams of ``y: (B, M, h, w)``, a scalar; ``noisy``: uniform noise instead of rounding."""
 
     @abstractmethod
     def compress_latents(self, y: Tensor) -> list[bytes]:
-        """The string of each picture of a batch, from its latents before rounding."""
+        """The strings of one picture, in CompressAI's order, from its latents before rounding.
+
+        Args:
+            y: ``(1, M, h, w)`` of a picture that was padded to `multiple`.
+        """
 
     @abstractmethod
     def decompress_latents(self, strings: Sequence[bytes], size: Sequence[int]) -> Tensor:
-        """The rounded latents ``(B, M, *size)`` of strings."""
+        """The rounded latents ``(1, M, *size)`` of the strings that `compress_latents` gave."""
 
     @abstractmethod
     def entropy_tables(self) -> EntropyTables:
-        """The integers that encoder and decoder share."""
+        """The integers that encoder and decoder share: of the latents, or of the hyper-latents where there are some."""
 
     @abstractmethod
     def make_tables(self) -> None:
@@ -76,15 +86,58 @@ class Codec(nn.Module, ABC):
     def aux_loss(self) -> Tensor:
         """Loss of the entropy model's quantiles, which nothing else trains."""
 
-    def quantise(self, y: Tensor) -> Tensor:
-        """The latents that a real bitstream carries, ``round(y - median) + median``, for ``y: (B, M, h, w)``."""
-        return torch.round(y - self.medians) + self.medians
-
     def same_latents(self, other: nn.Module) -> bool:
         """Whether all that decides a bitstream is equal, bit for bit: then this codec decodes the other's bitstreams."""
         mine, theirs = self.state_dict(), other.state_dict()
         names = [name for name in theirs if name.split(".")[0] in self.bit_exact]
         return all(torch.equal(mine[name].cpu(), theirs[name].cpu()) for name in names)
+
+
+class HyperCodec(Codec):
+    """A codec whose latents are coded by what hyper-latents say of them: ``y -> h_a -> z -> round -> h_s -> Gaussians``.
+
+    A latent is coded as the integer ``round(y - mean)`` with the table of the Gaussian whose standard deviation is next to
+    its scale. Encoder and decoder must choose the same table: one scale that falls on the other side of a step, and all
+    that follows is noise.
+    """
+
+    serial: ClassVar[bool] = False
+    """A latent's Gaussian depends on the latents before it, too: one position is decoded after the other."""
+
+    h_a: nn.Module
+    """Hyper-analysis."""
+    h_s: nn.Module
+    """Hyper-synthesis: ``(B, N, h, w)`` to what the Gaussians' parameters are made of, ``(B, M or 2 M, 4h, 4w)``."""
+
+    @abstractmethod
+    def hyper_latents(self, y: Tensor) -> Tensor:
+        """Hyper-latents ``(B, N, h/4, w/4)``, before rounding, of ``y: (B, M, h, w)`` whose sides are multiples of 4."""
+
+    @abstractmethod
+    def gaussians(self, z_hat: Tensor) -> tuple[Tensor, Tensor]:
+        """Scales and means of the Gaussians, each ``(B, M, 4h, 4w)``, from rounded hyper-latents ``(B, N, h, w)``.
+
+        With `serial` these are not the last word, and only their count of channels is promised.
+        """
+
+    @abstractmethod
+    def indexes(self, scales: Tensor) -> Tensor:
+        """Which table each scale is coded with, int32."""
+
+    @abstractmethod
+    def gaussian_tables(self) -> EntropyTables:
+        """The integers of all Gaussians, a row for each standard deviation; medians are 0."""
+
+    @property
+    @abstractmethod
+    def scale_table(self) -> Tensor:
+        """The standard deviation of each row, ascending."""
+
+
+def analyse(codec: Codec, x: Tensor) -> Tensor:
+    """A codec's latents before rounding, in float32 whatever the surrounding precision: `encode` says why."""
+    with torch.autocast(x.device.type, enabled=False):
+        return codec.g_a(x.float())
 
 
 @torch.no_grad()
@@ -94,4 +147,4 @@ def encode(codec: Codec, x: Tensor) -> Tensor:
     In float32 whatever the surrounding precision: in bfloat16 other symbols than the bitstream's would come out.
     """
     with torch.autocast(x.device.type, enabled=False):
-        return codec.quantise(codec.g_a(x.float()))
+        return codec.quantise(analyse(codec, x))

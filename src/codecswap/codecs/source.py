@@ -15,17 +15,16 @@ from torch.hub import download_url_to_file
 from codecswap.codecs.architectures import ARCHITECTURES, check, untrained
 from codecswap.codecs.protocol import Codec
 from codecswap.codecs.safe_load import read_state
+from codecswap.config import ZOO
 from codecswap.errors import UserError
 
 EMBEDDED = "tiny"
 """The name under which ``--teacher`` finds the codec inside the package (N=48, M=72)."""
-ZOO = "bmshj2018_factorized"
-"""The architecture that ``--quality`` and ``--metric`` choose from CompressAI's zoo."""
 
 
 @dataclass(frozen=True)
 class Teacher:
-    """Which pretrained codec: what the options ``--teacher``, ``--quality`` and ``--metric`` name together."""
+    """Which pretrained codec: what the options ``--teacher``, ``--model``, ``--quality`` and ``--metric`` name together."""
 
     path: str | None = None
     """``tiny`` (the embedded codec), a local ``.pth``, ``.pth.tar`` or ``.safetensors`` file of any N and M, or None: zoo."""
@@ -33,16 +32,18 @@ class Teacher:
     """1 to 8, of the zoo."""
     metric: str = "mse"
     """``mse`` or ``ms-ssim``, what the zoo's codec was trained for."""
+    model: str = ZOO
+    """The zoo's architecture, a name in `codecswap.codecs.architectures.ARCHITECTURES`."""
 
     @classmethod
     def of(cls, options: Any) -> "Teacher":
-        """The one that options, or a student's record, name as ``teacher``, ``quality`` and ``metric``."""
-        return cls(options.teacher, options.quality, options.metric)
+        """The one that options, or a student's record, name as ``teacher``, ``model``, ``quality`` and ``metric``."""
+        return cls(options.teacher, options.quality, options.metric, options.model)
 
     @property
     def name(self) -> str:
         """In a few words, for tables and messages."""
-        return self.path or f"{ZOO} quality {self.quality} ({self.metric})"
+        return self.path or f"{self.model} quality {self.quality} ({self.metric})"
 
     def load(self) -> Codec:
         """The codec, in eval mode, its entropy tables ready for real coding.
@@ -54,14 +55,14 @@ class Teacher:
             with as_file(files("codecswap") / "assets" / "tiny.safetensors") as path:
                 codec = _from_state(read_state(path), str(path))
         else:
-            file = _from_zoo(self.quality, self.metric) if self.path is None else Path(self.path)
+            file = _from_zoo(self.model, self.quality, self.metric) if self.path is None else Path(self.path)
             codec = _from_state(read_state(file), str(file) if self.path is None else self.path)
         return codec.eval().requires_grad_(False)
 
 
-def load_codec(teacher: str | None = None, quality: int = 8, metric: str = "mse") -> Codec:
+def load_codec(teacher: str | None = None, quality: int = 8, metric: str = "mse", model: str = ZOO) -> Codec:
     """Load a pretrained codec: `Teacher` says what the arguments are, and what is raised."""
-    return Teacher(teacher, quality, metric).load()
+    return Teacher(teacher, quality, metric, model).load()
 
 
 def fingerprint(codec: nn.Module) -> str:
@@ -78,13 +79,15 @@ def state_digest(state: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def _from_zoo(quality: int, metric: str) -> Path:
+def _from_zoo(model: str, quality: int, metric: str) -> Path:
     """The zoo's file, downloaded unless it is there. (CompressAI's own loader would unpickle it with whatever is inside.)"""
+    if model not in ARCHITECTURES:
+        raise UserError(f"--model is {' or '.join(ARCHITECTURES)}, not {model}.")
     if quality not in range(1, 9):
         raise UserError(f"--quality is 1 to 8, not {quality}.")
     if metric not in ("mse", "ms-ssim"):
         raise UserError(f"--metric is mse or ms-ssim, not {metric}.")
-    url = ARCHITECTURES[ZOO].zoo[metric][quality]
+    url = ARCHITECTURES[model].zoo[metric][quality]
     path = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[-1]
     try:
         if not path.exists():
@@ -112,7 +115,7 @@ def _from_state(state: dict[str, Any], path: str) -> Codec:
         parts = sorted({name.split(".")[0] for name in state}) or ["no weights"]
         raise UserError(
             f"{path} is not a codec of the architecture {' or '.join(ARCHITECTURES)} (it holds {_shown(parts)}): "
-            f"name a {' or '.join(kind.__name__ for kind in ARCHITECTURES.values())} checkpoint."
+            "name a checkpoint of one of these."
         ) from error
     check(codec, path)
     return codec

@@ -8,7 +8,7 @@ import torch
 
 from codecswap.codecs.protocol import Codec
 from codecswap.codecs.safe_load import read_state
-from codecswap.codecs.source import ZOO, Teacher, fingerprint
+from codecswap.codecs.source import Teacher, fingerprint
 from codecswap.config import EvalOptions
 from codecswap.errors import UserError
 from codecswap.evaluation.exported import Folder, curve_names, open_folders
@@ -53,7 +53,7 @@ class EvaluationSet:
             return first.name
         if first.path is None:
             qualities = ", ".join(str(teacher.quality) for teacher in self.teachers)
-            return f"{ZOO} qualities {qualities} ({first.metric})"
+            return f"{first.model} qualities {qualities} ({first.metric})"
         return f"{len(self.teachers)} local teachers"
 
 
@@ -106,8 +106,8 @@ def _teachers(options: EvalOptions, typed: set[str], students: list[StudentCheck
     if options.codec and not students and not typed & {"quality", "metric"}:
         return []
     recorded = [student for student in students if student.record]
-    if "quality" in typed or not recorded:
-        return [Teacher(None, quality, options.metric) for quality in qualities]
+    if typed & {"model", "quality"} or not recorded:
+        return [Teacher(None, quality, options.metric, options.model) for quality in qualities]
     named = [Teacher.of(r) for student in recorded if (r := student.record)]
     for student, teacher in zip(recorded, named, strict=True):
         if _identity(student) != _identity(recorded[0]):

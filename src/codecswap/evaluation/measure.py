@@ -110,16 +110,16 @@ def _mean(values: Sequence[float]) -> float:
 
 @torch.no_grad()
 def compress(codec: Codec, x: Tensor) -> tuple[list[bytes], torch.Size]:
-    """A picture's bytes and the sides of its latents.
+    """A picture's strings and the sides of its latents.
 
     Args:
-        x: ``(1, 3, H, W)`` in [0, 1], of any size: padded to multiples of 16 by repeating its edge.
+        x: ``(1, 3, H, W)`` in [0, 1], of any size: padded to what the codec asks for by repeating its edge.
 
     Raises:
         UserError: latents are larger than any picture's; CompressAI's coder would never end.
     """
     height, width = x.shape[-2:]
-    padded = F.pad(x, (0, -width % codec.factor, 0, -height % codec.factor), mode="replicate")
+    padded = F.pad(x, (0, -width % codec.multiple, 0, -height % codec.multiple), mode="replicate")
     y = codec.g_a(padded)
     if not (y.abs() < LARGEST).all():
         raise UserError(
@@ -128,17 +128,21 @@ def compress(codec: Codec, x: Tensor) -> tuple[list[bytes], torch.Size]:
     return codec.compress_latents(y), y.shape[-2:]
 
 
+def _bits(strings: list[bytes]) -> int:
+    return 8 * sum(map(len, strings))
+
+
 @torch.no_grad()
 def code(codec: Codec, x: Tensor) -> tuple[float, Tensor]:
     """Compress a picture with the real entropy coder.
 
     Args:
-        x: ``(1, 3, H, W)`` in [0, 1], of any size: padded to multiples of 16 by repeating its edge.
+        x: ``(1, 3, H, W)`` in [0, 1], of any size.
 
     Returns: bits per pixel of the picture as it was, and the latents ``(1, M, H/16, W/16)`` read back from the bytes.
     """
     strings, sides = compress(codec, x)
-    return bits_per_pixel(8 * len(strings[0]), x), codec.decompress_latents(strings, sides)
+    return bits_per_pixel(_bits(strings), x), codec.decompress_latents(strings, sides)
 
 
 @torch.no_grad()
@@ -254,7 +258,7 @@ class TeacherAndStudents:
             if not coded:
                 decoded_by_teacher = decoded
             against = Scores.of(decoded, decoded_by_teacher) if coded else None
-            bpp, scores = bits_per_pixel(8 * len(strings[0]), x), Scores.of(decoded, x, lpips)
+            bpp, scores = bits_per_pixel(_bits(strings), x), Scores.of(decoded, x, lpips)
             coded.append(Coded(picture, bpp, scores, encoding_time, decoding_time, against))
         return coded + self.exported.measure(picture, x, lpips, decoded_by_teacher)
 

@@ -4,6 +4,7 @@ import shlex
 from dataclasses import dataclass
 from typing import Any
 
+from codecswap.config import ZOO
 from codecswap.report.measurements import NEGLIGIBLE, Comparison
 from codecswap.report.texts import Text, text
 from codecswap.swaps import SWAPS
@@ -23,7 +24,7 @@ def advise(comparison: Comparison, codec: dict[str, Any]) -> Advice | None:
 
     Args:
         comparison: with the exact replacements measured.
-        codec: ``teacher``, ``quality`` and ``metric`` of the run.
+        codec: ``teacher``, ``model``, ``quality`` and ``metric`` of the run.
 
     Returns: None where the student loses nothing, or nothing measured loses less.
     """
@@ -51,5 +52,6 @@ def export_command(codec: dict[str, Any], replacement: str, output: str = "codec
     if codec.get("teacher"):
         named = ["--teacher", str(codec["teacher"])]
     else:
-        named = ["--quality", str(codec.get("quality", 8)), "--metric", str(codec.get("metric", "mse"))]
+        named = ["--model", str(codec["model"])] if codec.get("model", ZOO) != ZOO else []
+        named += ["--quality", str(codec.get("quality", 8)), "--metric", str(codec.get("metric", "mse"))]
     return shlex.join(["codecswap", "export", *named, "--replacement", replacement, "--output", output])

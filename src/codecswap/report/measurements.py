@@ -13,6 +13,7 @@ from torch import Tensor
 
 from codecswap.codecs.protocol import Codec, encode
 from codecswap.codecs.source import Teacher, fingerprint
+from codecswap.config import ZOO
 from codecswap.console import say, track
 from codecswap.data.discovery import Pictures, find_pictures
 from codecswap.data.pictures import UNREADABLE
@@ -124,7 +125,8 @@ class Measurements:
     def teacher(self, run: Run) -> Codec | None:
         """The run's teacher; None, with a note, if it is missing or another one."""
         options = run.codec or run.config
-        named = Teacher(options.get("teacher"), options.get("quality", 8), options.get("metric", "mse"))
+        names = (options.get("teacher"), options.get("quality", 8), options.get("metric", "mse"))
+        named = Teacher(*names, options.get("model", ZOO))
         expected = options.get("teacher_sha256")
 
         def load() -> Codec | None:

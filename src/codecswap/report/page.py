@@ -17,7 +17,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from codecswap.codecs.source import ZOO
+from codecswap.config import ZOO
 from codecswap.report import curves, plots
 from codecswap.report.formats import duration, number, signed
 from codecswap.report.measurements import REGION, Comparison, Measurements
@@ -144,7 +144,7 @@ def _identities(runs: list[Run], comparison: Comparison | None) -> list[tuple[Te
     found: list[tuple[Text, str, str]] = []
     codec = next((run.codec for run in runs if run.codec), {})
     if codec.get("teacher_sha256"):
-        name = codec.get("teacher") or f"{ZOO} {codec.get('quality')} {codec.get('metric')}"
+        name = codec.get("teacher") or f"{codec.get('model', ZOO)} {codec.get('quality')} {codec.get('metric')}"
         found.append((text("hash_teacher"), str(name), codec["teacher_sha256"]))
     for run in runs:
         if origin := run.record.get("origin"):

@@ -11,6 +11,7 @@ from codecswap.codecs.architectures import ARCHITECTURES, check, untrained
 from codecswap.codecs.protocol import Codec
 from codecswap.codecs.safe_load import read_state
 from codecswap.codecs.source import state_digest
+from codecswap.config import ZOO
 from codecswap.errors import UserError
 from codecswap.swaps import SWAPS
 from codecswap.swaps.apply import swap
@@ -43,6 +44,8 @@ class StudentRecord:
     """`codecswap.codecs.source.fingerprint` of the teacher."""
     same_latents: bool
     """Encoder and entropy model are the teacher's: its bitstreams decode."""
+    model: str = ZOO
+    """The zoo's architecture; files of before do not say it."""
 
 
 @dataclass(frozen=True)

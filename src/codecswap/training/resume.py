@@ -125,9 +125,9 @@ def _newest(stage: Stage, folder: Path) -> StudentCheckpoint | None:
 
 def with_record(options: Any, typed: set[str], student: StudentCheckpoint) -> Any:
     """Options with the teacher and quality of a student's checkpoint (a typed teacher is where to find it now)."""
-    if student.record is None or typed & {"teacher", "quality"}:
+    if student.record is None or typed & {"teacher", "model", "quality"}:
         return options
-    return replace(options, **{key: getattr(student.record, key) for key in ("teacher", "quality", "metric")})
+    return replace(options, **{key: getattr(student.record, key) for key in ("teacher", "model", "quality", "metric")})
 
 
 def _resumed(stage: Stage, options: Any, typed: set[str], student: StudentCheckpoint) -> Any:

@@ -90,6 +90,7 @@ def build(stage: Stage, origin: Origin, pictures: Pictures) -> tuple[TeacherStud
         metric=source.metric,
         teacher_sha256=identity,
         same_latents=pair.same_latents,
+        model=source.model,
     )
     return pair, made, forced
 

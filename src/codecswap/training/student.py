@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from codecswap.codecs.protocol import Codec, encode
+from codecswap.codecs.protocol import Codec, analyse, encode
 from codecswap.layers.gdn import GDN
 from codecswap.metrics import bits_per_pixel
 from codecswap.swaps import maker
@@ -102,7 +102,7 @@ class TeacherStudent(nn.Module):
         straight_through = y + (self.student.quantise(y) - y).detach()
         latents = encode(self.teacher, x)
         with torch.no_grad():
-            teacher_bits = self.teacher.bits(latents)
+            teacher_bits = self.teacher.bits(analyse(self.teacher, x))
         return Decoded(
             self.student.g_s(straight_through),
             self.teach(latents) if distil else x,
@@ -123,8 +123,7 @@ class TeacherStudent(nn.Module):
     @torch.no_grad()
     def rates(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Teacher's and student's estimated bits per pixel, two scalars."""
-        teacher, student = self.both_latents(x)
-        return (
-            bits_per_pixel(self.teacher.bits(teacher), x),
-            bits_per_pixel(self.student.bits(student), x),
-        )
+        x = x.contiguous(memory_format=torch.channels_last)
+        student = self.student.bits(analyse(self.student, x))
+        teacher = student if self.same_latents else self.teacher.bits(analyse(self.teacher, x))
+        return bits_per_pixel(teacher, x), bits_per_pixel(student, x)

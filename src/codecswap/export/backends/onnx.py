@@ -62,10 +62,15 @@ def export_decoder(
         input: ``latents`` (rounded, y_hat) or ``symbols`` (the integers ``y_hat - median``, as floats).
 
     Raises:
-        UserError: the form needs a fixed size or does not fit a layer.
+        UserError: the form needs a fixed size or does not fit a layer; or the input is none of this codec.
     """
     size = latent_size(height, width, codec.factor)
-    centre = codec.medians.clone().cpu() if input == "symbols" else None
+    if input == "symbols" and codec.hyper_factor > 1:
+        raise UserError(
+            "--input symbols is for a factorized prior; this codec's symbols have means of their own: leave it out."
+        )
+    medians = torch.from_numpy(codec.entropy_tables().medians).view(1, -1, 1, 1)
+    centre = medians if input == "symbols" else None
     write_decoder(lower(codec.g_s, form, size), codec.M, path, opset=opset, size=size, input=input, centre=centre)
 
 
