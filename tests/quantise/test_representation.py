@@ -146,6 +146,12 @@ def test_weights_are_integers_with_scales_and_kept_layers_are_float(folders: dic
     assert transform.activations["planes"].range == (-128, 127)
 
 
+def test_zero_insertion_leaves_the_symbols_exact(folders: dict[str, Path]) -> None:
+    transform = read_qdq(onnx.load(folders["masked"] / "decoder.onnx"))
+    moved = [step.output for step in transform.operations if step.layer == "g_s.0" and step.operator != "Conv"]
+    assert len(moved) == 2 and all(transform.activations[name].range == (-128, 127) for name in moved)
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_what_is_written_is_read_back(folders: dict[str, Path], tmp_path: Path, name: str) -> None:
     first = read_qdq(onnx.load(folders[name] / "decoder.onnx"))

@@ -226,6 +226,10 @@ def _calibrated(
         model = onnx.load(path)
     given = Quantisation.fixed(1, -128, options.activations) if part == "decoder" else picture
     known = known | {PARTS[part][1]: given}
+    stored = {tensor.name for tensor in model.graph.initializer}
+    for node in model.graph.node:  # zero insertion moves the input's integers, and changes none
+        if node.input[0] in known and (node.op_type == "Resize" or (node.op_type == "Mul" and node.input[1] in stored)):
+            known[node.output[0]] = known[node.input[0]]
     keep = _kept(lowered, part, options)
     if part == "decoder" and (last := _last(lowered, part)) not in keep:
         ends = ("Conv", "ConvTranspose", "DepthToSpace")
