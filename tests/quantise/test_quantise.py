@@ -87,9 +87,9 @@ def test_the_command_makes_a_codec_that_decodes_what_the_teacher_wrote(
     fixed = ["--height", "160", "--width", "240", "--images", str(pictures / "val"), "--calibration_count", "4"]
     assert cli.main([*arguments, *fixed]) == 0
     printed = capsys.readouterr().out
-    assert "g_s.5 Mul" in printed and "INT8" in printed
+    assert "g_s.5 Mul" in printed and "w8a8" in printed
     manifest = json.loads((folder / "codec.json").read_text())
-    assert (manifest["precision"], manifest["decoder"]["input"], manifest["encoder"]) == ("int8", "planes", None)
+    assert (manifest["precision"], manifest["decoder"]["input"], manifest["encoder"]) == ("w8a8", "planes", None)
     weights = graph.weights(onnx.load(folder / "decoder.onnx"))
     assert weights["g_s.2.0.weight_quantized"].dtype == np.int8
     assert (folder / "decoder.onnx").stat().st_size < 0.3 * 4 * 303_132
