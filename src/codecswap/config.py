@@ -326,7 +326,7 @@ class AdviseOptions(TeacherOptions):
 
 @dataclass(kw_only=True)
 class DeployOptions(TeacherOptions):
-    """What export and quantise have in common."""
+    """What export, quantise and compile have in common."""
 
     checkpoint: str | None = None
     """Checkpoint of a student. Default: the teacher given by --teacher or --quality, with --replacement."""
@@ -334,25 +334,14 @@ class DeployOptions(TeacherOptions):
     """Replacement of a teacher's transposed convolutions, without training. masked and subpixel are exact."""
     output: Path = Path("exported")
     """Folder for encoder.onnx, decoder.onnx, entropy.json, entropy.bin and codec.json."""
-    parts: Literal["all", "encoder", "decoder"] = "all"
-    """Networks to write."""
-    opset: int = 13
-    """ONNX opset, 11 to 20; quantise: 13 to 20."""
     height: int | None = None
     """Fixed height of the pictures, a multiple of 16. Needs --width. Default: any size."""
     width: int | None = None
     """Fixed width of the pictures, a multiple of 16. Needs --height."""
-    form: Literal["native", "resize", "subpixel"] = "native"
-    """How to write upsampling layers: as they are, as Resize and Conv, or as Conv and DepthToSpace."""
     images: str | None = None
     """Folder of pictures to verify or measure on. Default: photographs inside the package."""
 
-    opsets: ClassVar[range] = range(11, 21)
-    """DepthToSpace has its CRD order since 11; PyTorch's exporter ends at 20."""
-
     def __post_init__(self) -> None:
-        if self.opset not in self.opsets:
-            raise UserError(f"--opset is {self.opsets[0]} to {self.opsets[-1]}, not {self.opset}.")
         if (self.height is None) != (self.width is None):
             raise UserError("--height and --width go together: give both, or neither for pictures of any size.")
         for name in ("height", "width"):
@@ -368,7 +357,27 @@ class DeployOptions(TeacherOptions):
 
 
 @dataclass(kw_only=True)
-class ExportOptions(DeployOptions):
+class OnnxOptions(DeployOptions):
+    """What export and quantise have in common."""
+
+    form: Literal["native", "resize", "subpixel"] = "native"
+    """How to write upsampling layers: as they are, as Resize and Conv, or as Conv and DepthToSpace."""
+    parts: Literal["all", "encoder", "decoder"] = "all"
+    """Networks to write."""
+    opset: int = 13
+    """ONNX opset, 11 to 20; quantise: 13 to 20."""
+
+    opsets: ClassVar[range] = range(11, 21)
+    """DepthToSpace has its CRD order since 11; PyTorch's exporter ends at 20."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.opset not in self.opsets:
+            raise UserError(f"--opset is {self.opsets[0]} to {self.opsets[-1]}, not {self.opset}.")
+
+
+@dataclass(kw_only=True)
+class ExportOptions(OnnxOptions):
     """Write a codec as ONNX files and entropy tables, to encode and decode without PyTorch."""
 
     input: Literal["latents", "symbols"] = "latents"
@@ -410,7 +419,7 @@ class DecodeOptions(CodingOptions):
 
 
 @dataclass(kw_only=True)
-class QuantiseOptions(DeployOptions):
+class QuantiseOptions(OnnxOptions):
     """Write a codec as ONNX files of 8-bit weights and 8- or 16-bit activations. The folder is like that of export."""
 
     replacement: Literal["none", Replacement] = "subpixel"
@@ -449,6 +458,33 @@ class QuantiseOptions(DeployOptions):
             raise UserError(f"--calibration_count is at least 1, not {self.calibration_count}.")
         if not 0 < self.percentile <= 100:
             raise UserError(f"--percentile is above 0 and at most 100, not {self.percentile}.")
+
+
+@dataclass(kw_only=True)
+class CompileOptions(DeployOptions):
+    """Write the decoder for an NPU, run its compiler where it is installed, and measure in its arithmetic."""
+
+    target: str | None = None
+    """The NPU: a name that docs/npu.md lists, e.g. rk3588 or ethos-u55, or a TOML file. Exit code 3 if the CPU is needed."""
+    precision: str | None = None
+    """float32, float16, w8a8, w8a16 or mixed. Default: the best one for the target."""
+    form: Literal["native", "resize", "subpixel"] | None = None
+    """How to write upsampling layers: as they are, as Resize and Conv, or as Conv and DepthToSpace. Default: the target's."""
+    output: Path = Path("compiled")
+    """Folder for the files, with report.json."""
+    height: int | None = 256
+    """Height of the pictures, or of the tiles that larger ones are decoded in; a multiple of 16."""
+    width: int | None = 256
+    """Width of the pictures or tiles, a multiple of 16."""
+    calibration_images: str | None = None
+    """Folder of pictures for calibration. Default: 13 photographs inside the package."""
+    toolchain_python: Path | None = None
+    """Python that has the compiler, where it needs an environment of its own (rknn-toolkit2). Default: that of `make rknn`."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.target is None:
+            raise UserError("Name the NPU with --target, e.g. --target rk3588.")
 
 
 @dataclass(kw_only=True)
