@@ -27,6 +27,7 @@ CPU_NEEDED = 3
 """Exit code where an operator does not run on the NPU."""
 CALIBRATED_ON = 32
 """Most pictures to calibrate on."""
+UNCHECKED = "whether it compiles, what runs on the NPU, cycles, memory, and the picture in the NPU's arithmetic"
 HIGHEST = 150.0
 """dB that equal pictures are given."""
 REPORT = "report.json"
@@ -65,11 +66,14 @@ def main(options: CompileOptions, typed: set[str]) -> int:
     pictures = list(islice(given, CALIBRATED_ON))
     teacher = TorchCodec(codec)
     symbols = [teacher.tables.to_symbols(teacher.analyse(one)) for one in pictures]
+    toolchain = TOOLCHAINS[target.toolchain]
     with replaced_folder(options.output) as made:
         job = Job(codec, name, replacement, made, target, precision, options, pictures, symbols)
-        compiled = TOOLCHAINS[target.toolchain].compile(job)
+        compiled = toolchain.compile(job)
         quality = measure(codec, compiled.decode, options) if compiled.decode else None
         show(job, compiled, quality)
+        if compiled.compiler is None:
+            say(f"Not installed: {toolchain.install}. Not checked: {UNCHECKED}.")
         (made / REPORT).write_text(json.dumps(report(job, compiled, quality), indent=2) + "\n", "utf-8")
     say(f"Written: {options.output}.")
     return 0 if all(one.on_npu for one in compiled.operators) else CPU_NEEDED

@@ -74,7 +74,7 @@ class Toolchain(Protocol):
     """A vendor's compiler and simulator."""
 
     install: str
-    """How to install it, one line."""
+    """Its name, a colon and how to install it, one line without a full stop."""
 
     def installed(self, options: CompileOptions) -> str | None:
         """Its name and version; None: it is not installed."""

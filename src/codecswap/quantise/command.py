@@ -82,6 +82,7 @@ def quantise(
     *,
     show: bool = True,
     advance: Callable[[int], None] = lambda steps: None,
+    adapt: Callable[[QuantisedTransform], QuantisedTransform] = lambda transform: transform,
 ) -> Manifest:
     """Write a codec's quantised files into ``options.output``.
 
@@ -89,6 +90,7 @@ def quantise(
         samples: pictures ``(3, H, W)`` of one size.
         show: print what each tensor costs.
         advance: is told of every sample encoded, of each of `STEPS` for each network, and of the check.
+        adapt: changes each quantised transform before it is written.
 
     Raises:
         UserError: ONNX Runtime does not compute here what the files mean.
@@ -114,6 +116,7 @@ def quantise(
         known = _rounded(lowered, inputs, part, options)
         advance(1)
         model, transform = _calibrated(lowered, inputs, part, known, options, codec.factor)
+        transform = adapt(transform)
         path = folder / f"{part}.onnx"
         write_qdq(transform, path, options.opset)
         networks[part] = describe_network(path, *PARTS[part][1:])

@@ -52,8 +52,13 @@ def opset(model: ModelProto) -> int:
 
 def layer_of(node: NodeProto) -> str:
     """Where a node stands in the codec, e.g. ``g_s.0``: the exporter writes the modules' names into the node's."""
-    found = re.findall(r"g_[as]\.\d+", node.name)
-    return found[-1] if found else node.name or node.op_type
+    return layer_in(node.name) or node.name or node.op_type
+
+
+def layer_in(name: str) -> str:
+    """The codec's layer that a node's or a tensor's name speaks of, e.g. ``g_s.0``; empty where it does not."""
+    found = re.findall(r"g_[as]\.\d+", name)
+    return found[-1] if found else ""
 
 
 def dead(model: ModelProto) -> list[str]:
