@@ -420,7 +420,7 @@ class DecodeOptions(CodingOptions):
 
 @dataclass(kw_only=True)
 class QuantiseOptions(OnnxOptions):
-    """Write a codec as 8-bit ONNX files, calibrated on pictures. The folder is like that of export."""
+    """Write a codec as ONNX files of 8-bit weights and 8- or 16-bit activations. The folder is like that of export."""
 
     replacement: Literal["none", Replacement] = "subpixel"
     """Replacement of a teacher's transposed convolutions, without training. subpixel gains the most speed from INT8."""
@@ -432,20 +432,22 @@ class QuantiseOptions(OnnxOptions):
     """Folder of pictures for calibration. Default: 13 photographs inside the package."""
     calibration_count: int = 32
     """Number of calibration pictures, at most."""
+    precision: Literal["w8a8", "mixed", "w8a16"] = "w8a8"
+    """8-bit weights and 8-bit activations, 16-bit activations, or mixed: 16 bits except inside GDN layers."""
     method: Literal["minmax", "entropy", "percentile"] = "minmax"
     """How the range of an activation is chosen from the calibration values."""
     percentile: float = 99.99
     """With --method percentile: percentage of the values inside the range."""
     activations: Literal["uint8", "int8"] = "uint8"
-    """Type of activations; weights are int8. uint8 is faster on x86 processors with VNNI."""
-    weight_bits: Literal[7, 8] = 7
-    """Bits of the weights. 7 is correct on every processor. 8 overflows in many runtimes on x86 processors without VNNI."""
+    """Type of 8-bit activations; 16-bit ones are uint16, or int16 around 0. uint8 is faster on x86 processors with VNNI."""
+    weight_bits: Literal[7, 8] | None = None
+    """Bits of the weights. Default: 7 between 8-bit activations, where 8 overflow on many x86 processors without VNNI; or 8."""
     equalise: bool = True
     """First scale the channels around GDN layers to the same range. This does not change the float codec."""
     refit: bool = True
     """Refit the weights to quantised inputs, then round them with GPTQ-style error compensation."""
     keep: list[str] = field(default_factory=list)
-    """Layers to keep in float, e.g. g_s.6. The encoder's last layer always stays in float."""
+    """Layers to keep in float, e.g. g_s.6. With w8a8 the encoder's last layer always stays in float."""
 
     opsets: ClassVar[range] = range(13, 21)
     """Scales per channel came with 13."""

@@ -77,6 +77,7 @@ def shapes(model: ModelProto, shape: Shape) -> dict[str, Shape]:
     """The shape of every tensor in a graph of one input, when that has ``shape``."""
     fixed = ModelProto()
     fixed.CopyFrom(model)
+    _in_onnx(fixed)
     for dim, length in zip(fixed.graph.input[0].type.tensor_type.shape.dim, shape, strict=True):
         dim.dim_value = length
     for output in fixed.graph.output:
@@ -86,6 +87,16 @@ def shapes(model: ModelProto, shape: Shape) -> dict[str, Shape]:
     known = [*graph.value_info, *graph.input, *graph.output]
     found = {v.name: tuple(dim.dim_value for dim in v.type.tensor_type.shape.dim) for v in known}
     return found | {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
+
+
+def _in_onnx(model: ModelProto) -> None:
+    """Let ONNX's own QuantizeLinear and DequantizeLinear, whose shapes it knows, stand for ONNX Runtime's, in place."""
+    foreign = [node for node in model.graph.node if node.domain]
+    for node in foreign:
+        node.domain = ""
+    for entry in model.opset_import:
+        if foreign and not entry.domain:
+            entry.version = max(entry.version, 21)  # the first that has them for 16 bits
 
 
 def multiply_adds(model: ModelProto, shape: Shape) -> dict[str, int]:
