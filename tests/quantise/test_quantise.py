@@ -73,7 +73,12 @@ def test_rounding_with_compensation_beats_rounding_to_nearest(stride: int) -> No
 
 @pytest.mark.parametrize(("precision", "least"), [("w8a8", 38), ("mixed", 44), ("w8a16", 46)])
 def test_the_command_makes_a_codec_that_decodes_what_the_teacher_wrote(
-    teacher: FactorizedPrior, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture, precision: str, least: float
+    teacher: FactorizedPrior,
+    pictures: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture,
+    precision: str,
+    least: float,
 ) -> None:
     folder = tmp_path / precision
     arguments = [

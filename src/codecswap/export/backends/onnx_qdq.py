@@ -44,8 +44,10 @@ def write_qdq(transform: QuantisedTransform, path: Path, opset: int) -> None:
             stored[name] = constant.values
             continue
         stored[f"{name}_quantized"], read_as[name] = constant.values, f"{name}_dequantized"
-        axis = {} if constant.quantisation.axis is None else {"axis": constant.quantisation.axis}
-        add("DequantizeLinear", [f"{name}_quantized", *parameters(name, constant.quantisation)], read_as[name], **axis)
+        more: dict[str, Any] = {} if constant.quantisation.axis is None else {"axis": constant.quantisation.axis}
+        if domain := domain_of(constant.quantisation, opset):  # a mask between 16-bit activations
+            more["domain"] = domain
+        add("DequantizeLinear", [f"{name}_quantized", *parameters(name, constant.quantisation)], read_as[name], **more)
     if transform.input in transform.activations:
         add_rounding(transform.input, transform.input, f"{transform.input}_dequantized")
     for step in transform.operations:

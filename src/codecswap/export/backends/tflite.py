@@ -12,7 +12,6 @@ Where ONNX has an operator that no Ethos-U runs, others stand for it:
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from ai_edge_litert.schema_py_generated import Padding
@@ -22,41 +21,43 @@ from codecswap.export.backends.tflite_file import TfliteFile
 from codecswap.files import atomic_write
 from codecswap.quantise.representation import Operation, Quantisation, QuantisedTransform
 
-TflitePrecision = Literal["w8a8", "w8a16", "float32"]
-"""Weights of 8 bits with activations of 8 or 16 (TFLite's INT8 and INT16x8); or all in float, to check the operators."""
-LARGEST_BIAS = {"w8a8": 2**30, "w8a16": 2**38}
-"""Half of what a sum may be: Ethos-U adds up in 32 bits, and in 40 bits with 16-bit activations."""
-SIXTEEN_BITS = 255 * 128
-"""Steps up to the largest value of a 16-bit activation: a picture of 256 levels gets 128 steps for each."""
 Table = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """Of the scales of a 16-bit RSQRT's input and output: its results ``(32768,)`` for 0 to 32767, int16."""
 
 
-def write_tflite(transform: QuantisedTransform, path: Path, precision: TflitePrecision) -> None:
+def write_tflite(transform: QuantisedTransform, path: Path) -> None:
     """Write `tflite` into a file, which is replaced whole."""
-    content = tflite(transform, precision)
+    content = tflite(transform)
     with atomic_write(path) as beside:
         beside.write_bytes(content)
 
 
-def tflite(transform: QuantisedTransform, precision: TflitePrecision, rsqrt: Table | None = None) -> bytes:
+def tflite(transform: QuantisedTransform, rsqrt: Table | None = None) -> bytes:
     """A transform of a fixed size as a TFLite file, whose input and output are ``(1, H, W, C)``.
 
     Args:
-        transform: with integer activations everywhere; with none at all for ``float32``.
-        precision: ``w8a8`` keeps the scales (and shifts uint8 to int8). ``w8a16`` makes every activation symmetric, of 16
-            bits, from its range; only the input keeps its scale.
+        transform: with activations that are all of 8 bits (uint8 becomes int8, shifted by 128), all int16 with zero point 0
+            (TFLite's INT16x8), or all float32.
         rsqrt: look 16-bit RSQRTs up, to simulate an NPU that does.
 
     Raises:
-        UserError: the size is open, or layers were kept in float.
+        UserError: the size is open, or the activations are none of these.
     """
     if not all(isinstance(side, int) for side in transform.input_shape):
         raise UserError("A TFLite file has one size: fix it with --height and --width.")
-    kept = [step.layer for step in transform.operations if step.output not in transform.activations]
-    if precision != "float32" and kept:
-        raise UserError(f"A TFLite file for an NPU is all integers, and {kept[0]} is in float: leave out --keep.")
-    return _Translation(transform, precision, rsqrt).file.content(transform.input, transform.output)
+    outputs = {step.output: step.layer for step in transform.operations}
+    if kept := [layer for name, layer in outputs.items() if name not in transform.activations]:
+        if transform.activations:
+            raise UserError(f"A TFLite file for an NPU is all integers, and {kept[0]} is in float: leave out --keep.")
+    else:
+        types = {rounding.zero_point.dtype.name for rounding in transform.activations.values()}
+        centred = not any(rounding.zero_point for rounding in transform.activations.values())
+        if not types <= {"uint8", "int8"} and (types != {"int16"} or not centred):
+            raise UserError(
+                f"A TFLite file has activations of 8 bits, or int16 around 0, and this has {', '.join(sorted(types))}: "
+                "quantise with --precision w8a8, or w8a16 and --activations int8."
+            )
+    return _Translation(transform, rsqrt).file.content(transform.input, transform.output)
 
 
 @dataclass(frozen=True)
@@ -64,34 +65,27 @@ class _Kernel:
     """A convolution's parameters."""
 
     weight: np.ndarray
-    """``(O, k, k, I)``; integers where there is a scale."""
-    scale: np.ndarray | None
-    """``(O,)``, float64."""
+    """``(O, k, k, I)``, int8 or float32."""
     bias: np.ndarray
-    """``(O,)``, real values in float64."""
+    """``(O,)``, int32 or float32."""
+    scale: np.ndarray | None
+    """``(O,)``, of the weight; None in float."""
 
     def rows(self, order: np.ndarray) -> "_Kernel":
         """These of its outputs, in this order."""
-        return _Kernel(self.weight[order], None if self.scale is None else self.scale[order], self.bias[order])
+        return _Kernel(self.weight[order], self.bias[order], None if self.scale is None else self.scale[order])
 
     def extended(self, size: int) -> "_Kernel":
         """With zeros after the kernel."""
         after = (0, size - self.weight.shape[1])
         return replace(self, weight=np.pad(self.weight, ((0, 0), after, after, (0, 0))))
 
-    def coarser(self, steps: float) -> "_Kernel":
-        """With larger scales for outputs whose bias would be more than ``steps`` of its weights' scale."""
-        assert self.scale is not None
-        scale = np.maximum(self.scale, np.abs(self.bias) / steps)
-        weight = np.rint(self.weight * (self.scale / scale)[:, None, None, None]).astype(self.weight.dtype)
-        return _Kernel(weight, scale, self.bias)
-
 
 class _Translation:
     """A transform, operator by operator; tensors keep its names."""
 
-    def __init__(self, transform: QuantisedTransform, precision: TflitePrecision, rsqrt: Table | None) -> None:
-        self.transform, self.precision, self.rsqrt, self.file = transform, precision, rsqrt, TfliteFile()
+    def __init__(self, transform: QuantisedTransform, rsqrt: Table | None) -> None:
+        self.transform, self.rsqrt, self.file = transform, rsqrt, TfliteFile()
         _, channels, height, width = transform.input_shape
         self.file.tensor(transform.input, (1, int(height), int(width), int(channels)), self._input_rounding())
         steps = iter(transform.operations)
@@ -145,7 +139,7 @@ class _Translation:
         x, inverse, given = step.inputs[0], f"{step.output}/inverse", self.file.roundings[step.inputs[0]]
         rounding = self._inverse_rounding(step)
         self.file.tensor(inverse, self.file.shapes[x], rounding)
-        if self.rsqrt and given and rounding and self.precision == "w8a16":
+        if self.rsqrt and given and rounding and rounding.zero_point.dtype == np.int16:
             table = self.file.constant(f"{inverse}/table", self.rsqrt(given.scale, rounding.scale), rounding)
             index = self.file.integers(f"{inverse}/index", self.file.shapes[x])
             self.file.operator("CAST", [x], index)
@@ -183,55 +177,44 @@ class _Translation:
         """A convolution's parameters; ``outputs`` is the axis of its weight that they are on."""
         weight, bias = (self.transform.constants[name] for name in step.inputs[1:])
         order = (0, 2, 3, 1) if outputs == 0 else (1, 2, 3, 0)
-        real = bias.real.astype(np.float64)
-        if self.precision == "float32" or not weight.quantisation:
-            return _Kernel(weight.real.transpose(order), None, real)
-        scale = np.broadcast_to(weight.quantisation.scale.astype(np.float64), real.shape)
-        return _Kernel(weight.values.transpose(order), scale, real)
+        scale = weight.quantisation.scale if weight.quantisation else None
+        return _Kernel(weight.values.transpose(order), bias.values, scale)
 
     def _stored(self, output: str, x: str, kernel: _Kernel) -> tuple[str, str]:
-        """The weight and the bias of a convolution of ``x``, whose scale is the product of theirs."""
-        names, given = (f"{output}/weight", f"{output}/bias"), self.file.roundings[x]
-        if kernel.scale is None or given is None:
-            for name, values in zip(names, (kernel.weight, kernel.bias), strict=True):
-                self.file.constant(name, values.astype(np.float32))
-            return names
-        kernel = kernel.coarser(float(given.scale) * LARGEST_BIAS[self.precision])
-        assert kernel.scale is not None
-        zeros, dtype = np.zeros(len(kernel.scale), np.int8), np.int32 if self.precision == "w8a8" else np.int64
-        self.file.constant(names[0], kernel.weight, Quantisation(kernel.scale.astype(np.float32), zeros, 0))
-        scale = kernel.scale.astype(np.float32).astype(np.float64) * float(given.scale)
-        values = np.rint(kernel.bias / scale).astype(dtype)
-        self.file.constant(names[1], values, Quantisation(scale.astype(np.float32), zeros.astype(dtype), 0))
+        """The weight and the bias of a convolution of ``x``, by name."""
+        names, given, bias = (f"{output}/weight", f"{output}/bias"), self.file.roundings[x], kernel.bias
+        roundings: tuple[Quantisation | None, ...] = (None, None)
+        if given and kernel.scale is not None:
+            bias = bias.astype(np.int64 if given.zero_point.dtype == np.int16 else np.int32)
+            zeros = np.zeros(len(bias), np.int8)
+            scales = (kernel.scale, kernel.scale * given.scale)
+            roundings = tuple(Quantisation(scale, zeros, 0) for scale in scales)
+        for name, values, rounding in zip(names, (kernel.weight, bias), roundings, strict=True):
+            self.file.constant(name, values, rounding)
         return names
 
     def _mask(self, name: str) -> str:
         """A mask of zeros and ones, ``(1, H, W, 1)``."""
-        values = self.transform.constants[name].real.transpose(0, 2, 3, 1)
-        if self.precision == "float32":
+        values, given = self.transform.constants[name].real.transpose(0, 2, 3, 1), self._input_rounding()
+        if given is None:
             return self.file.constant(name, values)
-        zero = np.array(0, np.int8 if self.precision == "w8a8" else np.int16)
-        return self.file.constant(name, np.rint(values).astype(zero.dtype), Quantisation(np.array(1, np.float32), zero))
+        one = Quantisation(np.array(1, np.float32), np.zeros_like(given.zero_point))
+        return self.file.constant(name, one.quantise(values), one)
 
     def _integers(self, values: tuple[int, ...]) -> str:
         return self.file.constant(f"size {values}", np.array(values, np.int32))
 
     def _rounding(self, name: str) -> Quantisation | None:
-        if self.precision == "float32":
-            return None
-        found = self.transform.activations[name]
-        if self.precision == "w8a16":
-            return Quantisation(np.array(max(map(abs, found.range)) / SIXTEEN_BITS, np.float32), np.array(0, np.int16))
-        shift = 128 if found.zero_point.dtype == np.uint8 else 0
-        return Quantisation(found.scale, (found.zero_point.astype(int) - shift).astype(np.int8))
+        found = self.transform.activations.get(name)
+        if found is None or found.zero_point.dtype != np.uint8:
+            return found
+        return Quantisation(found.scale, (found.zero_point.astype(int) - 128).astype(np.int8))
 
     def _input_rounding(self) -> Quantisation | None:
-        """The input's, or where that has none the one of what it becomes first (by Resize); integers go in as they are."""
+        """The input's; or where that has none, the one of what it becomes first (by Resize)."""
         name = self.transform.input
-        if self.precision != "float32" and name not in self.transform.activations:
-            name = next(step.output for step in self.transform.operations if name in step.inputs)
-        given = self._rounding(name)
-        return replace(given, scale=self.transform.activations[name].scale) if given else None
+        first = next(step.output for step in self.transform.operations if name in step.inputs)
+        return self._rounding(name) or self._rounding(first)
 
     def _inverse_rounding(self, step: Operation) -> Quantisation | None:
         """Of rsqrt(n), so that ``n * rsqrt(n)`` is closest to the root, on average over all values that n may have."""
@@ -243,7 +226,7 @@ class _Translation:
             norm.inputs[2]
         ].real.min()  # n is not smaller: gamma and squares are not negative
         values = np.linspace(max(float(beta), float(given.scale)), given.range[1], 1024)
-        lowest, levels = (-128, 255) if self.precision == "w8a8" else (0, 32767)
+        lowest, levels = (0, 32767) if given.zero_point.dtype == np.int16 else (-128, 255)
 
         def error(largest: float) -> float:
             scale = largest / levels
