@@ -28,7 +28,8 @@ ALLOWED = {
     "export": BASE | {"metrics", "data", "layers", "inference", "codecs", "swaps", "training"},
     "quantise": BASE
     | {"metrics", "data", "layers", "least_squares", "inference", "codecs", "swaps", "training", "export"},
-    "advise": BASE | {"metrics", "data", "layers", "codecs", "swaps"},
+    "compile": BASE | {"metrics", "data", "inference", "codecs", "training", "export", "quantise"},
+    "advise": BASE | {"metrics", "data", "layers", "codecs", "swaps", "export", "compile"},
     "coding": BASE | {"data", "inference", "codecs", "training"},
     "page": BASE | {"inference"},
     "report": BASE | {"metrics", "data", "codecs", "swaps", "training", "evaluation"},

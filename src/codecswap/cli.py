@@ -48,6 +48,7 @@ COMMANDS = {
     "demo": Command(config.DemoOptions, "demo:main"),
     "export": Command(config.ExportOptions, "export.command:main", extra="deploy"),
     "quantise": Command(config.QuantiseOptions, "quantise.command:main", extra="deploy"),
+    "compile": Command(config.CompileOptions, "compile.command:main", extra="deploy"),
     "page": Command(config.PageOptions, "page.command:main", extra=None, argument="codec"),
     "encode": Command(config.EncodeOptions, "coding:encode", extra=None, argument="input"),
     "decode": Command(config.DecodeOptions, "coding:decode", extra=None, argument="input"),

@@ -15,6 +15,7 @@ from codecswap.export.backends.onnx_qdq import read_qdq, write_qdq
 from codecswap.export.verify import sample_pictures
 from codecswap.inference.check import agreement
 from codecswap.inference.runtime import OnnxCodec
+from codecswap.quantise.calibration import LARGEST_BIAS
 from codecswap.quantise.command import quantise
 from codecswap.quantise.representation import Constant, Operation, Quantisation, QuantisedTransform
 from codecswap.swaps.apply import swap
@@ -24,8 +25,11 @@ CASES = {
     "subpixel": {"parts": "all"},
     "none": {"activations": "int8", "keep": ["g_s.6"]},
     "masked": {"weight_bits": 8, "refit": False},
+    "subpixel w8a16": {"parts": "all", "precision": "w8a16"},
+    "subpixel mixed": {"parts": "all", "precision": "mixed"},
+    "none w8a16": {"activations": "int8", "precision": "w8a16", "refit": False},
 }
-"""By the replacement: options of a folder."""
+"""By the replacement, and what tells two of one replacement apart: options of a folder."""
 
 
 def compute(transform: QuantisedTransform, x: np.ndarray) -> np.ndarray:
@@ -97,16 +101,22 @@ def pictures_and_symbols() -> tuple[list[np.ndarray], list[np.ndarray]]:
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory, pictures_and_symbols: tuple) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("representation")
-    for replacement, values in CASES.items():
-        codec = load_codec("tiny")
+    for name, values in CASES.items():
+        codec, replacement = load_codec("tiny"), name.split()[0]
         codec = codec if replacement == "none" else swap(codec, replacement)[0]
-        options = QuantiseOptions(output=root / replacement, width=SIZE[0], height=SIZE[1], **values)
+        options = QuantiseOptions(output=root / name, width=SIZE[0], height=SIZE[1], **values)
         quantise(codec.requires_grad_(False), "tiny", replacement, pictures_and_symbols[0], options, show=False)
     return {name: root / name for name in CASES}
 
 
 @pytest.mark.parametrize(
-    ("name", "part"), [("subpixel", "decoder"), ("subpixel", "encoder"), ("none", "decoder"), ("masked", "decoder")]
+    ("name", "part"),
+    [
+        (name, part)
+        for name, case in CASES.items()
+        for part in ("decoder", "encoder")
+        if part in case.get("parts", "all decoder")
+    ],
 )
 def test_numpy_and_onnx_runtime_compute_the_same(
     folders: dict[str, Path], pictures_and_symbols: tuple, name: str, part: str
@@ -146,11 +156,58 @@ def test_weights_are_integers_with_scales_and_kept_layers_are_float(folders: dic
     assert transform.activations["planes"].range == (-128, 127)
 
 
+def test_zero_insertion_leaves_the_symbols_exact(folders: dict[str, Path]) -> None:
+    transform = read_qdq(onnx.load(folders["masked"] / "decoder.onnx"))
+    moved = [step.output for step in transform.operations if step.layer == "g_s.0" and step.operator != "Conv"]
+    assert len(moved) == 2 and all(transform.activations[name].range == (-128, 127) for name in moved)
+
+
+def dtypes(transform: QuantisedTransform, layer: str) -> list[str]:
+    """Types of what a layer's operations put out, in order."""
+    steps = [step for step in transform.operations if step.layer == layer]
+    return [transform.activations[step.output].zero_point.dtype.name for step in steps]
+
+
+def test_mixed_has_8_bits_inside_gdns_only(folders: dict[str, Path]) -> None:
+    decoder, encoder = (
+        read_qdq(onnx.load(folders["subpixel mixed"] / f"{part}.onnx")) for part in ("decoder", "encoder")
+    )
+    assert (
+        decoder.activations["planes"].zero_point.dtype == encoder.activations["picture"].zero_point.dtype == np.uint16
+    )
+    assert dtypes(decoder, "g_s.0") == dtypes(decoder, "g_s.2") == ["uint16", "uint16"]
+    assert dtypes(decoder, "g_s.1") == ["uint8", "uint8", "uint8", "uint16"]  # square, weighted sum, root, product
+    assert dtypes(encoder, "g_a.1") == ["uint8", "uint8", "uint8", "uint16"]
+    assert dtypes(decoder, "g_s.6") == ["uint16", "uint16"] and dtypes(encoder, "g_a.6") == ["uint16"]
+    largest = {
+        s.layer: np.abs(decoder.constants[s.inputs[1]].values.astype(int)).max()
+        for s in decoder.operations
+        if s.operator == "Conv"
+    }
+    # 7 bits where runtimes compute in integers; there 8 overflow on some processors
+    assert largest == {f"g_s.{layer}": 127 if layer % 2 == 0 else 64 for layer in range(7)}
+
+
+def test_w8a16_has_16_bits_everywhere(folders: dict[str, Path]) -> None:
+    for name, kind in (("subpixel w8a16", "uint16"), ("none w8a16", "int16")):
+        transform = read_qdq(onnx.load(folders[name] / "decoder.onnx"))
+        assert {rounding.zero_point.dtype.name for rounding in transform.activations.values()} == {kind}
+        assert kind == "uint16" or not any(rounding.zero_point for rounding in transform.activations.values())
+        assert {constant.values.dtype.name for constant in transform.constants.values() if constant.quantisation} == {
+            "int8",
+            "int32",
+        }
+
+
+@pytest.mark.parametrize("opset", [13, 21])
 @pytest.mark.parametrize("name", CASES)
-def test_what_is_written_is_read_back(folders: dict[str, Path], tmp_path: Path, name: str) -> None:
+def test_what_is_written_is_read_back(folders: dict[str, Path], tmp_path: Path, name: str, opset: int) -> None:
     first = read_qdq(onnx.load(folders[name] / "decoder.onnx"))
-    write_qdq(first, tmp_path / "again.onnx", 13)
-    second = read_qdq(onnx.load(tmp_path / "again.onnx"))
+    write_qdq(first, tmp_path / "again.onnx", opset)
+    written = onnx.load(tmp_path / "again.onnx")
+    wide = any(rounding.zero_point.dtype.itemsize == 2 for rounding in first.activations.values())
+    assert {node.domain for node in written.graph.node} == ({"", "com.microsoft"} if wide and opset < 21 else {""})
+    second = read_qdq(written)
     assert first.operations == second.operations
     assert (first.input, first.input_shape, first.output) == (second.input, second.input_shape, second.output)
     for some, others in ((first.constants, second.constants), (first.activations, second.activations)):
@@ -182,3 +239,11 @@ def test_a_graph_that_reads_a_tensor_before_its_rounding_is_refused(folders: dic
     square.input[0] = square.input[0].removesuffix("_dequantized")
     with pytest.raises(ValueError, match="before rounding"):
         read_qdq(model)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_biases_leave_half_of_int32_to_the_products(folders: dict[str, Path], name: str) -> None:
+    transform = read_qdq(onnx.load(folders[name] / "decoder.onnx"))
+    biases = [constant for constant in transform.constants.values() if constant.values.dtype == np.int32]
+    assert len(biases) >= 6
+    assert max(np.abs(bias.values.astype(np.int64)).max() for bias in biases) <= LARGEST_BIAS * (1 + 1e-6)

@@ -50,7 +50,7 @@ class Manifest:
     replacement: str
     """``none``, ``upsample``, ``masked`` or ``subpixel``."""
     precision: str
-    """``float32``, ``float16`` or ``int8``."""
+    """``float32``, ``float16``, ``w8a8``, ``mixed`` or ``w8a16``; folders of before say ``int8`` for ``w8a8``."""
     opset: int
     height: int | None
     """Of the pictures, padded, where the graphs have a fixed size."""

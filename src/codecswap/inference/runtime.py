@@ -76,7 +76,7 @@ class OnnxCodec:
         Raises:
             UserError: the folder has no decoder, its fixed size does not fit the picture, or it is computed wrongly here.
         """
-        return self._run("decoder", self._decoder_input(symbols), scale_in=1, scale_out=self.factor)
+        return self._run("decoder", self.decoder_input(symbols), scale_in=1, scale_out=self.factor)
 
     def check_size(self, height: int, width: int) -> None:
         """Refuse pictures of ``height`` x ``width`` pixels that a folder of a fixed size cannot take.
@@ -97,7 +97,8 @@ class OnnxCodec:
                 f"{2 * self.manifest.margin * self.factor}."
             )
 
-    def _decoder_input(self, symbols: np.ndarray) -> np.ndarray:
+    def decoder_input(self, symbols: np.ndarray) -> np.ndarray:
+        """What the decoder's network takes, ``(C, H/16, W/16)``, float32, for ``symbols: (M, H/16, W/16)``, int32."""
         input = self._network("decoder").input
         if input == "planes" and self.manifest.planes:
             return self.manifest.planes.of_symbols(symbols)

@@ -5,7 +5,7 @@ import io
 import logging
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,10 @@ from onnx import ModelProto, helper, numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
 
 from codecswap.export.backends import graph
-from codecswap.export.backends.onnx_qdq import read_qdq
+from codecswap.export.backends.onnx_qdq import domain_of, read_qdq
 from codecswap.inference.runtime import open_session
-from codecswap.quantise.representation import Quantisation, QuantisedTransform
+from codecswap.quantise.precision import Precision, inner_tensors, weight_levels
+from codecswap.quantise.representation import Constant, Quantisation, QuantisedTransform
 
 METHODS = {
     "minmax": CalibrationMethod.MinMax,
@@ -26,7 +27,16 @@ METHODS = {
 }
 OPERATORS = ["Conv", "ConvTranspose", "DepthToSpace", "Div", "Mul", "Reciprocal", "Relu", "Resize", "Sqrt"]
 """All that a codec's graphs hold."""
-TYPES = {"uint8": QuantType.QUInt8, "int8": QuantType.QInt8}
+TYPES = {
+    "uint8": QuantType.QUInt8,
+    "int8": QuantType.QInt8,
+    "uint16": QuantType.QUInt16,
+    "int16": QuantType.QInt16,
+}
+LARGEST_BIAS = 1 << 30
+"""A device adds products to an int32 bias; half of the range is theirs. (9 * 320 products of 8 bits need less than a tenth.)"""
+SMALLEST_SCALE = 1e-20
+"""Of weights that are all zero."""
 
 
 def calibrate(
@@ -35,23 +45,26 @@ def calibrate(
     *,
     method: str,
     percentile: float,
-    activations: str,
-    weight_bits: int,
+    precision: Precision,
+    weight_bits: int | None,
     known: Mapping[str, Quantisation],
+    gdns: Sequence[str],
     keep: Sequence[str],
 ) -> QuantisedTransform:
-    """Quantise a float graph: int8 weights per channel, 8-bit activations per tensor, int32 biases.
+    """Quantise a float graph: int8 weights per channel, activations per tensor, int32 biases.
 
     Args:
         model: the graph of a lowered transform (`codecswap.export.lower`).
         feeds: values of its input that ranges are taken from.
         method: one of `METHODS`.
         percentile: of the method of that name, in percent.
-        activations: ``uint8`` or ``int8``.
-        weight_bits: 8, or 7 for weights in +-64 (`codecswap.quantise.rounding.LEVELS`).
+        precision: types of the activations; int16 is symmetric around 0.
+        weight_bits: 8, or 7 for weights in +-64; None: as suits the activations (`codecswap.quantise.precision.weight_levels`).
         known: of tensors and weights whose scales are chosen already, by name.
+        gdns: layers that are a GDN, e.g. ``g_s.1``.
         keep: layers left in float (`codecswap.export.backends.graph.layer_of`).
     """
+    overrides = {name: [{"quant_type": TYPES[precision.inside]}] for name in inner_tensors(model, gdns)}
     excluded = [node.name for node in model.graph.node if graph.layer_of(node) in keep]
     with tempfile.TemporaryDirectory() as scratch, _quiet():
         path = Path(scratch) / "quantised.onnx"
@@ -62,17 +75,51 @@ def calibrate(
             quant_format=QuantFormat.QDQ,
             op_types_to_quantize=OPERATORS,
             per_channel=True,
-            activation_type=TYPES[activations],
+            activation_type=TYPES[precision.outside],
             weight_type=QuantType.QInt8,
-            reduce_range=weight_bits == 7,  # of weights only
             nodes_to_exclude=excluded,
             calibrate_method=METHODS[method],
             extra_options={
-                "TensorQuantOverrides": {name: _override(value) for name, value in known.items()},
+                "TensorQuantOverrides": overrides | {name: _override(value) for name, value in known.items()},
                 "CalibPercentile": percentile,
+                "ActivationSymmetric": precision.outside == "int16",
+                "QDQDisableWeightAdjustForInt32Bias": True,  # it would fill the whole of int32
             },
         )
-        return read_qdq(onnx.load(path))
+        return floor_scales(read_qdq(onnx.load(path)), graph.weights(model), weight_bits)
+
+
+def floor_scales(
+    transform: QuantisedTransform, floats: Mapping[str, np.ndarray], weight_bits: int | None
+) -> QuantisedTransform:
+    """Widen the scales of weights where they, or a bias, would be too large a whole number.
+
+    A bias is in multiples of its input's scale times its weights' scale, which is small where the weights are: in a GDN whose
+    row of gamma is almost zero, it would leave int32.
+
+    Args:
+        floats: the weights and biases that were quantised, by name.
+        weight_bits: as in `calibrate`.
+    """
+    constants = dict(transform.constants)
+    for step in transform.operations:
+        if step.operator not in ("Conv", "ConvTranspose") or constants[step.inputs[1]].quantisation is None:
+            continue
+        given, weight, bias = step.inputs
+        old = constants[weight].quantisation
+        assert old is not None and old.axis is not None
+        types = (transform.activations[name].zero_point.dtype.name for name in (given, step.output))
+        largest = np.abs(floats[weight]).max(tuple({0, 1, 2, 3} - {old.axis})) / weight_levels(weight_bits, *types)
+        exact, unit = floats[bias].astype(np.float64), transform.activations[given].scale
+        floor = np.abs(exact) / (unit.astype(np.float64) * LARGEST_BIAS)
+        # the quantiser gives a row of zeros the scale 1, which would round its bias coarsely
+        found = np.where(largest > 0, old.scale, SMALLEST_SCALE)
+        scale = np.maximum.reduce([found, largest, floor]).astype(np.float32)
+        widened = replace(old, scale=scale)
+        of_bias = Quantisation(unit * scale, np.zeros(scale.shape, np.int32), 0)
+        constants[weight] = Constant(widened.quantise(floats[weight]), widened)
+        constants[bias] = Constant(of_bias.quantise(exact), of_bias)
+    return replace(transform, constants=constants)
 
 
 def _override(known: Quantisation) -> list[dict[str, Any]]:
@@ -107,7 +154,7 @@ def _quiet() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Cost:
-    """What rounding one tensor to 8 bits, and nothing else, does."""
+    """What rounding one tensor, and nothing else, does."""
 
     layer: str
     operator: str
@@ -132,14 +179,21 @@ def costs(model: ModelProto, transform: QuantisedTransform, feed: np.ndarray) ->
 
 
 def _rounded_at(model: ModelProto, tensor: str, quantisation: Quantisation) -> ModelProto:
-    """A copy of a graph with one tensor rounded to 8 bits where it is put out."""
+    """A copy of a graph with one tensor rounded where it is put out."""
     changed = ModelProto()
     changed.CopyFrom(model)
     constants = {f"{tensor}_scale": quantisation.scale, f"{tensor}_zero_point": quantisation.zero_point}
     changed.graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in constants.items())
     place = next(i for i, node in enumerate(changed.graph.node) if tensor in node.output)
     raw, rounded = f"{tensor}_raw", f"{tensor}_rounded"
+    domain = domain_of(quantisation, graph.opset(model))
+    if domain:
+        changed.opset_import.append(helper.make_opsetid(domain, 1))
     changed.graph.node[place].output[0] = raw
-    changed.graph.node.insert(place + 1, helper.make_node("QuantizeLinear", [raw, *constants], [rounded]))
-    changed.graph.node.insert(place + 2, helper.make_node("DequantizeLinear", [rounded, *constants], [tensor]))
+    changed.graph.node.insert(
+        place + 1, helper.make_node("QuantizeLinear", [raw, *constants], [rounded], domain=domain)
+    )
+    changed.graph.node.insert(
+        place + 2, helper.make_node("DequantizeLinear", [rounded, *constants], [tensor], domain=domain)
+    )
     return changed

@@ -1,4 +1,4 @@
-"""``codecswap quantise``: a codec in 8-bit integers, what that costs, and where."""
+"""``codecswap quantise``: a codec in integers, what that costs, and where."""
 
 import hashlib
 import tempfile
@@ -23,7 +23,7 @@ from codecswap.export import command as export
 from codecswap.export.backends.graph import layer_of
 from codecswap.export.backends.onnx import latent_size, write_decoder, write_encoder
 from codecswap.export.backends.onnx_qdq import write_qdq
-from codecswap.export.lower import lower, take_planes
+from codecswap.export.lower import LoweredGDN, lower, take_planes
 from codecswap.export.source import CROP, gdn_label, load_source, with_gdn
 from codecswap.export.verify import VERIFIED_ON, sample_pictures
 from codecswap.inference.bitstream import pack, unpack
@@ -35,8 +35,9 @@ from codecswap.inference.tables import EntropyTables
 from codecswap.metrics import SMALLEST_SIDE, ms_ssim, psnr, to_8_bits
 from codecswap.quantise.calibration import calibrate, costs
 from codecswap.quantise.equalise import equalise
+from codecswap.quantise.precision import Precision, weight_levels
 from codecswap.quantise.representation import Quantisation, QuantisedTransform
-from codecswap.quantise.rounding import LEVELS, round_weights
+from codecswap.quantise.rounding import round_weights
 
 PARTS = {"decoder": ("g_s", "planes", "picture"), "encoder": ("g_a", "picture", "latents")}
 """Per network: the codec's transform, input and output."""
@@ -80,6 +81,7 @@ def quantise(
     *,
     show: bool = True,
     advance: Callable[[int], None] = lambda steps: None,
+    adapt: Callable[[QuantisedTransform], QuantisedTransform] = lambda transform: transform,
 ) -> Manifest:
     """Write a codec's quantised files into ``options.output``.
 
@@ -87,6 +89,7 @@ def quantise(
         samples: pictures ``(3, H, W)`` of one size.
         show: print what each tensor costs.
         advance: is told of every sample encoded, of each of `STEPS` for each network, and of the check.
+        adapt: changes each quantised transform before it is written.
 
     Raises:
         UserError: ONNX Runtime does not compute here what the files mean.
@@ -112,6 +115,7 @@ def quantise(
         known = _rounded(lowered, inputs, part, options)
         advance(1)
         model, transform = _calibrated(lowered, inputs, part, known, options, codec.factor)
+        transform = adapt(transform)
         path = folder / f"{part}.onnx"
         write_qdq(transform, path, options.opset)
         networks[part] = describe_network(path, *PARTS[part][1:])
@@ -126,7 +130,7 @@ def quantise(
         factor=codec.factor,
         margin=codec.margin,
         replacement=replacement,
-        precision="int8",
+        precision=options.precision,
         opset=options.opset,
         height=options.height,
         width=options.width,
@@ -189,14 +193,26 @@ def _rounded(
     name = PARTS[part][0]
     kept = [layer.removeprefix(f"{name}.") for layer in _kept(lowered, part, options) if layer.startswith(name)]
     tensors: list[Tensor] = [torch.from_numpy(one) for one in inputs]
-    levels = LEVELS[options.weight_bits]
-    scales = round_weights(lowered, tensors, exact_input=True, levels=levels, float_layers=kept)
+    precision = _precision(options)
+    scales = round_weights(
+        lowered,
+        tensors,
+        exact_input=True,
+        levels=weight_levels(options.weight_bits, precision.outside, precision.outside),
+        steps=precision.steps,
+        float_layers=kept,
+    )
     return {f"{name}.{key}": Quantisation(s.numpy(), np.zeros(len(s), np.int8), 0) for key, s in scales.items()}
+
+
+def _precision(options: QuantiseOptions) -> Precision:
+    return Precision.of(options.precision, options.activations)
 
 
 def _kept(lowered: nn.Sequential, part: str, options: QuantiseOptions) -> list[str]:
     # latents are rounded to integers: at the scale of the widest channel, 8 bits would change most of them
-    return [*options.keep, _last(lowered, part)] if part == "encoder" else list(options.keep)
+    coarse = part == "encoder" and options.precision == "w8a8"
+    return [*options.keep, _last(lowered, part)] if coarse else list(options.keep)
 
 
 def _last(lowered: nn.Sequential, part: str) -> str:
@@ -213,8 +229,7 @@ def _calibrated(
     factor: int,
 ) -> tuple[onnx.ModelProto, QuantisedTransform]:
     """The float graph of a transform, and the transform quantised."""
-    # exactly the 256 levels of a picture file: in, nothing is lost; out, only what the file would lose anyway
-    picture = Quantisation.fixed(1 / 255, 0, options.activations)
+    precision = _precision(options)
     size = latent_size(options.height, options.width, factor)
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / "float.onnx"
@@ -223,20 +238,24 @@ def _calibrated(
         else:
             write_encoder(lowered, path, opset=options.opset, size=size, factor=factor)
         model = onnx.load(path)
-    given = Quantisation.fixed(1, -128, options.activations) if part == "decoder" else picture
-    known = known | {PARTS[part][1]: given}
+    known = known | {PARTS[part][1]: precision.planes if part == "decoder" else precision.picture}
+    stored = {tensor.name for tensor in model.graph.initializer}
+    for node in model.graph.node:  # zero insertion moves the input's integers, and changes none
+        if node.input[0] in known and (node.op_type == "Resize" or (node.op_type == "Mul" and node.input[1] in stored)):
+            known[node.output[0]] = known[node.input[0]]
     keep = _kept(lowered, part, options)
     if part == "decoder" and (last := _last(lowered, part)) not in keep:
         ends = ("Conv", "ConvTranspose", "DepthToSpace")
-        known |= {n.output[0]: picture for n in model.graph.node if layer_of(n) == last and n.op_type in ends}
+        known |= {n.output[0]: precision.picture for n in model.graph.node if layer_of(n) == last and n.op_type in ends}
     transform = calibrate(
         model,
         inputs,
         method=options.method,
         percentile=options.percentile,
-        activations=options.activations,
+        precision=precision,
         weight_bits=options.weight_bits,
         known=known,
+        gdns=[f"{PARTS[part][0]}.{key}" for key, layer in lowered.named_children() if isinstance(layer, LoweredGDN)],
         keep=keep,
     )
     return model, transform
@@ -251,11 +270,11 @@ def show_costs(part: str, model: onnx.ModelProto, transform: QuantisedTransform,
         for cost in found
     ]
     unit = "PSNR against float, dB" if part == "decoder" else "error of the latents, dB"
-    show_table(f"{part}: each activation rounded to 8 bits alone", ["output of", unit, "share"], rows)
+    show_table(f"{part}: each activation rounded alone", ["output of", unit, "share"], rows)
 
 
 def report(codec: Codec, name: str, replacement: str, options: QuantiseOptions) -> None:
-    """Print float and INT8 side by side, on pictures that were not calibrated on."""
+    """Print float and integers side by side, on pictures that were not calibrated on."""
     quantised = OnnxCodec(options.output, threads=1)
     with tempfile.TemporaryDirectory() as scratch:
         fields = {key: getattr(options, key) for key in ("opset", "height", "width", "form", "parts")}
@@ -267,7 +286,7 @@ def report(codec: Codec, name: str, replacement: str, options: QuantiseOptions) 
         reference = TorchCodec(codec)
         measured = [
             _measured("float32", in_float, reference, pictures),
-            _measured("INT8", quantised, reference, pictures),
+            _measured(options.precision, quantised, reference, pictures),
         ]
     rows = [
         [label, f"{values['psnr']:.3f}", f"{values['ms_ssim']:.5f}", f"{values['bpp']:.4f}", _ms(values), f"{mb:.2f}"]

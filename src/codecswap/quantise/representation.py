@@ -18,7 +18,7 @@ class Quantisation:
     scale: np.ndarray
     """float32: ``()``, or ``(C,)`` with a value for each channel."""
     zero_point: np.ndarray
-    """Of the same shape; its type is that of the integers (uint8, int8 or int32)."""
+    """Of the same shape; its type is that of the integers (uint8, int8, uint16, int16 or int32)."""
     axis: int | None = None
     """Which axis of the tensor the channels are on; None: one scale for all of it."""
 

@@ -14,12 +14,6 @@ from torch import Tensor, nn
 
 from codecswap.least_squares import Sums, draw, patches, ridge_step
 
-LEVELS = {7: 64, 8: 127}
-"""Per ``--weight_bits``: weights are whole numbers in +- this, times their output channel's scale.
-
-Two products of a uint8 activation with weights of 7 bits add up to at most 2 * 255 * 64 = 32,640, which fits in the 16 bits
-that some processors' instructions (vpmaddubsw) and runtimes have for them; with 8 bits it would be 64,770.
-"""
 POSITIONS = 32768
 """Output positions that a layer is fitted to, drawn from all samples."""
 RIDGE = 1e-3
@@ -30,7 +24,13 @@ BLOCK = 128
 
 @torch.no_grad()
 def round_weights(
-    transform: nn.Module, samples: Sequence[Tensor], *, exact_input: bool, levels: int, float_layers: Sequence[str] = ()
+    transform: nn.Module,
+    samples: Sequence[Tensor],
+    *,
+    exact_input: bool,
+    levels: int,
+    steps: int = 255,
+    float_layers: Sequence[str] = (),
 ) -> dict[str, Tensor]:
     """Refit and round the convolutions of an equalised lowered transform, in place.
 
@@ -39,15 +39,16 @@ def round_weights(
     Args:
         transform: what `codecswap.export.lower.lower` returns.
         samples: what goes into it, ``(1, C, H, W)`` each.
-        exact_input: what goes in is 8-bit integers already.
-        levels: largest whole number that a weight may become, of either sign (`LEVELS`).
+        exact_input: what goes in is integers already.
+        levels: largest whole number that a weight may become, of either sign.
+        steps: in the range of what a layer gives to the next: 255 for 8 bits.
         float_layers: names of children that will not be quantised.
 
     Returns: the scale ``(O,)`` of each rounded weight, by the parameter's name.
     """
     generator = torch.Generator().manual_seed(0)
     floats = list(samples)
-    quantised = floats if exact_input else _fake_quantised(floats)
+    quantised = floats if exact_input else _fake_quantised(floats, steps)
     scales = {}
     for name, layer in transform.named_children():
         before, conv, after = _parts(layer)
@@ -60,7 +61,7 @@ def round_weights(
             scales[f"{name}.{parameter}"] = _round(conv, quantised, wanted, generator, levels)
             floats, quantised = [after(x) for x in wanted], [after(conv(x)) for x in quantised]
         if name not in float_layers:
-            quantised = _fake_quantised(quantised)
+            quantised = _fake_quantised(quantised, steps)
     return scales
 
 
@@ -78,11 +79,11 @@ def _parts(layer: nn.Module) -> tuple[nn.Module, nn.Conv2d | None, nn.Module]:
     return nn.Identity(), None, nn.Identity()
 
 
-def _fake_quantised(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """Rounded to 256 levels of one range for all, zero among them."""
+def _fake_quantised(tensors: Sequence[Tensor], steps: int) -> list[Tensor]:
+    """Rounded to ``steps`` steps of one range for all, zero among them."""
     low = min(0.0, *(x.min().item() for x in tensors))
     high = max(0.0, *(x.max().item() for x in tensors))
-    step = max(high - low, 1e-12) / 255
+    step = max(high - low, 1e-12) / steps
     return [torch.round(x / step) * step for x in tensors]
 
 

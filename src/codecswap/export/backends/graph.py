@@ -52,8 +52,13 @@ def opset(model: ModelProto) -> int:
 
 def layer_of(node: NodeProto) -> str:
     """Where a node stands in the codec, e.g. ``g_s.0``: the exporter writes the modules' names into the node's."""
-    found = re.findall(r"g_[as]\.\d+", node.name)
-    return found[-1] if found else node.name or node.op_type
+    return layer_in(node.name) or node.name or node.op_type
+
+
+def layer_in(name: str) -> str:
+    """The codec's layer that a node's or a tensor's name speaks of, e.g. ``g_s.0``; empty where it does not."""
+    found = re.findall(r"g_[as]\.\d+", name)
+    return found[-1] if found else ""
 
 
 def dead(model: ModelProto) -> list[str]:
@@ -72,6 +77,7 @@ def shapes(model: ModelProto, shape: Shape) -> dict[str, Shape]:
     """The shape of every tensor in a graph of one input, when that has ``shape``."""
     fixed = ModelProto()
     fixed.CopyFrom(model)
+    _in_onnx(fixed)
     for dim, length in zip(fixed.graph.input[0].type.tensor_type.shape.dim, shape, strict=True):
         dim.dim_value = length
     for output in fixed.graph.output:
@@ -81,6 +87,16 @@ def shapes(model: ModelProto, shape: Shape) -> dict[str, Shape]:
     known = [*graph.value_info, *graph.input, *graph.output]
     found = {v.name: tuple(dim.dim_value for dim in v.type.tensor_type.shape.dim) for v in known}
     return found | {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
+
+
+def _in_onnx(model: ModelProto) -> None:
+    """Let ONNX's own QuantizeLinear and DequantizeLinear, whose shapes it knows, stand for ONNX Runtime's, in place."""
+    foreign = [node for node in model.graph.node if node.domain]
+    for node in foreign:
+        node.domain = ""
+    for entry in model.opset_import:
+        if foreign and not entry.domain:
+            entry.version = max(entry.version, 21)  # the first that has them for 16 bits
 
 
 def multiply_adds(model: ModelProto, shape: Shape) -> dict[str, int]:

@@ -10,6 +10,17 @@ from codecswap.export.backends import graph
 from codecswap.files import atomic_write
 from codecswap.quantise.representation import Constant, Operation, Quantisation, QuantisedTransform
 
+CONTRIBUTED = "com.microsoft"
+"""ONNX Runtime's domain, whose QuantizeLinear and DequantizeLinear take 16 bits in every opset."""
+_WIDE_SINCE = 21
+"""The opset from which ONNX's own take them."""
+
+
+def domain_of(quantisation: Quantisation, opset: int) -> str:
+    """The domain of the operators that round to these integers; empty: ONNX's own."""
+    wide = quantisation.zero_point.dtype.name in ("uint16", "int16")
+    return CONTRIBUTED if wide and opset < _WIDE_SINCE else ""
+
 
 def write_qdq(transform: QuantisedTransform, path: Path, opset: int) -> None:
     """Write a quantised transform as an ONNX file of this opset, at least 13."""
@@ -23,9 +34,9 @@ def write_qdq(transform: QuantisedTransform, path: Path, opset: int) -> None:
         nodes.append(helper.make_node(operator, inputs, [output], f"{output}/{operator}", **attributes))
 
     def add_rounding(name: str, given: str, rounded: str) -> None:
-        both = parameters(name, transform.activations[name])
-        add("QuantizeLinear", [given, *both], f"{name}_quantized")
-        add("DequantizeLinear", [f"{name}_quantized", *both], rounded)
+        both, domain = parameters(name, transform.activations[name]), domain_of(transform.activations[name], opset)
+        add("QuantizeLinear", [given, *both], f"{name}_quantized", domain=domain)
+        add("DequantizeLinear", [f"{name}_quantized", *both], rounded, domain=domain)
         read_as[name] = rounded
 
     for name, constant in transform.constants.items():
@@ -33,8 +44,10 @@ def write_qdq(transform: QuantisedTransform, path: Path, opset: int) -> None:
             stored[name] = constant.values
             continue
         stored[f"{name}_quantized"], read_as[name] = constant.values, f"{name}_dequantized"
-        axis = {} if constant.quantisation.axis is None else {"axis": constant.quantisation.axis}
-        add("DequantizeLinear", [f"{name}_quantized", *parameters(name, constant.quantisation)], read_as[name], **axis)
+        more: dict[str, Any] = {} if constant.quantisation.axis is None else {"axis": constant.quantisation.axis}
+        if domain := domain_of(constant.quantisation, opset):  # a mask between 16-bit activations
+            more["domain"] = domain
+        add("DequantizeLinear", [f"{name}_quantized", *parameters(name, constant.quantisation)], read_as[name], **more)
     if transform.input in transform.activations:
         add_rounding(transform.input, transform.input, f"{transform.input}_dequantized")
     for step in transform.operations:
@@ -49,11 +62,13 @@ def write_qdq(transform: QuantisedTransform, path: Path, opset: int) -> None:
     given, result = ([helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape)] for name, shape in ends)
     weights = [numpy_helper.from_array(values, name) for name, values in stored.items()]
     version = [helper.make_opsetid("", opset)]
+    if any(domain_of(rounding, opset) for rounding in transform.activations.values()):
+        version.append(helper.make_opsetid(CONTRIBUTED, 1))
     model = helper.make_model(
         helper.make_graph(nodes, "codecswap", given, result, weights),
         producer_name="codecswap",
         opset_imports=version,
-        ir_version=helper.find_min_ir_version_for(version),
+        ir_version=helper.find_min_ir_version_for(version[:1]),
     )
     onnx.checker.check_model(model, full_check=True)
     with atomic_write(path) as beside:

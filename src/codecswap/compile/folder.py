@@ -1,0 +1,65 @@
+"""The codec's part of a compiled folder: decoder.onnx, entropy tables and codec.json, as export and quantise write them."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import onnx
+from onnx import ModelProto
+
+from codecswap.compile.toolchain import Job
+from codecswap.config import ExportOptions, QuantiseOptions
+from codecswap.export.command import write
+from codecswap.inference.manifest import describe_network, read_folder, write_folder
+from codecswap.quantise.command import quantise
+from codecswap.quantise.representation import QuantisedTransform
+
+
+def write_float(job: Job, opset: int) -> Path:
+    """Write the decoder in float32, with one size; returns its file."""
+    options = job.options
+    given = ExportOptions(
+        output=job.folder,
+        parts="decoder",
+        form=options.form or "native",
+        opset=opset,
+        height=options.height,
+        width=options.width,
+    )
+    write(job.codec, job.name, job.replacement, given)
+    return job.folder / "decoder.onnx"
+
+
+def write_quantised(
+    job: Job,
+    given: QuantiseOptions,
+    adapt: Callable[[QuantisedTransform], QuantisedTransform] = lambda transform: transform,
+) -> Path:
+    """Write the decoder quantised, with one size; returns its file.
+
+    Args:
+        given: how; folder, form and size are the job's.
+        adapt: changes the quantised transform before it is written.
+    """
+    options = job.options
+    given = replace(
+        given,
+        output=job.folder,
+        parts="decoder",
+        form=options.form or "native",
+        height=options.height,
+        width=options.width,
+    )
+    quantise(job.codec, job.name, job.replacement, job.pictures, given, show=False, adapt=adapt)
+    return job.folder / "decoder.onnx"
+
+
+def rewrite(path: Path, change: Callable[[ModelProto], None]) -> None:
+    """Change a folder's decoder without changing what it computes."""
+    model = onnx.load(path)
+    change(model)
+    onnx.checker.check_model(model, full_check=True)
+    onnx.save(model, path)
+    manifest, tables = read_folder(path.parent)
+    decoder = describe_network(path, manifest.decoder.input, manifest.decoder.output) if manifest.decoder else None
+    write_folder(path.parent, replace(manifest, decoder=decoder), tables)

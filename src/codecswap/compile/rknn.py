@@ -1,0 +1,182 @@
+"""Rockchip's NPUs: rknn-toolkit2, which wants a Python environment of its own (``make rknn``) and is called as a subprocess.
+
+What it takes and what we know of it (version 2.5.0): everything runs on the NPU in float16. In 8 bits it puts every square
+root on the CPU, unless what the root puts out is not quantised: then the root is computed in float16, on the NPU. Our
+scales are taken from the QDQ file. A transposed convolution with ``output_padding`` does not build on the rk3588.
+"""
+
+import json
+import re
+import subprocess
+import tempfile
+import weakref
+from collections.abc import Iterator
+from dataclasses import replace
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+from onnx import ModelProto
+
+from codecswap.compile.folder import rewrite, write_float, write_quantised
+from codecswap.compile.toolchain import Compiled, Job, Placed
+from codecswap.config import CompileOptions, QuantiseOptions
+from codecswap.errors import UserError
+from codecswap.export.backends.graph import layer_in
+from codecswap.inference.runtime import OnnxCodec
+from codecswap.quantise.representation import QuantisedTransform
+
+FOUND_IN = Path(".venv-rknn/bin/python")
+"""The Python that ``make rknn`` makes."""
+OPSET = 13
+NAME = "rknn-toolkit2"
+ENDS = ("InputOperator", "OutputOperator")
+"""What the compiler calls the hand-over of data by the CPU, which computes nothing."""
+
+
+class Rknn:
+    """rknn-toolkit2."""
+
+    install = f"{NAME}: `make rknn` makes an environment with it, or name the Python of yours with --toolchain_python"
+
+    def installed(self, options: CompileOptions) -> str | None:
+        """Name and version, if there is a Python that has it.
+
+        Raises:
+            UserError: the Python that was named is none, or has no rknn-toolkit2.
+        """
+        python = options.toolchain_python or FOUND_IN
+        asked = f"from importlib.metadata import version; print(version({NAME!r}))"
+        try:
+            answer = subprocess.run([str(python), "-c", asked], capture_output=True, text=True, check=True)
+        except (OSError, subprocess.CalledProcessError):
+            if options.toolchain_python:
+                raise UserError(
+                    f"--toolchain_python {python} is no Python with {NAME}: name another, or make one with `make rknn`."
+                ) from None
+            return None
+        return f"{NAME} {answer.stdout.strip()}"
+
+    def compile(self, job: Job) -> Compiled:
+        """Write decoder.onnx and, with the toolkit, decoder.rknn."""
+        compiler = self.installed(job.options)  # a wrong --toolchain_python is said before the work
+        if job.precision == "float16":
+            path = write_float(job, OPSET)
+        else:
+            path = write_quantised(job, QuantiseOptions(opset=OPSET), adapt=_roots_in_float)
+        rewrite(path, _without_output_padding)
+        if compiler is None:
+            return Compiled((path,), None)
+        simulator = Simulator(job, path)
+        return Compiled(
+            (simulator.built, path),
+            compiler,
+            tuple(simulator.operators),
+            cycles=sum(one.cycles or 0 for one in simulator.operators),
+            memory=simulator.memory,
+            decode=simulator,
+        )
+
+
+class Simulator:
+    """A process that has built a decoder, and computes it.
+
+    Args:
+        job: ...
+        path: its decoder.onnx.
+
+    Raises:
+        UserError: it was not built.
+    """
+
+    def __init__(self, job: Job, path: Path) -> None:
+        self.built = path.with_suffix(".rknn")
+        self._given = OnnxCodec(path.parent).decoder_input
+        self._scratch = tempfile.TemporaryDirectory()
+        self._log = Path(self._scratch.name) / "build.log"
+        with as_file(files("codecswap.compile") / "rknn_worker.py") as worker:
+            words = [worker, job.target.chip, path.resolve(), self.built.resolve(), self._log]
+            self._process = subprocess.Popen(
+                [str(job.options.toolchain_python or FOUND_IN), *map(str, words)],
+                cwd=self._scratch.name,  # the toolkit leaves files where it runs
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+            weakref.finalize(self, _end, self._process)
+            answer = json.loads(self._answer())
+        if answer["code"]:
+            raise UserError(self._sentence(answer["stage"]))
+        log = self._log.read_text("utf-8", errors="replace")
+        self.operators = list(read_operators(log))
+        self.memory = read_memory(log)
+
+    def __call__(self, symbols: np.ndarray) -> np.ndarray:
+        """Decode symbols ``(M, h, w)`` to a picture ``(3, H, W)``, float32."""
+        path = Path(self._scratch.name) / "given.npy"
+        np.save(path, self._given(symbols)[None])
+        assert self._process.stdin
+        self._process.stdin.write(f"{path}\n")
+        self._process.stdin.flush()
+        return np.load(self._answer())[0]
+
+    def _answer(self) -> str:
+        assert self._process.stdout
+        if not (line := self._process.stdout.readline()):
+            raise UserError(self._sentence("the worker"))
+        return line.rstrip("\n")
+
+    def _sentence(self, stage: str) -> str:
+        lines = self._log.read_text("utf-8", errors="replace").splitlines() if self._log.is_file() else []
+        said = [re.sub(r"\x1b\[[\d;]*m", "", line).strip() for line in lines]
+        errors = [line for line in said if line.startswith("E ") or "Error" in line] or said[-1:]
+        return f"{NAME} failed in {stage} ({' / '.join(errors)[:500]}): try another --form or --precision."
+
+
+def read_operators(log: str) -> Iterator[Placed]:
+    """The rows of the table of layers in the toolkit's log.
+
+    Some chips have one column more, so the columns are found from the right ones: ``FullName`` is the last, the cycles are
+    the only ``DDR/NPU/Total``.
+    """
+    _, _, table = log.partition("Network Layer Information Table")
+    for line in table.splitlines():
+        found = re.search(r"\] (\d+)\s+(\S+)\s+\S+\s+(CPU|NPU)\s.*\s\d+/\d+/(\d+)\s.*?(\S+)\s*$", line)
+        if found and (operator := found[2]) not in ENDS:
+            yield Placed(layer_in(found[5]), operator, found[3] == "NPU", float(found[4]))
+        if "end: rknn::RKNNModelRegCmdbuildPass" in line:
+            return
+
+
+def read_memory(log: str) -> int | None:
+    """Bytes of the activations and the weights, as the toolkit's log says."""
+    found = re.findall(r"Total (?:Internal|Weight) Memory Size: ([\d.]+)KB", log)
+    return round(1024 * sum(map(float, found))) or None
+
+
+def _roots_in_float(transform: QuantisedTransform) -> QuantisedTransform:
+    roots = {step.output for step in transform.operations if step.operator == "Sqrt"}
+    kept = {name: value for name, value in transform.activations.items() if name not in roots}
+    return replace(transform, activations=kept)
+
+
+def _without_output_padding(model: ModelProto) -> None:
+    """Write transposed convolutions with less padding at the end instead: the same function."""
+    for node in model.graph.node:
+        attributes = {item.name: item for item in node.attribute}
+        if node.op_type == "ConvTranspose" and "output_padding" in attributes:
+            more, pads = attributes["output_padding"].ints, attributes["pads"].ints
+            pads[len(more) :] = [pad - extra for pad, extra in zip(pads[len(more) :], more, strict=True)]
+            node.attribute.remove(attributes["output_padding"])
+
+
+def _end(process: "subprocess.Popen[str]") -> None:
+    pipes: list[IO[str] | None] = [process.stdin, process.stdout]
+    for pipe in pipes:
+        if pipe:
+            pipe.close()
+    process.wait()
+
+
+RKNN = Rknn()

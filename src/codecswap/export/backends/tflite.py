@@ -1,0 +1,242 @@
+"""TFLite's form of a quantised transform: integer operators in NHWC that an Arm Ethos-U runs, written without TensorFlow.
+
+Where ONNX has an operator that no Ethos-U runs, others stand for it:
+
+- ``Sqrt`` of n is ``n * rsqrt(n)``; ``Div`` by it is a product with ``rsqrt(n)``.
+- ``Conv`` and ``DepthToSpace``: a convolution for the even and one for the odd rows of the result, whose channels are ordered
+  (column, channel). In NHWC a row of such a result is already a row of the picture, so reshape and concat put them in turn.
+- ``ConvTranspose`` and a strided ``Conv``: zeros are added to the kernel until TFLite's padding ``SAME`` places it as ONNX's
+  pads do.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from ai_edge_litert.schema_py_generated import Padding
+
+from codecswap.errors import UserError
+from codecswap.export.backends.tflite_file import TfliteFile
+from codecswap.files import atomic_write
+from codecswap.quantise.representation import Operation, Quantisation, QuantisedTransform
+
+Table = Callable[[np.ndarray, np.ndarray], np.ndarray]
+"""Of the scales of a 16-bit RSQRT's input and output: its results ``(32768,)`` for 0 to 32767, int16."""
+
+
+def write_tflite(transform: QuantisedTransform, path: Path) -> None:
+    """Write `tflite` into a file, which is replaced whole."""
+    content = tflite(transform)
+    with atomic_write(path) as beside:
+        beside.write_bytes(content)
+
+
+def tflite(transform: QuantisedTransform, rsqrt: Table | None = None) -> bytes:
+    """A transform of a fixed size as a TFLite file, whose input and output are ``(1, H, W, C)``.
+
+    Args:
+        transform: with activations that are all of 8 bits (uint8 becomes int8, shifted by 128), all int16 with zero point 0
+            (TFLite's INT16x8), or all float32.
+        rsqrt: look 16-bit RSQRTs up, to simulate an NPU that does.
+
+    Raises:
+        UserError: the size is open, or the activations are none of these.
+    """
+    if not all(isinstance(side, int) for side in transform.input_shape):
+        raise UserError("A TFLite file has one size: fix it with --height and --width.")
+    outputs = {step.output: step.layer for step in transform.operations}
+    if kept := [layer for name, layer in outputs.items() if name not in transform.activations]:
+        if transform.activations:
+            raise UserError(f"A TFLite file for an NPU is all integers, and {kept[0]} is in float: leave out --keep.")
+    else:
+        types = {rounding.zero_point.dtype.name for rounding in transform.activations.values()}
+        centred = not any(rounding.zero_point for rounding in transform.activations.values())
+        if not types <= {"uint8", "int8"} and (types != {"int16"} or not centred):
+            raise UserError(
+                f"A TFLite file has activations of 8 bits, or int16 around 0, and this has {', '.join(sorted(types))}: "
+                "quantise with --precision w8a8, or w8a16 and --activations int8."
+            )
+    return _Translation(transform, rsqrt).file.content(transform.input, transform.output)
+
+
+@dataclass(frozen=True)
+class _Kernel:
+    """A convolution's parameters."""
+
+    weight: np.ndarray
+    """``(O, k, k, I)``, int8 or float32."""
+    bias: np.ndarray
+    """``(O,)``, int32 or float32."""
+    scale: np.ndarray | None
+    """``(O,)``, of the weight; None in float."""
+
+    def rows(self, order: np.ndarray) -> "_Kernel":
+        """These of its outputs, in this order."""
+        return _Kernel(self.weight[order], self.bias[order], None if self.scale is None else self.scale[order])
+
+    def extended(self, size: int) -> "_Kernel":
+        """With zeros after the kernel."""
+        after = (0, size - self.weight.shape[1])
+        return replace(self, weight=np.pad(self.weight, ((0, 0), after, after, (0, 0))))
+
+
+class _Translation:
+    """A transform, operator by operator; tensors keep its names."""
+
+    def __init__(self, transform: QuantisedTransform, rsqrt: Table | None) -> None:
+        self.transform, self.rsqrt, self.file = transform, rsqrt, TfliteFile()
+        _, channels, height, width = transform.input_shape
+        self.file.tensor(transform.input, (1, int(height), int(width), int(channels)), self._input_rounding())
+        steps = iter(transform.operations)
+        for step in steps:
+            shuffle = self._only_user(step.output, "DepthToSpace") if step.operator == "Conv" else None
+            if shuffle:
+                self._subpixel(step, shuffle)
+                assert next(steps) is shuffle
+            else:
+                getattr(self, f"_{step.operator.lower()}")(step)
+
+    # ONNX's operators
+
+    def _conv(self, step: Operation) -> None:
+        self._convolve(step, self._kernel(step, 0), step.output, self._rounding(step.output))
+
+    def _subpixel(self, step: Operation, shuffle: Operation) -> None:
+        kernel, rounding, name = self._kernel(step, 0), self._rounding(shuffle.output), f"{step.layer}/shuffle"
+        channels = len(kernel.bias) // 4
+        _, height, width, _ = self.file.shapes[step.inputs[0]]
+        rows = []
+        for row in range(2):
+            order = np.arange(4 * channels).reshape(channels, 2, 2)[:, row].T.ravel()
+            self._convolve(step, kernel.rows(order), f"{step.layer}/rows{row}", rounding)
+            flat = (1, 1, height, 2 * width * channels)
+            rows.append(self._reshape(f"{step.layer}/rows{row}", f"{step.layer}/flat{row}", flat))
+        self.file.tensor(name, (1, 1, height, 4 * width * channels), rounding)
+        self.file.operator("CONCATENATION", rows, name, axis=3)
+        self._reshape(name, shuffle.output, (1, 2 * height, 2 * width, channels))
+
+    def _convtranspose(self, step: Operation) -> None:
+        kernel = self._kernel(step, 1).extended(2 * step.attributes["pads"][0] + 2)
+        x, (_, height, width, _) = step.inputs[0], self.file.shapes[step.inputs[0]]
+        shape = (1, 2 * height, 2 * width, len(kernel.bias))
+        weight, bias = self._stored(step.output, x, kernel)
+        self.file.tensor(step.output, shape, self._rounding(step.output))
+        inputs = [self._integers(shape), weight, x, bias]
+        self.file.operator("TRANSPOSE_CONV", inputs, step.output, padding=Padding.SAME, strideH=2, strideW=2)
+
+    def _resize(self, step: Operation) -> None:
+        _, height, width, channels = self.file.shapes[step.inputs[0]]
+        size = (2 * height, 2 * width)
+        self.file.tensor(step.output, (1, *size, channels), self.file.roundings[step.inputs[0]])
+        self.file.operator("RESIZE_NEAREST_NEIGHBOR", [step.inputs[0], self._integers(size)], step.output)
+
+    def _mul(self, step: Operation) -> None:
+        x, factor = step.inputs
+        self._product(x, self._mask(factor) if factor in self.transform.constants else factor, step.output)
+
+    def _sqrt(self, step: Operation) -> None:
+        x, inverse, given = step.inputs[0], f"{step.output}/inverse", self.file.roundings[step.inputs[0]]
+        rounding = self._inverse_rounding(step)
+        self.file.tensor(inverse, self.file.shapes[x], rounding)
+        if self.rsqrt and given and rounding and rounding.zero_point.dtype == np.int16:
+            table = self.file.constant(f"{inverse}/table", self.rsqrt(given.scale, rounding.scale), rounding)
+            index = self.file.integers(f"{inverse}/index", self.file.shapes[x])
+            self.file.operator("CAST", [x], index)
+            self.file.operator("GATHER", [table, index], inverse)
+        else:
+            self.file.operator("RSQRT", [x], inverse)
+        if not self._only_user(step.output, "Div"):
+            self._product(x, inverse, step.output)
+
+    def _div(self, step: Operation) -> None:
+        self._product(step.inputs[0], f"{step.inputs[1]}/inverse", step.output)
+
+    # TFLite's
+
+    def _convolve(self, step: Operation, kernel: _Kernel, output: str, rounding: Quantisation | None) -> None:
+        x, before, stride = step.inputs[0], step.attributes["pads"][0], step.attributes["strides"][0]
+        _, height, width, _ = self.file.shapes[x]
+        weight, bias = self._stored(output, x, kernel.extended(2 * before + stride))
+        self.file.tensor(output, (1, height // stride, width // stride, len(kernel.bias)), rounding)
+        options = {"padding": Padding.SAME, "strideH": stride, "strideW": stride}
+        self.file.operator("CONV_2D", [x, weight, bias], output, **options)
+
+    def _product(self, x: str, factor: str, output: str) -> None:
+        self.file.tensor(output, self.file.shapes[x], self._rounding(output))
+        self.file.operator("MUL", [x, factor], output)
+
+    def _reshape(self, x: str, output: str, shape: tuple[int, ...]) -> str:
+        self.file.tensor(output, shape, self.file.roundings[x])
+        self.file.operator("RESHAPE", [x, self._integers(shape)], output, newShape=list(shape))
+        return output
+
+    # constants and roundings
+
+    def _kernel(self, step: Operation, outputs: int) -> _Kernel:
+        """A convolution's parameters; ``outputs`` is the axis of its weight that they are on."""
+        weight, bias = (self.transform.constants[name] for name in step.inputs[1:])
+        order = (0, 2, 3, 1) if outputs == 0 else (1, 2, 3, 0)
+        scale = weight.quantisation.scale if weight.quantisation else None
+        return _Kernel(weight.values.transpose(order), bias.values, scale)
+
+    def _stored(self, output: str, x: str, kernel: _Kernel) -> tuple[str, str]:
+        """The weight and the bias of a convolution of ``x``, by name."""
+        names, given, bias = (f"{output}/weight", f"{output}/bias"), self.file.roundings[x], kernel.bias
+        roundings: tuple[Quantisation | None, ...] = (None, None)
+        if given and kernel.scale is not None:
+            bias = bias.astype(np.int64 if given.zero_point.dtype == np.int16 else np.int32)
+            zeros = np.zeros(len(bias), np.int8)
+            scales = (kernel.scale, kernel.scale * given.scale)
+            roundings = tuple(Quantisation(scale, zeros, 0) for scale in scales)
+        for name, values, rounding in zip(names, (kernel.weight, bias), roundings, strict=True):
+            self.file.constant(name, values, rounding)
+        return names
+
+    def _mask(self, name: str) -> str:
+        """A mask of zeros and ones, ``(1, H, W, 1)``."""
+        values, given = self.transform.constants[name].real.transpose(0, 2, 3, 1), self._input_rounding()
+        if given is None:
+            return self.file.constant(name, values)
+        one = Quantisation(np.array(1, np.float32), np.zeros_like(given.zero_point))
+        return self.file.constant(name, one.quantise(values), one)
+
+    def _integers(self, values: tuple[int, ...]) -> str:
+        return self.file.constant(f"size {values}", np.array(values, np.int32))
+
+    def _rounding(self, name: str) -> Quantisation | None:
+        found = self.transform.activations.get(name)
+        if found is None or found.zero_point.dtype != np.uint8:
+            return found
+        return Quantisation(found.scale, (found.zero_point.astype(int) - 128).astype(np.int8))
+
+    def _input_rounding(self) -> Quantisation | None:
+        """The input's; or where that has none, the one of what it becomes first (by Resize)."""
+        name = self.transform.input
+        first = next(step.output for step in self.transform.operations if name in step.inputs)
+        return self._rounding(name) or self._rounding(first)
+
+    def _inverse_rounding(self, step: Operation) -> Quantisation | None:
+        """Of rsqrt(n), so that ``n * rsqrt(n)`` is closest to the root, on average over all values that n may have."""
+        given = self.file.roundings[step.inputs[0]]
+        if given is None:
+            return None
+        norm = next(one for one in self.transform.operations if one.output == step.inputs[0])
+        beta = self.transform.constants[
+            norm.inputs[2]
+        ].real.min()  # n is not smaller: gamma and squares are not negative
+        values = np.linspace(max(float(beta), float(given.scale)), given.range[1], 1024)
+        lowest, levels = (0, 32767) if given.zero_point.dtype == np.int16 else (-128, 255)
+
+        def error(largest: float) -> float:
+            scale = largest / levels
+            inverse = np.rint(np.minimum(values**-0.5, largest) / scale) * scale
+            return float(np.square(values * inverse - np.sqrt(values)).sum())
+
+        largest = min(np.geomspace(values[-1] ** -0.5, values[0] ** -0.5, 64), key=error)
+        return Quantisation(np.array(largest / levels, np.float32), np.array(lowest, given.zero_point.dtype))
+
+    def _only_user(self, name: str, operator: str) -> Operation | None:
+        """The one operation that reads a tensor, if it is such an operator."""
+        users = [step for step in self.transform.operations if name in step.inputs]
+        return users[0] if len(users) == 1 and users[0].operator == operator else None

@@ -1,0 +1,149 @@
+"""TFLite files: LiteRT computes from them what ONNX Runtime computes from ONNX, to roundings that fall the other way."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from codecswap.codecs.source import load_codec
+from codecswap.codecs.torch_codec import TorchCodec
+from codecswap.config import QuantiseOptions
+from codecswap.errors import UserError
+from codecswap.export.backends.onnx import export_decoder, export_encoder
+from codecswap.export.backends.onnx_qdq import read_qdq
+from codecswap.export.verify import sample_pictures
+from codecswap.inference.check import agreement
+from codecswap.inference.runtime import OnnxCodec, open_session
+from codecswap.quantise.command import quantise
+from codecswap.quantise.representation import Constant, Operation, Quantisation, QuantisedTransform
+from codecswap.swaps.apply import swap
+
+litert = pytest.importorskip("ai_edge_litert.interpreter", reason="LiteRT is not installed (the extra npu)")
+schema = pytest.importorskip("ai_edge_litert.schema_py_generated")
+tflite_module = pytest.importorskip("codecswap.export.backends.tflite")
+tflite, write_tflite = tflite_module.tflite, tflite_module.write_tflite
+
+SIZE = (64, 48)
+REPLACEMENTS = ("none", "masked", "subpixel")
+
+
+def run(content: bytes, x: np.ndarray) -> np.ndarray:
+    """What LiteRT's plain kernels compute of ``x: (C, h, w)``, in real values ``(C, H, W)``."""
+    plain = litert.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
+    interpreter = litert.Interpreter(model_content=content, num_threads=1, experimental_op_resolver_type=plain)
+    interpreter.allocate_tensors()
+    given, result = interpreter.get_input_details()[0], interpreter.get_output_details()[0]
+    values = x.transpose(1, 2, 0)[None]
+    if scale := given["quantization"][0]:
+        values = np.rint(values / scale) + given["quantization"][1]
+        assert np.array_equal(values, values.clip(*range_of(given["dtype"])))
+    interpreter.set_tensor(given["index"], values.astype(given["dtype"]))
+    interpreter.invoke()
+    values = interpreter.get_tensor(result["index"]).astype(np.float32)
+    if scale := result["quantization"][0]:
+        values = (values - result["quantization"][1]) * np.float32(scale)
+    return values[0].transpose(2, 0, 1)
+
+
+def range_of(dtype: np.dtype) -> tuple[int, int]:
+    return np.iinfo(dtype).min, np.iinfo(dtype).max
+
+
+def operators(content: bytes) -> list[str]:
+    """TFLite's names, in order."""
+    model = schema.ModelT.InitFromObj(schema.Model.GetRootAsModel(content, 0))
+    names = {number: name for name, number in vars(schema.BuiltinOperator).items()}
+    codes = [names[code.builtinCode] for code in model.operatorCodes]
+    return [codes[entry.opcodeIndex] for entry in model.subgraphs[0].operators]
+
+
+@pytest.fixture(scope="module")
+def symbols() -> list[np.ndarray]:
+    codec = TorchCodec(load_codec("tiny"))
+    return [codec.tables.to_symbols(codec.analyse(one)) for one in islice(sample_pictures(None, "", "val", SIZE), 2)]
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Path]:
+    """Quantised folders, by replacement and precision."""
+
+    @cache
+    def made(replacement: str, precision: str) -> Path:
+        codec = load_codec("tiny")
+        codec = codec if replacement == "none" else swap(codec, replacement)[0]
+        path = tmp_path_factory.mktemp(replacement) / precision
+        options = {"precision": precision, "weight_bits": 8, "activations": "uint8" if precision == "w8a8" else "int8"}
+        options = QuantiseOptions(output=path, width=SIZE[0], height=SIZE[1], **options)
+        samples = list(islice(sample_pictures(None, "", "train", SIZE), 3))
+        quantise(codec.requires_grad_(False), "tiny", replacement, samples, options, show=False)
+        return path
+
+    return made
+
+
+@pytest.mark.parametrize("replacement", REPLACEMENTS)
+def test_float_decoder_is_onnx_runtimes(tmp_path: Path, symbols: list[np.ndarray], replacement: str) -> None:
+    codec = load_codec("tiny")
+    codec = codec if replacement == "none" else swap(codec, replacement)[0]
+    path, latents = tmp_path / "decoder.onnx", symbols[0].astype(np.float32)
+    export_decoder(codec, path, height=SIZE[1], width=SIZE[0])
+    expected = open_session(path.read_bytes(), 1).run(None, {"latents": latents[None]})[0][0]
+    content = tflite(read_qdq(onnx.load(path)))
+    assert np.abs(run(content, latents) - expected).max() < 1e-5
+    assert not {"SQRT", "DIV", "DEPTH_TO_SPACE", "TRANSPOSE"} & set(operators(content))
+
+
+def test_float_encoder_is_onnx_runtimes(tmp_path: Path) -> None:
+    path, picture = tmp_path / "encoder.onnx", next(sample_pictures(None, "", "val", SIZE))
+    export_encoder(load_codec("tiny"), path, height=SIZE[1], width=SIZE[0])
+    expected = open_session(path.read_bytes(), 1).run(None, {"picture": picture[None]})[0][0]
+    content = tflite(read_qdq(onnx.load(path)))
+    assert np.abs(run(content, picture) - expected).max() < 1e-5 * np.abs(expected).max()
+    assert set(operators(content)) == {"CONV_2D", "MUL", "RSQRT"}
+
+
+@pytest.mark.parametrize("replacement", REPLACEMENTS)
+@pytest.mark.parametrize(("precision", "least"), [("w8a8", 45), ("w8a16", 75)])
+def test_integers_are_the_qdq_files(
+    folders: Callable[[str, str], Path], symbols: list[np.ndarray], replacement: str, precision: str, least: float
+) -> None:
+    folder = folders(replacement, precision)
+    content = tflite(read_qdq(onnx.load(folder / "decoder.onnx")))
+    quantised, teacher = OnnxCodec(folder, threads=1, exact=True), TorchCodec(load_codec("tiny"))
+    for one in symbols:
+        expected, wanted = quantised.synthesise(one), teacher.synthesise(one)
+        found = run(content, quantised.manifest.planes.of_symbols(one))
+        assert agreement("decoder", found, expected) > least
+        assert agreement("decoder", found, wanted) > agreement("decoder", expected, wanted) - 0.5
+
+
+def convolution(kind: str) -> QuantisedTransform:
+    """A 1x1 convolution of two channels, with activations of one type."""
+    zeros = np.zeros(2, np.int8)
+    constants = {
+        "weight": Constant(np.ones((2, 2, 1, 1), np.int8), Quantisation(np.full(2, 0.5, np.float32), zeros, 0)),
+        "bias": Constant(np.array([7, -3], np.int32), Quantisation(np.full(2, 0.25, np.float32), zeros, 0)),
+    }
+    step = Operation("", "g_s.0", "Conv", {"pads": [0] * 4, "strides": [1, 1]}, ("x", "weight", "bias"), "y")
+    rounding = Quantisation.fixed(0.5, np.iinfo(kind).min // 2 if kind == "uint16" else np.iinfo("int16").min, kind)
+    return QuantisedTransform("x", (1, 2, 3, 4), "y", (1, 2, 3, 4), (step,), constants, {"x": rounding, "y": rounding})
+
+
+def test_what_no_tflite_file_says_is_refused(tmp_path: Path) -> None:
+    transform, path = convolution("int16"), tmp_path / "a.tflite"
+    with pytest.raises(UserError, match="--height and --width"):
+        write_tflite(replace(transform, input_shape=("batch", 2, "rows", "columns")), path)
+    with pytest.raises(UserError, match=r"g_s\.0 is in float"):
+        write_tflite(replace(transform, activations={"x": transform.activations["x"]}), path)
+    with pytest.raises(UserError, match="has uint16"):
+        write_tflite(convolution("uint16"), path)
+    assert not list(tmp_path.iterdir())
+    write_tflite(transform, path)
+    x = np.arange(24, dtype=np.float32).reshape(2, 3, 4)
+    expected = 0.5 * x.sum(0) + np.array([7, -3])[:, None, None] * 0.25
+    assert np.abs(run(path.read_bytes(), x) - expected).max() < 0.26

@@ -1,0 +1,28 @@
+"""Which activations are 16 bits wide, and that integers' ends fit pictures and symbols."""
+
+import numpy as np
+import pytest
+
+from codecswap.quantise.precision import Precision, weight_levels
+
+
+@pytest.mark.parametrize("activations", ["uint8", "int8"])
+@pytest.mark.parametrize("name", ["w8a8", "mixed", "w8a16"])
+def test_a_picture_files_levels_and_symbols_lose_nothing(name: str, activations: str) -> None:
+    precision = Precision.of(name, activations)
+    levels = np.arange(256, dtype=np.float32) / np.float32(255)
+    rounded = precision.picture.dequantise(precision.picture.quantise(levels))
+    assert np.abs(rounded - levels).max() < 1e-6
+    symbols = np.arange(-127, 128, dtype=np.float32)
+    assert (precision.planes.dequantise(precision.planes.quantise(symbols)) == symbols).all()
+
+
+def test_int16_is_symmetric() -> None:
+    precision = Precision.of("w8a16", "int8")
+    assert precision.picture.zero_point == precision.planes.zero_point == 0
+
+
+def test_weights_have_7_bits_only_where_a_runtime_computes_in_integers() -> None:
+    assert weight_levels(None, "uint8", "uint8") == 64
+    assert weight_levels(None, "uint8", "uint16") == weight_levels(None, "uint16", "uint16") == 127
+    assert (weight_levels(8, "uint8", "uint8"), weight_levels(7, "uint16", "uint16")) == (127, 64)
