@@ -69,8 +69,9 @@ def export_decoder(
         raise UserError(
             "--input symbols is for a factorized prior; this codec's symbols have means of their own: leave it out."
         )
-    medians = torch.from_numpy(codec.entropy_tables().medians).view(1, -1, 1, 1)
-    centre = medians if input == "symbols" else None
+    centre = None
+    if input == "symbols":
+        centre = torch.from_numpy(codec.entropy_tables().medians).view(1, -1, 1, 1)
     write_decoder(lower(codec.g_s, form, size), codec.M, path, opset=opset, size=size, input=input, centre=centre)
 
 
