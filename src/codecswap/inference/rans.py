@@ -10,6 +10,7 @@ loops run here in Python: equal bytes, some 100 times as slow.
 
 from bisect import bisect_right
 from functools import cache, lru_cache
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -17,8 +18,9 @@ import numpy as np
 from codecswap.console import warn
 from codecswap.inference.tables import PRECISION, EntropyTables
 
+_coder: Any
 try:
-    from codecswap import _coder  # type: ignore[attr-defined,unused-ignore]
+    _coder = import_module("codecswap._coder")
 except ImportError:
     _coder = None
 
