@@ -11,7 +11,7 @@ from codecswap.errors import UserError
 
 Replacement = Literal["upsample", "masked", "subpixel"]
 """Names in `codecswap.swaps.SWAPS`."""
-Gdn = Literal["sqrt", "rsqrt", "ramps"]
+Gdn = Literal["sqrt", "rsqrt", "ramps", "gdn1", "gdnish", "relu", "none"]
 """``sqrt``, and names in `codecswap.swaps.GDN_SWAPS`."""
 Part = Literal["decoder", "encoder", "both"]
 """Names in `codecswap.swaps.apply.PARTS`."""
@@ -59,9 +59,8 @@ class GdnOptions:
     """How GDN layers are computed."""
 
     gdn: Gdn = "sqrt"
-    """GDN layers: sqrt as they are, rsqrt with a reciprocal square root (exact), ramps with convolutions and ReLU only."""
-    gdn_part: Part = "decoder"
-    """Transforms whose GDN layers are replaced. Another encoder writes other bitstreams, which the same decoders read."""
+    """GDN layers: sqrt as they are, rsqrt with a reciprocal square root (exact), ramps with convolutions and ReLU only.
+    gdn1, gdnish, relu and none need training."""
     gdn_tolerance: float = 0.01
     """With --gdn ramps: the loss in dB that is accepted. It decides how many pieces a square root gets (1 to 8)."""
 
@@ -118,6 +117,9 @@ class TrainingOptions(TeacherOptions, PictureOptions):
     """With --unfreeze_all: weight of bits per pixel in the loss. Default: adapted at every step to keep the teacher's rate."""
     unfreeze_all: bool = False
     """Train the encoder and the entropy model too. The student then cannot decode the teacher's bitstreams."""
+    part: Part = "decoder"
+    """Transforms to train (distill: and to replace layers of). With an encoder the teacher's bitstreams still decode, and its
+    decoder reads the student's, but the student's encoder writes others."""
     wandb_project: str | None = None
     """Log to this Weights & Biases project, too."""
     recon_every: int = 5
@@ -149,10 +151,12 @@ class TrainingOptions(TeacherOptions, PictureOptions):
         super().__post_init__()
         check_at_least(self, epochs=0, batch_size=1, recon_every=0, recon_count=0, num_workers=0, num_nodes=1)
         check_at_least(self, warmup_steps=0, save_every_minutes=0, save_every_steps=0)
+        if self.unfreeze_all and self.part in ("encoder", "both"):
+            raise UserError(f"--unfreeze_all trains everything, entropy model included: leave out --part {self.part}.")
 
 
 @dataclass(kw_only=True)
-class DistillOptions(TrainingOptions):
+class DistillOptions(TrainingOptions, GdnOptions):
     """Train a student to reproduce its teacher's reconstructions."""
 
     replacement: Replacement = "upsample"
@@ -170,6 +174,7 @@ class DistillOptions(TrainingOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        GdnOptions.__post_init__(self)
         check_at_least(self, calibration_images=1)
 
 
@@ -371,6 +376,8 @@ class DeployOptions(TeacherOptions, GdnOptions):
     """Fixed width of the pictures, a multiple of 16. Needs --height."""
     images: str | None = None
     """Folder of pictures to verify or measure on. Default: photographs inside the package."""
+    gdn_part: Part = "decoder"
+    """Transforms whose GDN layers --gdn replaces. Another encoder writes other bitstreams, which the same decoders read."""
     calibration_images: str | None = None
     """Folder of pictures to calibrate on. Default: 13 photographs inside the package."""
     calibration_count: int = 32

@@ -14,8 +14,10 @@ from codecswap.export.backends import graph
 from codecswap.export.backends.onnx import export_decoder, export_encoder
 from codecswap.layers.gdn import GDN, RampGDN
 from codecswap.swaps import GDN_SWAPS, KEPT
-from codecswap.swaps.apply import swap_gdn
+from codecswap.swaps.apply import swap, swap_gdn
+from codecswap.swaps.calibrate import calibrate
 from codecswap.swaps.closed_form import measure, swap_and_fit
+from codecswap.swaps.gains import non_negative
 from codecswap.swaps.ramps import fit_ramps, ramps
 
 
@@ -40,7 +42,7 @@ def test_what_a_gdn_swap_says_of_itself_is_so(name: str, inverse: bool) -> None:
     x = 3 * torch.randn(1, 4, 6, 5)
     assert torch.allclose(new(x), old(x), atol=1e-5) == value.exact == (error == float("-inf"))
     assert value.made(new) and not value.made(old)
-    assert (value.calibration is None) == value.exact
+    assert (value.calibration is None) == (not list(new.parameters()) or value.exact)
 
 
 @pytest.mark.parametrize("inverse", [False, True])
@@ -86,7 +88,7 @@ def test_the_closed_form_on_pictures_it_was_not_fitted_to(
     made, replaced, _ = swap_and_fit(teacher, name, "encoder", fitted, tolerance=0.02)
     assert [entry.name for entry in replaced] == ["g_a.1", "g_a.3", "g_a.5"]
     loss = measure(teacher, made, others.split(2))
-    assert loss.symbols < 0.03 and abs(loss.percent) < 0.3 and loss.decibels < 0.12
+    assert loss.symbols < 0.1 and abs(loss.percent) < 0.3 and loss.decibels < 0.12
 
 
 def test_a_smaller_tolerance_takes_more_pieces(teacher: FactorizedPrior, crops: tuple[Tensor, Tensor]) -> None:
@@ -102,11 +104,13 @@ def test_a_smaller_tolerance_takes_more_pieces(teacher: FactorizedPrior, crops: 
 def test_the_operators_of_an_exported_codec(teacher: FactorizedPrior, tmp_path: Path, name: str) -> None:
     made, _ = swap_gdn(teacher, name, "both")
     path = tmp_path / "part.onnx"
-    needed = set(GDN_SWAPS[name].operators) if name in GDN_SWAPS else {"Conv", "Mul", "Sqrt"}
+    needed = set(GDN_SWAPS[name].operators) if name in GDN_SWAPS else {"Mul", "Sqrt"}
+    divides = {"Div"} if name in (KEPT, "gdn1") else set()
     export_decoder(made, path, height=64, width=64, form="subpixel")
     assert set(graph.facts(path, (1, 72, 4, 4)).operators) == needed | {"Conv", "DepthToSpace"}
     export_encoder(made, path, height=64, width=64)
-    assert set(graph.facts(path, (1, 3, 64, 64)).operators) == needed | ({"Div"} if name not in GDN_SWAPS else set())
+    found = set(graph.facts(path, (1, 3, 64, 64)).operators)
+    assert found == (needed | divides | {"Conv"}) - ({"Mul"} if name == "gdn1" else set())
 
 
 def test_the_commands_say_the_loss(tmp_path: Path, pictures: Path, capsys: pytest.CaptureFixture) -> None:
@@ -147,3 +151,35 @@ def test_a_swapped_layer_is_left_alone(teacher: FactorizedPrior) -> None:
         swap_gdn(once, "ramps")
     twice, _ = swap_gdn(once, "ramps", "encoder")
     assert isinstance(twice.g_a[1], RampGDN)
+
+
+def test_non_negative_least_squares() -> None:
+    """Against the conditions of Karush, Kuhn and Tucker."""
+    generator = torch.Generator().manual_seed(0)
+    features = torch.rand(3, 50, 6, generator=generator, dtype=torch.float64)
+    target = torch.randn(3, 50, generator=generator, dtype=torch.float64)
+    gram, cross = features.transpose(1, 2) @ features, torch.einsum("cpk,cp->ck", features, target)
+    solution = non_negative(gram, cross)
+    slope = (gram @ solution[:, :, None])[:, :, 0] - cross
+    assert (solution >= 0).all() and (solution == 0).any() and (solution > 0).any()
+    assert (slope > -1e-6).all() and (slope * solution).abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("name", [name for name, value in GDN_SWAPS.items() if value.trained])
+@torch.no_grad()
+def test_the_convolutions_behind_are_refitted(
+    teacher: FactorizedPrior, crops: tuple[Tensor, Tensor], name: str
+) -> None:
+    """A start for training: far above the untrained swap, in a decoder of any replacement and in the encoder."""
+    fitted, others = crops
+    latents = encode(teacher, fitted)
+    for replacement in ("subpixel", "masked"):
+        student, _ = swap_gdn(swap(teacher, replacement)[0], name)
+        before = measure(teacher, student, [others]).psnr
+        fits = calibrate(teacher, student, latents)
+        assert [fit.name for fit in fits if fit.name in ("g_s.2", "g_s.4", "g_s.6")] == ["g_s.2", "g_s.4", "g_s.6"]
+        assert measure(teacher, student, [others]).psnr > max(17, before + 1)
+    student, _ = swap_gdn(teacher, name, "encoder")
+    before = measure(teacher, student, [fitted])  # so few pictures say little of others to so many weights
+    calibrate(teacher, student, fitted, transform="g_a")
+    assert measure(teacher, student, [fitted]).decibels < before.decibels - 1

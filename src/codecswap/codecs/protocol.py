@@ -88,9 +88,21 @@ class Codec(nn.Module, ABC):
 
     def same_latents(self, other: nn.Module) -> bool:
         """Whether all that decides a bitstream is equal, bit for bit: then this codec decodes the other's bitstreams."""
-        mine, theirs = self.state_dict(), other.state_dict()
-        names = [name for name in theirs if name.split(".")[0] in self.bit_exact]
-        return all(torch.equal(mine[name].cpu(), theirs[name].cpu()) for name in names)
+        return self._equals(other, self.bit_exact)
+
+    def same_entropy(self, other: nn.Module) -> bool:
+        """Whether files can be exchanged with the other codec, although the encoders may choose other symbols."""
+        return self._equals(other, [name for name in self.bit_exact if name != "g_a"])
+
+    def _equals(self, other: nn.Module, parts: Sequence[str]) -> bool:
+        mine, theirs = (
+            {name: value for name, value in codec.state_dict().items() if name.split(".")[0] in parts}
+            for codec in (self, other)
+        )
+        return mine.keys() == theirs.keys() and all(
+            mine[name].shape == theirs[name].shape and torch.equal(mine[name].cpu(), theirs[name].cpu())
+            for name in theirs
+        )
 
 
 class HyperCodec(Codec):

@@ -154,8 +154,15 @@ def _say_latents(results: Sequence[CodecResult]) -> None:
     """Say whether the students decode their teacher's bitstreams."""
     students = [result for result in results if result.kind == "student"]
     for student in students:
-        if not student.same_latents:
-            name = "this student" if len(students) == 1 else student.name
+        name = "this student" if len(students) == 1 else student.name
+        if student.same_latents:
+            continue
+        if student.same_entropy:
+            say(
+                f"{name[0].upper()}{name[1:]} has an encoder of its own and the teacher's entropy model, bit for bit: either's "
+                "decoder reads the other's files."
+            )
+        else:
             warn(f"{name}: encoder or entropy model was trained, the teacher's bitstreams do not decode with it.")
     if shared := [student.name for student in students if student.same_latents]:
         of = "" if len(shared) == len(students) else f" of {', '.join(shared)}"

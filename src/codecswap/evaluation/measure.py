@@ -69,6 +69,8 @@ class CodecResult:
     kind: Literal["teacher", "student", "exported", "anchor"]
     same_latents: bool | None = None
     """A student's encoder and entropy model are its teacher's, bit for bit; None for all but students."""
+    same_entropy: bool | None = None
+    """Its entropy model is, whatever its encoder: either decodes the other's files."""
     coded: list[Coded] = field(default_factory=list)
     """One for each picture, in their order."""
     curve: str = ""
@@ -241,7 +243,9 @@ class TeacherAndStudents:
         curves = curves or [name, *students]
         self.results = [CodecResult(name, "teacher", curve=curves[0])]
         for (student, codec), curve in zip(students.items(), curves[1:], strict=True):
-            self.results.append(CodecResult(student, "student", codec.same_latents(teacher), curve=curve))
+            self.results.append(
+                CodecResult(student, "student", codec.same_latents(teacher), codec.same_entropy(teacher), curve=curve)
+            )
         self.results += self.exported.results
 
     def measure(self, picture: str, x: Tensor, lpips: Lpips | None = None) -> list[Coded]:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from codecswap.errors import UserError
 from codecswap.inference.planes import Planes
 from codecswap.inference.tables import EntropyTables
-from codecswap.layers.gdn import GDN, PlainActivation, RsqrtGDN, effective
+from codecswap.layers.gdn import GDN, GDN1, PlainActivation, RsqrtGDN, effective
 from codecswap.layers.upsampling import ConstantMask, SubpixelConv2d, UpsampleConv2d
 from codecswap.swaps import maker
 from codecswap.swaps.masked import MASKED
@@ -60,6 +60,31 @@ class LoweredGDN(PlainActivation):
         factor = (inside * outside).square()
         factor = factor if self.inverse else 1 / factor
         self.norm.weight *= factor[:, None, None, None] * inside.square()[None, :, None, None]
+        assert self.norm.bias is not None
+        self.norm.bias *= factor
+        return outside
+
+
+class LoweredGDN1(PlainActivation):
+    """GDN1 or its inverse in Abs, Conv, and Div or Mul: ``x / (beta + gamma |x|)`` or ``x * (beta + gamma |x|)``.
+
+    Shapes and names as in `LoweredGDN`.
+    """
+
+    def __init__(self, gdn: GDN1) -> None:
+        super().__init__()
+        beta, gamma = effective(gdn)
+        self.inverse = gdn.inverse
+        self.norm = _conv(gamma[:, :, None, None], beta)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Compute ``(B, C, H, W) -> (B, C, H, W)``."""
+        norm = self.norm(x.abs())
+        return x * norm if self.inverse else x / norm
+
+    def rescale(self, inside: Tensor, outside: Tensor) -> Tensor:  # noqa: D102
+        factor = inside * outside if self.inverse else 1 / (inside * outside)
+        self.norm.weight *= factor[:, None, None, None] * inside[None, :, None, None]
         assert self.norm.bias is not None
         self.norm.bias *= factor
         return outside
@@ -121,6 +146,8 @@ def take_planes(transform: nn.Module, tables: EntropyTables) -> Planes:
 
 
 def _lowered_layer(name: str, layer: nn.Module, form: Form, size: tuple[int, int] | None) -> nn.Module:
+    if isinstance(layer, GDN1):
+        return LoweredGDN1(layer)
     if isinstance(layer, GDN):
         return LoweredGDN.of(layer)
     written_as = FORMS.get(form)

@@ -43,7 +43,10 @@ def load_source(options: Any, typed: set[str]) -> tuple[Codec, str, str]:
     made = loaded.replacement
     if "replacement" in typed and options.replacement != made:
         raise UserError(f"{loaded.path} holds a student with --replacement {made}, not {options.replacement}.")
-    return loaded.student.requires_grad_(False), loaded.path.name, made
+    gdn = loaded.record.gdn if loaded.record else KEPT
+    if gdn != KEPT and options.gdn != KEPT:
+        raise UserError(f"{loaded.path} holds a student with --gdn {gdn}, not {options.gdn}: leave out --gdn.")
+    return loaded.student.requires_grad_(False), loaded.path.name, made if gdn == KEPT else f"{made}, gdn {gdn}"
 
 
 def with_gdn(codec: Codec, options: DeployOptions) -> Codec:

@@ -9,9 +9,19 @@ from torch import Tensor, nn
 
 with warnings.catch_warnings():  # of deprecations in what CompressAI imports, not our user's to mend
     warnings.simplefilter("ignore")
-    from compressai.layers import GDN
+    from compressai.layers import GDN, GDN1
 
-__all__ = ["GDN", "PlainActivation", "RampGDN", "RsqrtGDN", "effective"]
+__all__ = [
+    "GDN",
+    "GDN1",
+    "GainActivation",
+    "NoActivation",
+    "PlainActivation",
+    "RampGDN",
+    "ReluActivation",
+    "RsqrtGDN",
+    "effective",
+]
 
 
 def effective(gdn: GDN) -> tuple[Tensor, Tensor]:
@@ -68,3 +78,50 @@ class RampGDN(PlainActivation):
         assert self.root.bias is not None
         self.root.bias *= scale
         return outside
+
+
+class GainActivation(PlainActivation):
+    """``x`` times a learned gain between 0.5 and 2, from 1x1 and depthwise 3x3 convolutions.
+
+    ``gain = clamp(merge(spread(relu(split(x)))))``. Parameters: ``split.weight: (2 C, C, 1, 1)`` (it starts as x and -x),
+    ``spread.weight: (2 C, 1, 3, 3)``, ``merge.weight: (C, 2 C, 1, 1)``, and biases of ``split`` and ``merge``.
+    """
+
+    LOW, HIGH = 0.5, 2.0
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.split = nn.Conv2d(channels, 2 * channels, 1)
+        self.relu = nn.ReLU()
+        self.spread = nn.Conv2d(2 * channels, 2 * channels, 3, padding=1, groups=2 * channels, bias=False)
+        self.merge = nn.Conv2d(2 * channels, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Compute ``(B, C, H, W) -> (B, C, H, W)``."""
+        return x * self.merge(self.spread(self.relu(self.split(x)))).clamp(self.LOW, self.HIGH)
+
+    def rescale(self, inside: Tensor, outside: Tensor) -> Tensor:  # noqa: D102
+        self.split.weight *= inside[None, :, None, None]
+        return 1 / inside
+
+
+class ReluActivation(PlainActivation):
+    """A ReLU."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Compute ``(B, C, H, W) -> (B, C, H, W)``."""
+        return torch.relu(x)
+
+    def rescale(self, inside: Tensor, outside: Tensor) -> Tensor:  # noqa: D102
+        return 1 / inside
+
+
+class NoActivation(PlainActivation):
+    """Nothing between two convolutions."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return ``x``."""
+        return x
+
+    def rescale(self, inside: Tensor, outside: Tensor) -> Tensor:  # noqa: D102
+        return 1 / inside

@@ -25,7 +25,19 @@ METHODS = {
     "entropy": CalibrationMethod.Entropy,
     "percentile": CalibrationMethod.Percentile,
 }
-OPERATORS = ["Conv", "ConvTranspose", "DepthToSpace", "Div", "Mul", "Reciprocal", "Relu", "Resize", "Sqrt"]
+OPERATORS = [
+    "Abs",
+    "Clip",
+    "Conv",
+    "ConvTranspose",
+    "DepthToSpace",
+    "Div",
+    "Mul",
+    "Reciprocal",
+    "Relu",
+    "Resize",
+    "Sqrt",
+]
 """All that a codec's graphs hold."""
 TYPES = {
     "uint8": QuantType.QUInt8,

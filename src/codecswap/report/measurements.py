@@ -227,6 +227,13 @@ class Measurements:
             return None
         return load_student(run.best).student.same_latents(teacher)
 
+    def same_entropy(self, run: Run) -> bool | None:
+        """Whether the entropy model is the teacher's, whatever the encoder; None if one of them is missing."""
+        teacher = self.teacher(run)
+        if teacher is None or run.best is None:
+            return None
+        return load_student(run.best).student.same_entropy(teacher)
+
     def _measure(self, teacher: Codec, checkpoint: StudentCheckpoint, paths: list[Path]) -> Comparison | None:
         count = min(self.limit, len(paths))
         chosen = [paths[index * len(paths) // count] for index in range(count)]
@@ -245,7 +252,7 @@ class Measurements:
             return None
         student = checkpoint.student
         exact = {}
-        for candidate in SWAPS.values() if not SWAPS[checkpoint.replacement].exact else ():
+        for candidate in SWAPS.values() if not checkpoint.exact else ():
             with contextlib.suppress(UserError):  # a kernel of even size has no masked one
                 if candidate.exact:
                     exact[candidate.name] = swap(teacher, candidate.name)[0]

@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from codecswap.errors import UserError
-from codecswap.swaps import SWAPS
+from codecswap.swaps import GDN_SWAPS, SWAPS
 from codecswap.training.stages import STAGES, Stage
 
 
@@ -51,7 +51,8 @@ class Run:
     def epochs(self) -> int | None:
         """How many epochs it was asked for; None where it does not say. Exact students are not trained."""
         swap = SWAPS.get(str(self.codec.get("replacement", self.config.get("replacement"))))
-        if not self.stage.trains_exact and swap and swap.exact:
+        gdn = GDN_SWAPS.get(str(self.codec.get("gdn")))
+        if not self.stage.trains_exact and swap and swap.exact and (gdn is None or gdn.exact):
             return self.config.get("epochs") if self.config.get("unfreeze_all") else 0
         return self.config.get("epochs")
 
@@ -123,7 +124,7 @@ def read_runs(folders: list[str]) -> list[Run]:
         raise UserError("No run given: name its folder, e.g. `codecswap report checkpoints checkpoints_ft`.")
     runs = [read_run(Path(folder)) for folder in dict.fromkeys(folders)]
     runs.sort(key=lambda run: (list(STAGES).index(run.stage.name), run.began))
-    for key in ("teacher_sha256", "replacement", "kernel_size"):
+    for key in ("teacher_sha256", "replacement", "kernel_size", "gdn"):
         known = {run.codec[key]: run.folder for run in runs if run.codec.get(key)}
         if len(known) > 1:
             what = "another teacher" if key == "teacher_sha256" else f"another {key}"

@@ -25,7 +25,7 @@ class Verdict:
     """Teacher, student, student against teacher: PSNR, MS-SSIM, bits per pixel, encoding and decoding time."""
     basis: list[Text]
     """What was measured, on which pictures."""
-    same_latents: bool | None
+    decodes: bool | None
     """Whether the teacher's bitstreams decode; None if that is not proved."""
     advice: Advice | None
     """What to ship instead, where the student loses and something else does not."""
@@ -48,7 +48,10 @@ def make_verdict(run: Run, comparison: Comparison | None, measurements: Measurem
         {name: best.get(prefix + column, math.nan) for name, column in columns.items()} for prefix in ("", "teacher_")
     )
     basis = [text("basis_training", epoch=f"{best['epoch']:.0f}", folder=str(run.folder))]
-    return _verdict({"teacher": teacher, "student": student}, measurements.same_latents(run), basis)
+    same = measurements.same_latents(run)
+    if same is False and measurements.same_entropy(run):
+        return _verdict({"teacher": teacher, "student": student}, True, basis, proof="encoder")
+    return _verdict({"teacher": teacher, "student": student}, same, basis)
 
 
 def _from_comparison(run: Run, comparison: Comparison) -> Verdict:
@@ -64,16 +67,25 @@ def _from_comparison(run: Run, comparison: Comparison) -> Verdict:
     if (defined := int(means["student"]["ms_ssim_pictures"])) < count:
         basis.append(text("basis_ms_ssim", count=str(defined), side=str(SMALLEST_SIDE)))
     advice = advise(comparison, run.codec or run.config)
+    if by_student.same_entropy and not by_student.same_latents:
+        return _verdict(means, True, basis, advice, proof="encoder")
     return _verdict(means, bool(by_student.same_latents), basis, advice)
 
 
 def _verdict(
-    means: dict[str, dict[str, float]], same_latents: bool | None, basis: list[Text], advice: Advice | None = None
+    means: dict[str, dict[str, float]],
+    decodes: bool | None,
+    basis: list[Text],
+    advice: Advice | None = None,
+    *,
+    proof: str | None = None,
 ) -> Verdict:
     """Build the sentences and cells.
 
     Args:
         means: of ``teacher``, ``student`` and others, as in `CodecResult.mean`; times may be missing.
+        decodes: whether the teacher's files decode with the student.
+        proof: why, a text's key; by default that of ``decodes``.
     """
     teacher, student = means["teacher"], means["student"]
     rows = []
@@ -97,14 +109,14 @@ def _verdict(
         return text("card_pair", teacher=rows[0][1][column], student=rows[1][1][column])
 
     rates = text("card_bpp_pair", teacher=number(teacher["bpp"], 3), change=signed(relative, 1, "\u00a0%"))
-    answer, proof = {True: ("yes", "kept"), False: ("no", "broken"), None: ("unknown", "unproved")}[same_latents]
+    answer, usual = {True: ("yes", "kept"), False: ("no", "broken"), None: ("unknown", "unproved")}[decodes]
     cards: list[tuple[Text, str | Text, Text]] = [
         (text("card_psnr"), signed(-lost, 2, "\u00a0dB"), pair(0)),
         (text("card_msssim"), signed(student["ms_ssim"] - teacher["ms_ssim"], 4), pair(1)),
         (text("card_bpp"), number(student["bpp"], 3), rates),
-        (text("card_bitstreams"), text(f"bitstreams_{answer}"), text(f"bitstreams_{proof}")),
+        (text("card_bitstreams"), text(f"bitstreams_{answer}"), text(f"bitstreams_{proof or usual}")),
     ]
-    return Verdict(headline, cards, rows, basis, same_latents, advice)
+    return Verdict(headline, cards, rows, basis, decodes, advice)
 
 
 def conclusion(run: Run, measurements: Measurements) -> list[str]:

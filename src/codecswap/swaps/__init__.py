@@ -2,7 +2,9 @@
 
 from torch import nn
 
+from codecswap.swaps.gains import GDN1_SWAP, GDNISH
 from codecswap.swaps.masked import MASKED
+from codecswap.swaps.pointwise import NONE, RELU
 from codecswap.swaps.ramps import RAMPS
 from codecswap.swaps.rsqrt import RSQRT
 from codecswap.swaps.subpixel import SUBPIXEL
@@ -18,6 +20,10 @@ SWAPS: dict[str, Swap] = {
 GDN_SWAPS: dict[str, Swap] = {
     RSQRT.name: RSQRT,
     RAMPS.name: RAMPS,
+    GDN1_SWAP.name: GDN1_SWAP,
+    GDNISH.name: GDNISH,
+    RELU.name: RELU,
+    NONE.name: NONE,
 }
 """Of GDNs, by name."""
 KEPT = "sqrt"

@@ -1,14 +1,21 @@
 """Closed-form starts for the layers that cannot equal what they replace."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from codecswap.console import bar
-from codecswap.least_squares import draw
+from codecswap.layers.gdn import GDN, PlainActivation
+from codecswap.layers.upsampling import SubpixelConv2d, UpsampleConv2d
+from codecswap.least_squares import Places, Sums, draw, patches, ridge_step
 from codecswap.swaps import maker
+from codecswap.swaps.swap import Calibration, decibels
+from codecswap.swaps.upsample import KernelFit
 
 
 @dataclass(frozen=True)
@@ -45,7 +52,8 @@ def calibrate(
     Closed form, layer by layer through the transform: what the student's front (fitted already) puts out is
     regressed on what the teacher's layer puts out behind its own front, so a layer also makes up for the
     errors of those before it. Its weights are the least-squares solution, with a ridge that pulls them
-    towards those that the layer has. Layers of exact swaps are left alone.
+    towards those that the layer has. Layers of exact swaps are left alone, but for convolutions behind a GDN swap that
+    needs training: those are fitted too.
     Equal calls give equal weights.
 
     Args:
@@ -71,11 +79,7 @@ def calibrate(
         raise ValueError(f"ridge and positions must be positive, not {ridge} and {positions}")
     generator = torch.Generator().manual_seed(seed)
     fits = []
-    layers = [
-        (name, layer, swap.calibration)
-        for name, layer in student.named_modules()
-        if name.startswith(f"{transform}.") and (swap := maker(layer)) and swap.calibration
-    ]
+    layers = _fitted_layers(student, transform)
     if not layers:
         return []
     chunks = latents.split(batch_size)
@@ -94,6 +98,61 @@ def calibrate(
             fits.append(LayerFit(name, before, after))
             advance(1)
     return fits
+
+
+def _fitted_layers(
+    student: nn.Module, transform: str
+) -> list[tuple[str, nn.Module, Callable[[Any, Any], Calibration]]]:
+    """What is fitted, in order: layers that cannot equal theirs, and convolutions behind what comes close only by training."""
+    layers, astray = [], False
+    for name, layer in student.get_submodule(transform).named_children():
+        made_by = maker(layer)
+        fit = made_by.calibration if made_by else None
+        if fit is None and astray and not isinstance(layer, GDN | PlainActivation):
+            fit = KernelFit if isinstance(layer, UpsampleConv2d) else ConvolutionFit
+        if fit:
+            layers.append((f"{transform}.{name}", layer, fit))
+        astray = astray or bool(made_by and made_by.trained and made_by.replaces is GDN)
+    return layers
+
+
+class ConvolutionFit:
+    """The fit of a convolution that could equal the old layer, were its inputs the same."""
+
+    def __init__(self, layer: nn.Conv2d | SubpixelConv2d, original: nn.Module) -> None:
+        self.layer, self.original = layer, original
+        self.conv = layer.conv if isinstance(layer, SubpixelConv2d) else layer
+        area = self.conv.kernel_size[0] ** 2
+        self.sums = Sums(area * self.conv.in_channels + 1, self.conv.out_channels, self.conv.weight.device)
+
+    def add(self, inputs: Tensor, theirs: Tensor, places: Places) -> None:
+        """Take in positions of the student's input ``(B, I, h, w)`` and of the teacher's."""
+        wanted = self.original(theirs)
+        wanted = F.pixel_unshuffle(wanted, 2) if isinstance(self.layer, SubpixelConv2d) else wanted
+        size, stride, padding = self.conv.kernel_size[0], self.conv.stride[0], int(self.conv.padding[0])
+        picture, row, column = places
+        places = picture, row // stride, column // stride
+        seen = patches(inputs, places, size, stride=stride, padding=padding)
+        self.sums.add(torch.cat([seen, torch.ones_like(seen[:, :1])], 1), patches(wanted, places, 1))
+
+    def solve(self, ridge: float) -> tuple[float, float]:
+        """Write the solution into the layer. Returns: its output's relative error in dB, before and after."""
+        sums, conv = self.sums, self.conv
+        bias = conv.weight.new_zeros(conv.out_channels) if conv.bias is None else conv.bias
+        start = torch.cat([conv.weight.flatten(1), bias[:, None]], 1).double().T
+        variance = (sums.energy - sums.targets.square() / sums.count).sum().clamp_min(1e-300)
+
+        def error(weights: Tensor) -> float:
+            left = sums.energy.sum() - (weights * (2 * sums.cross - sums.gram @ weights)).sum()
+            return decibels(left / variance)
+
+        pull = ridge * (sums.gram.diagonal() + 1e-3 * sums.gram.diagonal().mean() + 1e-30)
+        step, _ = ridge_step(sums.gram.clone(), sums.cross - sums.gram @ start, pull)
+        solution = start + step
+        conv.weight.data.copy_(solution[:-1].T.reshape(conv.weight.shape))
+        if conv.bias is not None:
+            conv.bias.data.copy_(solution[-1])
+        return error(start), error(solution)
 
 
 class _Reached(Exception):

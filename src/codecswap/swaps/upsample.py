@@ -68,7 +68,7 @@ class KernelFit:
         self.reach = kernels.shape[-1]
         self.kernels = kernels.flatten(1)
         self.bias = 0 if original.bias is None else original.bias.repeat_interleave(4)
-        axis = phase_matrix(layer.conv.kernel_size[0]).to(layer.conv.weight.device)
+        axis = phase_matrix(layer.conv.kernel_size[0], masked=layer.masked).to(layer.conv.weight.device)
         self.size = axis.shape[1]
         self.fold = torch.einsum("pas,qbt->pqabst", axis, axis).reshape(4, self.size**2, -1)  # (4, F^2, k^2)
         unknowns, outputs = self.size**2 * layer.conv.in_channels, len(kernels)

@@ -120,7 +120,7 @@ class EpochLog(L.Callback):
         if not start:
             row["learning_rate"] = self.state.learning_rate
             row["pictures_per_second"] = module.steps_per_epoch * module.options.batch_size / seconds
-        if module.pair.unfreeze_all:
+        if module.pair.trains_encoder:
             row["lambda_rate"] = module.rate_weight.item()
         row |= {"skipped_steps": self.state.skipped, "seconds": seconds}
         self.state.skipped, self.state.judged = 0, means[f"msssim_{self.target}"]

@@ -13,13 +13,13 @@ from codecswap.codecs.safe_load import read_state
 from codecswap.codecs.source import state_digest
 from codecswap.config import ZOO
 from codecswap.errors import UserError
-from codecswap.swaps import SWAPS
-from codecswap.swaps.apply import swap
+from codecswap.swaps import GDN_SWAPS, KEPT, SWAPS
+from codecswap.swaps.apply import swap, swap_gdn
 from codecswap.swaps.subpixel import SUBPIXEL
 from codecswap.swaps.upsample import UPSAMPLE
 
-FORMAT = 4
-"""Version of a checkpoint's layout; 3 had learning rates by layer, 2 plain Adam, 1 no place within an epoch and no hashes."""
+FORMAT = 5
+"""Version of a checkpoint's layout; 4 had no GDN swaps, 3 learning rates by layer, 2 plain Adam, 1 no place within an epoch."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,17 @@ class StudentRecord:
     """Encoder and entropy model are the teacher's: its bitstreams decode."""
     model: str = ZOO
     """The zoo's architecture; files of before do not say it."""
+    gdn: str = KEPT
+    """A name in `codecswap.swaps.GDN_SWAPS`, or ``sqrt``."""
+    gdn_pieces: int | None = None
+    """Size of the GDN swap, where it has sizes."""
+    gdn_part: str = "decoder"
+    """Where GDNs were replaced: a name in `codecswap.swaps.apply.PARTS`."""
+
+    @property
+    def exact(self) -> bool:
+        """Whether every replacement equals what was there."""
+        return SWAPS[self.replacement].exact and (self.gdn == KEPT or GDN_SWAPS[self.gdn].exact)
 
 
 @dataclass(frozen=True)
@@ -63,6 +74,11 @@ class StudentCheckpoint:
     """None for files of the original recipe, which do not know their teacher."""
     content: dict[str, Any]
     """All that the file holds."""
+
+    @property
+    def exact(self) -> bool:
+        """Whether every replacement equals what was there."""
+        return self.record.exact if self.record else SWAPS[self.replacement].exact
 
     @property
     def config(self) -> dict[str, Any]:
@@ -103,6 +119,8 @@ def load_student(path: str | Path) -> StudentCheckpoint:
             codec = untrained(state)
             replacement, kernel = _replacement(state, codec, record)
             student, _ = swap(codec, replacement, kernel_size=kernel, init="random")
+            if record:
+                student, _ = swap_gdn(student, record.gdn, record.gdn_part, pieces=record.gdn_pieces, init="random")
         student.load_state_dict(state)
         digest = state_digest(state)
     except UserError:
@@ -139,6 +157,8 @@ def _replacement(state: dict[str, Tensor], codec: Codec, record: StudentRecord |
     n, m = codec.N, codec.M
     if record and (n, m) != (record.N, record.M):
         raise ValueError(f"the record has {record.N} and {record.M} channels, the weights have {n} and {m}")
+    if record and record.gdn != KEPT and record.gdn_pieces not in (None, *GDN_SWAPS[record.gdn].sizes):
+        raise ValueError(f"{record.gdn} has no {record.gdn_pieces} pieces")
     if record:
         replacement, kernel = record.replacement, record.kernel_size
     elif "g_s.0.0.weight" in state:

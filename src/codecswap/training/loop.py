@@ -23,7 +23,6 @@ from codecswap.data.loaders import PictureLoaders
 from codecswap.data.transforms import first_readable
 from codecswap.errors import RunFailure, UserError
 from codecswap.metrics import ms_ssim, psnr, to_8_bits
-from codecswap.swaps import SWAPS
 from codecswap.training import resume, start
 from codecswap.training.callbacks import EpochLog, Reconstructions, wandb_logger
 from codecswap.training.devices import check_device
@@ -33,7 +32,7 @@ from codecswap.training.rotated_adam import RotatedAdam, brightness_directions
 from codecswap.training.saving import Checkpoints
 from codecswap.training.stages import STAGES, Stage
 from codecswap.training.state import TrainingState
-from codecswap.training.student import TeacherStudent
+from codecswap.training.student import LatentCost, TeacherStudent
 
 CLIP = 1.0
 """Largest norm of a step's gradient."""
@@ -123,7 +122,7 @@ class Training(L.LightningModule):
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Draw the likelihoods' noise from (seed, step, process): resuming does not change it."""
-        if self.pair.unfreeze_all:
+        if self.pair.trains_encoder:
             torch.manual_seed(hash((self.options.seed, self.global_step, self.global_rank)) & 0x7FFFFFFF)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
@@ -137,6 +136,8 @@ class Training(L.LightningModule):
             lambda_msssim=self.options.lambda_msssim,
             lambda_mse=self.options.lambda_mse,
         )
+        if decoded.latents is not None:
+            loss = loss + decoded.latents
         if decoded.bpp is not None and decoded.teacher_bpp is not None:
             loss = loss + self.rate_weight.clone() * decoded.bpp  # the weight changes in place below
             self._hold_rate(decoded.bpp.detach(), decoded.teacher_bpp)
@@ -191,7 +192,7 @@ class Training(L.LightningModule):
         self.state.add("msssim_picture", ms_ssim(student, batch.images))
         self.state.add("teacher_psnr_picture", psnr(teacher, batch.images))
         self.state.add("teacher_msssim_picture", ms_ssim(teacher, batch.images))
-        if self.pair.unfreeze_all:
+        if not self.pair.same_latents:
             teacher_bpp, student_bpp = self.pair.rates(batch.images)
             self.state.add("bpp", student_bpp.expand(len(batch.images)))
             self.state.add("teacher_bpp", teacher_bpp.expand(len(batch.images)))
@@ -232,9 +233,11 @@ def train(options: TrainingOptions, typed: set[str]) -> int:
         f"{options.coco_dir})."
     )
     epochs = options.epochs
-    if not stage.trains_exact and SWAPS[record.replacement].exact and not options.unfreeze_all:
+    if not stage.trains_exact and record.exact and not options.unfreeze_all:
         start.prove_exact(pair, shown, record.replacement)
         epochs = 0
+    if pair.trains_encoder and not options.unfreeze_all:
+        pair.latent_cost = LatentCost(pair.teacher, shown)  # of pictures that are the same when the run is resumed
     steps = len(pictures.train) // options.batch_size
     if options.compile:
         torch._dynamo.config.suppress_errors = True  # no compiler: slower, but not the end of a run

@@ -82,7 +82,7 @@ def brightness_directions(student: Codec, pictures: Tensor, latents: Tensor) -> 
     # an upsampling layer that folds does not call its convolution, but is met before it
     for module in student.modules():
         conv = module.conv if isinstance(module, UpsampleConv2d) else module
-        if isinstance(conv, nn.Conv2d) and conv.weight in names:
+        if isinstance(conv, nn.Conv2d) and conv.weight in names and conv.groups == 1:
             kernels.setdefault(conv.weight, module)
     handles = [module.register_forward_pre_hook(watch(names[kernel])) for kernel, module in kernels.items()]
     try:

@@ -18,16 +18,18 @@ from codecswap.data.discovery import Pictures
 from codecswap.data.transforms import first_readable
 from codecswap.errors import UserError
 from codecswap.files import atomic_write
-from codecswap.metrics import psnr, to_8_bits
-from codecswap.swaps import SWAPS, replacing
-from codecswap.swaps.apply import swap
+from codecswap.metrics import psnr
+from codecswap.swaps import GDN_SWAPS, KEPT, SWAPS, replacing
+from codecswap.swaps.apply import PARTS, swap, swap_gdn
 from codecswap.swaps.calibrate import calibrate
-from codecswap.swaps.swap import Swap
+from codecswap.swaps.closed_form import measure, swap_and_fit
 from codecswap.training.checkpoint import StudentCheckpoint, StudentRecord
 from codecswap.training.resume import Origin
 from codecswap.training.stages.stage import Stage
 from codecswap.training.student import TeacherStudent
 
+SIZED_ON = 64
+"""Pictures from which the size of a GDN swap is taken."""
 SHOWN = 16
 """Pictures on which the cost of an inexact replacement is measured."""
 
@@ -68,13 +70,18 @@ def build(stage: Stage, origin: Origin, pictures: Pictures) -> tuple[TeacherStud
     teacher = source.load()
     identity = fingerprint(teacher)
     forced: list[str] = []
+    gdn: dict[str, Any] = {}
     say(f"Teacher: {source.name}, N={teacher.N}, M={teacher.M}.")
     if origin.student:
         student, kind, kernel = origin.student.student, origin.student.replacement, origin.student.kernel_size
+        if origin.student.record:
+            gdn = {key: getattr(origin.student.record, key) for key in ("gdn", "gdn_pieces", "gdn_part")}
         forced = check_teacher(origin.student, identity, source.name, force=options.force)
         say(f"Student: {origin.student.path}.")
     else:
-        student, kind, kernel = new_student(teacher, options, pictures.train), options.replacement, options.kernel_size
+        student, pieces = new_student(teacher, options, pictures.train)
+        kind, kernel = options.replacement, options.kernel_size
+        gdn = {"gdn": options.gdn, "gdn_pieces": pieces, "gdn_part": options.part}
     pair = TeacherStudent(teacher, student, **stage.trained(options))
     trained = sum(p.numel() for p in student.parameters() if p.requires_grad)
     say(f"Training {trained:,} of {sum(p.numel() for p in student.parameters()):,} parameters.")
@@ -91,53 +98,82 @@ def build(stage: Stage, origin: Origin, pictures: Pictures) -> tuple[TeacherStud
         teacher_sha256=identity,
         same_latents=pair.same_latents,
         model=source.model,
+        **gdn,
     )
     return pair, made, forced
 
 
-def new_student(teacher: Codec, options: DistillOptions, pictures: list[Path]) -> Codec:
+def new_student(teacher: Codec, options: DistillOptions, pictures: list[Path]) -> tuple[Codec, int | None]:
     """Make a student as it is before any training, and say what was replaced and what that costs.
 
     Args:
         pictures: training pictures; a calibrated start is fitted to the first ``calibration_images`` of them.
+
+    Returns: the student, and the size of its GDN swap.
+
+    Raises:
+        UserError: the decoder is not to be trained, and would not equal the teacher's.
     """
     # only the first process calibrates; the others get its weights when training starts
-    chosen = SWAPS[options.replacement]
-    calibrated = options.init == "calibrated" and chosen.calibration and is_first_process()
+    chosen, transforms, pieces = SWAPS[options.replacement], PARTS[options.part], None
+    if "g_s" not in transforms and not chosen.exact:
+        raise UserError(
+            f"--part {options.part} keeps the decoder as it is, and --replacement {chosen.name} would change it: add "
+            f"--replacement {' or '.join(other.name for other in replacing(chosen.replaces) if other.exact)}."
+        )
+    exact = chosen.exact and (options.gdn == KEPT or GDN_SWAPS[options.gdn].exact)
+    calibrated = options.init == "calibrated" and not exact and is_first_process()
     init = "random" if options.init == "random" else "weights"
     student, replaced = swap(teacher, options.replacement, kernel_size=options.kernel_size, init=init)
+    crops, _ = first_readable(pictures, options.calibration_images) if not exact else (torch.empty(0), [])
+    if options.gdn != KEPT:
+        if GDN_SWAPS[options.gdn].sizes:
+            few, tolerance = crops[:SIZED_ON], options.gdn_tolerance
+            _, _, pieces = swap_and_fit(teacher, options.gdn, options.part, few, tolerance=tolerance, seed=options.seed)
+        student, more = swap_gdn(student, options.gdn, options.part, pieces=pieces, init=init)
+        replaced += more
     rows = [[r.name, r.before, r.after, _decibels(r.error_db)] for r in replaced]
     columns = ["layer", "teacher", "student", "kernel error, dB"]
-    if not chosen.exact:
-        crops, _ = first_readable(pictures, options.calibration_images)
+    if not exact:
         device = torch.device("cuda" if torch.cuda.is_available() and options.accelerator != "cpu" else "cpu")
         teacher, student = teacher.to(device), student.to(device)
         latents = torch.cat([encode(teacher, batch.to(device)) for batch in crops.split(8)])
         if calibrated:
             began = time.perf_counter()
-            fits = calibrate(teacher, student, latents, seed=options.seed)
-            rows = [[*row, f"{f.error_before_db:.2f}", f"{f.error_db:.2f}"] for row, f in zip(rows, fits, strict=True)]
+            inputs = {"g_a": crops, "g_s": latents}
+            fits = {
+                fit.name: [f"{fit.error_before_db:.2f}", f"{fit.error_db:.2f}"]
+                for part in transforms
+                for fit in calibrate(teacher, student, inputs[part], seed=options.seed, transform=part)
+            }
+            rows += [[name, "as before", "refitted", ""] for name in fits if name not in {row[0] for row in rows}]
+            rows = [[*row, *fits.get(row[0], ["", ""])] for row in rows]
             columns += ["output error, dB", "calibrated, dB"]
             say(f"Calibrated on {len(crops)} pictures in {time.perf_counter() - began:.0f} s.")
         show_table("Replaced in the student", columns, rows)
-        _say_the_loss(chosen, teacher, student, crops[:SHOWN].to(device), latents[:SHOWN])
+        _say_the_loss(options, teacher, student, crops[:SHOWN].to(device))
     else:
         show_table("Replaced in the student", columns, rows)
-    return student
+    return student, pieces
 
 
-@torch.no_grad()
-def _say_the_loss(chosen: Swap, teacher: Codec, student: Codec, pictures: Tensor, latents: Tensor) -> None:
-    """What the inexact replacement costs before training, measured, and what costs nothing."""
-    theirs, mine = (psnr(to_8_bits(codec.g_s(latents)), pictures).mean().item() for codec in (teacher, student))
-    exact = " and ".join(
-        f"{swap.name} ({', '.join(swap.operators)})" for swap in replacing(chosen.replaces) if swap.exact
-    )
+def _say_the_loss(options: DistillOptions, teacher: Codec, student: Codec, pictures: Tensor) -> None:
+    """What the inexact replacements cost before training, measured, and what costs nothing."""
+    found, chosen = measure(teacher, student, pictures.split(8)), SWAPS[options.replacement]
+    inexact = [] if chosen.exact else [f"--replacement {chosen.name}"]
+    if options.gdn != KEPT and not GDN_SWAPS[options.gdn].exact:
+        inexact.append(f"--gdn {options.gdn}")
+    bits = f", at {found.percent:+.2f} % of its bits" if found.symbols else ""
     say(
-        f"--replacement {chosen.name} cannot equal this teacher: on {len(pictures)} training pictures the teacher has "
-        f"{theirs:.2f} dB, the student starts at {mine:.2f} dB ({theirs - mine:.2f} dB lost), and training wins back a part. "
-        f"--replacement {exact} lose nothing and need no training."
+        f"{' and '.join(inexact)} cannot equal this teacher: on {len(pictures)} training pictures the teacher has "
+        f"{found.psnr_before:.2f} dB, the student starts at {found.psnr:.2f} dB{bits} ({found.psnr_before - found.psnr:.2f} dB "
+        "lost), and training wins back a part."
     )
+    if not chosen.exact:
+        exact = " and ".join(
+            f"{swap.name} ({', '.join(swap.operators)})" for swap in replacing(chosen.replaces) if swap.exact
+        )
+        say(f"--replacement {exact} lose nothing and need no training.")
 
 
 def check_teacher(student: StudentCheckpoint, identity: str, name: str, *, force: bool = False) -> list[str]:

@@ -1,5 +1,6 @@
 """The teacher and its student: one encoder pass, two decoders, and which parameters train."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -9,6 +10,7 @@ from codecswap.codecs.protocol import Codec, analyse, encode
 from codecswap.layers.gdn import GDN
 from codecswap.metrics import bits_per_pixel
 from codecswap.swaps import maker
+from codecswap.swaps.apply import PARTS
 
 
 @dataclass
@@ -23,25 +25,72 @@ class Decoded:
     """The student's estimated bits per pixel (only where its encoder trains)."""
     teacher_bpp: Tensor | None = None
     """The teacher's, on the same pictures."""
+    latents: Tensor | None = None
+    """What the latents' distance from the teacher's costs (`LatentCost`), a scalar, where they are the target."""
 
 
 def choose_trained(
-    student: nn.Module, *, train_igdn: bool = False, unfreeze_all: bool = False, freeze_gdn: bool = False
+    student: nn.Module,
+    *,
+    train_igdn: bool = False,
+    unfreeze_all: bool = False,
+    freeze_gdn: bool = False,
+    part: str = "decoder",
 ) -> None:
-    """Let some of a student's parameters train, and no others: those of the new convolutions, and what is asked for.
+    """Let some of a student's parameters train, and no others: those of the new layers, and what is asked for.
 
     Args:
         train_igdn: the inverse GDN layers train beside the new convolutions.
         unfreeze_all: everything trains, encoder and entropy model included.
-        freeze_gdn: no GDN or inverse GDN trains, whatever the others say.
+        freeze_gdn: nothing in a GDN's place trains, whatever the others say.
+        part: transforms that train, a name in `codecswap.swaps.apply.PARTS`; an encoder trains whole.
     """
     student.requires_grad_(unfreeze_all)
-    for name, module in student.named_modules():
-        if isinstance(module, GDN):
-            if freeze_gdn or (train_igdn and name.startswith("g_s.")):
-                module.requires_grad_(not freeze_gdn)
-        elif maker(module) and name.startswith("g_s."):
-            module.requires_grad_(True)
+    for transform in PARTS["both" if unfreeze_all else part]:
+        for layer in student.get_submodule(transform).children():
+            made_by = maker(layer)
+            whole = unfreeze_all or transform == "g_a"
+            if isinstance(layer, GDN) or (made_by and made_by.replaces is GDN):
+                new = made_by is not None and made_by.trained
+                layer.requires_grad_((whole or new or train_igdn) and not freeze_gdn)
+            else:
+                layer.requires_grad_(whole or made_by is not None)
+
+
+class LatentCost(nn.Module):
+    """What errors of the latents cost, by channel: in the picture, and in bits at what a bit is worth.
+
+    An error e of one latent of channel c adds ``J_c^2 e^2`` to the picture's squared error, where ``J_c`` is the decoder's
+    gain, and about ``e^2 / (2 ln 2 sigma_c^2)`` bits. A bit is worth ``STEEPNESS D / R``: the slope of the curve of
+    distortion D over bits R.
+    """
+
+    STEEPNESS = 1.16
+    """``- d ln D / d ln R``: 3.5 dB for twice the bits (`codecswap.swaps.closed_form.PERCENT`)."""
+
+    def __init__(self, teacher: Codec, x: Tensor) -> None:
+        """Measure a teacher on pictures ``x: (B, 3, H, W)`` in [0, 1]."""
+        super().__init__()
+        latents = encode(teacher, x).requires_grad_(True)
+        with torch.enable_grad():
+            shown = teacher.g_s(latents)
+            # the expectation over random signs of the squared gradient is the energy of the channel's response
+            signs = torch.randint(0, 2, shown.shape, generator=torch.Generator().manual_seed(0)).to(shown) * 2 - 1
+            (slope,) = torch.autograd.grad((shown * signs).sum(), latents)
+        gain = slope.square().mean((0, 2, 3), keepdim=True) / x[0].numel()
+        distortion = (shown.detach() - x).square().mean()
+        with torch.no_grad():
+            bits = teacher.bits(latents.detach()) / len(x)
+        variance = latents.detach().var((0, 2, 3), keepdim=True).clamp_min(1 / 12)
+        cost = gain + self.STEEPNESS * distortion / bits / (2 * math.log(2) * variance)
+        # to a mean over positions instead of a sum, and from squared to absolute errors, whose slope it is
+        cost = cost * latents[0, 0].numel() * 0.5 / distortion.sqrt()
+        self.weights: Tensor
+        self.register_buffer("weights", cost.detach(), persistent=False)
+
+    def forward(self, y: Tensor, teacher: Tensor) -> Tensor:
+        """The cost, a scalar, of latents ``(B, M, h, w)`` beside the teacher's, both before rounding."""
+        return (self.weights * (y - teacher).square()).sum(1).mean()
 
 
 class TeacherStudent(nn.Module):
@@ -51,7 +100,7 @@ class TeacherStudent(nn.Module):
     picture is encoded once, both decoders get the same rounded latents, and no step can change a bitstream.
 
     Args:
-        train_igdn, unfreeze_all, freeze_gdn: which parameters train (`choose_trained`).
+        train_igdn, unfreeze_all, freeze_gdn, part: which parameters train (`choose_trained`).
     """
 
     def __init__(
@@ -62,13 +111,17 @@ class TeacherStudent(nn.Module):
         train_igdn: bool = False,
         unfreeze_all: bool = False,
         freeze_gdn: bool = False,
+        part: str = "decoder",
     ) -> None:
         super().__init__()
         self.teacher = teacher.eval().requires_grad_(False)
         self.student = student
-        choose_trained(student, train_igdn=train_igdn, unfreeze_all=unfreeze_all, freeze_gdn=freeze_gdn)
+        choose_trained(student, train_igdn=train_igdn, unfreeze_all=unfreeze_all, freeze_gdn=freeze_gdn, part=part)
         self.unfreeze_all = unfreeze_all
-        self.same_latents = not unfreeze_all and student.same_latents(teacher)
+        self.trains_encoder = unfreeze_all or "g_a" in PARTS[part]
+        self.latent_cost: LatentCost | None = None
+        """For distillation with an encoder; whoever trains measures it."""
+        self.same_latents = not self.trains_encoder and student.same_latents(teacher)
         if self.same_latents:
             for name in teacher.bit_exact:
                 setattr(student, name, getattr(teacher, name))
@@ -90,16 +143,25 @@ class TeacherStudent(nn.Module):
 
     def forward(self, x: Tensor, *, distil: bool) -> Decoded:
         """Decode a batch of pictures for training; ``distil`` chooses the teacher's reconstruction as the target."""
-        if self.unfreeze_all:
+        if self.trains_encoder:
             return self._train_encoder(x, distil)
         teacher_latents, latents = self.both_latents(x)
         return Decoded(self.student.g_s(latents), self.teach(teacher_latents) if distil else x)
 
     def _train_encoder(self, x: Tensor, distil: bool) -> Decoded:
-        """Straight-through rounding for the decoder, noise for the likelihoods, the teacher's own latents for its target."""
+        """Straight-through rounding for the decoder, noise for the likelihoods, the teacher's own latents for its target.
+
+        Where decoder and entropy model stay the teacher's, distillation takes its latents for the target instead of a rate.
+        """
         y = self.student.g_a(x)
-        bits = self.student.bits(y.float(), noisy=True)
         straight_through = y + (self.student.quantise(y) - y).detach()
+        if distil and not self.unfreeze_all:
+            with torch.no_grad():
+                wanted = self.teacher.g_a(x)
+            assert self.latent_cost is not None
+            target = self.teach(self.teacher.quantise(wanted))
+            return Decoded(self.student.g_s(straight_through), target, latents=self.latent_cost(y.float(), wanted))
+        bits = self.student.bits(y.float(), noisy=True)
         latents = encode(self.teacher, x)
         with torch.no_grad():
             teacher_bits = self.teacher.bits(analyse(self.teacher, x))

@@ -1,11 +1,13 @@
 """Distillation: a new student learns to reproduce its teacher's reconstructions."""
 
+from typing import Any
+
 from codecswap.config import DistillOptions
 from codecswap.training.stages.stage import Stage
 
 
-def _trained(options: DistillOptions) -> dict[str, bool]:
-    return {"train_igdn": options.train_igdn, "unfreeze_all": options.unfreeze_all}
+def _trained(options: DistillOptions) -> dict[str, Any]:
+    return {"train_igdn": options.train_igdn, "unfreeze_all": options.unfreeze_all, "part": options.part}
 
 
 DISTILL = Stage(

@@ -1,11 +1,18 @@
 """Fine-tuning: a student learns the pictures themselves."""
 
+from typing import Any
+
 from codecswap.config import FinetuneOptions
 from codecswap.training.stages.stage import Stage
 
 
-def _trained(options: FinetuneOptions) -> dict[str, bool]:
-    return {"train_igdn": True, "unfreeze_all": options.unfreeze_all, "freeze_gdn": options.freeze_igdn}
+def _trained(options: FinetuneOptions) -> dict[str, Any]:
+    return {
+        "train_igdn": True,
+        "unfreeze_all": options.unfreeze_all,
+        "freeze_gdn": options.freeze_igdn,
+        "part": options.part,
+    }
 
 
 FINETUNE = Stage(

@@ -21,7 +21,7 @@ class Stage:
     """What the student is compared with: in the loss, and by MS-SSIM where the best checkpoint is chosen."""
     trains_exact: bool
     """Whether a student whose replacement is exact trains too; with the teacher as its target it has nothing to learn."""
-    trained: Callable[[Any], dict[str, bool]]
+    trained: Callable[[Any], dict[str, Any]]
     """From its options to the arguments of `codecswap.training.student.choose_trained`."""
     last: str
     """File name of the last checkpoint."""

@@ -1,0 +1,172 @@
+"""``gdn1`` and ``gdnish``: gains that are linear in the inputs' sizes, fitted to the root, then trained.
+
+``gdn1`` is ``x (beta + gamma |x|)``, or the division by it (Johnston et al., "Computationally efficient neural image
+compression", 2019); ``gdnish`` multiplies by a gain between 0.5 and 2 from convolutions.
+"""
+
+import torch
+from torch import Tensor
+
+from codecswap.layers.gdn import GDN, GDN1, GainActivation, effective
+from codecswap.least_squares import Places, patches
+from codecswap.swaps.ramps import EVERY
+from codecswap.swaps.swap import Swap, decibels
+
+SWEEPS = 60
+"""Of coordinate descent; the error is at its lowest after some 30."""
+
+
+def non_negative(gram: Tensor, cross: Tensor) -> Tensor:
+    """The non-negative least-squares solutions of many systems: ``(C, K, K)`` and ``(C, K)`` to ``(C, K)``.
+
+    Coordinate descent: each unknown in turn takes its best value while the others stay.
+    """
+    diagonal = gram.diagonal(dim1=1, dim2=2).clamp_min(1e-300)
+    solution = torch.zeros_like(cross)
+    left = cross.clone()  # cross - gram @ solution
+    for _ in range(SWEEPS):
+        for place in range(cross.shape[1]):
+            now = (solution[:, place] + left[:, place] / diagonal[:, place]).clamp_min(0)
+            left -= gram[:, :, place] * (now - solution[:, place])[:, None]
+            solution[:, place] = now
+    return solution
+
+
+def fit_gain(x: Tensor, target: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """The non-negative ``beta + gamma |x|`` closest to a gain, channel by channel.
+
+    Args:
+        x: inputs, ``(P, C)``.
+        target: gains wanted, ``(P, C)``, positive.
+        weight: of their squared errors, ``(P, C)``, non-negative.
+
+    Returns: ``beta: (C,)`` and ``gamma: (C, C)``, in float64.
+    """
+    scale = x.abs().mean(0).double().clamp_min(1e-30)
+    features = torch.cat([torch.ones_like(x[:, :1]), x.abs() / scale], 1).double()
+    weight, target = weight.double(), target.double()
+    weight = weight / weight.mean(0).clamp_min(1e-300)
+    gram = torch.stack([(features * one[:, None]).T @ features for one in weight.T])
+    cross = torch.einsum("pk,pc->ck", features, weight * target)
+    solution = non_negative(gram, cross)
+    return solution[:, 0], solution[:, 1:] / scale
+
+
+class _Fit:
+    """The samples that one layer's gains are fitted to; errors are weighted by x squared, as in `codecswap.swaps.ramps`."""
+
+    def __init__(self, layer: GDN1 | GainActivation, original: GDN) -> None:
+        self.layer, self.original = layer, original
+        self.inputs: list[Tensor] = []
+
+    def add(self, inputs: Tensor, theirs: Tensor, places: Places) -> None:
+        """Take in positions of the student's input ``(B, C, h, w)``."""
+        picture, row, column = places
+        self.inputs.append(patches(inputs, (picture[::EVERY], row[::EVERY], column[::EVERY]), 1))
+
+    def solve(self, ridge: float) -> tuple[float, float]:
+        """Write the solution into the layer. Returns: relative errors in dB, before and after."""
+        x = torch.cat(self.inputs)
+        beta, gamma = effective(self.original)
+        root = (x.square() @ gamma.T + beta).sqrt()
+        before = self._error(x, root)
+        self.write(x, root)
+        return before, self._error(x, root)
+
+    def _error(self, x: Tensor, root: Tensor) -> float:
+        """Of the output, up to a factor for each channel, which the next convolution takes up."""
+        wanted = x * root if self.original.inverse else x / root
+        given = self.layer(x[:, :, None, None])[:, :, 0, 0]
+        factor = (wanted * given).sum(0) / given.square().sum(0).clamp_min(1e-30)
+        return decibels((factor * given - wanted).square().sum() / wanted.square().sum().clamp_min(1e-30))
+
+    def write(self, x: Tensor, root: Tensor) -> None:
+        """Fit the layer to inputs ``(P, C)`` and the roots of their norms."""
+        raise NotImplementedError
+
+
+class Gdn1Fit(_Fit):
+    """``beta + gamma |x|`` in the root's place."""
+
+    def write(self, x: Tensor, root: Tensor) -> None:  # noqa: D102
+        # an error of the root in x / root costs x / root^2
+        weight = x.square() if self.original.inverse else x.square() / root**4
+        beta, gamma = fit_gain(x, root, weight)
+        layer = self.layer
+        assert isinstance(layer, GDN1)
+        layer.beta.data.copy_(layer.beta_reparam.init(beta.to(layer.beta)))
+        layer.gamma.data.copy_(layer.gamma_reparam.init(gamma.to(layer.gamma)))
+
+
+class GainFit(_Fit):
+    """The root, or its inverse, divided by its mean, so that most gains lie between 0.5 and 2."""
+
+    def write(self, x: Tensor, root: Tensor) -> None:  # noqa: D102
+        gain, layer = root if self.original.inverse else 1 / root, self.layer
+        assert isinstance(layer, GainActivation)
+        mean = (x.square() * gain).sum(0) / x.square().sum(0).clamp_min(1e-30)
+        beta, gamma = fit_gain(x, (gain / mean).clamp(layer.LOW, layer.HIGH), x.square())
+        merged = torch.cat([gamma, gamma], 1)
+        layer.merge.weight.data.copy_(merged[:, :, None, None])
+        assert layer.merge.bias is not None
+        layer.merge.bias.data.copy_(beta)
+
+
+def _build_gdn1(layer: GDN, size: int | None) -> GDN1:
+    return GDN1(len(layer.beta), inverse=layer.inverse)
+
+
+def _fit_gdn1(new: GDN1, layer: GDN) -> float:
+    """From weights alone: as if the inputs were normally distributed with variance 1."""
+    x = torch.randn(2048, len(layer.beta), generator=torch.Generator().manual_seed(0)).to(layer.beta)
+    return _fitted(Gdn1Fit(new, layer), x)
+
+
+def _build_gain(layer: GDN, size: int | None) -> GainActivation:
+    return GainActivation(len(layer.beta))
+
+
+def _fit_gain(new: GainActivation, layer: GDN) -> float:
+    channels = len(layer.beta)
+    eye = torch.eye(channels)[:, :, None, None]
+    new.split.weight.data.copy_(torch.cat([eye, -eye]))
+    new.spread.weight.data.zero_()[:, :, 1, 1] = 1
+    for conv in (new.split, new.merge):
+        assert conv.bias is not None
+        conv.bias.data.zero_()
+    x = torch.randn(2048, channels, generator=torch.Generator().manual_seed(0)).to(layer.beta)
+    return _fitted(GainFit(new, layer), x)
+
+
+@torch.no_grad()
+def _fitted(fit: _Fit, x: Tensor) -> float:
+    fit.inputs.append(x)
+    return fit.solve(0.0)[1]
+
+
+GDN1_SWAP = Swap(
+    name="gdn1",
+    replaces=GDN,
+    exact=False,
+    operators=("Abs", "Conv", "Mul"),
+    refusal=lambda layer: None,
+    build=_build_gdn1,
+    fit=_fit_gdn1,
+    made=lambda layer: isinstance(layer, GDN1),
+    describe=lambda new: f"{'I' if new.inverse else ''}GDN1({len(new.beta)})",
+    calibration=Gdn1Fit,
+    trained=True,
+)
+GDNISH = Swap(
+    name="gdnish",
+    replaces=GDN,
+    exact=False,
+    operators=("Clip", "Conv", "Mul", "Relu"),
+    refusal=lambda layer: None,
+    build=_build_gain,
+    fit=_fit_gain,
+    made=lambda layer: isinstance(layer, GainActivation),
+    describe=lambda new: f"Gain({new.split.in_channels}, {new.LOW} to {new.HIGH:.0f})",
+    calibration=GainFit,
+    trained=True,
+)
