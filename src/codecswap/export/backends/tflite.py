@@ -149,6 +149,11 @@ class _Translation:
         if not self._only_user(step.output, "Div"):
             self._product(x, inverse, step.output)
 
+    def _relu(self, step: Operation) -> None:
+        x = step.inputs[0]
+        self.file.tensor(step.output, self.file.shapes[x], self._rounding(step.output))
+        self.file.operator("RELU", [x], step.output)
+
     def _div(self, step: Operation) -> None:
         self._product(step.inputs[0], f"{step.inputs[1]}/inverse", step.output)
 

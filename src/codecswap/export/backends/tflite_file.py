@@ -15,6 +15,7 @@ OPERATORS: dict[str, tuple[str, dict[str, int]]] = {
     "CONV_2D": ("Conv2DOptions", {"int8": 3, "int16": 4}),
     "GATHER": ("GatherOptions", {"int16": 4}),
     "MUL": ("MulOptions", {"int8": 2, "int16": 4}),
+    "RELU": ("", {"int8": 2, "int16": 3}),
     "RESHAPE": ("ReshapeOptions", {}),
     "RESIZE_NEAREST_NEIGHBOR": ("ResizeNearestNeighborOptions", {"int8": 2, "int16": 4}),
     "RSQRT": ("", {"int8": 2, "int16": 3}),
