@@ -35,6 +35,7 @@ from codecswap.swaps.calibrate import calibrate
 from codecswap.swaps.closed_form import Loss, measure, swap_and_fit
 from codecswap.training.loop import CLIP, RATE_GAIN, RATE_START
 from codecswap.training.losses import reconstruction_loss
+from codecswap.training.rotated_adam import RotatedAdam, brightness_directions
 from codecswap.training.student import LatentCost, TeacherStudent
 
 MARKS = (1 / 3, 2 / 3, 1.0)
@@ -64,8 +65,10 @@ class Trainer:
             self.pair.latent_cost = LatentCost(teacher, crops[:16])
         self.crops, self.seconds, self.batch = crops, seconds, options.batch_size
         self.rates = {True: options.lr, False: options.lr / 2}
-        self.trained = [p for p in student.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.Adam(self.trained)
+        trained = {name: p for name, p in student.named_parameters() if p.requires_grad}
+        self.trained = list(trained.values())
+        directions = brightness_directions(student, crops[:8], encode(teacher, crops[:8]))
+        self.optimizer = RotatedAdam([{"params": self.trained}], {trained[k]: v for k, v in directions.items()})
         self.spent, self.steps, self.rate_weight = 0.0, 0, RATE_START
         self.order: list[int] = []
 
@@ -132,7 +135,7 @@ def main() -> None:
     parser.add_argument("--measured", type=int, default=32, help="pictures to measure on, at most")
     parser.add_argument("--tolerance", type=float, default=0.01)
     parser.add_argument("--batch_size", type=int, default=4)
-    parser.add_argument("--lr", type=float, default=5e-4, help="of distillation; fine-tuning has half of it")
+    parser.add_argument("--lr", type=float, default=1e-4, help="of distillation; fine-tuning has half of it")
     options = parser.parse_args()
     torch.set_num_threads(1)
     teacher = load_codec(options.teacher)

@@ -21,7 +21,7 @@ from codecswap.inference.check import agreement
 from codecswap.inference.runtime import OnnxCodec, open_session
 from codecswap.quantise.command import quantise
 from codecswap.quantise.representation import Constant, Operation, Quantisation, QuantisedTransform
-from codecswap.swaps.apply import swap
+from codecswap.swaps.apply import swap, swap_gdn
 
 litert = pytest.importorskip("ai_edge_litert.interpreter", reason="LiteRT is not installed (the extra npu)")
 schema = pytest.importorskip("ai_edge_litert.schema_py_generated")
@@ -120,6 +120,31 @@ def test_integers_are_the_qdq_files(
         found = run(content, quantised.manifest.planes.of_symbols(one))
         assert agreement("decoder", found, expected) > least
         assert agreement("decoder", found, wanted) > agreement("decoder", expected, wanted) - 0.5
+
+
+def test_ramps_leave_no_root(tmp_path: Path, symbols: list[np.ndarray]) -> None:
+    """In float and with 16 bits, where ReLU is an operator of its own and not the end of a range."""
+    codec = swap_gdn(swap(load_codec("tiny"), "subpixel")[0], "ramps", pieces=2)[0].requires_grad_(False)
+    path, latents = tmp_path / "decoder.onnx", symbols[0].astype(np.float32)
+    export_decoder(codec, path, height=SIZE[1], width=SIZE[0])
+    expected = open_session(path.read_bytes(), 1).run(None, {"latents": latents[None]})[0][0]
+    content = tflite(read_qdq(onnx.load(path)))
+    assert np.abs(run(content, latents) - expected).max() < 1e-5 * max(1, np.abs(expected).max())
+    assert set(operators(content)) == {"CONV_2D", "MUL", "RELU", "CONCATENATION", "RESHAPE"}
+    options = QuantiseOptions(
+        output=tmp_path,
+        width=SIZE[0],
+        height=SIZE[1],
+        precision="w8a16",
+        weight_bits=8,
+        activations="int8",
+        refit=False,
+    )
+    samples = list(islice(sample_pictures(None, "", "train", SIZE), 2))
+    quantise(codec, "tiny", "subpixel", samples, options, show=False)
+    content, quantised = tflite(read_qdq(onnx.load(path))), OnnxCodec(tmp_path, threads=1, exact=True)
+    found = run(content, quantised.manifest.planes.of_symbols(symbols[0]))
+    assert agreement("decoder", found, quantised.synthesise(symbols[0])) > 60
 
 
 def convolution(kind: str) -> QuantisedTransform:
