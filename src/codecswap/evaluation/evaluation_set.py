@@ -172,7 +172,7 @@ def _curves(students: list[dict[str, StudentCheckpoint]]) -> dict[str, str]:
         for name, student in mine.items():
             kernel = f" {student.kernel_size}x{student.kernel_size}" if student.kernel_size else ""
             stage = STAGES.get(student.content.get("stage", ""))
-            kind = f"{student.replacement}{kernel}, {stage.label if stage else 'trained elsewhere'}"
+            kind = f"{student.label}{kernel}, {stage.label if stage else 'trained elsewhere'}"
             seen[kind] = seen.get(kind, 0) + 1
             found[name] = kind if seen[kind] == 1 else f"{kind} ({seen[kind]})"
     return found

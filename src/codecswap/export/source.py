@@ -9,7 +9,7 @@ import torch
 from codecswap.codecs.protocol import Codec
 from codecswap.codecs.source import Teacher
 from codecswap.config import DeployOptions
-from codecswap.console import say, show_table
+from codecswap.console import say, show_table, warn
 from codecswap.errors import UserError
 from codecswap.export.verify import VERIFIED_ON, sample_pictures
 from codecswap.swaps import GDN_SWAPS, KEPT
@@ -46,7 +46,7 @@ def load_source(options: Any, typed: set[str]) -> tuple[Codec, str, str]:
     gdn = loaded.record.gdn if loaded.record else KEPT
     if gdn != KEPT and options.gdn != KEPT:
         raise UserError(f"{loaded.path} holds a student with --gdn {gdn}, not {options.gdn}: leave out --gdn.")
-    return loaded.student.requires_grad_(False), loaded.path.name, made if gdn == KEPT else f"{made}, gdn {gdn}"
+    return loaded.student.requires_grad_(False), loaded.path.name, loaded.label
 
 
 def with_gdn(codec: Codec, options: DeployOptions) -> Codec:
@@ -73,6 +73,8 @@ def with_gdn(codec: Codec, options: DeployOptions) -> Codec:
     say(
         f"--gdn {options.gdn}{how}, on {len(held_out)} pictures it was not fitted to: {measure(codec, made, held_out)}."
     )
+    if GDN_SWAPS[options.gdn].trained:
+        warn(f"--gdn {options.gdn} comes close only after training: distil and fine-tune a student with it.")
     return made.requires_grad_(False)
 
 

@@ -81,6 +81,12 @@ class StudentCheckpoint:
         return self.record.exact if self.record else SWAPS[self.replacement].exact
 
     @property
+    def label(self) -> str:
+        """The replacements by name, e.g. ``subpixel, gdn relu``."""
+        gdn = self.record.gdn if self.record else KEPT
+        return self.replacement if gdn == KEPT else f"{self.replacement}, gdn {gdn}"
+
+    @property
     def config(self) -> dict[str, Any]:
         """Options of the run that wrote the file."""
         return dict(self.content.get("config", {}))
