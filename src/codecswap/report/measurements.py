@@ -285,7 +285,7 @@ def _exact_replacements(
     """
     codecs: dict[str, Codec] = {}
     same: dict[str, str] = {}
-    latents = encode(teacher, picture[None, :, :SAMPLE, :SAMPLE])
+    _, latents = code(teacher, picture[None, :, :SAMPLE, :SAMPLE])
     decoded: dict[str, Tensor] = {}
     for candidate in SWAPS.values() if not SWAPS[checkpoint.replacement].exact else ():
         with contextlib.suppress(UserError):  # a kernel of even size has no masked one
