@@ -56,23 +56,24 @@ def open_folders(paths: Sequence[str], names: Sequence[str], teachers: dict[str,
         UserError: one is no exported codec, has no decoder, or has no encoder and nobody here has its entropy tables.
     """
     opened = [OnnxCodec(Path(path), torch.get_num_threads()) for path in paths]
-    # the files of `codecswap.inference.bitstream` hold no hyper-latents: teachers with them have no folder here
-    encoders: list[tuple[str, Any]] = [
-        (n, TorchCodec(codec)) for n, codec in teachers.items() if codec.hyper_factor == 1
-    ]
-    indices = [index for index, codec in enumerate(teachers.values()) if codec.hyper_factor == 1]
-    digests = {
-        encoder.tables.digest(): index for index, (_, encoder) in reversed([*zip(indices, encoders, strict=True)])
+    # files of `codecswap.inference.bitstream` hold no hyper-latents: a teacher with them encodes for no folder
+    lenders: dict[int, tuple[str, Any]] = {
+        index: (name, TorchCodec(codec))
+        for index, (name, codec) in enumerate(teachers.items())
+        if codec.hyper_factor == 1
     }
-    encoders += [(name, codec) for name, codec in zip(names, opened, strict=True) if codec.manifest.encoder]
+    own = [(name, codec) for name, codec in zip(names, opened, strict=True) if codec.manifest.encoder]
+    encoders = [*lenders.values(), *own]
     found = []
     for name, codec in zip(names, opened, strict=True):
         if codec.manifest.decoder is None:
             raise UserError(f"{codec.folder} holds no decoder: name a folder that has one with --codec.")
+        digest = codec.tables.digest()
+        teacher = next((index for index, (_, each) in lenders.items() if each.tables.digest() == digest), None)
         lender, encoder = None, codec
         if codec.manifest.encoder is None:
             lender, encoder = _lender(codec, encoders)
-        found.append(Folder(name, codec, lender, encoder, digests.get(codec.tables.digest())))
+        found.append(Folder(name, codec, lender, encoder, teacher))
     return found
 
 
