@@ -83,13 +83,11 @@ def main() -> None:
             evaluate_all([measured], track(f"Measure {path}", pictures, unit="pictures"))
             found[name] = measured.results
             sizes[name] = [(folder.folder / "decoder.onnx").stat().st_size / 1e6 for folder in folders.values()]
-    others = anchors(
-        track("Measure JPEG, WebP and AVIF", pictures, unit="pictures"), QUALITIES, threads=options.threads
-    )
     say(f"\n{len(pictures)} pictures of {options.pictures.name}\n")
-    show_codecs(found, others)
     show_decoders(found, sizes)
     show_curves(found)
+    tracked = track("Measure JPEG, WebP and AVIF", pictures, unit="pictures")
+    show_codecs(found, anchors(tracked, QUALITIES, threads=options.threads))
 
 
 def write(
