@@ -6,10 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image, features
 
 from codecswap.data.transforms import whole_picture
 from codecswap.evaluation.anchors import Anchors, anchors
+from codecswap.evaluation.measure import Scores
 
 NEEDED = pytest.mark.skipif(not features.check("avif"), reason="this Pillow has no AVIF")
 
@@ -53,3 +55,16 @@ def test_a_picture_that_a_format_cannot_hold_drops_the_format(tmp_path: Path, ca
     assert "WebP q50" not in [result.name for result in results] and "JPEG q50" in [result.name for result in results]
     assert all(len(result.coded) == 2 for result in results)
     assert "WebP cannot code wide" in capsys.readouterr().err
+
+
+def test_threads_change_no_figure(photos: list[Path], capsys) -> None:
+    pictures = [(path.name, whole_picture(path)[:, 100:280, 100:300]) for path in photos[:2]]
+    pictures.append(("wide", torch.zeros(3, 16, 16_400)))
+
+    def figures(threads: int) -> list[tuple[str, str, float, Scores]]:
+        results = anchors(pictures, (30, 60), threads=threads)
+        return [(result.name, one.picture, one.bpp, one.scores) for result in results for one in result.coded]
+
+    alone, together = figures(1), figures(3)
+    assert str(alone) == str(together) and len(alone) >= 6, "as text: NaN where MS-SSIM is not defined"
+    assert capsys.readouterr().err.count("WebP cannot code wide") == 2, "and a format that fails is left out, too"

@@ -15,7 +15,7 @@ from codecswap.codecs.source import load_codec
 from codecswap.data.discovery import find_pictures
 from codecswap.data.transforms import whole_picture
 from codecswap.evaluation.measure import evaluate
-from codecswap.report import command
+from codecswap.report import command, measurements
 from codecswap.report.advice import advise
 from codecswap.report.measurements import Measurements
 from codecswap.report.page import write_page
@@ -106,6 +106,36 @@ def test_advice_needs_something_that_loses_less(runs: tuple[Path, Path]) -> None
     assert advise(replace(comparison, exact={}), {}) is None
     assert advise(replace(comparison, exact={"masked": comparison.student}), {}) is None, "it loses as much"
     assert advise(replace(comparison, student=comparison.teacher), {}) is None, "nothing is lost"
+
+
+def test_replacements_that_do_the_same_are_measured_once(
+    runs: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoded: list[list[str]] = []
+
+    def counting(teacher, students, pictures, **more):
+        decoded.append(list(students))
+        return evaluate(teacher, students, pictures, **more)
+
+    monkeypatch.setattr(measurements, "evaluate", counting)
+    comparison = Measurements(1).compare(read_run(runs[1]))
+    assert comparison is not None and decoded == [["student", "subpixel"]]
+    masked = swap(load_codec("tiny"), "masked")[0]
+    path = find_pictures(Path(read_run(runs[1]).config["coco_dir"])).val[0]
+    wanted = evaluate(load_codec("tiny"), {"masked": masked}, [(path.name, whole_picture(path))])[1].coded[0]
+    mine = comparison.exact["masked"]
+    assert (mine.name, mine.coded[0].scores, mine.coded[0].bpp) == ("masked", wanted.scores, wanted.bpp)
+
+    def other_masked(teacher, name):
+        codec, report = swap(teacher, name)
+        with torch.no_grad():
+            next(codec.g_s.parameters()).mul_(1.01 if name == "masked" else 1)
+        return codec, report
+
+    monkeypatch.setattr(measurements, "swap", other_masked)
+    comparison = Measurements(1).compare(read_run(runs[1]))
+    assert comparison is not None and decoded[1] == ["student", "subpixel", "masked"]
+    assert comparison.exact["masked"].mean()["psnr"] < comparison.exact["subpixel"].mean()["psnr"]
 
 
 def test_names_cannot_become_elements(report: Path, runs: tuple[Path, Path]) -> None:

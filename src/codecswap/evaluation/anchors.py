@@ -1,7 +1,10 @@
 """Anchors, the codecs to compare with: JPEG, WebP and AVIF as Pillow writes them by default."""
 
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,10 +22,16 @@ CPU = torch.device("cpu")
 
 
 class Anchors:
-    """JPEG, WebP and AVIF at several qualities (1 to 100); warns of a format that Pillow lacks and leaves it out."""
+    """JPEG, WebP and AVIF; warns of a format that Pillow lacks and leaves it out.
 
-    def __init__(self, qualities: Sequence[int]) -> None:
-        self.qualities = qualities
+    Args:
+        qualities: 1 to 100.
+        threads: how many formats and qualities of a picture are coded at the same time; with more than one the times say
+            little.
+    """
+
+    def __init__(self, qualities: Sequence[int], threads: int = 1) -> None:
+        self.qualities, self.threads = qualities, threads
         self.results: list[CodecResult] = []
         for name, feature in FORMATS.items():
             if features.check(feature):
@@ -33,17 +42,29 @@ class Anchors:
     def measure(self, picture: str, x: Tensor, lpips: Lpips | None = None) -> list[Coded]:
         """Code one picture ``(1, 3, H, W)`` in every format and quality."""
         pixels = to_image(x)
-        coded = []
-        for name in dict.fromkeys(result.curve for result in self.results):
-            try:
-                coded += [_code(picture, x, pixels, name, quality, lpips) for quality in self.qualities]
-            except (OSError, ValueError) as error:  # WebP ends at 16,383 pixels
-                warn(f"{name} cannot code {picture} ({error}) and is left out.")
-                self.results = [result for result in self.results if result.curve != name]
+        coded: list[Coded] = []
+        with self._workers() as run:
+            names = dict.fromkeys(result.curve for result in self.results)
+            begun = {name: run(partial(_code, picture, x, pixels, lpips, name), self.qualities) for name in names}
+            for name, each in begun.items():
+                try:
+                    coded += list(each)
+                except (OSError, ValueError) as error:  # WebP ends at 16,383 pixels
+                    warn(f"{name} cannot code {picture} ({error}) and is left out.")
+                    self.results = [result for result in self.results if result.curve != name]
         return coded
 
+    @contextmanager
+    def _workers(self) -> Iterator[Callable[..., Iterator[Coded]]]:
+        """``map``, or the same in threads: Pillow and PyTorch leave Python to others while they compute."""
+        if self.threads == 1:
+            yield map
+            return
+        with ThreadPoolExecutor(self.threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            yield pool.map
 
-def _code(picture: str, x: Tensor, pixels: Image.Image, name: str, quality: int, lpips: Lpips | None) -> Coded:
+
+def _code(picture: str, x: Tensor, pixels: Image.Image, lpips: Lpips | None, name: str, quality: int) -> Coded:
     content, encoding_time = timed(CPU, _encode, pixels, name, quality)
     decoded, decoding_time = timed(CPU, _decode, content)
     y = torch.from_numpy(decoded).to(x.device).permute(2, 0, 1)[None].float() / 255
@@ -54,7 +75,7 @@ def _encode(pixels: Image.Image, name: str, quality: int) -> bytes:
     """The bytes of a picture without metadata."""
     file = io.BytesIO()
     threads = {"max_threads": 1} if name == "AVIF" else {}  # more of them give other bytes
-    pixels.save(file, name, quality=quality, **threads)
+    pixels.copy().save(file, name, quality=quality, **threads)  # Pillow keeps the options in the picture
     return file.getvalue()
 
 
@@ -65,12 +86,16 @@ def _decode(content: bytes) -> np.ndarray[Any, np.dtype[np.uint8]]:
 
 
 def anchors(
-    pictures: Iterable[tuple[str, Tensor]], qualities: Sequence[int], *, lpips: Lpips | None = None
+    pictures: Iterable[tuple[str, Tensor]], qualities: Sequence[int], *, lpips: Lpips | None = None, threads: int = 1
 ) -> list[CodecResult]:
     """Measure JPEG, WebP and AVIF on named pictures ``(3, H, W)`` in [0, 1].
 
+    Args:
+        qualities: 1 to 100.
+        threads: `Anchors`.
+
     Returns: a result for each format and quality, named ``JPEG q30``; ``curve`` is the format.
     """
-    measured = Anchors(qualities)
+    measured = Anchors(qualities, threads)
     evaluate_all([measured], pictures, lpips=lpips)
     return measured.results

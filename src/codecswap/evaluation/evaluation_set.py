@@ -103,7 +103,7 @@ def _teachers(options: EvalOptions, typed: set[str], students: list[StudentCheck
     qualities = options.qualities
     if options.teacher:
         return [Teacher(path, qualities[0], options.metric) for path in dict.fromkeys(options.teacher)]
-    if options.codec and not students and not typed & {"quality", "metric"}:
+    if options.codec and not students and not typed & {"quality", "metric", "model"}:
         return []
     recorded = [student for student in students if student.record]
     if typed & {"model", "quality"} or not recorded:

@@ -56,15 +56,20 @@ def open_folders(paths: Sequence[str], names: Sequence[str], teachers: dict[str,
         UserError: one is no exported codec, has no decoder, or has no encoder and nobody here has its entropy tables.
     """
     opened = [OnnxCodec(Path(path), torch.get_num_threads()) for path in paths]
-    encoders: list[tuple[str, Any]] = [(name, TorchCodec(codec)) for name, codec in teachers.items()]
-    digests = [encoder.tables.digest() for _, encoder in encoders]
-    encoders += [(name, codec) for name, codec in zip(names, opened, strict=True) if codec.manifest.encoder]
+    # files of `codecswap.inference.bitstream` hold no hyper-latents: a teacher with them encodes for no folder
+    lenders: dict[int, tuple[str, Any]] = {
+        index: (name, TorchCodec(codec))
+        for index, (name, codec) in enumerate(teachers.items())
+        if codec.hyper_factor == 1
+    }
+    own = [(name, codec) for name, codec in zip(names, opened, strict=True) if codec.manifest.encoder]
+    encoders = [*lenders.values(), *own]
     found = []
     for name, codec in zip(names, opened, strict=True):
         if codec.manifest.decoder is None:
             raise UserError(f"{codec.folder} holds no decoder: name a folder that has one with --codec.")
         digest = codec.tables.digest()
-        teacher = digests.index(digest) if digest in digests else None
+        teacher = next((index for index, (_, each) in lenders.items() if each.tables.digest() == digest), None)
         lender, encoder = None, codec
         if codec.manifest.encoder is None:
             lender, encoder = _lender(codec, encoders)

@@ -253,22 +253,22 @@ class TeacherAndStudents:
         teacher = self.codecs[0]
         x = x.to(next(teacher.parameters()).device)
         encoded = timed(x.device, compress, teacher, x)
+        read = timed(x.device, teacher.decompress_latents, *encoded[0])
         coded: list[Coded] = []
         decoded_by_teacher = x
         for codec, result in zip(self.codecs, self.results, strict=False):  # the exported ones' follow
-            own = timed(x.device, compress, codec, x) if result.same_latents is False else encoded
-            (strings, sides), encoding_time = own
-            decoded, decoding_time = timed(x.device, _decompress, codec, strings, sides, x)
+            (strings, sides), encoding_time = encoded
+            latents, reading_time = read
+            if result.same_latents is False:
+                (strings, sides), encoding_time = timed(x.device, compress, codec, x)
+                latents, reading_time = timed(x.device, codec.decompress_latents, strings, sides)
+            decoded, showing_time = timed(x.device, show, codec, latents, x)
             if not coded:
                 decoded_by_teacher = decoded
             against = Scores.of(decoded, decoded_by_teacher) if coded else None
             bpp, scores = bits_per_pixel(_bits(strings), x), Scores.of(decoded, x, lpips)
-            coded.append(Coded(picture, bpp, scores, encoding_time, decoding_time, against))
+            coded.append(Coded(picture, bpp, scores, encoding_time, reading_time + showing_time, against))
         return coded + self.exported.measure(picture, x, lpips, decoded_by_teacher)
-
-
-def _decompress(codec: Codec, strings: list[bytes], sides: torch.Size, like: Tensor) -> Tensor:
-    return show(codec, codec.decompress_latents(strings, sides), like)
 
 
 def timed(device: torch.device, function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> tuple[_T, float]:

@@ -3,7 +3,7 @@
 import contextlib
 import hashlib
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,8 +19,9 @@ from codecswap.data.discovery import Pictures, find_pictures
 from codecswap.data.pictures import UNREADABLE
 from codecswap.data.transforms import first_readable, validation_crop, whole_picture
 from codecswap.errors import UserError
-from codecswap.evaluation.anchors import anchors
+from codecswap.evaluation.anchors import FORMATS, anchors
 from codecswap.evaluation.measure import CodecResult, code, evaluate, show
+from codecswap.processes import cores
 from codecswap.report.run import Run
 from codecswap.report.texts import Text, text
 from codecswap.swaps import SWAPS
@@ -31,6 +32,8 @@ MAX_SIDE = 1024
 """Of larger pictures, the centre of at most this many pixels per side is measured."""
 ERROR_COUNT, REGION = 5, 384
 """How many pictures with the largest errors are shown, and the side of the region shown, in pixels."""
+SAMPLE = 128
+"""Side in pixels of the part of a picture on which two replacements are found to be the same."""
 NEGLIGIBLE = 0.005
 """A loss below this many dB is no loss."""
 ANCHOR_QUALITIES = (10, 50, 90)
@@ -251,18 +254,10 @@ class Measurements:
         if not pictures:
             return None
         student = checkpoint.student
-        exact = {}
-        for candidate in SWAPS.values() if not checkpoint.exact else ():
-            with contextlib.suppress(UserError):  # a kernel of even size has no masked one
-                if candidate.exact:
-                    exact[candidate.name] = swap(teacher, candidate.name)[0]
+        exact, same = _exact_replacements(teacher, checkpoint, pictures[0][1])
         tracked = track("Measure teacher and student", pictures, unit="pictures")
         by_teacher, by_student, *by_exact = evaluate(teacher, {"student": student, **exact}, tracked)
-        anchor_results = self._cached(
-            "anchors",
-            chosen,
-            lambda: anchors(track("Measure JPEG, WebP and AVIF", pictures, unit="pictures"), ANCHOR_QUALITIES),
-        )
+        anchor_results = self._cached("anchors", chosen, lambda: _anchors(pictures))
         scores = [(t.scores.psnr, s.scores.psnr) for t, s in zip(by_teacher.coded, by_student.coded, strict=True)]
         order = sorted(range(len(pictures)), key=lambda index: scores[index][1] - scores[index][0])[:ERROR_COUNT]
         errors = [
@@ -270,10 +265,45 @@ class Measurements:
             for index in order
             if scores[index][0] - scores[index][1] > NEGLIGIBLE
         ]
-        exact_results = dict(zip(exact, by_exact, strict=True))
+        measured = dict(zip(exact, by_exact, strict=True))
+        exact_results = {name: replace(measured[other], name=name) for name, other in same.items()}
         return Comparison(
             by_teacher, by_student, exact_results, anchor_results, checkpoint, len(paths), cropped, errors
         )
+
+
+def _anchors(pictures: list[tuple[str, Tensor]]) -> list[CodecResult]:
+    """JPEG, WebP and AVIF, on all cores: their times are not shown."""
+    tracked = track("Measure JPEG, WebP and AVIF", pictures, unit="pictures")
+    return anchors(tracked, ANCHOR_QUALITIES, threads=min(cores(), len(ANCHOR_QUALITIES) * len(FORMATS)))
+
+
+@torch.no_grad()
+def _exact_replacements(
+    teacher: Codec, checkpoint: StudentCheckpoint, picture: Tensor
+) -> tuple[dict[str, Codec], dict[str, str]]:
+    """The teacher with each exact replacement, those that do the same only once.
+
+    In PyTorch ``masked`` runs folded, as the very convolutions of ``subpixel``: where two decode a picture ``(3, H, W)`` to
+    the same floats, one is measured for both.
+
+    Returns: the codecs to measure, and for each replacement the one that it is measured by; empty if the student's own
+        replacement is exact.
+    """
+    codecs: dict[str, Codec] = {}
+    same: dict[str, str] = {}
+    _, latents = code(teacher, picture[None, :, :SAMPLE, :SAMPLE])
+    decoded: dict[str, Tensor] = {}
+    for candidate in SWAPS.values() if not checkpoint.exact else ():
+        with contextlib.suppress(UserError):  # a kernel of even size has no masked one
+            if candidate.exact:
+                codec = swap(teacher, candidate.name)[0]
+                y = codec.g_s(latents)
+                found = next((name for name, other in decoded.items() if torch.equal(y, other)), candidate.name)
+                same[candidate.name] = found
+                if found == candidate.name:
+                    codecs[found], decoded[found] = codec, y
+    return codecs, same
 
 
 def _largest_error(

@@ -1,0 +1,171 @@
+"""Figures on Kodak's 24 pictures: teachers, students, decoders in float and INT8; JPEG, WebP and AVIF at equal bits.
+
+python -m benchmarks.kodak --pictures DIR [--teachers tiny small.pth] [--checkpoints demo_run/start/last.pt] [--ablations]
+
+Prints the Markdown tables of README.md, docs/deploy.md and docs/benchmarks.md. Real bytes, means over pictures; calibration
+as `codecswap quantise` has it by default, on the photographs inside the package. With four teachers or more: BD-rate
+against float.
+"""
+
+import argparse
+import math
+import tempfile
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from codecswap.codecs.protocol import Codec
+from codecswap.codecs.source import Teacher, fingerprint
+from codecswap.codecs.torch_codec import TorchCodec
+from codecswap.config import ExportOptions, QuantiseOptions
+from codecswap.console import say, track
+from codecswap.data.discovery import list_pictures
+from codecswap.data.transforms import whole_picture
+from codecswap.evaluation.anchors import anchors
+from codecswap.evaluation.measure import CodecResult, Exported, TeacherAndStudents, evaluate_all
+from codecswap.evaluation.rate_distortion import bd_rate
+from codecswap.export import command as export
+from codecswap.export.verify import sample_pictures
+from codecswap.inference.runtime import OnnxCodec
+from codecswap.processes import cores
+from codecswap.quantise import command as quantise
+from codecswap.swaps.apply import swap
+from codecswap.training.checkpoint import load_student
+
+QUALITIES = (5, 10, 20, 30, 45, 60, 75, 85, 95)
+"""Of JPEG, WebP and AVIF; between them PSNR is interpolated over the logarithm of the rate, for each picture."""
+FIXED = 512
+"""Side of a folder of fixed size: Kodak's pictures, upright and not, are computed in two tiles of it."""
+FLOAT = "`subpixel`, float32"
+INT8: dict[str, dict[str, Any]] = {"INT8": {}, "INT8, `--weight_bits 8`": {"weight_bits": 8}}
+ABLATIONS: dict[str, dict[str, Any]] = {
+    "INT8 without `--refit`": {"refit": False},
+    "INT8 without `--refit` and `--equalise`": {"refit": False, "equalise": False},
+    "INT8, `--replacement none`": {"replacement": "none"},
+    f"INT8, `--replacement masked --height {FIXED} --width {FIXED}`": {
+        "replacement": "masked",
+        "height": FIXED,
+        "width": FIXED,
+    },
+}
+Pictures = Sequence[tuple[str, Tensor]]
+
+
+def main() -> None:
+    """Make, measure, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pictures", type=Path, required=True, help="folder of Kodak's pictures")
+    parser.add_argument("--teachers", nargs="+", default=["tiny"], help="codec files, or tiny")
+    parser.add_argument("--checkpoints", nargs="*", default=[], help="students of these teachers")
+    parser.add_argument("--ablations", action="store_true", help="quantise the first teacher in other ways too")
+    parser.add_argument("--threads", type=int, default=cores())
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    paths = list_pictures(str(options.pictures), "--pictures")
+    pictures = [(path.name, whole_picture(path)) for path in paths]
+    students = {"/".join(Path(path).parts[-2:]): load_student(path) for path in options.checkpoints}
+    found: dict[str, list[CodecResult]] = {}
+    sizes: dict[str, list[float]] = {}
+    for index, path in enumerate(options.teachers):
+        codec = Teacher(path).load()
+        name = "`tiny`" if path == "tiny" else f"`{Path(path).stem}` (N={codec.N}, M={codec.M})"
+        mine = {k: s.student for k, s in students.items() if s.record and s.record.teacher_sha256 == fingerprint(codec)}
+        with tempfile.TemporaryDirectory() as scratch:
+            settings = INT8 | (ABLATIONS if options.ablations and not index else {})
+            folders = dict(write(codec, path, settings, Path(scratch), options.threads))
+            exported = [Exported(label, folder, TorchCodec(codec)) for label, folder in folders.items()]
+            measured = TeacherAndStudents(codec, mine, exported=exported)
+            evaluate_all([measured], track(f"Measure {path}", pictures, unit="pictures"))
+            found[name] = measured.results
+            sizes[name] = [(folder.folder / "decoder.onnx").stat().st_size / 1e6 for folder in folders.values()]
+    say(f"\n{len(pictures)} pictures of {options.pictures.name}\n")
+    show_decoders(found, sizes)
+    show_curves(found)
+    tracked = track("Measure JPEG, WebP and AVIF", pictures, unit="pictures")
+    show_codecs(found, anchors(tracked, QUALITIES, threads=options.threads))
+
+
+def write(
+    codec: Codec, name: str, settings: dict[str, dict[str, Any]], folder: Path, threads: int
+) -> Iterator[tuple[str, OnnxCodec]]:
+    """Write and open the decoders of a teacher: in float, and quantised with each of the settings."""
+    float_codec = swap(codec, "subpixel")[0].requires_grad_(False)
+    export.write(float_codec, name, "subpixel", ExportOptions(output=folder / "float", parts="decoder"))
+    yield FLOAT, OnnxCodec(folder / "float", threads)
+    for index, (label, setting) in enumerate(settings.items()):
+        chosen = QuantiseOptions(output=folder / str(index), **setting)
+        swapped = codec if chosen.replacement == "none" else swap(codec, chosen.replacement)[0].requires_grad_(False)
+        crops = sample_pictures(None, "--calibration_images", "train", chosen.size or quantise.CROP)
+        samples = list(islice(crops, chosen.calibration_count))
+        quantise.quantise(swapped, name, chosen.replacement, samples, chosen, show=False)
+        yield label, OnnxCodec(chosen.output, threads)
+
+
+def show_codecs(found: dict[str, list[CodecResult]], others: list[CodecResult]) -> None:
+    """Teachers and students, and what the other formats have at the bits of each picture."""
+    formats = list(dict.fromkeys(other.curve for other in others))
+    rows = []
+    for name, results in found.items():
+        for result in results:
+            if result.kind == "exported":
+                continue
+            mean = result.mean()
+            label = name if result.kind == "teacher" else f"{name}, {result.name}"
+            equal = [at_equal_bits(result, [other for other in others if other.curve == each]) for each in formats]
+            rows.append([label, f"{mean['psnr']:.2f} dB", f"{mean['ms_ssim']:.4f}", f"{mean['bpp']:.3f}", *equal])
+    show_markdown(["codec", "PSNR", "MS-SSIM", "bits per pixel", *(f"{each} at equal bits" for each in formats)], rows)
+
+
+def at_equal_bits(result: CodecResult, others: list[CodecResult]) -> str:
+    """Mean PSNR of a format at the rate that the codec takes for each picture; where it is not reached, how often."""
+    values = []
+    for index, mine in enumerate(result.coded):
+        points = sorted((math.log(other.coded[index].bpp), other.coded[index].scores.psnr) for other in others)
+        rates, decibels = zip(*points, strict=True)
+        if rates[0] <= math.log(mine.bpp) <= rates[-1]:
+            values.append(float(np.interp(math.log(mine.bpp), rates, decibels)))
+    partly = "" if len(values) == len(result.coded) else f" ({len(values)} of {len(result.coded)})"
+    return f"{sum(values) / len(values):.2f} dB{partly}" if values else "not reached"
+
+
+def show_decoders(found: dict[str, list[CodecResult]], sizes: dict[str, list[float]]) -> None:
+    """Every exported decoder: what it loses against float, and its file."""
+    rows = []
+    for name, results in found.items():
+        exported = [result for result in results if result.kind == "exported"]
+        for result, size in zip(exported, sizes[name], strict=True):
+            mean, whole = result.mean(), exported[0].mean()
+            lost = "" if result is exported[0] else f" ({mean['psnr'] - whole['psnr']:+.2f})"
+            share = "" if result is exported[0] else f" ({size / sizes[name][0]:.0%})"
+            figures = [f"{mean['psnr']:.3f}{lost}", f"{mean['ms_ssim']:.5f}", f"{mean['psnr_to_teacher']:.1f}"]
+            rows.append([f"{name}, {result.name}", *figures, f"{size:.2f}{share}"])
+    show_markdown(["decoder", "PSNR, dB", "MS-SSIM", "dB to the teacher", "file, MB"], rows)
+
+
+def show_curves(found: dict[str, list[CodecResult]]) -> None:
+    """BD-rate of each kind of decoder against float, where the teachers make a curve."""
+    curves: dict[str, list[tuple[float, float]]] = {}
+    for results in found.values():
+        for result in results:
+            if result.kind == "exported":
+                curves.setdefault(result.name, []).append((result.mean()["bpp"], result.mean()["psnr"]))
+    for label, points in curves.items():
+        delta = bd_rate(curves[FLOAT], points)
+        if label != FLOAT and delta.value is not None:
+            say(f"{label} against float: BD-rate {delta.value:+.2f} %")
+
+
+def show_markdown(columns: list[str], rows: list[list[str]]) -> None:
+    """Print a table."""
+    for cells in (columns, ["---"] * len(columns), *rows):
+        say(f"| {' | '.join(cells)} |")
+    say()
+
+
+if __name__ == "__main__":
+    main()
