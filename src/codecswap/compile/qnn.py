@@ -48,6 +48,7 @@ class Qnn:
         binary = path.with_name(BINARY)
         session = _opened(path, job.target.chip, binary)
         if session is None:
+            binary.unlink(missing_ok=True)  # what is written in spite of the refusal holds a part only
             return Compiled((path,), compiler, _placed(_opened(path, job.target.chip, None)))
         codec = OnnxCodec(path.parent)
         network = codec.manifest.decoder
@@ -86,7 +87,9 @@ def _opened(path: Path, chip: str, binary: Path | None) -> onnxruntime.Inference
     except Exception as error:  # of no common class
         if binary and "fallback to CPU EP has been explicitly disabled" in str(error):
             return None
-        raise UserError(f"{NAME} does not compile the decoder ({str(error)[:300]}): try another --precision.") from error
+        raise UserError(
+            f"{NAME} does not compile the decoder ({str(error)[:300]}): try another --precision."
+        ) from error
 
 
 def _placed(session: onnxruntime.InferenceSession | None) -> tuple[Placed, ...]:
