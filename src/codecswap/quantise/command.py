@@ -23,7 +23,7 @@ from codecswap.export import command as export
 from codecswap.export.backends.graph import layer_of
 from codecswap.export.backends.onnx import latent_size, write_decoder, write_encoder
 from codecswap.export.backends.onnx_qdq import write_qdq
-from codecswap.export.lower import LoweredGDN, lower, take_planes
+from codecswap.export.lower import lower, take_planes
 from codecswap.export.source import CROP, gdn_label, load_source, with_gdn
 from codecswap.export.verify import VERIFIED_ON, sample_pictures
 from codecswap.inference.bitstream import pack, unpack
@@ -32,6 +32,7 @@ from codecswap.inference.manifest import Manifest, Network, describe_network, re
 from codecswap.inference.planes import Planes
 from codecswap.inference.runtime import OnnxCodec
 from codecswap.inference.tables import EntropyTables
+from codecswap.layers.gdn import PlainActivation
 from codecswap.metrics import SMALLEST_SIDE, ms_ssim, psnr, to_8_bits
 from codecswap.quantise.calibration import calibrate, costs
 from codecswap.quantise.equalise import equalise
@@ -262,7 +263,9 @@ def _calibrated(
         precision=precision,
         weight_bits=options.weight_bits,
         known=known,
-        gdns=[f"{PARTS[part][0]}.{key}" for key, layer in lowered.named_children() if isinstance(layer, LoweredGDN)],
+        gdns=[
+            f"{PARTS[part][0]}.{key}" for key, layer in lowered.named_children() if isinstance(layer, PlainActivation)
+        ],
         keep=keep,
     )
     return model, transform
