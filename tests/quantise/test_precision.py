@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
+from onnx import TensorProto, helper
 
-from codecswap.quantise.precision import Precision, weight_levels
+from codecswap.quantise.precision import Precision, inner_tensors, weight_levels
 
 
 @pytest.mark.parametrize("activations", ["uint8", "int8"])
@@ -26,3 +27,17 @@ def test_weights_have_7_bits_only_where_a_runtime_computes_in_integers() -> None
     assert weight_levels(None, "uint8", "uint8") == 64
     assert weight_levels(None, "uint8", "uint16") == weight_levels(None, "uint16", "uint16") == 127
     assert (weight_levels(8, "uint8", "uint8"), weight_levels(7, "uint16", "uint16")) == (127, 64)
+
+
+def test_inner_tensors_are_those_that_only_their_layer_reads() -> None:
+    nodes = [
+        helper.make_node("Conv", ["planes", "w"], ["x"], "/g_s/g_s.0/Conv"),
+        helper.make_node("Mul", ["x", "x"], ["square"], "/g_s/g_s.1/Mul"),
+        helper.make_node("Relu", ["square"], ["ramp"], "/g_s/g_s.1/Relu"),
+        helper.make_node("Mul", ["x", "ramp"], ["product"], "/g_s/g_s.1/Mul_1"),
+        helper.make_node("Conv", ["product", "w"], ["y"], "/g_s/g_s.2/Conv"),
+        helper.make_node("Mul", ["y", "y"], ["picture"], "/g_s/g_s.3/Mul"),
+    ]
+    given, put_out = (helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in ("planes", "picture"))
+    model = helper.make_model(helper.make_graph(nodes, "", [given], [put_out]))
+    assert inner_tensors(model, ["g_s.1", "g_s.3"]) == ["square", "ramp"]

@@ -1,9 +1,15 @@
 """The toolchains there are. Another one is another file here and a line in the table."""
 
+from codecswap.compile.drp_ai import DRP_AI
+from codecswap.compile.pack import PACK
+from codecswap.compile.qnn import QNN
 from codecswap.compile.rknn import RKNN
 from codecswap.compile.toolchain import Toolchain
 
 TOOLCHAINS: dict[str, Toolchain] = {
+    "drp-ai": DRP_AI,
+    "pack": PACK,
+    "qnn": QNN,
     "rknn": RKNN,
 }
 """By the name that a target's file (export/targets/*.toml) calls it."""

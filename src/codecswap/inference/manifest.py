@@ -76,8 +76,8 @@ def describe_network(path: Path, input: str, output: str) -> Network:
 def replaced_folder(folder: Path) -> Iterator[Path]:
     """Name an empty folder to write a codec into; at the end its files are moved into ``folder``, codec.json last.
 
-    Files that the codec.json of before names, and the new one does not, are removed. If the block fails, ``folder`` stays
-    as it is.
+    Files that the codec.json of before names, and the new one does not, are removed; a folder in it is replaced whole. If
+    the block fails, ``folder`` stays as it is.
     """
     made = folder / ".part"
     shutil.rmtree(made, ignore_errors=True)
@@ -86,6 +86,8 @@ def replaced_folder(folder: Path) -> Iterator[Path]:
         yield made
         stale = _files(folder)
         for path in sorted(made.iterdir(), key=lambda path: path.name == MANIFEST):
+            if path.is_dir():
+                shutil.rmtree(folder / path.name, ignore_errors=True)
             os.replace(path, folder / path.name)
         for name in stale - _files(folder):
             (folder / name).unlink(missing_ok=True)

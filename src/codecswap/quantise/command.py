@@ -109,7 +109,7 @@ def quantise(
         if options.parts not in ("all", part):
             continue
         if part == "decoder":
-            lowered, inputs, planes = _lowered_decoder(codec, symbols, tables, options)
+            lowered, inputs, planes = lowered_decoder(codec, symbols, tables, options)
         else:
             lowered, inputs = _lowered_encoder(codec, samples, options)
         advance(1)
@@ -166,9 +166,16 @@ def verified(folder: Path, samples: Sequence[np.ndarray], symbols: Sequence[np.n
     return write_checks(exact, samples, symbols)
 
 
-def _lowered_decoder(
+def lowered_decoder(
     codec: Codec, symbols: Sequence[np.ndarray], tables: EntropyTables, options: QuantiseOptions
 ) -> tuple[nn.Sequential, list[np.ndarray], Planes]:
+    """A codec's synthesis transform of planes, equalised if the options say so, still in float.
+
+    Args:
+        symbols: of calibration pictures, ``(M, h, w)``.
+
+    Returns: the transform, the symbols as its inputs ``(1, C, h, w)``, and its input's layout.
+    """
     lowered = lower(codec.g_s, options.form, latent_size(options.height, options.width, codec.factor))
     if options.equalise:
         equalise(lowered, [torch.from_numpy(tables.to_latents(one))[None] for one in symbols])

@@ -51,8 +51,12 @@ class Precision:
 
     @property
     def planes(self) -> Quantisation:
-        """Of a decoder's input, which is integers."""
-        return Quantisation.fixed(1, -32768 if self.outside in WIDE.values() else -128, self.outside)
+        """Of a decoder's input, which is integers in +-127; in 16 bits finer, so that the whole range is used.
+
+        Qualcomm's HTP multiplies with an absolute precision: integers at scale 1 in 16 bits would lose their lower bits there.
+        """
+        wide = self.outside in WIDE.values()
+        return Quantisation.fixed(1 / 256 if wide else 1, -32768 if wide else -128, self.outside)
 
 
 def weight_levels(bits: int | None, given: str, put_out: str) -> int:

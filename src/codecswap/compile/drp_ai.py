@@ -1,0 +1,111 @@
+"""Renesas's DRP-AI (RZ/V2H, RZ/V2N): files as its documents ask for them. Its compiler is not to be had without an account.
+
+Two ways lead through DRP-AI TVM (https://github.com/renesas-rz/rzv_drp-ai_tvm, commit a557552 of 2025-12-25, read 2026-11-25):
+
+- Its quantiser chooses the scales from real inputs: decoder_float.onnx and the calibration pack. README.md of its folder QAT
+  recommends this one first.
+- Scales are taken from a fake-quantised file (``--qat --qat_type pytorch``): decoder.onnx. As in its sample, QAT's
+  qat_retrain.py: opset 13; float weights that pass QuantizeLinear and DequantizeLinear, int8, symmetric, per channel; float
+  biases; activations uint8, per tensor, with half of the range (``reduce_range``), which the sample says is essential. We keep
+  symbols and picture at 8 bits.
+"""
+
+from dataclasses import replace
+
+import numpy as np
+import onnx
+from onnx import ModelProto, helper, numpy_helper
+
+from codecswap.compile.folder import rewrite, write_quantised
+from codecswap.compile.pack import OPSET, write_pack
+from codecswap.compile.toolchain import Compiled, Job
+from codecswap.config import CompileOptions, QuantiseOptions
+from codecswap.export.backends import graph
+from codecswap.quantise.representation import Constant, Quantisation, QuantisedTransform
+
+IR_VERSION = 8
+"""The newest that ONNX 1.12 reads."""
+FLOAT = "decoder_float.onnx"
+NOTES = (
+    "Nothing was compiled. Checked against https://github.com/renesas-rz/rzv_drp-ai_tvm (commit a557552, read 2026-11-25): "
+    f"opset {OPSET}, IR version {IR_VERSION} at most, one size; weights int8, symmetric, per channel; activations uint8, per "
+    "tensor.",
+    f"{FLOAT} with calibration/ is for its quantiser, which Renesas recommends first; decoder.onnx, fake-quantised, for --qat. "
+    "Its activations have 7 bits, as Renesas's sample demands: compare both in its interpreter (target InterpreterQuant).",
+)
+
+
+class DrpAi:
+    """DRP-AI TVM."""
+
+    install = "DRP-AI TVM and DRP-AI Translator i8 from renesas.com, which needs an account"
+
+    def installed(self, options: CompileOptions) -> str | None:
+        """It is never called from here."""
+        return None
+
+    def compile(self, job: Job) -> Compiled:
+        """Write decoder.onnx (fake-quantised), decoder_float.onnx and the calibration pack."""
+        pack = write_pack(job, FLOAT)
+        model = onnx.load(pack[0])
+        _read_by_onnx_1_12(model)
+        onnx.save(model, pack[0])
+        path = write_quantised(job, QuantiseOptions(opset=OPSET, weight_bits=8), adapt=_as_the_sample)
+        rewrite(path, _fake_quantised)
+        return Compiled((path, *pack), None, notes=NOTES)
+
+
+def _as_the_sample(transform: QuantisedTransform) -> QuantisedTransform:
+    """Activations of 7 bits, except symbols and picture, which are exact in 8; the biases' scales follow."""
+    ends = (transform.input, transform.output)
+    activations = {name: value if name in ends else _half(value) for name, value in transform.activations.items()}
+    constants = dict(transform.constants)
+    for step in transform.operations:
+        if step.operator not in ("Conv", "ConvTranspose"):
+            continue
+        given, weight, bias = step.inputs
+        scales = constants[weight].quantisation
+        assert scales
+        unit = activations[given].scale * scales.scale
+        rounding = Quantisation(unit, np.zeros(unit.shape, np.int32), 0)
+        constants[bias] = Constant(rounding.quantise(constants[bias].real.astype(np.float64)), rounding)
+    return replace(transform, activations=activations, constants=constants)
+
+
+def _half(rounding: Quantisation) -> Quantisation:
+    """Of the same range, on the integers 0 to 127."""
+    zero_point = np.rint(rounding.zero_point * np.float32(127 / 255)).astype(rounding.zero_point.dtype)
+    return Quantisation((rounding.scale * np.float32(255 / 127)).astype(np.float32), zero_point)
+
+
+def _fake_quantised(model: ModelProto) -> None:
+    """Store weights and biases as floats, and round weights in the graph: they are whole multiples of their scale already."""
+    stored, nodes, initializers = graph.weights(model), list(model.graph.node), model.graph.initializer
+    del model.graph.node[:]
+    for node in nodes:
+        name, *parameters = node.input
+        if node.op_type == "DequantizeLinear" and name in stored:
+            axis = next(item.i for item in node.attribute if item.name == "axis")
+            scale, zero_point = (stored[parameter] for parameter in parameters)
+            rounding = Quantisation(scale, zero_point, axis)
+            initializers.remove(next(tensor for tensor in initializers if tensor.name == name))
+            if zero_point.dtype == np.int32:
+                unused = [tensor for tensor in initializers if tensor.name in parameters]
+                for tensor in unused:
+                    initializers.remove(tensor)
+                initializers.append(numpy_helper.from_array(rounding.dequantise(stored[name]), node.output[0]))
+                continue
+            initializers.append(numpy_helper.from_array(rounding.dequantise(stored[name]), f"{name}_float"))
+            inputs = [f"{name}_float", *parameters]
+            model.graph.node.append(
+                helper.make_node("QuantizeLinear", inputs, [name], f"{name}/QuantizeLinear", axis=axis)
+            )
+        model.graph.node.append(node)
+    _read_by_onnx_1_12(model)
+
+
+def _read_by_onnx_1_12(model: ModelProto) -> None:
+    model.ir_version = min(model.ir_version, IR_VERSION)
+
+
+DRP_AI = DrpAi()

@@ -1,0 +1,84 @@
+"""The calibration pack: what a converter that quantises by itself takes. Nobody has a decoder's input lying around.
+
+decoder.onnx is float32 and equalised, so that one scale for all channels of an activation costs little; its input is the
+symbols of real pictures, as the entropy decoder gives them (planes: codec.json has the layout).
+"""
+
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+from string import Template
+
+import numpy as np
+
+from codecswap.compile.toolchain import Compiled, Job
+from codecswap.config import CompileOptions, QuantiseOptions
+from codecswap.export.backends.onnx import latent_size, write_decoder
+from codecswap.inference.manifest import Manifest, describe_network, write_folder
+from codecswap.quantise.command import lowered_decoder
+
+FOLDER, NHWC, LIST, README = "calibration", "calibration_nhwc.npy", "dataset.txt", "README.md"
+OPSET = 13
+
+
+class Pack:
+    """No compiler: the files alone."""
+
+    install = "the converters are their vendors': README.md in the folder says which takes what"
+
+    def installed(self, options: CompileOptions) -> str | None:
+        """Nothing is run."""
+        return None
+
+    def compile(self, job: Job) -> Compiled:
+        """Write the pack."""
+        return Compiled(tuple(write_pack(job)), None)
+
+
+def write_pack(job: Job, name: str = "decoder.onnx") -> list[Path]:
+    """Write the equalised float decoder as ``name``, the real inputs in both layouts, the list of them and the page.
+
+    ``calibration/000.npy`` and so on are ``(1, C, h, w)``, calibration_nhwc.npy is ``(N, h, w, C)``, all float32.
+
+    Returns: the files, the decoder first.
+    """
+    options, codec, tables = job.options, job.codec, job.codec.entropy_tables()
+    size = latent_size(options.height, options.width, codec.factor)
+    how = QuantiseOptions(form=options.form or "native", height=options.height, width=options.width)
+    lowered, inputs, planes = lowered_decoder(codec, job.symbols, tables, how)
+    path = job.folder / name
+    write_decoder(lowered, inputs[0].shape[1], path, opset=OPSET, size=size, input="planes")
+    manifest = Manifest(
+        name=job.name,
+        N=codec.N,
+        M=codec.M,
+        factor=codec.factor,
+        margin=codec.margin,
+        replacement=job.replacement,
+        precision="float32",
+        opset=OPSET,
+        height=options.height,
+        width=options.width,
+        encoder=None,
+        decoder=describe_network(path, "planes", "picture"),
+        planes=planes,
+        tables_sha256=tables.digest().hex(),
+    )
+    write_folder(job.folder, manifest, tables)
+    return [path, *_write_inputs(job.folder, name, inputs)]
+
+
+def _write_inputs(folder: Path, decoder: str, inputs: Sequence[np.ndarray]) -> list[Path]:
+    (folder / FOLDER).mkdir()
+    singles = [folder / FOLDER / f"{index:03}.npy" for index in range(len(inputs))]
+    for path, one in zip(singles, inputs, strict=True):
+        np.save(path, one)
+    np.save(folder / NHWC, np.concatenate(inputs).transpose(0, 2, 3, 1))
+    (folder / LIST).write_text("".join(f"{FOLDER}/{path.name}\n" for path in singles), "utf-8")
+    page = Template((files("codecswap.compile") / "pack.md").read_text("utf-8"))
+    shape = ", ".join(map(str, inputs[0].shape))
+    (folder / README).write_text(page.substitute(decoder=decoder, count=len(inputs), shape=shape), "utf-8")
+    return [folder / NHWC, folder / LIST, folder / README, *singles]
+
+
+PACK = Pack()

@@ -1,0 +1,106 @@
+"""Qualcomm's HTP: ONNX Runtime's plugin onnxruntime-qnn, which compiles for it and emulates it on x86.
+
+What it takes and what we know of it (version 2.7.0): the file of `codecswap quantise`, with one size. In w8a16, with 16-bit
+activations, it is as good as the file's exact meaning; in mixed it computes the products of the GDNs, whose factors have
+different types, in float. A convolution with 8-bit input and 16-bit output it does not take.
+"""
+
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+
+from codecswap.compile.folder import write_quantised
+from codecswap.compile.toolchain import Compiled, Job, Placed
+from codecswap.config import CompileOptions, QuantiseOptions
+from codecswap.errors import UserError
+from codecswap.export.backends.graph import layer_in
+from codecswap.inference.runtime import OnnxCodec
+
+NAME = "onnxruntime-qnn"
+PROVIDER = "QNNExecutionProvider"
+BINARY = "decoder_htp.onnx"
+"""The compiled network in ONNX Runtime's own wrapping (EPContext), which a session on the device opens."""
+DATA_TYPES = ("QuantizeLinear", "DequantizeLinear", "Cast", "Transpose")
+"""Operators that only say how numbers are stored; the compiler merges them into their neighbours."""
+
+
+class Qnn:
+    """onnxruntime-qnn."""
+
+    install = "pip install codecswap[npu]"
+
+    def installed(self, options: CompileOptions) -> str | None:
+        """Its name and version."""
+        try:
+            return f"{NAME} {version(NAME)}"
+        except PackageNotFoundError:
+            return None
+
+    def compile(self, job: Job) -> Compiled:
+        """Write decoder.onnx, and decoder_htp.onnx for the HTP if all of it runs there."""
+        given = QuantiseOptions(opset=13, precision=job.precision, weight_bits=8)  # type: ignore[arg-type]
+        path = write_quantised(job, given)
+        compiler = self.installed(job.options)
+        if compiler is None:
+            return Compiled((path,), None)
+        binary = path.with_name(BINARY)
+        session = _opened(path, job.target.chip, binary)
+        if session is None:
+            binary.unlink(missing_ok=True)  # what is written in spite of the refusal holds a part only
+            return Compiled((path,), compiler, _placed(_opened(path, job.target.chip, None)))
+        codec = OnnxCodec(path.parent)
+        network = codec.manifest.decoder
+        assert network
+
+        def decode(symbols: np.ndarray) -> np.ndarray:
+            return session.run([network.output], {network.input: codec.decoder_input(symbols)[None]})[0][0]
+
+        return Compiled((binary, path), compiler, _placed(session), decode=decode)
+
+
+def _opened(path: Path, chip: str, binary: Path | None) -> onnxruntime.InferenceSession | None:
+    """A network in the emulator; None: a part of it would run on the CPU.
+
+    Args:
+        chip: the HTP's version, e.g. ``v73``.
+        binary: where the compiled network goes; None: let the CPU take what the HTP does not.
+    """
+    import onnxruntime_qnn
+
+    if not any(device.ep_name == PROVIDER for device in onnxruntime.get_ep_devices()):
+        onnxruntime.register_execution_provider_library(PROVIDER, onnxruntime_qnn.get_library_path())
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    if binary:
+        options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+        options.add_session_config_entry("ep.context_enable", "1")
+        options.add_session_config_entry("ep.context_embed_mode", "1")
+        options.add_session_config_entry("ep.context_file_path", str(binary))
+    devices = [device for device in onnxruntime.get_ep_devices() if device.ep_name == PROVIDER]
+    settings = {"backend_path": onnxruntime_qnn.get_qnn_htp_path(), "htp_arch": chip.removeprefix("v")}
+    options.add_provider_for_devices(devices[:1], settings)
+    try:
+        return onnxruntime.InferenceSession(path, options)
+    except Exception as error:  # of no common class
+        if binary and "fallback to CPU EP has been explicitly disabled" in str(error):
+            return None
+        raise UserError(
+            f"{NAME} does not compile the decoder ({str(error)[:300]}): try another --precision."
+        ) from error
+
+
+def _placed(session: onnxruntime.InferenceSession | None) -> tuple[Placed, ...]:
+    """Where each operator runs; of `DATA_TYPES` only what a layer leaves to the CPU."""
+    assert session
+    found = [
+        Placed(layer_in(node.name), node.op_type, part.ep_name == PROVIDER)
+        for part in session.get_provider_graph_assignment_info()
+        for node in part.get_nodes()
+    ]
+    return tuple(one for one in found if one.operator not in DATA_TYPES or (one.layer and not one.on_npu))
+
+
+QNN = Qnn()
