@@ -2,7 +2,7 @@
 
 What it takes and what we know of it (version 2.5.0): everything runs on the NPU in float16. In 8 bits it puts every square
 root on the CPU, unless what the root puts out is not quantised: then the root is computed in float16, on the NPU. Our
-scales are taken from the QDQ file. A transposed convolution with ``output_padding`` does not build on the rk3588.
+scales are taken from the QDQ file; weights must use all of 8 bits, for those that use 7 are rounded again. A transposed convolution with ``output_padding`` does not build on the rk3588.
 """
 
 import json
@@ -64,7 +64,7 @@ class Rknn:
         if job.precision == "float16":
             path = write_float(job, OPSET)
         else:
-            path = write_quantised(job, QuantiseOptions(opset=OPSET), adapt=_roots_in_float)
+            path = write_quantised(job, QuantiseOptions(opset=OPSET, weight_bits=8), adapt=_roots_in_float)
         rewrite(path, _without_output_padding)
         if compiler is None:
             return Compiled((path,), None)
@@ -83,8 +83,8 @@ class Simulator:
     """A process that has built a decoder, and computes it.
 
     Args:
-        job: ...
-        path: its decoder.onnx.
+        job: what was asked for.
+        path: the job's decoder.onnx; the folder's codec.json names it.
 
     Raises:
         UserError: it was not built.
