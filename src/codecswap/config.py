@@ -422,7 +422,8 @@ class ExportOptions(OnnxOptions):
     fp16: bool = False
     """Weights and arithmetic in float16. Inputs and outputs stay float32."""
     target: str | None = None
-    """Check the operators against rknn, qnn, ethos-u, ethos-u85, opset13 or a TOML file. Exit code 3 if one is refused."""
+    """Check the operators against a list: opset13, rknn or another (docs/deploy.md), or a TOML file. Exit code 3 if one is
+    refused."""
 
 
 @dataclass(kw_only=True)
@@ -445,6 +446,8 @@ class CodingOptions:
     """Number of processes for a folder."""
     threads: int | None = None
     """Threads per process. Default: the number of cores divided by --jobs."""
+    runtime: Literal["onnxruntime", "openvino"] = "onnxruntime"
+    """What computes an exported folder. OpenVINO, a package of its own, is faster on many x86 processors."""
 
 
 @dataclass(kw_only=True)

@@ -1,8 +1,9 @@
 """Rockchip's NPUs: rknn-toolkit2, which wants a Python environment of its own (``make rknn``) and is called as a subprocess.
 
-What it takes and what we know of it (version 2.5.0): everything runs on the NPU in float16. In 8 bits it puts every square
-root on the CPU, unless what the root puts out is not quantised: then the root is computed in float16, on the NPU. Our
-scales are taken from the QDQ file; weights must use all of 8 bits, for those that use 7 are rounded again. A transposed convolution with ``output_padding`` does not build on the rk3588.
+What is known of version 2.5.0, from running it: everything runs on the NPU in float16. In 8 bits every square root goes to
+the CPU, unless its output is not quantised: then it is computed in float16, on the NPU. The scales of a QDQ file are taken
+as they are, if the weights use all of 8 bits; those that use 7 are rounded again. On the rk3588 a transposed convolution
+with ``output_padding`` does not build.
 """
 
 import json

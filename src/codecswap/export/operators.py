@@ -35,7 +35,7 @@ from codecswap.export.backends import graph
 from codecswap.export.lower import FORMS, Form
 from codecswap.swaps import GDN_SWAPS, replacing
 
-TARGETS = ("rknn", "qnn", "ethos-u", "ethos-u85", "opset13")
+TARGETS = ("rknn", "qnn", "ethos-u", "ethos-u85", "openvino", "opset13")
 """The targets that come with the package."""
 
 _TRANSPOSED = ("the transposed convolution (--replacement none)", {"ConvTranspose"})
