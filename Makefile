@@ -29,7 +29,7 @@ rknn:  ## Rockchip's compiler and simulator in .venv-rknn, 0.9 GB, for codecswap
 	@test -n "$(PYTHON)" || { echo "rknn-toolkit2 needs Python 3.11 or 3.12: name one with make PYTHON=/path/to/python"; exit 2; }
 	$(PYTHON) -m venv .venv-rknn
 	.venv-rknn/bin/python -m pip install --quiet --no-deps $(RKNN)
-	.venv-rknn/bin/python -m pip install --quiet --no-deps --index-url https://download.pytorch.org/whl/cpu torch
+	.venv-rknn/bin/python -m pip install --quiet --no-deps --extra-index-url https://download.pytorch.org/whl/cpu torch==2.13.0+cpu
 	.venv-rknn/bin/python -c "from rknn.api import RKNN"
 
 check: .venv/installed  ## style, types and known vulnerabilities

@@ -353,6 +353,12 @@ class AdviseOptions(TeacherOptions):
     """Folder of pictures: half for calibration, half for measuring. Default: photographs inside the package."""
     operators: str | None = None
     """ONNX operators that the target supports, separated by commas, e.g. Conv,Resize,Mul,Sqrt. Default: all."""
+    target: str | None = None
+    """Instead of --operators: an NPU, e.g. rk3588. Its compiler, where it is installed, says which replacement is fastest."""
+
+    def __post_init__(self) -> None:
+        if self.operators and self.target:
+            raise UserError("--operators and --target both say what the NPU has: give one of them.")
 
 
 @dataclass(kw_only=True)

@@ -119,6 +119,8 @@ def load_target(name: str) -> Target:
         words = [content.get(key, "") for key in ("toolchain", "compiler")]
         if not all(isinstance(word, str) for word in [*words, *names.values(), *content.get("precisions", ())]):
             raise TypeError("toolchain, compiler, chips and precisions are text")
+        if content.get("toolchain") and not (names and content.get("precisions")):
+            raise ValueError("a toolchain needs chips and precisions")
         if not isinstance(content.get("compiled", datetime.date.min), datetime.date):
             raise TypeError("compiled")
         return Target(
