@@ -63,7 +63,12 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> Fake:
 @pytest.fixture
 def arguments(tmp_path: Path, pictures: Path) -> list[str]:
     (target := tmp_path / "fake.toml").write_text(TARGET)
-    given = {"target": target, "output": tmp_path / "out", "images": pictures, "calibration_images": pictures}
+    given = {
+        "target": target,
+        "output": tmp_path / "out",
+        "images": pictures / "val",
+        "calibration_images": pictures / "train",
+    }
     sized = {"teacher": "tiny", "height": 128, "width": 96}
     return ["compile", *(f"--{key}={value}" for key, value in (given | sized).items())]
 
@@ -93,7 +98,7 @@ def test_the_job_has_real_symbols_of_the_compiled_size(fake: Fake, arguments: li
     assert fake.job
     assert (fake.job.options.form, fake.job.precision, fake.job.target.chip) == ("resize", "w8a8", "fake-1")
     teacher = TorchCodec(fake.job.codec)
-    assert len(fake.job.pictures) == len(fake.job.symbols) == 8  # of train/, of 10
+    assert len(fake.job.pictures) == len(fake.job.symbols) == 8
     for picture, symbols in zip(fake.job.pictures, fake.job.symbols, strict=True):
         assert picture.shape == (3, 128, 96)
         assert (teacher.tables.to_symbols(teacher.analyse(picture)) == symbols).all() and symbols.any()

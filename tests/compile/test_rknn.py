@@ -37,7 +37,11 @@ import onnxruntime
 class RKNN:
     def __init__(self, verbose): print("W chatter on standard output")
     def config(self, target_platform): self.chip = target_platform; return 0
-    def load_onnx(self, model): self.session = onnxruntime.InferenceSession(model); return 0
+    def load_onnx(self, model):
+        options = onnxruntime.SessionOptions()
+        options.add_session_config_entry("session.x64quantprecision", "1")  # right on every processor
+        self.session = onnxruntime.InferenceSession(model, options)
+        return 0
     def build(self, do_quantization):
         assert do_quantization is False
         if self.chip == "rk3566": print("E RKNN: REGTASK: too large\\n"); return -1
@@ -64,7 +68,7 @@ def python(tmp_path: Path) -> Path:
 
 
 def compile(target: str, output: Path, pictures: Path, *more: object) -> int:
-    folders = ["--output", output, "--images", pictures, "--calibration_images", pictures]
+    folders = ["--output", output, "--images", pictures / "val", "--calibration_images", pictures / "val"]
     return cli.main(["compile", "--teacher", "tiny", "--target", target, *map(str, [*folders, *more])])
 
 
