@@ -13,6 +13,9 @@ from codecswap.console import say, show_table, track
 from codecswap.errors import UserError
 from codecswap.export.operators import load_target
 
+CALIBRATED_ON = 2
+"""Pictures: speed does not depend on the ranges."""
+
 
 def compare(choices: Mapping[str, Codec], name: str, target: str, exact: Sequence[str]) -> set[str] | None:
     """Compile a teacher with each replacement, print what the compiler says, and name the fastest.
@@ -25,7 +28,7 @@ def compare(choices: Mapping[str, Codec], name: str, target: str, exact: Sequenc
 
     Returns: None; or, where the compiler is not installed or there is none, the ONNX operators that the target has.
     """
-    chosen, options = load_target(target), CompileOptions(target=target, form="native")
+    chosen, options = load_target(target), CompileOptions(target=target, form="native", calibration_count=CALIBRATED_ON)
     toolchain = TOOLCHAINS.get(chosen.toolchain or "")
     if toolchain is None or (compiler := toolchain.installed(options)) is None:
         missing = f" {toolchain.install}." if toolchain else ""
