@@ -25,7 +25,7 @@ wasm:  ## the same for browsers, which is kept in git: src/codecswap/page/codecs
 RKNN := rknn-toolkit2==2.5.0 numpy==1.26.4 onnx==1.18.0 protobuf==4.25.4 "setuptools<81" opencv-python-headless \
 	onnxruntime scipy psutil ruamel.yaml tqdm fast-histogram flatbuffers packaging typing_extensions filelock \
 	sympy mpmath networkx jinja2 markupsafe fsspec coloredlogs humanfriendly
-rknn:  ## Rockchip's compiler and simulator in .venv-rknn, 0.9 GB, for codecswap compile --target rk3588
+rknn:  ## Rockchip's compiler and simulator in .venv-rknn, 1.5 GB, for codecswap compile --target rk3588
 	@test -n "$(PYTHON)" || { echo "rknn-toolkit2 needs Python 3.11 or 3.12: name one with make PYTHON=/path/to/python"; exit 2; }
 	$(PYTHON) -m venv .venv-rknn
 	.venv-rknn/bin/python -m pip install --quiet --no-deps $(RKNN)

@@ -15,7 +15,7 @@ from codecswap.errors import UserError
 from codecswap.inference.manifest import read_folder
 
 TARGET = """
-operators = ["Conv"]
+operators = ["Conv", "Mul", "Sqrt", "DepthToSpace"]
 toolchain = "fake"
 form = "subpixel"
 precisions = ["float32", "w8a8"]
@@ -114,6 +114,10 @@ def test_without_the_toolchain_the_files_are_written_and_what_is_missing_is_said
     manifest, _ = read_folder(tmp_path / "out")
     assert manifest.decoder and (tmp_path / "out" / manifest.decoder.file).is_file()
     assert json.loads((tmp_path / "out" / "report.json").read_bytes())["compiler"] is None
+    # then the list of operators is what there is to ask
+    (tmp_path / "fake.toml").write_text(TARGET.replace('"DepthToSpace"', '"Resize"'))
+    assert cli.main(arguments) == 3
+    assert "DepthToSpace at g_s.0: use --replacement masked" in capsys.readouterr().out
 
 
 def test_a_folder_is_replaced_whole_or_not_at_all(fake: Fake, arguments: list[str], tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from codecswap.compile.toolchain import Compiled, Decode, Job
 from codecswap.config import CompileOptions
 from codecswap.console import say, show_table, track
 from codecswap.errors import UserError
-from codecswap.export.operators import Target, chips, load_target
+from codecswap.export.operators import Target, chips, complaints, load_target
 from codecswap.export.source import gdn_label, load_source, with_gdn
 from codecswap.export.verify import sample_pictures
 from codecswap.inference.manifest import replaced_folder
@@ -74,12 +74,13 @@ def main(options: CompileOptions, typed: set[str]) -> int:
         show(job, compiled, quality)
         if compiled.compiler is None:
             say(f"Not installed: {toolchain.install}. Not checked: {UNCHECKED}.")
+        refused = _refused(job, compiled)
         content = report(job, compiled, quality)
         (made / REPORT).write_text(json.dumps(content, indent=2) + "\n", "utf-8")
     for file in before - set(content["files"]):
         (options.output / file).unlink(missing_ok=True)
     say(f"Written: {options.output}.")
-    return 0 if all(one.on_npu for one in compiled.operators) else CPU_NEEDED
+    return 0 if all(one.on_npu for one in compiled.operators) and not refused else CPU_NEEDED
 
 
 def job_for(
@@ -170,6 +171,17 @@ def report(job: Job, compiled: Compiled, quality: Quality | None) -> dict[str, A
         "quality": quality and asdict(quality),
         "notes": list(compiled.notes),
     }
+
+
+def _refused(job: Job, compiled: Compiled) -> list[str]:
+    """Say what the target's list of operators lacks, where no compiler was there to ask and the NPU takes ONNX."""
+    if compiled.compiler or compiled.files[0].suffix != ".onnx":
+        return []
+    refused = complaints(compiled.files[0], job.target)
+    say(f"By its list of operators {job.target.name} accepts {'not all:' if refused else 'all.'}")
+    for line in refused:
+        say(f"  {line}.")
+    return refused
 
 
 def _files(folder: Path) -> set[str]:

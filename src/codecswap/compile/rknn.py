@@ -118,14 +118,17 @@ class Simulator:
         path = Path(self._scratch.name) / "given.npy"
         np.save(path, self._given(symbols)[None])
         assert self._process.stdin
-        self._process.stdin.write(f"{path}\n")
-        self._process.stdin.flush()
+        try:
+            self._process.stdin.write(f"{path}\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            raise UserError(self._sentence("its simulator")) from None
         return np.load(self._answer())[0]
 
     def _answer(self) -> str:
         assert self._process.stdout
         if not (line := self._process.stdout.readline()):
-            raise UserError(self._sentence("the worker"))
+            raise UserError(self._sentence("its simulator"))
         return line.rstrip("\n")
 
     def _sentence(self, stage: str) -> str:
