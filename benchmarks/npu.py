@@ -72,6 +72,11 @@ def main() -> None:
                         rows[key] = {"error": str(error), "toolchain": target.toolchain}
                 say(row(key, rows[key]))
                 given.results.write_text(json.dumps(rows, indent=1), "utf-8")
+                write(given, rows)
+
+
+def write(given: argparse.Namespace, rows: dict[str, Any]) -> None:
+    """Put the rows into the document, in place of its table."""
     made = f"python -m benchmarks.npu --teacher {given.teacher} --height {given.height} --width {given.width}"
     table = COLUMNS + "".join(f"{row(key, values)}\n" for key, values in rows.items())
     before, _, rest = DOCUMENT.read_text("utf-8").partition(BEGIN)

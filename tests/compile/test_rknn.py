@@ -61,7 +61,8 @@ def python(tmp_path: Path) -> Path:
     (package / "api.py").write_text(FAKE + f"LOG = {LOG!r}\n")
     (info := tmp_path / "site" / "rknn_toolkit2-2.5.0.dist-info").mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: rknn-toolkit2\nVersion: 2.5.0\n")
-    path = tmp_path / "python"
+    path = tmp_path / ".venv-rknn" / "bin" / "python"
+    path.parent.mkdir(parents=True)
     path.write_text(f'#!/bin/sh\nPYTHONPATH={tmp_path / "site"} exec {sys.executable} "$@"\n')
     path.chmod(path.stat().st_mode | stat.S_IXUSR)
     return path
@@ -92,9 +93,15 @@ def test_less_padding_at_the_end_is_output_padding(teacher: FactorizedPrior, tmp
 
 @pytest.mark.parametrize("precision", ["float16", "w8a8"])
 def test_another_python_builds_and_computes(
-    python: Path, tmp_path: Path, pictures: Path, capsys: pytest.CaptureFixture, precision: str
+    python: Path,
+    tmp_path: Path,
+    pictures: Path,
+    capsys: pytest.CaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    precision: str,
 ) -> None:
-    size = ("--height", 96, "--width", 80, "--precision", precision, "--toolchain_python", python)
+    monkeypatch.chdir(tmp_path)  # where `make rknn` was run: its environment is found
+    size = ("--height", 96, "--width", 80, "--precision", precision)
     assert compile("rk3576", tmp_path / "out", pictures, *size) == 3
     printed = capsys.readouterr().out
     assert "chatter" not in printed and "rknn-toolkit2 2.5.0: 2 operators on the NPU, 1 on the CPU" in printed

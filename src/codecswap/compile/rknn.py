@@ -96,10 +96,11 @@ class Simulator:
         self._given = OnnxCodec(path.parent).decoder_input
         self._scratch = tempfile.TemporaryDirectory()
         self._log = Path(self._scratch.name) / "build.log"
+        python = job.options.toolchain_python or FOUND_IN
         with as_file(files("codecswap.compile") / "rknn_worker.py") as worker:
             words = [worker, job.target.chip, path.resolve(), self.built.resolve(), self._log]
             self._process = subprocess.Popen(
-                [str(job.options.toolchain_python or FOUND_IN), *map(str, words)],
+                [str(python.absolute()), *map(str, words)],
                 cwd=self._scratch.name,  # the toolkit leaves files where it runs
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
