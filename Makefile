@@ -3,7 +3,7 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3; do \
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null && echo $$p && break; done)
 BIN := .venv/bin
 
-.PHONY: demo test test-all check c wasm lock upgrade clean
+.PHONY: demo test test-all check c wasm rknn lock upgrade clean
 
 demo: .venv/installed  ## the whole recipe on embedded data, offline
 	$(BIN)/codecswap demo
@@ -19,6 +19,18 @@ c:  ## the library for boards: c/build/libcodecswap.a
 
 wasm:  ## the same for browsers, which is kept in git: src/codecswap/page/codecswap.wasm (clang, lld)
 	$(MAKE) -C c wasm
+
+# It pins old releases, so it has an environment of its own; what it asks for and does not need here is left out.
+# Its licence is Rockchip's: read it before you ship anything made with it.
+RKNN := rknn-toolkit2==2.5.0 numpy==1.26.4 onnx==1.18.0 protobuf==4.25.4 "setuptools<81" opencv-python-headless \
+	onnxruntime scipy psutil ruamel.yaml tqdm fast-histogram flatbuffers packaging typing_extensions filelock \
+	sympy mpmath networkx jinja2 markupsafe fsspec coloredlogs humanfriendly
+rknn:  ## Rockchip's compiler and simulator in .venv-rknn, 1.5 GB, for codecswap compile --target rk3588
+	@test -n "$(PYTHON)" || { echo "rknn-toolkit2 needs Python 3.11 or 3.12: name one with make PYTHON=/path/to/python"; exit 2; }
+	$(PYTHON) -m venv .venv-rknn
+	.venv-rknn/bin/python -m pip install --quiet --no-deps $(RKNN)
+	.venv-rknn/bin/python -m pip install --quiet --no-deps --extra-index-url https://download.pytorch.org/whl/cpu torch==2.13.0+cpu
+	.venv-rknn/bin/python -c "from rknn.api import RKNN"
 
 check: .venv/installed  ## style, types and known vulnerabilities
 	$(BIN)/ruff check .
@@ -44,4 +56,4 @@ upgrade:  ## locks the newest releases that pyproject.toml allows (UV_CONSTRAINT
 	$(LOCK) --upgrade
 
 clean:
-	rm -rf .venv demo_run c/build
+	rm -rf .venv .venv-rknn demo_run c/build

@@ -13,7 +13,7 @@ from codecswap.config import AdviseOptions, GdnOptions
 from codecswap.console import say, show_table, track
 from codecswap.data.discovery import list_pictures, position
 from codecswap.data.transforms import first_readable
-from codecswap.errors import UserError
+from codecswap.errors import UserError, how_to_install
 from codecswap.layers.upsampling import UpsampleConv2d
 from codecswap.metrics import psnr, to_8_bits
 from codecswap.swaps import GDN_SWAPS, KEPT, SWAPS, replacing
@@ -94,7 +94,17 @@ def main(options: AdviseOptions, typed: set[str]) -> int:
     columns = ["--replacement", "exact?", "start, dB", "10^3 multiply-adds/pixel", "ONNX operators", "training"]
     show_table(title, columns, rows)
     _show_gdn(teacher, calibration, measured)
-    _recommend(costs, options.operators, lost)
+    accepted = {name.strip() for name in options.operators.split(",")} if options.operators else None
+    if options.target:
+        try:
+            from codecswap.compile.compare import compare
+        except ModuleNotFoundError as error:
+            raise UserError(f"--target needs {error.name}, which is not installed: {how_to_install('npu')}.") from None
+        choices = {name: students.get(name, teacher) for name in OPERATORS}
+        accepted = compare(choices, source.name, options.target, [name for name in OPERATORS if is_exact(name)])
+        if accepted is None:
+            return 0
+    _recommend(costs, accepted, lost)
     return 0
 
 
@@ -117,8 +127,7 @@ def _show_gdn(teacher: Codec, calibration: Tensor, measured: Tensor) -> None:
     show_table("The inverse GDNs between them, without training", columns, rows)
 
 
-def _recommend(costs: dict[str, float], operators: str | None, lost: dict[str, float]) -> None:
-    accepted = {name.strip() for name in operators.split(",")} if operators else None
+def _recommend(costs: dict[str, float], accepted: set[str] | None, lost: dict[str, float]) -> None:
     best = cheapest_exact(costs, accepted)
     if accepted is not None and (missing := sorted(set(GDN_OPERATORS[KEPT]) - accepted)):
         others = [name for name, needed in GDN_OPERATORS.items() if set(needed) <= accepted]

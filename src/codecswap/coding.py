@@ -35,6 +35,8 @@ class Source:
     quality: int
     metric: str
     threads: int
+    runtime: str
+    """Of an exported folder."""
 
     def open(self) -> bitstream.Codec:
         """Load the codec.
@@ -43,7 +45,11 @@ class Source:
             UserError: there is none, or it is damaged.
         """
         if self.path and Path(self.path).is_dir():
-            return OnnxCodec(Path(self.path), self.threads)
+            return OnnxCodec(Path(self.path), self.threads, runtime=self.runtime)
+        if self.runtime != "onnxruntime":
+            raise UserError(
+                f"--runtime {self.runtime} is for exported folders: name one with --codec (`codecswap export` makes it)."
+            )
         try:
             import torch
 
@@ -121,7 +127,7 @@ def _all(options: CodingOptions, work: Work, find: Callable[[Path], list[Path]],
         raise UserError(f"--jobs is at least 1, not {options.jobs}.")
     jobs = options.jobs if options.input.is_dir() else 1
     threads = options.threads or max(1, cores() // jobs)
-    source = Source(options.codec, options.model, options.quality, options.metric, threads)
+    source = Source(options.codec, options.model, options.quality, options.metric, threads, options.runtime)
     if not options.input.is_dir():
         codec = source.open()
         options.output.parent.mkdir(parents=True, exist_ok=True)

@@ -358,6 +358,12 @@ class AdviseOptions(TeacherOptions):
     """Folder of pictures: half for calibration, half for measuring. Default: photographs inside the package."""
     operators: str | None = None
     """ONNX operators that the target supports, separated by commas, e.g. Conv,Resize,Mul,Sqrt. Default: all."""
+    target: str | None = None
+    """Instead of --operators: an NPU, e.g. rk3588. Its compiler, where it is installed, says which replacement is fastest."""
+
+    def __post_init__(self) -> None:
+        if self.operators and self.target:
+            raise UserError("--operators and --target both say what the NPU has: give one of them.")
 
 
 @dataclass(kw_only=True)
@@ -429,7 +435,8 @@ class ExportOptions(OnnxOptions):
     fp16: bool = False
     """Weights and arithmetic in float16. Inputs and outputs stay float32."""
     target: str | None = None
-    """Check the operators against rknn, qnn, ethos-u, ethos-u85, opset13 or a TOML file. Exit code 3 if one is refused."""
+    """Check the operators against a list: opset13, rknn or another (docs/deploy.md), or a TOML file. Exit code 3 if one is
+    refused."""
 
 
 @dataclass(kw_only=True)
@@ -452,6 +459,8 @@ class CodingOptions:
     """Number of processes for a folder."""
     threads: int | None = None
     """Threads per process. Default: the number of cores divided by --jobs."""
+    runtime: Literal["onnxruntime", "openvino"] = "onnxruntime"
+    """What computes an exported folder. OpenVINO, a package of its own, is faster on many x86 processors."""
 
 
 @dataclass(kw_only=True)

@@ -1,6 +1,7 @@
 """The toolchains there are. Another one is another file here and a line in the table."""
 
 from codecswap.compile.drp_ai import DRP_AI
+from codecswap.compile.openvino import OPENVINO
 from codecswap.compile.pack import PACK
 from codecswap.compile.qnn import QNN
 from codecswap.compile.rknn import RKNN
@@ -10,6 +11,7 @@ TOOLCHAINS: dict[str, Toolchain] = {
     "drp-ai": DRP_AI,
     "pack": PACK,
     "qnn": QNN,
+    "openvino": OPENVINO,
     "rknn": RKNN,
 }
 """By the name that a target's file (export/targets/*.toml) calls it."""

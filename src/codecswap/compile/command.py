@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from codecswap.compile.toolchain import Compiled, Decode, Job
 from codecswap.config import CompileOptions
 from codecswap.console import say, show_table, track
 from codecswap.errors import UserError
-from codecswap.export.operators import chips, load_target
+from codecswap.export.operators import Target, chips, complaints, load_target
 from codecswap.export.source import gdn_label, load_source, with_gdn
 from codecswap.export.verify import sample_pictures
 from codecswap.inference.manifest import replaced_folder
@@ -59,23 +60,47 @@ def main(options: CompileOptions, typed: set[str]) -> int:
     if precision not in target.precisions:
         raise UserError(f"{options.target} has no --precision {precision}: it is {' or '.join(target.precisions)}.")
     codec, name, replacement = load_source(options, typed)
+    least = 2 * codec.margin * codec.factor
+    if min(options.size or ()) <= least:
+        raise UserError(
+            f"--height and --width are more than {least}: larger pictures are decoded in tiles that overlap."
+        )
     options = replace(options, form=options.form or target.form)
-    given = sample_pictures(options.calibration_images, "--calibration_images", "train", options.size)
-    pictures = list(islice(given, options.calibration_count))
-    teacher = TorchCodec(codec)
-    symbols = [teacher.tables.to_symbols(teacher.analyse(one)) for one in pictures]
-    toolchain = TOOLCHAINS[target.toolchain]
+    toolchain, before = TOOLCHAINS[target.toolchain], _files(options.output)
     with replaced_folder(options.output) as made:
-        swapped, label = with_gdn(codec, options), gdn_label(replacement, options)
-        job = Job(swapped, name, label, made, target, precision, options, pictures, symbols)
+        job = job_for(codec, name, replacement, made, target, precision, options)
         compiled = toolchain.compile(job)
         quality = measure(codec, compiled.decode, options) if compiled.decode else None
         show(job, compiled, quality)
         if compiled.compiler is None:
             say(f"Not installed: {toolchain.install}. Not checked: {UNCHECKED}.")
-        (made / REPORT).write_text(json.dumps(report(job, compiled, quality), indent=2) + "\n", "utf-8")
+        refused = _refused(job, compiled)
+        content = report(job, compiled, quality)
+        (made / REPORT).write_text(json.dumps(content, indent=2) + "\n", "utf-8")
+    for file in before - set(content["files"]):
+        (options.output / file).unlink(missing_ok=True)
     say(f"Written: {options.output}.")
-    return 0 if all(one.on_npu for one in compiled.operators) else CPU_NEEDED
+    return 0 if all(one.on_npu for one in compiled.operators) and not refused else CPU_NEEDED
+
+
+def job_for(
+    codec: Codec, name: str, replacement: str, folder: Path, target: Target, precision: str, options: CompileOptions
+) -> Job:
+    """A job with pictures to calibrate on, and their symbols.
+
+    Args:
+        codec: as it is; the job's GDNs are as ``options`` ask for.
+        folder: empty.
+        options: with ``form``.
+
+    Raises:
+        UserError: there are no such pictures.
+    """
+    given = sample_pictures(options.calibration_images, "--calibration_images", "train", options.size)
+    pictures, teacher = list(islice(given, options.calibration_count)), TorchCodec(codec)
+    symbols = [teacher.tables.to_symbols(teacher.analyse(one)) for one in pictures]
+    made, label = with_gdn(codec, options), gdn_label(replacement, options)
+    return Job(made, name, label, folder, target, precision, options, pictures, symbols)
 
 
 def measure(codec: Codec, decode: Decode, options: CompileOptions) -> Quality:
@@ -126,6 +151,7 @@ def show(job: Job, compiled: Compiled, quality: Quality | None) -> None:
 
 def report(job: Job, compiled: Compiled, quality: Quality | None) -> dict[str, Any]:
     """All that is printed, and what it was made of, for report.json."""
+    first = [path.name for path in compiled.files]
     return {
         "codec": job.name,
         "replacement": job.replacement,
@@ -137,7 +163,7 @@ def report(job: Job, compiled: Compiled, quality: Quality | None) -> dict[str, A
         "precision": job.precision,
         "height": job.options.height,
         "width": job.options.width,
-        "files": [path.name for path in compiled.files],
+        "files": [*first, *sorted({path.name for path in job.folder.iterdir()} - set(first))],
         "operators": [asdict(one) for one in compiled.operators],
         "cycles": compiled.cycles,
         "milliseconds": compiled.milliseconds,
@@ -145,6 +171,26 @@ def report(job: Job, compiled: Compiled, quality: Quality | None) -> dict[str, A
         "quality": quality and asdict(quality),
         "notes": list(compiled.notes),
     }
+
+
+def _refused(job: Job, compiled: Compiled) -> list[str]:
+    """Say what the target's list of operators lacks, where no compiler was there to ask and the NPU takes ONNX."""
+    if compiled.compiler or compiled.files[0].suffix != ".onnx":
+        return []
+    refused = complaints(compiled.files[0], job.target)
+    say(f"By its list of operators {job.target.name} accepts {'not all:' if refused else 'all.'}")
+    for line in refused:
+        say(f"  {line}.")
+    return refused
+
+
+def _files(folder: Path) -> set[str]:
+    """The files that a folder's report names."""
+    try:
+        names = json.loads((folder / REPORT).read_bytes())["files"]
+        return {name for name in names if Path(name).name == name}
+    except (OSError, ValueError, KeyError, TypeError):
+        return set()
 
 
 def _at_least(picture: np.ndarray, options: CompileOptions) -> np.ndarray:

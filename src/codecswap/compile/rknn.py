@@ -1,8 +1,9 @@
 """Rockchip's NPUs: rknn-toolkit2, which wants a Python environment of its own (``make rknn``) and is called as a subprocess.
 
-What it takes and what we know of it (version 2.5.0): everything runs on the NPU in float16. In 8 bits it puts every square
-root on the CPU, unless what the root puts out is not quantised: then the root is computed in float16, on the NPU. Our
-scales are taken from the QDQ file. A transposed convolution with ``output_padding`` does not build on the rk3588.
+What is known of version 2.5.0, from running it: everything runs on the NPU in float16. In 8 bits every square root goes to
+the CPU, unless its output is not quantised: then it is computed in float16, on the NPU. The scales of a QDQ file are taken
+as they are, if the weights use all of 8 bits; those that use 7 are rounded again. On the rk3588 a transposed convolution
+with ``output_padding`` does not build.
 """
 
 import json
@@ -64,7 +65,7 @@ class Rknn:
         if job.precision == "float16":
             path = write_float(job, OPSET)
         else:
-            path = write_quantised(job, QuantiseOptions(opset=OPSET), adapt=_roots_in_float)
+            path = write_quantised(job, QuantiseOptions(opset=OPSET, weight_bits=8), adapt=_roots_in_float)
         rewrite(path, _without_output_padding)
         if compiler is None:
             return Compiled((path,), None)
@@ -83,8 +84,8 @@ class Simulator:
     """A process that has built a decoder, and computes it.
 
     Args:
-        job: ...
-        path: its decoder.onnx.
+        job: what was asked for.
+        path: the job's decoder.onnx; the folder's codec.json names it.
 
     Raises:
         UserError: it was not built.
@@ -95,10 +96,11 @@ class Simulator:
         self._given = OnnxCodec(path.parent).decoder_input
         self._scratch = tempfile.TemporaryDirectory()
         self._log = Path(self._scratch.name) / "build.log"
+        python = job.options.toolchain_python or FOUND_IN
         with as_file(files("codecswap.compile") / "rknn_worker.py") as worker:
             words = [worker, job.target.chip, path.resolve(), self.built.resolve(), self._log]
             self._process = subprocess.Popen(
-                [str(job.options.toolchain_python or FOUND_IN), *map(str, words)],
+                [str(python.absolute()), *map(str, words)],
                 cwd=self._scratch.name,  # the toolkit leaves files where it runs
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
@@ -117,14 +119,17 @@ class Simulator:
         path = Path(self._scratch.name) / "given.npy"
         np.save(path, self._given(symbols)[None])
         assert self._process.stdin
-        self._process.stdin.write(f"{path}\n")
-        self._process.stdin.flush()
+        try:
+            self._process.stdin.write(f"{path}\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            raise UserError(self._sentence("its simulator")) from None
         return np.load(self._answer())[0]
 
     def _answer(self) -> str:
         assert self._process.stdout
         if not (line := self._process.stdout.readline()):
-            raise UserError(self._sentence("the worker"))
+            raise UserError(self._sentence("its simulator"))
         return line.rstrip("\n")
 
     def _sentence(self, stage: str) -> str:

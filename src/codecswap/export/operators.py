@@ -35,7 +35,7 @@ from codecswap.export.backends import graph
 from codecswap.export.lower import FORMS, Form
 from codecswap.swaps import GDN_SWAPS, replacing
 
-TARGETS = ("rknn", "qnn", "ethos-u", "ethos-u85", "drp-ai", "pack", "opset13")
+TARGETS = ("rknn", "qnn", "ethos-u", "ethos-u85", "openvino", "drp-ai", "pack", "opset13")
 """The targets that come with the package."""
 
 _TRANSPOSED = ("the transposed convolution (--replacement none)", {"ConvTranspose"})
@@ -119,6 +119,8 @@ def load_target(name: str) -> Target:
         words = [content.get(key, "") for key in ("toolchain", "compiler")]
         if not all(isinstance(word, str) for word in [*words, *names.values(), *content.get("precisions", ())]):
             raise TypeError("toolchain, compiler, chips and precisions are text")
+        if content.get("toolchain") and not (names and content.get("precisions")):
+            raise ValueError("a toolchain needs chips and precisions")
         if not isinstance(content.get("compiled", datetime.date.min), datetime.date):
             raise TypeError("compiled")
         return Target(

@@ -19,7 +19,7 @@ from PIL import Image
 
 from codecswap.data.pictures import UNREADABLE, load_picture
 from codecswap.errors import UserError
-from codecswap.inference import bitstream
+from codecswap.inference import bitstream, openvino
 from codecswap.inference.manifest import MANIFEST, Manifest, check_names, file_bytes
 
 AGREEMENT = 50.0
@@ -43,17 +43,17 @@ def agreement(part: str, result: np.ndarray, exact: np.ndarray) -> float:
     return float(-10 * np.log10(max(error / peak**2, 1e-30)))
 
 
-def demand(file: Path, found: float) -> None:
-    """Take an agreement in dB of the network in ``file``.
+def demand(file: Path, found: float, runtime: str = "onnxruntime") -> None:
+    """Take an agreement in dB of the network in ``file``, computed by ``runtime``.
 
     Raises:
         UserError: it is below `AGREEMENT`.
     """
     if not found >= AGREEMENT:  # NaN too
         raise UserError(
-            f"{file} is computed wrongly here: ONNX Runtime {onnxruntime.__version__} on this processor ({_processor()}) is at "
+            f"{file} is computed wrongly here: {_name(runtime)} on this processor ({_processor()}) is at "
             f"{found:.1f} dB from what the file means, and {AGREEMENT:.0f} are the least: quantise the codec with "
-            "--weight_bits 7, update onnxruntime, or take a float codec of `codecswap export`."
+            f"--weight_bits 7, update {runtime}, or take a float codec of `codecswap export`."
         )
 
 
@@ -118,7 +118,7 @@ def check(codec: Any, part: str) -> None:
         found = agreement(part, result, bitstream.to_array(picture))
     else:
         found = agreement(part, _encoded(codec, bitstream.to_array(picture)), symbols)
-    demand(codec.folder / getattr(codec.manifest, part).file, found)
+    demand(codec.folder / getattr(codec.manifest, part).file, found, codec.runtime)
 
 
 def _liveliest(symbols: Sequence[np.ndarray]) -> tuple[int, int, int]:
@@ -168,6 +168,10 @@ def _filled(x: np.ndarray, manifest: Manifest, scale: int) -> np.ndarray:
         return x
     height, width = (side // manifest.factor * scale for side in (manifest.height, manifest.width))
     return np.pad(x, ((0, 0), (0, height - x.shape[1]), (0, width - x.shape[2])))
+
+
+def _name(runtime: str) -> str:
+    return f"OpenVINO {openvino.version()}" if runtime == "openvino" else f"ONNX Runtime {onnxruntime.__version__}"
 
 
 def _processor() -> str:

@@ -1,4 +1,4 @@
-"""An exported codec at work, with ONNX Runtime and without PyTorch."""
+"""An exported codec at work, with ONNX Runtime or OpenVINO and without PyTorch."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +11,7 @@ import onnxruntime
 from codecswap.errors import UserError
 from codecswap.inference.check import check
 from codecswap.inference.manifest import Network, network_bytes, read_folder
+from codecswap.inference.openvino import OpenVinoSession
 from codecswap.inference.tiles import TILE, Size, in_tiles
 
 
@@ -43,16 +44,25 @@ class OnnxCodec:
 
     Args:
         folder: what `codecswap export` or `codecswap quantise` wrote.
-        threads: of ONNX Runtime; None: as many as it likes.
+        threads: of the runtime; None: as many as it likes.
         tile: height and width in latents above which a picture is computed in tiles.
         exact: compute a quantised folder's exact meaning (`codecswap.inference.check`); slow.
+        runtime: ``onnxruntime`` or ``openvino``.
 
     Raises:
         UserError: the folder is no exported codec, or its files are damaged or mixed.
     """
 
-    def __init__(self, folder: Path, threads: int | None = None, tile: Size = TILE, *, exact: bool = False) -> None:
-        self.folder = folder
+    def __init__(
+        self,
+        folder: Path,
+        threads: int | None = None,
+        tile: Size = TILE,
+        *,
+        exact: bool = False,
+        runtime: str = "onnxruntime",
+    ) -> None:
+        self.folder, self.runtime = folder, runtime
         self.manifest, self.tables = read_folder(folder)
         self.factor = self.manifest.factor
         self._threads, self._exact = threads, exact
@@ -127,12 +137,15 @@ class OnnxCodec:
 
         return in_tiles(run, x, self._tile, self.manifest.margin, scale_in=scale_in, scale_out=scale_out)
 
-    def _session(self, part: str, network: Network) -> onnxruntime.InferenceSession:
+    def _session(self, part: str, network: Network) -> Any:
         """A network's session, checked when it is opened."""
         if part not in self._sessions:
             content = network_bytes(self.folder, network)
             with self._refusing(network):
-                self._sessions[part] = open_session(content, self._threads, exact=self._exact)
+                if self.runtime == "openvino":
+                    self._sessions[part] = OpenVinoSession(content, self._threads)
+                else:
+                    self._sessions[part] = open_session(content, self._threads, exact=self._exact)
             if not self._exact:
                 try:
                     check(self, part)
@@ -143,9 +156,11 @@ class OnnxCodec:
 
     @contextmanager
     def _refusing(self, network: Network) -> Iterator[None]:
-        """What ONNX Runtime does not take is the file's fault: its exceptions have no common class."""
+        """What a runtime does not take is the file's fault: its exceptions have no common class."""
         try:
             yield
+        except UserError:
+            raise
         except Exception as error:
             raise UserError(
                 f"{self.folder / network.file} cannot be run ({type(error).__name__}): export the codec again."

@@ -1,0 +1,75 @@
+"""Which replacement is fastest on one NPU, asked of its compiler."""
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from codecswap.codecs.protocol import Codec
+from codecswap.compile import TOOLCHAINS
+from codecswap.compile.command import job_for
+from codecswap.compile.toolchain import Compiled
+from codecswap.config import CompileOptions
+from codecswap.console import say, show_table, track
+from codecswap.errors import UserError
+from codecswap.export.operators import load_target
+
+CALIBRATED_ON = 2
+"""Pictures: speed does not depend on the ranges."""
+
+
+def compare(choices: Mapping[str, Codec], name: str, target: str, exact: Sequence[str]) -> set[str] | None:
+    """Compile a teacher with each replacement, print what the compiler says, and name the fastest.
+
+    Args:
+        choices: the codecs by the names of their replacements, the teacher among them.
+        name: where the teacher comes from, in words.
+        target: of `codecswap compile`.
+        exact: those of the choices that equal the teacher.
+
+    Returns: None; or, where the compiler is not installed or there is none, the ONNX operators that the target has.
+    """
+    chosen, options = load_target(target), CompileOptions(target=target, form="native", calibration_count=CALIBRATED_ON)
+    toolchain = TOOLCHAINS.get(chosen.toolchain or "")
+    if toolchain is None or (compiler := toolchain.installed(options)) is None:
+        missing = f" {toolchain.install}." if toolchain else ""
+        say(f"No compiler was asked, so this is by {chosen.name}'s list of operators alone.{missing}")
+        return set(chosen.operators)
+    precision, found = chosen.precisions[0], {}
+    for choice, codec in track(compiler, choices.items(), unit="choices"):
+        with tempfile.TemporaryDirectory() as folder:
+            job = job_for(codec, name, choice, Path(folder), chosen, precision, options)
+            try:
+                found[choice] = toolchain.compile(job)
+            except UserError as error:
+                say(f"{choice}: {error}")
+    rows = [[choice, *_figures(found.get(choice)), "yes" if choice in exact else "no"] for choice in choices]
+    title = f"{name} on {chosen.chip}, {precision}, {options.width}x{options.height}, {compiler}"
+    show_table(title, ["", "operators on the CPU", "10^6 cycles", "ms", "KiB of memory", "exact?"], rows)
+    whole = {choice: cost for choice in exact if (cost := _cost(found.get(choice))) is not None}
+    if not whole:
+        say(f"None of the exact choices runs on {chosen.chip} without its CPU.")
+        return None
+    best, *others = sorted(whole, key=lambda choice: whole[choice])
+    than = ", ".join(f"{whole[other] / whole[best]:.1f} times as fast as {other}" for other in others)
+    say(f"On {chosen.chip} {best} is the fastest of the exact choices{f', {than}' if than else ''}: nothing to train.")
+    return None
+
+
+def _figures(compiled: Compiled | None) -> list[str]:
+    if compiled is None:
+        return ["does not compile", "", "", ""]
+    on_cpu = [one.operator for one in compiled.operators if not one.on_npu]
+    cycles, ms, memory = compiled.cycles, compiled.milliseconds, compiled.memory
+    return [
+        f"{len(on_cpu)} ({', '.join(sorted(set(on_cpu)))})" if on_cpu else "0",
+        "" if cycles is None else f"{cycles / 1e6:.2f}",
+        "" if ms is None else f"{ms:.1f}",
+        "" if memory is None else f"{memory / 1024:,.0f}",
+    ]
+
+
+def _cost(compiled: Compiled | None) -> float | None:
+    """Cycles or time, of what runs on the NPU alone."""
+    if compiled is None or not all(one.on_npu for one in compiled.operators):
+        return None
+    return compiled.cycles if compiled.cycles is not None else compiled.milliseconds

@@ -1,0 +1,47 @@
+"""OpenVINO in the place of ONNX Runtime, where it is installed (`codecswap encode --runtime openvino`)."""
+
+import numpy as np
+
+from codecswap.errors import UserError, how_to_install
+
+
+class OpenVinoSession:
+    """A model compiled for the CPU, with as much of ONNX Runtime's interface as `codecswap.inference.runtime` uses.
+
+    Args:
+        content: an ONNX file's.
+        threads: None: as many as OpenVINO likes.
+
+    Raises:
+        UserError: OpenVINO is not installed.
+    """
+
+    def __init__(self, content: bytes, threads: int | None = None) -> None:
+        try:
+            import openvino
+        except ModuleNotFoundError:
+            raise UserError(
+                f"--runtime openvino needs openvino: pip install openvino, or {how_to_install('npu')}."
+            ) from None
+        settings: dict[str, str | int] = {
+            "INFERENCE_PRECISION_HINT": "f32",  # or it computes in bfloat16 where the processor has it
+            "PERFORMANCE_HINT": "LATENCY",
+        }
+        if threads:
+            settings["INFERENCE_NUM_THREADS"] = threads
+        core = openvino.Core()
+        self._request = core.compile_model(core.read_model(content), "CPU", settings).create_infer_request()
+
+    def run(self, outputs: list[str], feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
+        """The values of ``outputs`` for these inputs, by their names."""
+        self._request.infer(feeds)
+        return [self._request.get_tensor(name).data.copy() for name in outputs]
+
+
+def version() -> str | None:
+    """OpenVINO's; None: it is not installed."""
+    try:
+        import openvino
+    except ModuleNotFoundError:
+        return None
+    return str(openvino.__version__).partition("-")[0]

@@ -1,0 +1,178 @@
+"""Rockchip: what the toolkit's log says, the process that runs it, and (slow) the real one against its promises."""
+
+import json
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from codecswap import cli
+from codecswap.codecs.factorized import FactorizedPrior
+from codecswap.codecs.source import load_codec
+from codecswap.compile.command import measure
+from codecswap.compile.rknn import _without_output_padding, read_memory, read_operators
+from codecswap.config import CompileOptions
+from codecswap.export.backends.onnx import export_decoder
+from codecswap.inference.runtime import OnnxCodec, open_session
+
+ROOT = Path(__file__).parents[2]
+HEAD = "D RKNN: [02:14:45.250] "
+LOG = f"""
+{HEAD}ID OpType DataType Target InputShape OutputShape Cycles(DDR/NPU/Total) RW(KB) FullName
+{HEAD}     Network Layer Information Table
+{HEAD}0    InputOperator      FLOAT16  CPU    \\                            (1,72,16,16)   0/0/0                 0     InputOperator:latents
+{HEAD}1    Conv               FLOAT16  NPU    (1,72,16,16),(192,72,3,3)     (1,192,16,16)  16267/82944/82944     279   Conv:/g_s/g_s.0/g_s.0.0/Conv
+{HEAD}2    Sqrt               FLOAT16  CPU    (1,48,32,32)                  (1,48,32,32)   0/0/0          0%     96    Sqrt:/g_s/g_s.1/Sqrt
+{HEAD}3    Split              FLOAT16  NPU    (1,48,32,32)                  (1,48,32,32)   0/0/5          0%           Split:latents_split
+{HEAD}4    OutputOperator     FLOAT16  CPU    (1,3,256,256)                 \\             0/0/0                 2048  OutputOperator:picture
+{HEAD}<<<<<<<< end: rknn::RKNNModelRegCmdbuildPass
+{HEAD}5    Conv               FLOAT16  NPU    (1,72,16,16)                  (1,192,16,16)  1/1/1                 279   Conv:/g_s/g_s.0/another_table
+{HEAD}Total Internal Memory Size: 9156KB
+{HEAD}Total Weight Memory Size: 811.875KB
+"""  # noqa: E501
+FAKE = '''
+"""rknn.api with ONNX Runtime inside: what its documents promise of the functions that are called."""
+import onnxruntime
+class RKNN:
+    def __init__(self, verbose): print("W chatter on standard output")
+    def config(self, target_platform): self.chip = target_platform; return 0
+    def load_onnx(self, model):
+        options = onnxruntime.SessionOptions()
+        options.add_session_config_entry("session.x64quantprecision", "1")  # right on every processor
+        self.session = onnxruntime.InferenceSession(model, options)
+        return 0
+    def build(self, do_quantization):
+        assert do_quantization is False
+        if self.chip == "rk3566": print("E RKNN: REGTASK: too large\\n"); return -1
+        print(LOG); return 0
+    def export_rknn(self, path): open(path, "w").write(self.chip); return 0
+    def init_runtime(self): return 0
+    def inference(self, inputs, data_format): return self.session.run(None, {self.session.get_inputs()[0].name: inputs[0]})
+'''
+
+
+@pytest.fixture
+def python(tmp_path: Path) -> Path:
+    """A Python that has a toolkit of this interface."""
+    package = tmp_path / "site" / "rknn"
+    package.mkdir(parents=True)
+    (package / "__init__.py").touch()
+    (package / "api.py").write_text(FAKE + f"LOG = {LOG!r}\n")
+    (info := tmp_path / "site" / "rknn_toolkit2-2.5.0.dist-info").mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: rknn-toolkit2\nVersion: 2.5.0\n")
+    path = tmp_path / ".venv-rknn" / "bin" / "python"
+    path.parent.mkdir(parents=True)
+    path.write_text(f'#!/bin/sh\nPYTHONPATH={tmp_path / "site"} exec {sys.executable} "$@"\n')
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+    return path
+
+
+def compile(target: str, output: Path, pictures: Path, *more: object) -> int:
+    folders = ["--output", output, "--images", pictures / "val", "--calibration_images", pictures / "val"]
+    return cli.main(["compile", "--teacher", "tiny", "--target", target, *map(str, [*folders, *more])])
+
+
+def test_the_table_of_layers_is_read_whatever_its_columns() -> None:
+    found = [(one.layer, one.operator, one.on_npu, one.cycles) for one in read_operators(LOG)]
+    assert found == [("g_s.0", "Conv", True, 82944), ("g_s.1", "Sqrt", False, 0), ("", "Split", True, 5)]
+    assert read_memory(LOG) == round(1024 * (9156 + 811.875))
+    assert read_memory("") is None
+
+
+def test_less_padding_at_the_end_is_output_padding(teacher: FactorizedPrior, tmp_path: Path) -> None:
+    export_decoder(teacher, tmp_path / "decoder.onnx", height=64, width=64)
+    model = onnx.load(tmp_path / "decoder.onnx")
+    given = {"latents": np.random.default_rng(0).normal(0, 3, (1, 72, 4, 4)).astype(np.float32)}
+    before = open_session(model.SerializeToString()).run(None, given)[0]
+    _without_output_padding(model)
+    assert "output_padding" not in str(model.graph.node) and str(model.graph.node).count("ConvTranspose") > 3
+    onnx.checker.check_model(model, full_check=True)
+    np.testing.assert_allclose(open_session(model.SerializeToString()).run(None, given)[0], before, atol=1e-6)
+
+
+@pytest.mark.parametrize("precision", ["float16", "w8a8"])
+def test_another_python_builds_and_computes(
+    python: Path,
+    tmp_path: Path,
+    pictures: Path,
+    capsys: pytest.CaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    precision: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)  # where `make rknn` was run: its environment is found
+    size = ("--height", 96, "--width", 80, "--precision", precision)
+    assert compile("rk3576", tmp_path / "out", pictures, *size) == 3
+    printed = capsys.readouterr().out
+    assert "chatter" not in printed and "rknn-toolkit2 2.5.0: 2 operators on the NPU, 1 on the CPU" in printed
+    assert (tmp_path / "out" / "decoder.rknn").read_text() == "rk3576"
+    report = json.loads((tmp_path / "out" / "report.json").read_bytes())
+    assert report["quality"]["to_float"] > (100 if precision == "float16" else 35)
+    model = onnx.load(tmp_path / "out" / "decoder.onnx")
+    read_by = {name: node.op_type for node in model.graph.node for name in node.input}
+    roots = [read_by[node.output[0]] for node in model.graph.node if node.op_type == "Sqrt"]
+    assert roots == ["Mul"] * 3  # not rounded
+
+
+def test_what_does_not_build_is_said(
+    python: Path, tmp_path: Path, pictures: Path, capsys: pytest.CaptureFixture
+) -> None:
+    assert compile("rk3566", tmp_path / "out", pictures, "--toolchain_python", python) == 2
+    error = capsys.readouterr().err
+    assert "failed in build" in error and "REGTASK: too large" in error and error.strip().count("\n") == 0
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_without_the_toolkit_the_files_are_written(
+    tmp_path: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert compile("rk3588", tmp_path / "out", pictures, "--height", 96, "--width", 80) == 0
+    assert "make rknn" in capsys.readouterr().out
+    assert (tmp_path / "out" / "decoder.onnx").is_file() and not (tmp_path / "out" / "decoder.rknn").exists()
+
+
+@pytest.fixture(scope="module")
+def toolkit() -> Path:
+    """The environment of ``make rknn``."""
+    python = ROOT / ".venv-rknn" / "bin" / "python"
+    if (
+        subprocess.run([str(python), "-c", "from rknn.api import RKNN"], capture_output=True).returncode
+        if python.exists()
+        else 1
+    ):
+        made = subprocess.run(["make", "rknn"], cwd=ROOT, capture_output=True, text=True)
+        if made.returncode:
+            pytest.skip(f"make rknn: {(made.stderr.strip() or made.stdout).splitlines()[-1]}")
+    return python
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["subpixel", "native"])
+@pytest.mark.parametrize("target", ["rk3588", "rv1126b"])
+def test_float16_runs_whole_on_the_npu_and_is_the_decoder(
+    toolkit: Path, tmp_path: Path, pictures: Path, target: str, form: str
+) -> None:
+    assert compile(target, tmp_path / "out", pictures, "--form", form, "--toolchain_python", toolkit) == 0
+    report = json.loads((tmp_path / "out" / "report.json").read_bytes())
+    assert len(report["operators"]) > 15 and report["cycles"] > 1e6 and report["memory"] > 1 << 20
+    assert report["quality"]["to_float"] > 70
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", ["rk3588", "rk3566", "rk3576", "rv1126b"])
+def test_8_bits_run_whole_on_the_npu_and_lose_little(
+    toolkit: Path, tmp_path: Path, pictures: Path, target: str
+) -> None:
+    more = ("--precision", "w8a8", "--toolchain_python", toolkit)
+    folders = ["--output", tmp_path / "out", "--images", pictures / "val"]
+    assert cli.main(["compile", "--teacher", "tiny", "--target", target, *map(str, [*folders, *more])]) == 0
+    quality = json.loads((tmp_path / "out" / "report.json").read_bytes())["quality"]
+    # what the file means, and what 8 bits cost; 38 dB where its compiler rounds weights again
+    options = CompileOptions(target=target, images=str(pictures / "val"))
+    meant = measure(load_codec("tiny"), OnnxCodec(tmp_path / "out").synthesise, options)
+    assert abs(quality["compiled"] - meant.compiled) < 0.1
+    assert quality["to_float"] > max(42, meant.to_float - 2)
