@@ -1,7 +1,7 @@
 """Hyper-synthesis in integers: the same rows and means on every processor, in any order of summation, by any library.
 
 Weights and activations are whole numbers of at most 16 bits. Sums are computed in float64, which holds every whole number up
-to 2^53: `Layer` refuses weights whose sums could leave that range. So no product and no partial sum is ever rounded, and a
+to 2^53: `Layer` refuses weights whose sums could exceed 2^52. So no product and no partial sum is ever rounded, and a
 matrix product of any BLAS, with any number of threads, gives the integers that int64 gives (numpy has no fast product of
 int64). What is not a sum is integer arithmetic: shifts with rounding, and comparisons.
 
@@ -23,8 +23,8 @@ BITS = 16
 """Of weights and activations, the sign included."""
 LIMIT = (1 << (BITS - 1)) - 1
 """Largest activation and weight, either sign."""
-EXACT = 1 << 53
-"""Up to this float64 holds all whole numbers."""
+EXACT = 1 << 52
+"""Sums stay below: up to twice this float64 holds all whole numbers, and up to this their halves."""
 FRACTION = 16
 """Bits behind the point of what the last layer gives."""
 TILE = 20
@@ -96,11 +96,16 @@ class Layer:
         for row, column in np.ndindex(kernel, kernel):
             seen = padded[:, row : row + height, column : column + width].reshape(len(padded), -1)
             result += self._taps[row, column] @ seen
-        return result.reshape(-1, height, width).astype(np.int64)
+        return _whole(result.reshape(-1, height, width))
 
     @cached_property
     def _taps(self) -> np.ndarray:
         return np.ascontiguousarray(self.weight.transpose(2, 3, 0, 1).astype(np.float64))
+
+
+def _whole(sums: np.ndarray) -> np.ndarray:
+    """Sums as int64; a library whose result were one unit in the last place off would change nothing."""
+    return np.rint(sums).astype(np.int64)
 
 
 def _rounded(value: np.ndarray, shift: np.ndarray) -> np.ndarray:
