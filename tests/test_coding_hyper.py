@@ -103,7 +103,7 @@ def test_another_rounding_of_the_scales_is_found_out_and_shows_no_picture(
 
 def test_a_codec_that_decodes_one_latent_after_the_other_is_refused(hyper_codec: Callable[[str], HyperCodec]) -> None:
     with pytest.raises(UserError, match=r"context model.* measure this one with `codecswap eval`"):
-        TorchCodec(hyper_codec("mbt2018"))
+        bitstream.encode(TorchCodec(hyper_codec("mbt2018")), Image.new("RGB", (64, 64)))
 
 
 @pytest.mark.parametrize("name", PARALLEL)

@@ -1,6 +1,7 @@
 """A codec at work in PyTorch, with the interface of an exported one."""
 
 import hashlib
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -43,24 +44,30 @@ class TorchCodec:
         codec: on any device; its entropy tables are taken as they are.
         tile: height and width in latents above which a picture is computed in tiles.
 
-    Raises:
-        UserError: the codec decodes one latent after the other.
     """
 
     def __init__(self, codec: Codec, tile: Size = TILE) -> None:
         self.codec = codec
         self.factor = codec.factor
         self.tables = codec.entropy_tables()
-        self.side: SideInformation | None = None
-        if isinstance(codec, HyperCodec):
-            if codec.serial:
-                raise UserError(
-                    "This codec has a context model, which decodes one position after the other: no files are made with it. "
-                    "Take a codec without one (mbt2018_mean), or measure this one with `codecswap eval`."
-                )
-            prediction = TorchPrediction(codec, self.tables)
-            self.side = SideInformation(self.tables, codec.gaussian_tables(), prediction, codec.hyper_factor)
         self._tile = tile
+
+    @cached_property
+    def side(self) -> SideInformation | None:
+        """How latents are coded by hyper-latents; None: each channel has its table.
+
+        Raises:
+            UserError: the codec decodes one latent after the other.
+        """
+        if not isinstance(self.codec, HyperCodec):
+            return None
+        if self.codec.serial:
+            raise UserError(
+                "This codec has a context model, which decodes one position after the other: no files are made with it. "
+                "Take a codec without one (mbt2018_mean), or measure this one with `codecswap eval`."
+            )
+        prediction = TorchPrediction(self.codec, self.tables)
+        return SideInformation(self.tables, self.codec.gaussian_tables(), prediction, self.codec.hyper_factor)
 
     def analyse(self, picture: np.ndarray) -> np.ndarray:
         """Latents y ``(M, H/16, W/16)``, before rounding, of ``picture: (3, H, W)``, float32 in [0, 1]."""

@@ -59,6 +59,10 @@ def main(options: CompileOptions, typed: set[str]) -> int:
     if precision not in target.precisions:
         raise UserError(f"{options.target} has no --precision {precision}: it is {' or '.join(target.precisions)}.")
     codec, name, replacement = load_source(options, typed)
+    if codec.hyper_factor > 1:
+        raise UserError(
+            "compile is for factorized priors so far: take `codecswap export` for a codec with a hyperprior."
+        )
     options = replace(options, form=options.form or target.form)
     given = sample_pictures(options.calibration_images, "--calibration_images", "train", options.size)
     pictures = list(islice(given, options.calibration_count))

@@ -31,6 +31,11 @@ HYPER_OVERHEAD = _HYPER_HEADER.size + _CHECKSUM.size
 """Bytes that a file of version 2 has beside its strings."""
 
 
+def overhead(data: bytes) -> int:
+    """Bytes that a file has beside its strings."""
+    return HYPER_OVERHEAD if data[len(MAGIC)] == HYPER_VERSION else OVERHEAD
+
+
 class Codec(Protocol):
     """What encoding and decoding need: a codec in PyTorch, or an exported one in ONNX Runtime."""
 

@@ -50,6 +50,11 @@ REPEATS = 5
 def main(options: QuantiseOptions, typed: set[str]) -> int:
     """``codecswap quantise``."""
     codec, name, replacement = load_source(options, typed)
+    if codec.hyper_factor > 1:
+        raise UserError(
+            "quantise is for factorized priors so far: the latents of a codec with a hyperprior are no whole numbers. Take "
+            "`codecswap export`, with --fp16 for half the size."
+        )
     layers = [f"{part}.{index}" for part in ("g_a", "g_s") for index, _ in codec.get_submodule(part).named_children()]
     if unknown := [layer for layer in options.keep if layer not in layers]:
         raise UserError(f"--keep {unknown[0]}: the codec's layers are {', '.join(layers)}.")
