@@ -65,7 +65,7 @@ def main(options: EvalOptions, typed: set[str]) -> int:
     _say_encoders(codecs)
     deltas = _bjontegaard(results) if codecs.rates > 1 else []
     kodak = is_kodak(zip(pictures.names, pictures.sizes, strict=True))
-    published = _published(codecs) if kodak and not partial else []
+    against_published = _published(codecs) if kodak and not partial else []
     if options.output:
         summary = {
             "format": results_files.FORMAT,
@@ -86,7 +86,7 @@ def main(options: EvalOptions, typed: set[str]) -> int:
             },
             "codecs": [_entry(result, codecs) for result in results],
             "bjontegaard": deltas,
-            "published": published,
+            "published": against_published,
             "unfinished": unfinished,
         }
         description = f"{count} pictures of {Path(pictures.folder).name}, measured by codecswap {__version__}"

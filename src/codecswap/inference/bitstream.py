@@ -41,10 +41,12 @@ class Codec(Protocol):
 
     tables: EntropyTables
     """Of the latents; of the hyper-latents, where there is side information."""
-    side: SideInformation | None
-    """How latents are coded by hyper-latents; None: each channel has its table."""
     factor: int
     """Pixels that a latent stands for on either axis."""
+
+    @property
+    def side(self) -> SideInformation | None:
+        """How latents are coded by hyper-latents; None: each channel has its table."""
 
     def analyse(self, picture: np.ndarray) -> np.ndarray:
         """Latents ``(M, H/16, W/16)``, before rounding, of ``picture: (3, H, W)``, float32 in [0, 1]."""
@@ -71,6 +73,15 @@ _OTHER_ROWS = {
     "it where it was encoded, or encode the picture with a folder of `codecswap export`, which chooses them in integers",
     INTEGER: "is damaged (its latents' tables do not follow from its hyper-latents): encode the picture again",
 }
+
+
+def to_symbols(codec: Codec, picture: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+    """Symbols of a padded picture ``(3, H, W)``, and their means; None: the tables' medians."""
+    latents = codec.analyse(picture)
+    if codec.side is None:
+        return codec.tables.to_symbols(latents), None
+    symbols, _, _, means = codec.side.quantise(latents, codec.hyper_analyse(latents))
+    return symbols, means
 
 
 def encode(codec: Codec, picture: Image.Image) -> bytes:
