@@ -132,6 +132,18 @@ def test_weights_whose_sums_would_not_be_exact_are_refused() -> None:
             Layer(one, np.array([bias]), shift + moved, slope, doubles=False)
 
 
+def test_a_network_that_would_take_much_memory_is_refused() -> None:
+    layer = Layer(np.ones((4, 1, 1, 1), np.int16), np.zeros(4, np.int64), np.zeros(4, np.int32), 0, doubles=True)
+
+    def network(count: int) -> IntegerNetwork:
+        return IntegerNetwork(0, np.zeros(1, np.int64), (layer,) * count, np.arange(3), has_means=False)
+
+    assert network(2).factor == 4
+    for count in (3, 8):
+        with pytest.raises(UserError, match="damaged"):
+            network(count)
+
+
 def test_a_file_reads_back_and_damage_is_found_or_another_network(side: SideInformation) -> None:
     content = (GOLDEN / "v2" / "hyper_decoder.bin").read_bytes()
     network = IntegerNetwork.from_binary(content)

@@ -33,8 +33,8 @@ MARGIN = 3
 """How far the network may see, in hyper-latents."""
 SLOPE_BITS = 16
 """A slope is a whole number of 2^-16."""
-LAYERS, CHANNELS, ROWS = 8, 1 << 12, 256
-"""Most layers, channels of one and rows that are read: no more memory is taken for them."""
+LAYERS, CHANNELS, ROWS, FACTOR = 8, 1 << 12, 256, 4
+"""Most layers, channels of one, rows, and results for a hyper-latent on an axis: no more memory is taken for them."""
 _HEADER = struct.Struct("<4sBBHII")
 """Magic, version, input's bits behind the point, layers, channels of the hyper-latents, thresholds."""
 _LAYER = struct.Struct("<HHBBi")
@@ -145,7 +145,7 @@ class IntegerNetwork:
             if layer.weight.shape[1] != channels:
                 raise UserError(_DAMAGED)
             channels = len(layer.weight) // (4 if layer.doubles else 1)
-        if (self.has_means and channels % 2) or self.reach > MARGIN:
+        if (self.has_means and channels % 2) or self.reach > MARGIN or self.factor > FACTOR:
             raise UserError(_DAMAGED)
 
     @property
