@@ -40,6 +40,7 @@ const char *csw_error_text(csw_error error)
     case CSW_ROOM: return "needs a larger buffer";
     case CSW_NOT_FINITE: return "gives values that are not finite: run the network in float32";
     case CSW_RANGE: return "gives a symbol of more than 28 bits";
+    case CSW_HYPERPRIOR: return "is of a codec with a hyperprior, which this program does not decode: use `codecswap decode`";
     }
     return "gives an error that this program does not know";
 }
@@ -392,11 +393,24 @@ static void index_row(row_index *index, const row *r)
         next += 4;                               \
     }
 
+/* The last interval that begins at or before a slot. */
+static uint32_t bisect(const row *r, uint32_t slot)
+{
+    uint32_t low = 0, high = r->length - 1;
+    while (high - low > 1) {
+        uint32_t middle = low + (high - low) / 2;
+        if (frequency(r, middle) <= slot) low = middle;
+        else high = middle;
+    }
+    return low;
+}
+
+/* `index` may be NULL: for a few symbols it is not worth making. */
 static csw_error read_run(reader *coded, const row *r, const row_index *index, int32_t *values, size_t count)
 {
     uint64_t state = coded->state;
     const unsigned char *next = coded->next, *const end = coded->end;
-    const uint32_t last = r->length - 2, start = index->start, width = index->width;
+    const uint32_t last = r->length - 2, start = index ? index->start : 0, width = index ? index->width : 0;
     size_t i;
     for (i = 0; i < count; i++) {
         uint32_t slot = state & ((1 << PRECISION) - 1), entry, begin, stop;
@@ -405,7 +419,7 @@ static csw_error read_run(reader *coded, const row *r, const row_index *index, i
             entry = index->widest;
             state = width * (state >> PRECISION) + slot - start;
         } else {
-            entry = index->first[slot >> (PRECISION - INDEX_BITS)];
+            entry = index ? index->first[slot >> (PRECISION - INDEX_BITS)] : bisect(r, slot);
             begin = frequency(r, entry);
             while ((stop = frequency(r, entry + 1)) <= slot) {
                 begin = stop;
@@ -502,6 +516,16 @@ static csw_error write_symbol(writer *w, const row *r, int64_t value)
     return CSW_OK;
 }
 
+static csw_error writer_end(writer *w, size_t capacity, size_t *written)
+{
+    if (w->place - w->begin < 8) return CSW_ROOM;
+    w->place -= 8;
+    store32(w->place, (uint32_t)w->state);
+    store32(w->place + 4, (uint32_t)(w->state >> 32));
+    *written = (size_t)(w->begin + capacity - w->place);
+    return CSW_OK;
+}
+
 csw_error csw_encode(const csw_tables *tables, const int32_t *symbols, size_t count, void *out, size_t capacity, size_t *written)
 {
     const unsigned char *cdf = first_row(tables) + 4 * (size_t)tables->entries;
@@ -521,12 +545,53 @@ csw_error csw_encode(const csw_tables *tables, const int32_t *symbols, size_t co
             if (error) return error;
         }
     }
-    if (w.place - w.begin < 8) return CSW_ROOM;
-    w.place -= 8;
-    store32(w.place, (uint32_t)w.state);
-    store32(w.place + 4, (uint32_t)(w.state >> 32));
-    *written = (size_t)(w.begin + capacity - w.place);
-    return CSW_OK;
+    return writer_end(&w, capacity, written);
+}
+
+/* ---- a row of its own for each symbol ---- */
+
+void csw_row_starts(const csw_tables *tables, uint32_t *starts)
+{
+    const unsigned char *lengths = tables->bytes + TABLES_HEADER;
+    uint32_t row, start = 0;
+    for (row = 0; row < tables->channels; row++) {
+        starts[row] = start;
+        start += load32(lengths + 4 * (size_t)row);
+    }
+}
+
+static row row_of(const csw_tables *tables, const uint32_t *starts, unsigned char number)
+{
+    return row_at(tables, number, first_row(tables) + 4 * (size_t)starts[number]);
+}
+
+csw_error csw_decode_rows(const csw_tables *tables, const uint32_t *starts, const unsigned char *rows, const void *string,
+                          size_t length, size_t count, int32_t *symbols)
+{
+    reader coded;
+    csw_error error = reader_start(&coded, string, length);
+    size_t i;
+    for (i = 0; !error && i < count; i++) {
+        row r = row_of(tables, starts, rows[i]);
+        error = read_run(&coded, &r, NULL, symbols + i, 1);
+    }
+    if (!error && (coded.next != coded.end || coded.state != LOW)) return CSW_CORRUPT;
+    return error;
+}
+
+csw_error csw_encode_rows(const csw_tables *tables, const uint32_t *starts, const unsigned char *rows, const int32_t *symbols,
+                          size_t count, void *out, size_t capacity, size_t *written)
+{
+    writer w;
+    w.state = LOW;
+    w.begin = out;
+    w.place = w.begin + capacity;
+    while (count--) {
+        row r = row_of(tables, starts, rows[count]);
+        csw_error error = write_symbol(&w, &r, (int64_t)symbols[count] - r.offset);
+        if (error) return error;
+    }
+    return writer_end(&w, capacity, written);
 }
 
 /* ---- from a file ---- */
@@ -536,6 +601,7 @@ csw_error csw_open(csw_file *file, const csw_tables *tables, const void *bytes, 
     const unsigned char *p = bytes;
     csw_error error;
     if (size < 4 || memcmp(p, FILE_MAGIC, 4)) return CSW_NO_CSW;
+    if (size > 4 && p[4] == CSW_FORMAT + 1) return CSW_HYPERPRIOR;
     if (size > 4 && p[4] != CSW_FORMAT) return CSW_NEWER;
     if (size < CSW_OVERHEAD || crc32_of(p, size - 4) != load32(p + size - 4)) return CSW_ALTERED;
     if (p[5] || load32(p + 30) != size - CSW_OVERHEAD) return CSW_CONTRADICTS;

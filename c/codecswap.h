@@ -34,7 +34,8 @@ typedef enum {
     CSW_CORRUPT,         /* its string does not end where its symbols do */
     CSW_ROOM,            /* the caller's buffer is too small */
     CSW_NOT_FINITE,      /* a network gave values that are no numbers, or latents beyond 2^24 */
-    CSW_RANGE            /* a symbol of more than 28 bits */
+    CSW_RANGE,           /* a symbol of more than 28 bits */
+    CSW_HYPERPRIOR       /* a .csw file of version 2, of a codec with a hyperprior, which this library does not read */
 } csw_error;
 
 /* A sentence in English that goes on from the name of the file, without a full stop. Never NULL. */
@@ -132,6 +133,14 @@ csw_error csw_write(const csw_tables *tables, const csw_size *size, const int32_
 csw_error csw_decode(const csw_tables *tables, const void *string, size_t length, size_t count, int32_t *symbols);
 csw_error csw_encode(const csw_tables *tables, const int32_t *symbols, size_t count, void *out, size_t capacity,
                      size_t *written);
+
+/* The same where every symbol has a row of its own, as those of a hyperprior's Gaussians have: symbol i is coded with the table of
+ * the row rows[i], each below tables->channels. `starts`, of tables->channels values, is filled by csw_row_starts(). */
+void csw_row_starts(const csw_tables *tables, uint32_t *starts);
+csw_error csw_decode_rows(const csw_tables *tables, const uint32_t *starts, const unsigned char *rows, const void *string,
+                          size_t length, size_t count, int32_t *symbols);
+csw_error csw_encode_rows(const csw_tables *tables, const uint32_t *starts, const unsigned char *rows, const int32_t *symbols,
+                          size_t count, void *out, size_t capacity, size_t *written);
 
 /* ---- pictures ---- */
 

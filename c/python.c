@@ -117,10 +117,90 @@ static PyObject *decode(PyObject *module, PyObject *arguments)
     return result;
 }
 
+/* The buffers of a call with a row for each symbol, and where the rows begin; NULL, with an exception, where they do not fit. */
+static uint32_t *rows_of(const opened *o, const Py_buffer *rows, const Py_buffer *symbols)
+{
+    const unsigned char *number = rows->buf;
+    uint32_t *starts;
+    Py_ssize_t i;
+    if (symbols->len != 4 * rows->len) {
+        PyErr_SetString(PyExc_ValueError, "not as many symbols as rows");
+        return NULL;
+    }
+    for (i = 0; i < rows->len; i++)
+        if (number[i] >= o->tables.channels) {
+            PyErr_SetString(PyExc_ValueError, "there is no such row");
+            return NULL;
+        }
+    if ((starts = malloc(4 * (size_t)o->tables.channels))) csw_row_starts(&o->tables, starts);
+    else PyErr_NoMemory();
+    return starts;
+}
+
+static PyObject *encode_rows(PyObject *module, PyObject *arguments)
+{
+    PyObject *capsule, *result = NULL;
+    Py_buffer rows, symbols;
+    opened *o;
+    uint32_t *starts;
+    unsigned char *out;
+    size_t capacity, written = 0;
+    csw_error error = CSW_OK;
+    (void)module;
+    if (!PyArg_ParseTuple(arguments, "Oy*y*", &capsule, &rows, &symbols)) return NULL;
+    if ((o = PyCapsule_GetPointer(capsule, CAPSULE)) && (starts = rows_of(o, &rows, &symbols))) {
+        capacity = 6 * (size_t)rows.len + 16; /* 48 bits a symbol at most, see csw_write_size() */
+        Py_BEGIN_ALLOW_THREADS
+        if ((out = malloc(capacity)))
+            error = csw_encode_rows(&o->tables, starts, rows.buf, symbols.buf, (size_t)rows.len, out, capacity, &written);
+        Py_END_ALLOW_THREADS
+        if (!out)
+            PyErr_NoMemory();
+        else if (error)
+            fail(error);
+        else
+            result = PyBytes_FromStringAndSize((char *)out + capacity - written, (Py_ssize_t)written);
+        free(out);
+        free(starts);
+    }
+    PyBuffer_Release(&symbols);
+    PyBuffer_Release(&rows);
+    return result;
+}
+
+static PyObject *decode_rows(PyObject *module, PyObject *arguments)
+{
+    PyObject *capsule, *result = NULL;
+    Py_buffer rows, string, symbols;
+    opened *o;
+    uint32_t *starts;
+    csw_error error;
+    (void)module;
+    if (!PyArg_ParseTuple(arguments, "Oy*y*w*", &capsule, &rows, &string, &symbols)) return NULL;
+    if ((o = PyCapsule_GetPointer(capsule, CAPSULE)) && (starts = rows_of(o, &rows, &symbols))) {
+        Py_BEGIN_ALLOW_THREADS
+        error = csw_decode_rows(&o->tables, starts, rows.buf, string.buf, (size_t)string.len, (size_t)rows.len, symbols.buf);
+        Py_END_ALLOW_THREADS
+        if (error) {
+            fail(error);
+        } else {
+            result = Py_None;
+            Py_INCREF(result);
+        }
+        free(starts);
+    }
+    PyBuffer_Release(&symbols);
+    PyBuffer_Release(&string);
+    PyBuffer_Release(&rows);
+    return result;
+}
+
 static PyMethodDef METHODS[] = {
     {"open", open_tables, METH_O, "open(bytes) -> tables: entropy.bin's content."},
     {"encode", encode, METH_VARARGS, "encode(tables, symbols) -> bytes: a buffer of int32, channel by channel."},
     {"decode", decode, METH_VARARGS, "decode(tables, string, symbols): fills a buffer of int32."},
+    {"encode_rows", encode_rows, METH_VARARGS, "encode_rows(tables, rows, symbols) -> bytes: a row of bytes for each int32."},
+    {"decode_rows", decode_rows, METH_VARARGS, "decode_rows(tables, rows, string, symbols): fills a buffer of int32."},
     {NULL, NULL, 0, NULL}};
 
 static struct PyModuleDef MODULE = {PyModuleDef_HEAD_INIT, "_coder", "The entropy coder, in C.", 0, METHODS, NULL, NULL, NULL, NULL};

@@ -5,7 +5,8 @@
 Hours on one core are enough because training does not start from noise: stage by stage, the analysis kernels are the
 principal components of the patches that the stage before puts out (4x4 first, then 2x2, at stride 2), the synthesis
 kernels their transposes, the latents have the step that lambda pays for, and the entropy model gets their own scales.
-At most 48 channels in the first stage.
+At most 48 channels in the first stage. With ``--architecture mbt2018_mean`` (or another with a hyperprior) each latent's scale
+starts as its channel's.
 
 The same command goes on where a stopped one was: its state lies beside the output until the codec is written.
 (The embedded ``tiny`` was made by an earlier version: N=48, M=72, lambda 0.09, Adam, one size, 54 minutes.)
@@ -25,7 +26,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torchvision.transforms.v2.functional import pil_to_tensor
 
-from codecswap.codecs.factorized import FactorizedPrior
+from codecswap.codecs.architectures import ARCHITECTURES
+from codecswap.codecs.protocol import Codec, HyperCodec
 from codecswap.data.discovery import scan
 from codecswap.data.pictures import load_picture
 from codecswap.files import atomic_write
@@ -34,6 +36,8 @@ from codecswap.metrics import bits_per_pixel
 CROP, BATCH, NOISE = 128, 8, 0.01
 GAIN = 2 / 32
 """Of the analysis start: overlapping 4x4 blocks see each pixel four times, and the four stages divide by 4 * 2 * 2 * 2."""
+HYPER_DEVIATION = 2.0
+"""Of the hyper-latents at the start, in steps of rounding."""
 SCALES = (1.0, 0.75, 0.55, 0.4)
 """Sizes at which each picture is shown: few pictures then have details of many sizes."""
 PEAK, WARMUP, COOL_DOWN = 1e-3, 200, 0.25
@@ -73,8 +77,8 @@ def crops(pictures: list[list[Tensor]], count: int, generator: torch.Generator) 
 
 
 @torch.no_grad()
-def start_from_components(codec: FactorizedPrior, x: Tensor, lmbda: float) -> None:
-    """Set both transforms to block PCA of what each stage gets, and the entropy model's scales to the latents'.
+def start_from_components(codec: Codec, x: Tensor, lmbda: float) -> None:
+    """Set both transforms to block PCA of what each stage gets, and the entropy models' scales to the latents'.
 
     A uniform quantiser of step d costs ``lmbda * 255^2 * d^2 / 12`` and saves ``log2(d)`` bits: the sum is least where
     ``d^2 = 6 / (lmbda * 255^2 * ln 2)``. That is at high rates; where most latents are zero, twice the step pays.
@@ -107,6 +111,8 @@ def start_from_components(codec: FactorizedPrior, x: Tensor, lmbda: float) -> No
                 layer.weight /= step
                 deconv.weight *= step
         x = codec.g_a[index](x)
+    if isinstance(codec, HyperCodec):
+        x = _start_hyperprior(codec, x)
     scale = x.std(dim=(0, 2, 3)).clamp_min(0.1)
     bottleneck = codec.entropy_bottleneck
     # the first matrix scales the density's argument: softplus(matrix) in proportion to 1 / deviation
@@ -116,6 +122,16 @@ def start_from_components(codec: FactorizedPrior, x: Tensor, lmbda: float) -> No
     bottleneck.quantiles[:, 0, 0], bottleneck.quantiles[:, 0, 2] = -6 * scale, 6 * scale
 
 
+@torch.no_grad()
+def _start_hyperprior(codec: HyperCodec, y: Tensor) -> Tensor:
+    """Let the hyper-synthesis predict each channel's deviation; returns the hyper-latents, scaled to be worth coding."""
+    last = codec.h_s[4]
+    last.bias.zero_()
+    last.bias[: codec.M] = y.std(dim=(0, 2, 3)).clamp_min(0.1)
+    codec.h_a[4].weight *= HYPER_DEVIATION / codec.hyper_latents(y).std()
+    return codec.hyper_latents(y)
+
+
 class Training:
     """A codec in training: minimise ``lmbda * 255^2 * MSE + bits per pixel`` for a time.
 
@@ -123,7 +139,7 @@ class Training:
     autoregressive entropy models for learned image compression", 2020): it meets in training what a file gives it.
     """
 
-    def __init__(self, codec: FactorizedPrior, lmbda: float) -> None:
+    def __init__(self, codec: Codec, lmbda: float) -> None:
         self.codec, self.lmbda = codec, lmbda
         self.averaged = copy.deepcopy(codec)
         quantiles = codec.entropy_bottleneck.quantiles
@@ -204,6 +220,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--images", type=Path, required=True)
     parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--architecture", choices=ARCHITECTURES, default="bmshj2018_factorized")
     parser.add_argument("--N", type=int, default=48)
     parser.add_argument("--M", type=int, default=80)
     parser.add_argument("--lmbda", type=float, default=0.02)
@@ -211,7 +228,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.manual_seed(0)
     pictures = [pyramid(path) for path in scan(options.images)]
-    codec = FactorizedPrior(options.N, options.M)
+    codec = ARCHITECTURES[options.architecture](options.N, options.M)
     start_from_components(codec, crops(pictures, 64, torch.Generator().manual_seed(1)), options.lmbda)
     training = Training(codec, options.lmbda)
     state = options.output.with_name(options.output.name + ".state")

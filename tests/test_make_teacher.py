@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from codecswap.codecs.architectures import ARCHITECTURES
 from codecswap.codecs.factorized import FactorizedPrior
 from codecswap.codecs.source import load_codec
 
@@ -25,11 +26,14 @@ def program() -> ModuleType:
     return module
 
 
-def test_it_makes_a_codec_that_loads_and_has_learnt(program, photos, tmp_path: Path, monkeypatch) -> None:
+@pytest.mark.parametrize("architecture", ["bmshj2018_factorized", "mbt2018_mean"])
+def test_it_makes_a_codec_that_loads_and_has_learnt(
+    architecture: str, program, photos, tmp_path: Path, monkeypatch
+) -> None:
     folder, output = photos[0].parent, tmp_path / "codec.safetensors"
     x = program.crops([program.pyramid(photos[0])], 2, torch.Generator().manual_seed(5))
     torch.manual_seed(0)
-    codec = FactorizedPrior(24, 24)
+    codec = ARCHITECTURES[architecture](24, 24)
     program.start_from_components(codec, x, 0.02)
     with torch.no_grad():  # the first stage's components, and their transposes, give the picture back
         mid = codec.g_s[6](codec.g_a[0](x))
@@ -38,13 +42,25 @@ def test_it_makes_a_codec_that_loads_and_has_learnt(program, photos, tmp_path: P
         decoded = codec.g_s(codec.quantise(codec.g_a(x)))
     assert -10 * math.log10((decoded - x).square().mean().item()) > 15
     arguments = ["make_teacher.py", "--images", str(folder), "--output", str(output), "--N", "24", "--M", "24"]
-    monkeypatch.setattr("sys.argv", [*arguments, "--minutes", "0.05"])
+    monkeypatch.setattr("sys.argv", [*arguments, "--architecture", architecture, "--minutes", "0.05"])
     program.main()
     assert [path.name for path in tmp_path.iterdir()] == [output.name]
     made = load_codec(str(output))
-    assert (made.N, made.M) == (24, 24)
+    assert type(made) is type(codec) and (made.N, made.M) == (24, 24)
     packed = made.compress(x[:1])
     assert 0 < len(packed["strings"][0][0]) < 128 * 128 and made.decompress(**packed)["x_hat"].shape == x[:1].shape
+
+
+def test_a_hyperprior_learns_to_spend_fewer_bits(program, photos) -> None:
+    pictures = [program.pyramid(photos[0])]
+    torch.manual_seed(0)
+    codec = ARCHITECTURES["mbt2018_mean"](16, 24)
+    program.start_from_components(codec, program.crops(pictures, 8, torch.Generator().manual_seed(1)), 0.02)
+    training = program.Training(codec, 0.02)
+    losses = [
+        0.02 * 255**2 * 10 ** (-psnr / 10) + bpp for psnr, bpp in (training.advance(pictures, 0.0) for _ in range(40))
+    ]
+    assert sum(losses[-10:]) < 0.95 * sum(losses[:10])
 
 
 def test_a_stopped_training_goes_on_as_if_it_had_not(program, photos) -> None:

@@ -45,7 +45,7 @@ NCHW, NHWC = range(2)
 FLOAT, UINT8 = range(2)
 # `csw_error`, in lower case and without its prefix
 ERRORS = ["ok", "tables_damaged", "tables_newer", "no_csw", "newer", "altered", "contradicts", "other_tables", "size"]
-ERRORS += ["too_short", "corrupt", "room", "not_finite", "range"]
+ERRORS += ["too_short", "corrupt", "room", "not_finite", "range", "hyperprior"]
 OPERATIONS = [
     "tables",
     "read",

@@ -8,9 +8,10 @@ import torch
 from PIL import Image
 
 from codecswap.cli import run
+from codecswap.codecs.architectures import ARCHITECTURES
 from codecswap.codecs.factorized import FactorizedPrior
 from codecswap.codecs.source import Teacher
-from codecswap.evaluation.published import PUBLISHED, distance, is_kodak
+from codecswap.evaluation.published import PUBLISHED, distance, is_kodak, published
 
 NAMES = [f"kodim{number:02d}" for number in range(1, 25)]
 
@@ -30,6 +31,20 @@ def test_the_figures_are_those_of_the_issue() -> None:
         "ms_ssim": pytest.approx(0.00973, abs=1e-5),
         "bpp": pytest.approx(0.0596, abs=1e-4),
     }
+
+
+def test_each_model_of_the_zoo_has_its_own() -> None:
+    at_5 = {"bmshj2018_hyperprior": (34.509, 0.6687), "mbt2018_mean": (34.950, 0.6617), "mbt2018": (35.075, 0.6388)}
+    assert {*at_5, "bmshj2018_factorized"} == set(ARCHITECTURES)
+    for model, (psnr, bpp) in at_5.items():
+        figures = published(model)
+        assert figures["results"]["psnr-rgb"][4] == pytest.approx(psnr, abs=6e-4)
+        assert figures["results"]["bpp"][4] == pytest.approx(bpp, abs=6e-5)
+        assert all(len(values) == 8 and values == sorted(values) for values in figures["results"].values())
+        assert (
+            figures["name"] == f"{model.replace('_', '-')}-mse, published" and "results/image" in figures["description"]
+        )
+        assert distance({"psnr": psnr, "ms_ssim": 1.0, "bpp": bpp}, 5, model)["psnr"] == pytest.approx(0, abs=1e-3)
 
 
 def test_kodak_is_recognised_by_names_and_sizes() -> None:

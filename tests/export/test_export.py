@@ -118,7 +118,9 @@ def test_files_that_differ_from_pytorch_replace_nothing(
     assert export("--output", tmp_path, "--images", pictures) == 0
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     honest = OnnxCodec.synthesise
-    monkeypatch.setattr(OnnxCodec, "synthesise", lambda self, symbols: honest(self, symbols) + np.float32(0.01))
+    monkeypatch.setattr(
+        OnnxCodec, "synthesise", lambda self, symbols, means=None: honest(self, symbols) + np.float32(0.01)
+    )
     assert export("--output", tmp_path, "--images", pictures, "--replacement", "subpixel") == 2
     assert "more than rounding" in capsys.readouterr().err
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before

@@ -49,6 +49,27 @@ def test_bytes_are_compressais(random_tables: Callable[..., EntropyTables], spre
 
 
 @pytest.mark.usefixtures("coder")
+@pytest.mark.parametrize("spread", [1, 300, 3e6])
+def test_bytes_are_compressais_where_each_symbol_has_a_row(
+    random_tables: Callable[..., EntropyTables], spread: float
+) -> None:
+    rng = np.random.default_rng(int(spread))
+    for _ in range(25):
+        tables = random_tables(rng, int(rng.integers(1, 65)))
+        shape = tuple(rng.integers(1, 12, 3))
+        symbols = (rng.standard_normal(shape) * spread).astype(np.int32)
+        rows = rng.integers(0, tables.channels, shape).astype(np.uint8)
+        _, *others = arguments(tables, 1)
+        flat = rows.reshape(-1).tolist()
+        theirs = ans.RansEncoder().encode_with_indexes(symbols.reshape(-1).tolist(), flat, *others)
+        assert rans.encode_rows(symbols, rows, tables) == theirs
+        assert (rans.decode_rows(theirs, rows, tables) == symbols).all()
+        for cut in (0, 4, len(theirs) // 8 * 4, len(theirs) - 4, len(theirs) - 1):
+            with pytest.raises(rans.CorruptString):
+                rans.decode_rows(theirs[:cut], rows, tables)
+
+
+@pytest.mark.usefixtures("coder")
 def test_damaged_strings_are_found_out_or_decode_to_something(random_tables: Callable[..., EntropyTables]) -> None:
     rng = np.random.default_rng(0)
     tables = random_tables(rng, 3)
@@ -93,6 +114,12 @@ def test_without_a_compiler_it_says_so_once(
 
 def test_the_c_coder_refuses_what_is_not_its_own(random_tables: Callable[..., EntropyTables]) -> None:
     coder = pytest.importorskip("codecswap._coder")
+    opened = coder.open(random_tables(np.random.default_rng(0), 3).binary)
+    for rows, symbols in ((b"\0\3", bytes(8)), (b"\0\2", bytes(4)), (b"\0", bytes(8))):
+        with pytest.raises(ValueError, match="row"):
+            coder.encode_rows(opened, rows, symbols)
+        with pytest.raises(ValueError, match="row"):
+            coder.decode_rows(opened, rows, bytes(8), bytearray(symbols))
     tables = random_tables(np.random.default_rng(0), 3)
     opened = coder.open(tables.binary)
     with pytest.raises(ValueError, match="damaged entropy tables"):

@@ -60,6 +60,10 @@ def main(options: CompileOptions, typed: set[str]) -> int:
     if precision not in target.precisions:
         raise UserError(f"{options.target} has no --precision {precision}: it is {' or '.join(target.precisions)}.")
     codec, name, replacement = load_source(options, typed)
+    if codec.hyper_factor > 1:
+        raise UserError(
+            "compile is for factorized priors so far: take `codecswap export` for a codec with a hyperprior."
+        )
     least = 2 * codec.margin * codec.factor
     if min(options.size or ()) <= least:
         raise UserError(

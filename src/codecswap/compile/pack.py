@@ -45,7 +45,7 @@ def write_pack(job: Job, name: str = "decoder.onnx") -> list[Path]:
     options, codec, tables = job.options, job.codec, job.codec.entropy_tables()
     size = latent_size(options.height, options.width, codec.factor)
     how = QuantiseOptions(form=options.form or "native", height=options.height, width=options.width)
-    lowered, inputs, planes = lowered_decoder(codec, job.symbols, tables, how)
+    lowered, inputs, planes = lowered_decoder(codec, job.symbols, [None] * len(job.symbols), tables, how)
     path = job.folder / name
     write_decoder(lowered, inputs[0].shape[1], path, opset=OPSET, size=size, input="planes")
     manifest = Manifest(

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from codecswap import __version__
-from codecswap.config import EvalOptions
+from codecswap.config import ZOO, EvalOptions
 from codecswap.console import bar, say, show_table, warn
 from codecswap.data.datasets import ValidationPictures
 from codecswap.data.discovery import CROP, find_pictures, list_pictures
@@ -23,7 +23,7 @@ from codecswap.evaluation.evaluation_set import EvaluationSet, build_evaluation_
 from codecswap.evaluation.exported import check_sizes
 from codecswap.evaluation.measure import CodecResult, MeasuredCodecs, evaluate_all
 from codecswap.evaluation.perceptual import load_lpips
-from codecswap.evaluation.published import PUBLISHED, distance, is_kodak
+from codecswap.evaluation.published import distance, is_kodak, published
 from codecswap.evaluation.rate_distortion import Delta, bd_psnr, bd_rate, curves
 from codecswap.training.devices import use_cuda
 
@@ -65,7 +65,7 @@ def main(options: EvalOptions, typed: set[str]) -> int:
     _say_encoders(codecs)
     deltas = _bjontegaard(results) if codecs.rates > 1 else []
     kodak = is_kodak(zip(pictures.names, pictures.sizes, strict=True))
-    published = _published(codecs) if kodak and not partial else []
+    against_published = _published(codecs) if kodak and not partial else []
     if options.output:
         summary = {
             "format": results_files.FORMAT,
@@ -86,14 +86,17 @@ def main(options: EvalOptions, typed: set[str]) -> int:
             },
             "codecs": [_entry(result, codecs) for result in results],
             "bjontegaard": deltas,
-            "published": published,
+            "published": against_published,
             "unfinished": unfinished,
         }
         description = f"{count} pictures of {Path(pictures.folder).name}, measured by codecswap {__version__}"
         description += f", {partial}" if partial else ""
         found_curves = curves(results).items()
         written = [results_files.curve_json(name, points, description) for name, points in found_curves]
-        results_files.write_results(options.output, summary, results, [*written, PUBLISHED] if kodak else written)
+        if kodak:
+            models = dict.fromkeys([ZOO, *(teacher.model for teacher in codecs.teachers if teacher.path is None)])
+            written += [published(model) for model in models]
+        results_files.write_results(options.output, summary, results, written)
         names = f"{results_files.SUMMARY}, {results_files.PICTURES} and {results_files.CURVES}/"
         say(f"Written to {options.output}: {names} for compressai.utils.plot.")
     if partial:
@@ -210,14 +213,15 @@ def _sentence(what: str, delta: Delta, unit: str) -> str:
 def _published(codecs: EvaluationSet) -> list[dict[str, Any]]:
     """Differences of the zoo's codecs from CompressAI's published figures, printed and returned."""
     zoo = [
-        (teacher.quality, measured.results[0])
+        (teacher, measured.results[0])
         for teacher, measured in zip(codecs.teachers, codecs.measured, strict=False)
         if teacher.path is None and teacher.metric == "mse"
     ]
     entries, rows = [], []
-    for quality, result in zoo:
-        difference = distance(result.mean(), quality)
-        theirs = {key: values[quality - 1] for key, values in PUBLISHED["results"].items()}
+    for teacher, result in zoo:
+        quality = teacher.quality
+        difference = distance(result.mean(), quality, teacher.model)
+        theirs = {key: values[quality - 1] for key, values in published(teacher.model)["results"].items()}
         rows.append(
             [
                 f"quality {quality}",

@@ -80,13 +80,19 @@ def open_folders(paths: Sequence[str], names: Sequence[str], teachers: dict[str,
 def _lender(codec: OnnxCodec, encoders: list[tuple[str, Any]]) -> tuple[str, Any]:
     digest = codec.tables.digest()
     for name, encoder in encoders:
-        if encoder.tables.digest() == digest:
+        if encoder.tables.digest() == digest and _agree(encoder, codec):
             return name, encoder
     others = [f"{name} ({encoder.tables.digest().hex()[:8]})" for name, encoder in encoders]
     but = f", and its entropy tables ({digest.hex()[:8]}) are not those of {' or '.join(others)}" if others else ""
     raise UserError(
         f"{codec.folder} holds no encoder{but}: name its teacher with --teacher or --quality, or export it with --parts all."
     )
+
+
+def _agree(encoder: Any, codec: OnnxCodec) -> bool:
+    """Whether a codec's hyper-latents mean the same to an encoder with its tables: to one in floating point they do not."""
+    theirs = encoder.side if isinstance(encoder, OnnxCodec) else None
+    return codec.side is None or (theirs is not None and theirs.digest == codec.side.digest)
 
 
 def curve_names(folders: Sequence[Folder], teachers: int) -> list[str]:

@@ -209,7 +209,7 @@ class ExportedCodecs:
                 raise UserError(f"{each.name} cannot code {picture}: {error}") from error
             y = torch.from_numpy(bitstream.to_array(decoded))[None].to(x.device)
             against = None if by_teacher is None else Scores.of(y, by_teacher)
-            bpp = bits_per_pixel(8 * (len(file) - bitstream.OVERHEAD), x)
+            bpp = bits_per_pixel(8 * (len(file) - bitstream.overhead(file)), x)
             coded.append(Coded(picture, bpp, Scores.of(y, x, lpips), encoding_time, decoding_time, against))
         return coded
 

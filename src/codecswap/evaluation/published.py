@@ -2,14 +2,23 @@
 
 import json
 from collections.abc import Iterable
+from functools import cache
 from importlib.resources import files
 from pathlib import PurePath
 from typing import Any
 
-PUBLISHED: dict[str, Any] = json.loads(
-    (files("codecswap") / "assets" / "published" / "compressai-bmshj2018-factorized-mse-kodak.json").read_text("utf-8")
-)
-"""``bmshj2018_factorized`` (mse), qualities 1 to 8 on Kodak, in CompressAI's results format (its source in ``description``)."""
+from codecswap.config import ZOO
+
+
+@cache
+def published(model: str) -> dict[str, Any]:
+    """A model of the zoo (mse), qualities 1 to 8 on Kodak, in CompressAI's results format (its source in ``description``)."""
+    name = f"compressai-{model.replace('_', '-')}-mse-kodak.json"
+    return json.loads((files("codecswap") / "assets" / "published" / name).read_text("utf-8"))
+
+
+PUBLISHED = published(ZOO)
+"""The figures of the zoo's default model."""
 
 _KODAK = frozenset(f"kodim{number:02d}" for number in range(1, 25))
 
@@ -21,8 +30,8 @@ def is_kodak(pictures: Iterable[tuple[str, tuple[int, int]]]) -> bool:
     return len(found) == len(_KODAK) and {name for name, _ in found} == _KODAK and sizes
 
 
-def distance(mean: dict[str, float], quality: int) -> dict[str, float]:
+def distance(mean: dict[str, float], quality: int, model: str = ZOO) -> dict[str, float]:
     """How far a measurement on Kodak is from the published figures of one quality: ``psnr`` (dB), ``ms_ssim``, ``bpp``."""
-    published = PUBLISHED["results"]
+    figures = published(model)["results"]
     keys = {"psnr": "psnr-rgb", "ms_ssim": "ms-ssim-rgb", "bpp": "bpp"}
-    return {name: mean[name] - published[key][quality - 1] for name, key in keys.items()}
+    return {name: mean[name] - figures[key][quality - 1] for name, key in keys.items()}

@@ -1,24 +1,39 @@
 """``codecswap export``: write the files, verify them, say what they hold and whether an NPU takes them."""
 
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 import onnx
 
-from codecswap.codecs.protocol import Codec
+from codecswap.codecs.protocol import Codec, HyperCodec
+from codecswap.codecs.torch_codec import TorchCodec
 from codecswap.config import ExportOptions
 from codecswap.console import say, show_table, warn
+from codecswap.errors import UserError
 from codecswap.export.backends import graph
-from codecswap.export.backends.onnx import export_decoder, export_encoder
+from codecswap.export.backends.onnx import export_decoder, export_encoder, export_hyper_encoder
+from codecswap.export.integers import integer_network
 from codecswap.export.operators import complaints, load_target
 from codecswap.export.source import gdn_label, load_source, with_gdn
 from codecswap.export.verify import sample_pictures, verify
 from codecswap.files import atomic_write
-from codecswap.inference.manifest import Manifest, Network, describe_network, replaced_folder, write_folder
+from codecswap.inference.integers import IntegerNetwork
+from codecswap.inference.manifest import (
+    Manifest,
+    Network,
+    describe_network,
+    describe_side,
+    replaced_folder,
+    write_folder,
+)
+from codecswap.inference.tables import EntropyTables
 from codecswap.swaps import SWAPS
 
 REFUSED = 3
 """Exit code where a target does not accept the graphs."""
+RANGED_ON, RANGED_AT = 8, (256, 256)
+"""How many pictures, and of which width and height, the ranges of the integer hyper-synthesis are taken from."""
 COUNTED_AT = 256
 """Side of the picture for which multiply-adds are counted where the size is open."""
 
@@ -36,12 +51,12 @@ def main(options: ExportOptions, typed: set[str]) -> int:
     with replaced_folder(options.output) as made:
         manifest = write(codec, name, label, replace(options, output=made))
         show_facts(made, manifest)
-        samples = sample_pictures(options.images, "--images", "val", options.size, codec.factor)
+        samples = sample_pictures(options.images, "--images", "val", options.size, codec.multiple)
         verify(codec, made, samples, manifest.precision)
     say(f"Written: {options.output}.")
     if target is None:
         return 0
-    found = {n.file: complaints(options.output / n.file, target) for n in (manifest.encoder, manifest.decoder) if n}
+    found = {n.file: complaints(options.output / n.file, target) for n in manifest.networks}
     for note in target.notes:
         say(f"{target.name}: {note}")
     for file, lines in found.items():
@@ -58,6 +73,7 @@ def write(codec: Codec, name: str, replacement: str, options: ExportOptions) -> 
     Raises:
         UserError: the options ask for what cannot be (`codecswap.export.backends.onnx.export_decoder`).
     """
+    check_size(codec, options.height, options.width)
     folder = options.output
     folder.mkdir(parents=True, exist_ok=True)
     opset, height, width = options.opset, options.height, options.width
@@ -70,6 +86,13 @@ def write(codec: Codec, name: str, replacement: str, options: ExportOptions) -> 
         path = folder / "encoder.onnx"
         export_encoder(codec, path, opset=opset, height=height, width=width)
         encoder = _finish(path, options, "picture", "latents")
+    hyper_encoder = side = None
+    if isinstance(codec, HyperCodec):
+        side = side_of(codec)
+        if options.parts != "decoder":
+            path = folder / "hyper_encoder.onnx"
+            export_hyper_encoder(codec, path, opset=opset, height=height, width=width)
+            hyper_encoder = _finish(path, options, "latents", "hyper_latents")
     tables = codec.entropy_tables()
     manifest = Manifest(
         name=name,
@@ -86,9 +109,37 @@ def write(codec: Codec, name: str, replacement: str, options: ExportOptions) -> 
         decoder=decoder,
         planes=None,
         tables_sha256=tables.digest().hex(),
+        hyper_encoder=hyper_encoder,
+        side=describe_side(codec.hyper_factor, *side) if side else None,
     )
-    write_folder(folder, manifest, tables)
+    write_folder(folder, manifest, tables, side)
     return manifest
+
+
+def check_size(codec: Codec, height: int | None, width: int | None) -> None:
+    """Refuse a fixed size that a codec cannot have, and a codec that cannot be exported.
+
+    Raises:
+        UserError: see there.
+    """
+    if isinstance(codec, HyperCodec) and codec.serial:
+        raise UserError(
+            "This codec has a context model, which decodes one position after the other and has no form in integers: it is not "
+            "exported. Take a codec without one (mbt2018_mean)."
+        )
+    for name, length in (("height", height), ("width", width)):
+        if length and length % codec.multiple:
+            padded = -(-length // codec.multiple) * codec.multiple
+            raise UserError(f"--{name} is a multiple of {codec.multiple} for this codec, not {length}: take {padded}.")
+
+
+def side_of(codec: HyperCodec) -> tuple[EntropyTables, IntegerNetwork]:
+    """The Gaussians' tables and the hyper-synthesis in integers, ranged on the package's photographs for training."""
+    torch_codec = TorchCodec(codec)
+    symbols = []
+    for sample in islice(sample_pictures(None, "", "train", RANGED_AT), RANGED_ON):
+        symbols.append(torch_codec.tables.to_symbols(torch_codec.hyper_analyse(torch_codec.analyse(sample))))
+    return codec.gaussian_tables(), integer_network(codec, symbols)
 
 
 def _finish(path: Path, options: ExportOptions, input: str, output: str) -> Network:
@@ -113,9 +164,7 @@ def show_facts(folder: Path, manifest: Manifest) -> None:
     """Print what each file holds."""
     height, width = manifest.height or COUNTED_AT, manifest.width or COUNTED_AT
     rows = []
-    for network in (manifest.encoder, manifest.decoder):
-        if network is None:
-            continue
+    for network in manifest.networks:
         latents = (manifest.M, height // manifest.factor, width // manifest.factor)
         shape = (1, *((3, height, width) if network.input == "picture" else latents))
         known = graph.facts(folder / network.file, shape)

@@ -1,7 +1,7 @@
 """Exported files against PyTorch, on real pictures."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.resources import files
 from itertools import islice
 from pathlib import Path
@@ -53,14 +53,38 @@ def sample_pictures(
 
 
 @dataclass
+class Symbols:
+    """What latents (or hyper-latents) of an exported codec are rounded to, against PyTorch's."""
+
+    count: int = 0
+    differing: int = 0
+    """Rounded to another integer."""
+    boundary: float = 0.0
+    """Largest distance of PyTorch's latent from the interval that is rounded to the symbol of the file."""
+
+    def add(self, latents: np.ndarray, given: np.ndarray, centre: np.ndarray) -> None:
+        """Take in PyTorch's latents, the file's, and what rounding is centred on."""
+        symbols, theirs = np.rint(latents - centre), np.rint(given - centre)
+        beyond = np.abs(latents - centre - theirs) - 0.5
+        self.count += symbols.size
+        self.differing += int((theirs != symbols).sum())
+        self.boundary = max(self.boundary, float(beyond.max(initial=0, where=theirs != symbols)))
+
+    def __str__(self) -> str:
+        close = f", each within {self.boundary:.1e} of a rounding boundary" if self.differing else ""
+        return f"{self.differing:,} of {self.count:,} symbols differ{close}"
+
+
+@dataclass
 class Differences:
     """What an exported codec's results differ from PyTorch's in, over all pictures."""
 
-    symbols: int = 0
-    differing: int = 0
-    """Symbols that are rounded to another integer."""
-    boundary: float = 0.0
-    """Largest distance of PyTorch's latent from the interval that is rounded to the symbol of the file."""
+    latents: Symbols = field(default_factory=Symbols)
+    hyper_latents: Symbols = field(default_factory=Symbols)
+    float_bytes: int = 0
+    """What the strings of a codec with hyper-latents take, with the tables chosen in PyTorch."""
+    integer_bytes: int = 0
+    """The same with tables and means in integers."""
     picture: float = 0.0
     """Largest error of a reconstruction whose values are in [0, 1]."""
     squared: float = 0.0
@@ -72,18 +96,24 @@ def compare(codec: Codec, folder: Path, samples: Iterator[np.ndarray]) -> Differ
     """Run the exported files with ONNX Runtime and the codec with PyTorch on the same pictures."""
     torch_codec, exported = TorchCodec(codec), OnnxCodec(folder)
     tables, result = torch_codec.tables, Differences()
+    medians = tables.medians[:, None, None]
     for sample in track("Check", list(islice(samples, VERIFIED_ON)), unit="pictures"):
         latents = torch_codec.analyse(sample)
-        symbols = tables.to_symbols(latents)
         result.pictures += 1
+        means: np.ndarray | None = None
+        if exported.side and torch_codec.side:
+            hyper = torch_codec.hyper_analyse(latents)
+            symbols, _, _, means = exported.side.quantise(latents, hyper)
+            result.float_bytes += torch_codec.side.encode(latents, hyper).size
+            result.integer_bytes += exported.side.encode(latents, hyper).size
+            if exported.manifest.hyper_encoder:
+                result.hyper_latents.add(hyper, exported.hyper_analyse(latents), medians)
+        else:
+            symbols = tables.to_symbols(latents)
         if exported.manifest.encoder:
-            given = tables.to_symbols(exported.analyse(sample))
-            beyond = np.abs(latents - tables.medians[:, None, None] - given) - 0.5
-            result.symbols += symbols.size
-            result.differing += int((given != symbols).sum())
-            result.boundary = max(result.boundary, float(beyond.max(initial=0, where=given != symbols)))
+            result.latents.add(latents, exported.analyse(sample), medians if means is None else means)
         if exported.manifest.decoder:
-            error = exported.synthesise(symbols) - torch_codec.synthesise(symbols)
+            error = exported.synthesise(symbols, means) - torch_codec.synthesise(symbols, means)
             result.picture = max(result.picture, float(np.abs(error).max()))
             result.squared += float(np.square(error, dtype=np.float64).mean())
     return result
@@ -97,12 +127,17 @@ def verify(codec: Codec, folder: Path, samples: Iterator[np.ndarray], precision:
             symbols differ: that depends on how many latents happen to lie on a boundary.
     """
     found = compare(codec, folder, samples)
-    if found.symbols:
+    if found.latents.count:
+        say(f"Encoder against PyTorch, {found.pictures} pictures: {found.latents}.")
+    if found.hyper_latents.count:
+        say(f"Hyper-encoder against PyTorch, {found.pictures} pictures: {found.hyper_latents}.")
+    if found.float_bytes:
+        more = 100 * (found.integer_bytes / found.float_bytes - 1)
         say(
-            f"Encoder against PyTorch, {found.pictures} pictures: {found.differing:,} of {found.symbols:,} symbols differ"
-            + (f", each within {found.boundary:.1e} of a rounding boundary." if found.differing else ".")
+            "Tables and means of the latents are computed in integers, the same on every machine: "
+            f"{found.integer_bytes:,} bytes for {found.pictures} pictures, {more:+.3f} % against floating point."
         )
-    if found.picture or not found.symbols:
+    if found.picture or not found.latents.count:
         decibels = -10 * np.log10(max(found.squared / found.pictures, 1e-30))
         say(
             f"Decoder against PyTorch, {found.pictures} pictures: largest error {found.picture:.1e} of 1, "
@@ -110,7 +145,8 @@ def verify(codec: Codec, folder: Path, samples: Iterator[np.ndarray], precision:
         )
     if precision != "float32":
         return
-    if found.boundary > BOUNDARY or found.picture > ERROR:
+    boundary = max(found.latents.boundary, found.hyper_latents.boundary)
+    if boundary > BOUNDARY or found.picture > ERROR:
         raise UserError(
             "The exported files differ from PyTorch by more than rounding, so they were not kept: report the versions of "
             "torch and onnxruntime."

@@ -57,20 +57,28 @@ def demand(file: Path, found: float, runtime: str = "onnxruntime") -> None:
         )
 
 
-def compare(codec: Any, exact: Any, pictures: Sequence[np.ndarray], symbols: Sequence[np.ndarray]) -> dict[str, float]:
+def compare(
+    codec: Any,
+    exact: Any,
+    pictures: Sequence[np.ndarray],
+    symbols: Sequence[np.ndarray],
+    means: Sequence[np.ndarray | None] | None = None,
+) -> dict[str, float]:
     """The least agreement in dB of each network that a folder holds, over all samples.
 
     Args:
         codec, exact: `codecswap.inference.runtime.OnnxCodec` of the same folder, the latter with ``exact``.
         pictures: ``(3, H, W)``, what the encoder gets.
         symbols: ``(M, H/16, W/16)``, what the decoder gets.
+        means: theirs, of a codec with hyper-latents.
     """
     found = {}
     if codec.manifest.encoder:
         pairs = [(codec.analyse(one), exact.analyse(one)) for one in pictures]
         found["encoder"] = min(agreement("encoder", *pair) for pair in pairs)
     if codec.manifest.decoder:
-        pairs = [(codec.synthesise(one), exact.synthesise(one)) for one in symbols]
+        given = zip(symbols, means or [None] * len(symbols), strict=True)
+        pairs = [(codec.synthesise(*one), exact.synthesise(*one)) for one in given]
         found["decoder"] = min(agreement("decoder", *pair) for pair in pairs)
     return found
 

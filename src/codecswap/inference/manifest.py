@@ -13,13 +13,17 @@ from typing import Any
 
 from codecswap.errors import UserError
 from codecswap.files import atomic_write
+from codecswap.inference.integers import IntegerNetwork
 from codecswap.inference.planes import Planes
+from codecswap.inference.side_information import SideInformation
 from codecswap.inference.tables import EntropyTables
 from codecswap.inference.tiles import TILE
 
 FORMAT = "codecswap exported codec"
-VERSION = 1
+VERSION, SIDE_VERSION = 1, 2
+"""Of codec.json; the second where there is side information, which programs of before would not miss."""
 MANIFEST, TABLES, BINARY_TABLES = "codec.json", "entropy.json", "entropy.bin"
+GAUSSIANS, PREDICTION = "gaussians.json", "hyper_decoder.bin"
 INPUTS = ("picture", "latents", "symbols", "planes")
 """What a network may take."""
 
@@ -36,6 +40,18 @@ class Network:
 
 
 @dataclass(frozen=True)
+class Side:
+    """Of a codec with hyper-latents (`codecswap.inference.side_information`)."""
+
+    factor: int
+    """Latents that a hyper-latent stands for on either axis."""
+    gaussians_sha256: str
+    """`EntropyTables.digest` of the Gaussians' tables."""
+    prediction_sha256: str
+    """`IntegerNetwork.digest` of the hyper-synthesis."""
+
+
+@dataclass(frozen=True)
 class Manifest:
     """What codec.json says."""
 
@@ -46,7 +62,7 @@ class Manifest:
     M: int
     """Channels of the latents."""
     factor: int
-    """Pixels that a latent stands for on either axis; pictures are padded to multiples of it."""
+    """Pixels that a latent stands for on either axis."""
     replacement: str
     """``none``, ``upsample``, ``masked`` or ``subpixel``."""
     precision: str
@@ -65,11 +81,29 @@ class Manifest:
     """How far a transform sees, in latents (`codecswap.inference.tiles`); folders of before do not say it."""
     checks: dict[str, str] | None = None
     """SHA-256 of the files of `codecswap.inference.check`, by name; None: not quantised, or of before."""
+    hyper_encoder: Network | None = None
+    """Latents to hyper-latents, of a codec that has them."""
+    side: Side | None = None
+
+    @property
+    def networks(self) -> list[Network]:
+        """All that the folder holds."""
+        return [network for network in (self.encoder, self.decoder, self.hyper_encoder) if network]
+
+    @property
+    def multiple(self) -> int:
+        """Pictures are padded to multiples of so many pixels."""
+        return self.factor * (self.side.factor if self.side else 1)
 
 
 def describe_network(path: Path, input: str, output: str) -> Network:
     """The entry of a network's file, as it is now."""
     return Network(path.name, hashlib.sha256(path.read_bytes()).hexdigest(), input, output)
+
+
+def describe_side(factor: int, gaussians: EntropyTables, network: IntegerNetwork) -> Side:
+    """The entry of what `write_folder` writes of side information."""
+    return Side(factor, gaussians.digest().hex(), network.digest.hex())
 
 
 @contextmanager
@@ -101,16 +135,35 @@ def _files(folder: Path) -> set[str]:
         manifest, _ = read_folder(folder)
     except UserError:
         return set()
-    return {network.file for network in (manifest.encoder, manifest.decoder) if network} | set(manifest.checks or ())
+    side = {GAUSSIANS, PREDICTION} if manifest.side else set()
+    return {network.file for network in manifest.networks} | side | set(manifest.checks or ())
 
 
-def write_folder(folder: Path, manifest: Manifest, tables: EntropyTables) -> None:
-    """Write tables and codec.json, the latter last: a folder without it is no codec yet."""
+def write_folder(
+    folder: Path, manifest: Manifest, tables: EntropyTables, side: tuple[EntropyTables, IntegerNetwork] | None = None
+) -> None:
+    """Write tables and codec.json, the latter last: a folder without it is no codec yet.
+
+    Args:
+        side: the Gaussians' tables and the hyper-synthesis of a codec with hyper-latents.
+    """
+    if side:
+        with atomic_write(folder / GAUSSIANS) as path:
+            path.write_text(side[0].to_json(), encoding="utf-8")
+        with atomic_write(folder / PREDICTION) as path:
+            path.write_bytes(side[1].binary)
     with atomic_write(folder / TABLES) as path:
         path.write_text(tables.to_json(), encoding="utf-8")
     with atomic_write(folder / BINARY_TABLES) as path:  # for the C library
         path.write_bytes(tables.binary)
-    content = {"format": FORMAT, "version": VERSION, "entropy": TABLES, **asdict(manifest)}
+    content = {
+        "format": FORMAT,
+        "version": SIDE_VERSION if manifest.side else VERSION,
+        "entropy": TABLES,
+        **asdict(manifest),
+    }
+    if not manifest.side:
+        del content["side"], content["hyper_encoder"]
     with atomic_write(folder / MANIFEST) as path:
         path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
@@ -128,9 +181,9 @@ def read_folder(folder: Path) -> tuple[Manifest, EntropyTables]:
         content = json.loads(path.read_bytes())
         if content["format"] != FORMAT:
             raise ValueError(content["format"])
-        if content["version"] != VERSION:
+        if content["version"] not in (VERSION, SIDE_VERSION):
             version = str(content["version"])[:20]
-            raise UserError(f"{path} has version {version}, this program reads {VERSION}: update codecswap.")
+            raise UserError(f"{path} has version {version}, this program reads up to {SIDE_VERSION}: update codecswap.")
         manifest = Manifest(**_values(content) | _parts(content))
         _check(manifest)
     except (ValueError, KeyError, TypeError, RecursionError) as error:
@@ -139,7 +192,8 @@ def read_folder(folder: Path) -> tuple[Manifest, EntropyTables]:
     if not tables_path.is_file():
         raise UserError(f"{folder} lacks {TABLES}, without which nothing can be coded: export the codec again.")
     tables = EntropyTables.from_json(tables_path.read_bytes())
-    if tables.digest().hex() != manifest.tables_sha256 or tables.channels != manifest.M:
+    channels = manifest.N if manifest.side else manifest.M
+    if tables.digest().hex() != manifest.tables_sha256 or tables.channels != channels:
         raise UserError(f"{tables_path} is not the one that {path} was written with: export the codec again.")
     binary = folder / BINARY_TABLES  # a folder of an earlier version has none
     if binary.is_file() and binary.read_bytes() != tables.binary:
@@ -150,6 +204,31 @@ def read_folder(folder: Path) -> tuple[Manifest, EntropyTables]:
             f"{path} has other planes than its tables ask for ({len(wanted.channels)}): export the codec again."
         )
     return manifest, tables
+
+
+def read_side(folder: Path, manifest: Manifest, tables: EntropyTables) -> SideInformation | None:
+    """Read how latents are coded by hyper-latents; None for a codec without them.
+
+    Raises:
+        UserError: a file is missing, damaged, or not the one that the folder was written with.
+    """
+    if not manifest.side:
+        return None
+    for name in (GAUSSIANS, PREDICTION):
+        if not (folder / name).is_file():
+            raise UserError(f"{folder} lacks {name}, without which nothing can be coded: export the codec again.")
+    gaussians = EntropyTables.from_json((folder / GAUSSIANS).read_bytes())
+    network = IntegerNetwork.from_binary((folder / PREDICTION).read_bytes())
+    for name, digest, wanted in (
+        (GAUSSIANS, gaussians.digest(), manifest.side.gaussians_sha256),
+        (PREDICTION, network.digest, manifest.side.prediction_sha256),
+    ):
+        if digest.hex() != wanted:
+            raise UserError(f"{folder / name} is not the one that {MANIFEST} was written with: export the codec again.")
+    given = (len(network.medians), network.channels, network.factor, len(network.thresholds) + 1)
+    if given != (manifest.N, manifest.M, manifest.side.factor, gaussians.channels):
+        raise UserError(f"{folder / PREDICTION} does not fit {MANIFEST}: export the codec again.")
+    return SideInformation(tables, gaussians, network, manifest.side.factor)
 
 
 def network_bytes(folder: Path, network: Network) -> bytes:
@@ -188,7 +267,9 @@ def _values(content: dict[str, Any]) -> dict[str, Any]:
 
 
 def _parts(content: dict[str, Any]) -> dict[str, Any]:
-    kinds = {"encoder": Network, "decoder": Network, "planes": Planes}
+    kinds = {"encoder": Network, "decoder": Network, "planes": Planes, "hyper_encoder": Network, "side": Side}
+    if content["version"] == VERSION:
+        content = content | {"hyper_encoder": None, "side": None}
     return {part: kind(**content[part]) if content[part] else None for part, kind in kinds.items()}
 
 
@@ -197,7 +278,10 @@ def _check(manifest: Manifest) -> None:
     counts = [manifest.N, manifest.M, manifest.opset, manifest.factor, manifest.margin]
     words = [manifest.name, manifest.replacement, manifest.precision, manifest.tables_sha256]
     sides = [manifest.height, manifest.width]
-    for network in filter(None, (manifest.encoder, manifest.decoder)):
+    if manifest.side:
+        counts.append(manifest.side.factor)
+        words += [manifest.side.gaussians_sha256, manifest.side.prediction_sha256]
+    for network in manifest.networks:
         words += vars(network).values()
         if not re.fullmatch(r"[\w-][\w.-]{0,99}", network.file) or network.input not in INPUTS:  # no path, only a name
             raise ValueError(network)
@@ -212,7 +296,7 @@ def _check(manifest: Manifest) -> None:
         counts.append(manifest.planes.constant)
     if not all(type(count) is int and 0 < count < 1 << 31 for count in counts):
         raise ValueError(counts)
-    if not all(isinstance(word, str) for word in words) or any(side and side % manifest.factor for side in sides):
+    if not all(isinstance(word, str) for word in words) or any(side and side % manifest.multiple for side in sides):
         raise ValueError(words, sides)
     if 2 * manifest.margin >= min(TILE):
         raise ValueError(manifest.margin)

@@ -10,7 +10,7 @@ import onnxruntime
 
 from codecswap.errors import UserError
 from codecswap.inference.check import check
-from codecswap.inference.manifest import Network, network_bytes, read_folder
+from codecswap.inference.manifest import Network, network_bytes, read_folder, read_side
 from codecswap.inference.openvino import OpenVinoSession
 from codecswap.inference.tiles import TILE, Size, in_tiles
 
@@ -65,6 +65,7 @@ class OnnxCodec:
         self.folder, self.runtime = folder, runtime
         self.manifest, self.tables = read_folder(folder)
         self.factor = self.manifest.factor
+        self.side = read_side(folder, self.manifest, self.tables)
         self._threads, self._exact = threads, exact
         self._fixed = self.manifest.height is not None
         if self.manifest.height and self.manifest.width:
@@ -80,31 +81,45 @@ class OnnxCodec:
         """
         return self._run("encoder", picture, scale_in=self.factor, scale_out=1)
 
-    def synthesise(self, symbols: np.ndarray) -> np.ndarray:
-        """The picture ``(3, H, W)``, float32, not clamped, of ``symbols: (M, H/16, W/16)``, int32.
+    def hyper_analyse(self, latents: np.ndarray) -> np.ndarray:
+        """Hyper-latents ``(N, h/4, w/4)``, before rounding, of latents ``(M, h, w)`` of a codec that has them.
+
+        Raises:
+            UserError: as `analyse`.
+        """
+        return self._run("hyper_encoder", latents, scale_in=self.side.factor if self.side else 1, scale_out=1)
+
+    def synthesise(self, symbols: np.ndarray, means: np.ndarray | None = None) -> np.ndarray:
+        """The picture ``(3, H, W)``, float32, not clamped, of ``symbols: (M, H/16, W/16)``, int32, and their means.
 
         Raises:
             UserError: the folder has no decoder, its fixed size does not fit the picture, or it is computed wrongly here.
         """
-        return self._run("decoder", self.decoder_input(symbols), scale_in=1, scale_out=self.factor)
+        given = self.decoder_input(symbols) if means is None else symbols.astype(np.float32) + means
+        return self._run("decoder", given, scale_in=1, scale_out=self.factor)
 
-    def check_size(self, height: int, width: int) -> None:
+    def check_size(self, height: int, width: int, *, unit: int | None = None) -> None:
         """Refuse pictures of ``height`` x ``width`` pixels that a folder of a fixed size cannot take.
+
+        Args:
+            unit: pixels of what a network is tiled in; by default those of a latent.
 
         Raises:
             UserError: they are smaller than its size, or it is too small for tiles.
         """
-        sides = [-(-side // self.factor) for side in (height, width)]
+        unit = unit or self.factor
+        sides = [-(-side // unit) for side in (height, width)]
+        tile = [side * self.factor // unit for side in self._tile]
         fixed = f"{self.folder} is fixed at {self.manifest.width}x{self.manifest.height} pixels"
-        if self._fixed and any(side < size for side, size in zip(sides, self._tile, strict=True)):
+        if self._fixed and any(side < size for side, size in zip(sides, tile, strict=True)):
             raise UserError(
-                f"{fixed} and takes no smaller picture ({self.factor * sides[1]}x{self.factor * sides[0]} with its padding): "
+                f"{fixed} and takes no smaller picture ({unit * sides[1]}x{unit * sides[0]} with its padding): "
                 "export it without --height and --width."
             )
-        if any(2 * self.manifest.margin >= size < side for side, size in zip(sides, self._tile, strict=True)):
+        if any(2 * self.manifest.margin >= size < side for side, size in zip(sides, tile, strict=True)):
             raise UserError(
                 f"{fixed}, too small for tiles of a larger picture: export it with sides of more than "
-                f"{2 * self.manifest.margin * self.factor}."
+                f"{2 * self.manifest.margin * unit}."
             )
 
     def decoder_input(self, symbols: np.ndarray) -> np.ndarray:
@@ -117,15 +132,19 @@ class OnnxCodec:
     def _network(self, part: str) -> Network:
         network = getattr(self.manifest, part)
         if network is None:
-            raise UserError(f"{self.folder} holds no {part}: export it with --parts all or --parts {part}.")
+            raise UserError(
+                f"{self.folder} holds no {part}: export it with --parts all or --parts {part.removeprefix('hyper_')}."
+            )
         return network
 
     def _run(self, part: str, x: np.ndarray, *, scale_in: int, scale_out: int) -> np.ndarray:
-        height, width = (self.factor * (side // scale_in) for side in x.shape[-2:])
-        self.check_size(height, width)
+        # what the network is tiled in, hyper-latents or latents
+        unit = self.manifest.multiple if part == "hyper_encoder" else self.factor
+        self.check_size(*(unit * (side // scale_in) for side in x.shape[-2:]), unit=unit)
+        tile = (self._tile[0] * self.factor // unit, self._tile[1] * self.factor // unit)
         network = self._network(part)
         session = self._session(part, network)
-        channels = 3 if part == "decoder" else self.manifest.M
+        channels = {"decoder": 3, "encoder": self.manifest.M, "hyper_encoder": self.manifest.N}[part]
 
         def run(tile: np.ndarray) -> np.ndarray:
             wanted = (1, channels, *(side // scale_in * scale_out for side in tile.shape[-2:]))
@@ -135,7 +154,7 @@ class OnnxCodec:
                     raise ValueError(f"its result is {result.dtype} {result.shape}")
             return result[0]
 
-        return in_tiles(run, x, self._tile, self.manifest.margin, scale_in=scale_in, scale_out=scale_out)
+        return in_tiles(run, x, tile, self.manifest.margin, scale_in=scale_in, scale_out=scale_out)
 
     def _session(self, part: str, network: Network) -> Any:
         """A network's session, checked when it is opened."""

@@ -60,6 +60,8 @@ def page(folder: Path, runtime_folder: Path | None = None) -> str:
     manifest, tables = read_folder(folder)
     if manifest.decoder is None:
         raise UserError(f"{folder} holds no decoder: export it with --parts all or --parts decoder.")
+    if manifest.side:
+        raise UserError(f"{folder} has a hyperprior, which no page decodes yet: use `codecswap decode`.")
     if manifest.factor != FACTOR or manifest.margin > MARGIN:
         raise UserError(
             f"{folder} has {manifest.factor} pixels per latent: pages are for codecs with {FACTOR}, as the C library is."

@@ -14,21 +14,28 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from codecswap.codecs.protocol import Codec
+from codecswap.codecs.protocol import Codec, HyperCodec
 from codecswap.codecs.torch_codec import TorchCodec
 from codecswap.config import ExportOptions, QuantiseOptions
 from codecswap.console import bar, say, show_table, track, warn
 from codecswap.errors import UserError
 from codecswap.export import command as export
 from codecswap.export.backends.graph import layer_of
-from codecswap.export.backends.onnx import latent_size, write_decoder, write_encoder
+from codecswap.export.backends.onnx import export_hyper_encoder, latent_size, write_decoder, write_encoder
 from codecswap.export.backends.onnx_qdq import write_qdq
 from codecswap.export.lower import lower, take_planes
 from codecswap.export.source import CROP, gdn_label, load_source, with_gdn
 from codecswap.export.verify import VERIFIED_ON, sample_pictures
-from codecswap.inference.bitstream import pack, unpack
+from codecswap.inference.bitstream import pack, pack_hyper, to_symbols, unpack, unpack_hyper
 from codecswap.inference.check import compare, demand, write_checks
-from codecswap.inference.manifest import Manifest, Network, describe_network, replaced_folder, write_folder
+from codecswap.inference.manifest import (
+    Manifest,
+    Network,
+    describe_network,
+    describe_side,
+    replaced_folder,
+    write_folder,
+)
 from codecswap.inference.planes import Planes
 from codecswap.inference.runtime import OnnxCodec
 from codecswap.inference.tables import EntropyTables
@@ -51,6 +58,7 @@ REPEATS = 5
 def main(options: QuantiseOptions, typed: set[str]) -> int:
     """``codecswap quantise``."""
     codec, name, replacement = load_source(options, typed)
+    export.check_size(codec, options.height, options.width)
     layers = [f"{part}.{index}" for part in ("g_a", "g_s") for index, _ in codec.get_submodule(part).named_children()]
     if unknown := [layer for layer in options.keep if layer not in layers]:
         raise UserError(f"--keep {unknown[0]}: the codec's layers are {', '.join(layers)}.")
@@ -99,9 +107,12 @@ def quantise(
     folder.mkdir(parents=True, exist_ok=True)
     torch_codec = TorchCodec(codec)
     tables = torch_codec.tables
-    symbols = []
+    symbols: list[np.ndarray] = []
+    means: list[np.ndarray | None] = []
     for sample in samples:
-        symbols.append(tables.to_symbols(torch_codec.analyse(sample)))
+        rounded, centre = to_symbols(torch_codec, sample)
+        symbols.append(rounded)
+        means.append(centre)
         advance(1)
     networks: dict[str, Network] = {}
     planes = None
@@ -109,21 +120,30 @@ def quantise(
         if options.parts not in ("all", part):
             continue
         if part == "decoder":
-            lowered, inputs, planes = lowered_decoder(codec, symbols, tables, options)
+            lowered, inputs, planes = lowered_decoder(codec, symbols, means, tables, options)
         else:
             lowered, inputs = _lowered_encoder(codec, samples, options)
+        _, input, output = PARTS[part]
+        input = "latents" if part == "decoder" and planes is None else input
         advance(1)
-        known = _rounded(lowered, inputs, part, options)
+        known = _rounded(lowered, inputs, part, input, options)
         advance(1)
-        model, transform = _calibrated(lowered, inputs, part, known, options, codec.factor)
+        model, transform = _calibrated(lowered, inputs, part, input, known, options, codec.factor)
         transform = adapt(transform)
         path = folder / f"{part}.onnx"
         write_qdq(transform, path, options.opset)
-        networks[part] = describe_network(path, *PARTS[part][1:])
+        networks[part] = describe_network(path, input, output)
         advance(1)
         if show:
             show_costs(part, model, transform, inputs[0])
         advance(1)
+    side = export.side_of(codec) if isinstance(codec, HyperCodec) else None
+    if (
+        isinstance(codec, HyperCodec) and options.parts != "decoder"
+    ):  # in float: it runs at a 64th of the picture's size
+        path = folder / "hyper_encoder.onnx"
+        export_hyper_encoder(codec, path, opset=options.opset, height=options.height, width=options.width)
+        networks["hyper_encoder"] = describe_network(path, "latents", "hyper_latents")
     manifest = Manifest(
         name=name,
         N=codec.N,
@@ -139,46 +159,64 @@ def quantise(
         decoder=networks.get("decoder"),
         planes=planes,
         tables_sha256=tables.digest().hex(),
+        hyper_encoder=networks.get("hyper_encoder"),
+        side=describe_side(codec.hyper_factor, *side) if side else None,
     )
-    write_folder(folder, manifest, tables)
-    checks = verified(folder, samples, symbols)
+    write_folder(folder, manifest, tables, side)
+    checks = verified(folder, samples, symbols, means)
     advance(1)
-    manifest = replace(manifest, checks={path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in checks})
-    write_folder(folder, manifest, tables)
+    if checks:
+        manifest = replace(
+            manifest, checks={path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in checks}
+        )
+        write_folder(folder, manifest, tables, side)
     return manifest
 
 
-def verified(folder: Path, samples: Sequence[np.ndarray], symbols: Sequence[np.ndarray]) -> list[Path]:
+def verified(
+    folder: Path, samples: Sequence[np.ndarray], symbols: Sequence[np.ndarray], means: Sequence[np.ndarray | None]
+) -> list[Path]:
     """Compare what ONNX Runtime computes with what a folder's files mean, and say it; write the stored checks.
 
     Args:
-        samples, symbols: pictures ``(3, H, W)`` and their symbols; the first `VERIFIED_ON` of them are compared.
+        samples, symbols, means: pictures ``(3, H, W)`` and their symbols; the first `VERIFIED_ON` of them are compared.
 
-    Returns: the checks' files.
+    Returns: the checks' files; none for a codec with hyper-latents, whose parts cannot be cut out of a file.
 
     Raises:
         UserError: they differ by more than roundings do.
     """
     exact = OnnxCodec(folder, exact=True)
-    for part, found in compare(OnnxCodec(folder), exact, samples[:VERIFIED_ON], symbols[:VERIFIED_ON]).items():
+    first = (samples[:VERIFIED_ON], symbols[:VERIFIED_ON], means[:VERIFIED_ON])
+    for part, found in compare(OnnxCodec(folder), exact, *first).items():
         demand(Path(getattr(exact.manifest, part).file), found)
         say(f"ONNX Runtime's {part} against the file's exact meaning: {min(found, 120):.1f} dB.")
-    return write_checks(exact, samples, symbols)
+    return [] if exact.side else write_checks(exact, samples, symbols)
 
 
 def lowered_decoder(
-    codec: Codec, symbols: Sequence[np.ndarray], tables: EntropyTables, options: QuantiseOptions
-) -> tuple[nn.Sequential, list[np.ndarray], Planes]:
-    """A codec's synthesis transform of planes, equalised if the options say so, still in float.
+    codec: Codec,
+    symbols: Sequence[np.ndarray],
+    means: Sequence[np.ndarray | None],
+    tables: EntropyTables,
+    options: QuantiseOptions,
+) -> tuple[nn.Sequential, list[np.ndarray], Planes | None]:
+    """A codec's synthesis transform, equalised if the options say so, still in float.
 
     Args:
         symbols: of calibration pictures, ``(M, h, w)``.
+        means: of their latents; None with a factorized prior.
 
-    Returns: the transform, the symbols as its inputs ``(1, C, h, w)``, and its input's layout.
+    Returns: the transform, its inputs ``(1, C, h, w)``, and the layout of its planes; None where its inputs are latents, which
+        are no whole numbers where means are predicted.
     """
     lowered = lower(codec.g_s, options.form, latent_size(options.height, options.width, codec.factor))
+    pairs = list(zip(symbols, means, strict=True))
+    latents = [tables.to_latents(one) if mean is None else one.astype(np.float32) + mean for one, mean in pairs]
     if options.equalise:
-        equalise(lowered, [torch.from_numpy(tables.to_latents(one))[None] for one in symbols])
+        equalise(lowered, [torch.from_numpy(one)[None] for one in latents])
+    if codec.hyper_factor > 1:
+        return lowered, [one[None] for one in latents], None
     planes = take_planes(lowered, tables)
     return lowered, [planes.of_symbols(one)[None] for one in symbols], planes
 
@@ -193,13 +231,13 @@ def _lowered_encoder(
 
 
 def _rounded(
-    lowered: nn.Sequential, inputs: Sequence[np.ndarray], part: str, options: QuantiseOptions
+    lowered: nn.Sequential, inputs: Sequence[np.ndarray], part: str, input: str, options: QuantiseOptions
 ) -> dict[str, Quantisation]:
     """Refit and round a transform's weights in place; returns their scales by the names they will have in the graph."""
     if not options.refit:
         return {}
     name = PARTS[part][0]
-    kept = [layer.removeprefix(f"{name}.") for layer in _kept(lowered, part, options) if layer.startswith(name)]
+    kept = [layer.removeprefix(f"{name}.") for layer in _kept(lowered, part, input, options) if layer.startswith(name)]
     tensors: list[Tensor] = [torch.from_numpy(one) for one in inputs]
     precision = _precision(options)
     scales = round_weights(
@@ -217,10 +255,14 @@ def _precision(options: QuantiseOptions) -> Precision:
     return Precision.of(options.precision, options.activations)
 
 
-def _kept(lowered: nn.Sequential, part: str, options: QuantiseOptions) -> list[str]:
-    # latents are rounded to integers: at the scale of the widest channel, 8 bits would change most of them
-    coarse = part == "encoder" and options.precision == "w8a8"
-    return [*options.keep, _last(lowered, part)] if coarse else list(options.keep)
+def _kept(lowered: nn.Sequential, part: str, input: str, options: QuantiseOptions) -> list[str]:
+    """Layers left in float: at the scale of the widest channel, 8 bits would change most latents, put out or taken in."""
+    kept = list(options.keep)
+    if options.precision == "w8a8" and part == "encoder":
+        kept.append(_last(lowered, part))
+    if options.precision == "w8a8" and input == "latents":
+        kept.append(f"{PARTS[part][0]}.{next(name for name, _ in lowered.named_children())}")
+    return kept
 
 
 def _last(lowered: nn.Sequential, part: str) -> str:
@@ -232,6 +274,7 @@ def _calibrated(
     lowered: nn.Sequential,
     inputs: Sequence[np.ndarray],
     part: str,
+    input: str,
     known: dict[str, Quantisation],
     options: QuantiseOptions,
     factor: int,
@@ -242,16 +285,17 @@ def _calibrated(
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / "float.onnx"
         if part == "decoder":
-            write_decoder(lowered, inputs[0].shape[1], path, opset=options.opset, size=size, input="planes")
+            write_decoder(lowered, inputs[0].shape[1], path, opset=options.opset, size=size, input=input)
         else:
             write_encoder(lowered, path, opset=options.opset, size=size, factor=factor)
         model = onnx.load(path)
-    known = known | {PARTS[part][1]: precision.planes if part == "decoder" else precision.picture}
+    if input != "latents":
+        known = known | {input: precision.planes if part == "decoder" else precision.picture}
     stored = {tensor.name for tensor in model.graph.initializer}
     for node in model.graph.node:  # zero insertion moves the input's integers, and changes none
         if node.input[0] in known and (node.op_type == "Resize" or (node.op_type == "Mul" and node.input[1] in stored)):
             known[node.output[0]] = known[node.input[0]]
-    keep = _kept(lowered, part, options)
+    keep = _kept(lowered, part, input, options)
     if part == "decoder" and (last := _last(lowered, part)) not in keep:
         ends = ("Conv", "ConvTranspose", "DepthToSpace")
         known |= {n.output[0]: precision.picture for n in model.graph.node if layer_of(n) == last and n.op_type in ends}
@@ -291,7 +335,7 @@ def report(codec: Codec, name: str, replacement: str, options: QuantiseOptions) 
         export.write(codec, name, replacement, ExportOptions(output=Path(scratch), **fields))
         in_float = OnnxCodec(Path(scratch), threads=1)
         pictures = list(
-            islice(sample_pictures(options.images, "--images", "val", options.size, codec.factor), VERIFIED_ON)
+            islice(sample_pictures(options.images, "--images", "val", options.size, codec.multiple), VERIFIED_ON)
         )
         reference = TorchCodec(codec)
         measured = [
@@ -314,15 +358,26 @@ def _measured(
     for picture in track(f"Measure {label}", pictures, unit="pictures"):
         encoder = codec if codec.manifest.encoder else reference
         decoder = codec if codec.manifest.decoder else reference
-        data = pack(codec.tables.to_symbols(encoder.analyse(picture)), picture.shape[1:], codec.tables)  # type: ignore[arg-type]
-        symbols, _ = unpack(data, codec.tables, codec.factor)
-        shown, x = to_8_bits(torch.from_numpy(decoder.synthesise(symbols)))[None], torch.from_numpy(picture)[None]
+        latents = encoder.analyse(picture)
+        size = (picture.shape[1], picture.shape[2])
+        centre: np.ndarray | None = None
+        if codec.side:
+            hyper = (codec if codec.manifest.hyper_encoder else reference).hyper_analyse(latents)
+            data = pack_hyper(codec.side.encode(latents, hyper), size, codec.side, codec.factor)
+            symbols, centre, _ = unpack_hyper(data, codec.side, codec.factor)
+        else:
+            data = pack(codec.tables.to_symbols(latents), size, codec.tables)
+            symbols, _ = unpack(data, codec.tables, codec.factor)
+        shown, x = (
+            to_8_bits(torch.from_numpy(decoder.synthesise(symbols, centre)))[None],
+            torch.from_numpy(picture)[None],
+        )
         values["psnr"].append(psnr(shown, x).item())
         values["ms_ssim"].append(ms_ssim(shown, x).item() if min(x.shape[-2:]) >= SMALLEST_SIDE else float("nan"))
         values["bpp"].append(8 * len(data) / (picture.shape[1] * picture.shape[2]))
     means: dict[str, Any] = {key: float(np.mean(column)) for key, column in values.items()}
     means["encode"] = _fastest(lambda: codec.analyse(pictures[0])) if codec.manifest.encoder else None
-    means["decode"] = _fastest(lambda: codec.synthesise(symbols)) if codec.manifest.decoder else None
+    means["decode"] = _fastest(lambda: codec.synthesise(symbols, centre)) if codec.manifest.decoder else None
     return label, means, sum((codec.folder / network.file).stat().st_size for network in networks) / 1e6
 
 

@@ -1,5 +1,6 @@
 """Encoder and decoder as ONNX files that NPU converters read: few operators, one old opset, nothing dead."""
 
+import copy
 import warnings
 from pathlib import Path
 from typing import Literal
@@ -8,7 +9,7 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from codecswap.codecs.protocol import Codec
+from codecswap.codecs.protocol import Codec, HyperCodec
 from codecswap.errors import UserError
 from codecswap.export.backends import graph
 from codecswap.export.lower import Form, lower
@@ -27,6 +28,15 @@ class _Decoder(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.g_s(x if self.medians is None else x + self.medians)
+
+
+class _HyperEncoder(nn.Module):
+    def __init__(self, codec: HyperCodec) -> None:
+        super().__init__()
+        self.codec = codec
+
+    def forward(self, y: Tensor) -> Tensor:
+        return self.codec.hyper_latents(y)
 
 
 class _Encoder(nn.Module):
@@ -92,6 +102,22 @@ def export_encoder(
     )
 
 
+def export_hyper_encoder(
+    codec: HyperCodec, path: str | Path, *, opset: int = 13, height: int | None = None, width: int | None = None
+) -> None:
+    """Write the hyper-analysis: ``latents y (B, M, h, w) -> hyper-latents z (B, N, h/4, w/4)``, before rounding.
+
+    Sides of the latents are multiples of 4. Arguments as in `export_decoder`.
+    """
+    size, factor = latent_size(height, width, codec.factor), codec.hyper_factor
+    example = torch.zeros(1, codec.M, *(size or (2 * factor, 3 * factor)))
+    axes = {
+        "latents": {0: "batch", 2: "rows", 3: "columns"},
+        "hyper_latents": {0: "batch", 2: "hyper_rows", 3: "hyper_columns"},
+    }
+    _export(_HyperEncoder(copy.deepcopy(codec).cpu()), example, Path(path), opset, axes, dynamic=size is None)
+
+
 def write_decoder(
     g_s: nn.Module,
     channels: int,
@@ -111,13 +137,15 @@ def write_decoder(
         centre: ``(1, M, 1, 1)``, added to the input.
     """
     example = torch.zeros(1, channels, *(size or (4, 6)))
-    _export(_Decoder(g_s.cpu(), centre), example, Path(path), opset, input, "picture", dynamic=size is None)
+    axes = {input: {0: "batch", 2: "rows", 3: "columns"}, "picture": _PICTURE}
+    _export(_Decoder(g_s.cpu(), centre), example, Path(path), opset, axes, dynamic=size is None)
 
 
 def write_encoder(g_a: nn.Module, path: str | Path, *, opset: int, size: tuple[int, int] | None, factor: int) -> None:
     """Write a lowered analysis transform as it is; ``size`` is that of its output, ``factor`` its pixels per latent."""
     example = torch.zeros(1, 3, *(factor * side for side in size or (4, 6)))
-    _export(_Encoder(g_a.cpu()), example, Path(path), opset, "picture", "latents", dynamic=size is None)
+    axes = {"picture": _PICTURE, "latents": {0: "batch", 2: "rows", 3: "columns"}}
+    _export(_Encoder(g_a.cpu()), example, Path(path), opset, axes, dynamic=size is None)
 
 
 def latent_size(height: int | None, width: int | None, factor: int) -> tuple[int, int] | None:
@@ -125,11 +153,15 @@ def latent_size(height: int | None, width: int | None, factor: int) -> tuple[int
     return (height // factor, width // factor) if height and width else None
 
 
+_PICTURE = {0: "batch", 2: "height", 3: "width"}
+"""Names of a picture's axes."""
+
+
 def _export(
-    module: nn.Module, example: Tensor, path: Path, opset: int, input: str, output: str, *, dynamic: bool
+    module: nn.Module, example: Tensor, path: Path, opset: int, axes: dict[str, dict[int, str]], *, dynamic: bool
 ) -> None:
-    names = {0: "batch", 2: "height", 3: "width"}, {0: "batch", 2: "rows", 3: "columns"}
-    axes = dict(zip((input, output), names if input == "picture" else names[::-1], strict=True)) if dynamic else None
+    """Write a module with one input and one output, whose names and axes' names are ``axes``."""
+    input, output = axes
 
     def write(beside: Path) -> None:
         with warnings.catch_warnings():  # the exporter announces its successor, which writes other opsets
@@ -141,7 +173,7 @@ def _export(
                 input_names=[input],
                 output_names=[output],
                 opset_version=opset,
-                dynamic_axes=axes,
+                dynamic_axes=axes if dynamic else None,
                 dynamo=False,
             )
         model = onnx.load(beside)

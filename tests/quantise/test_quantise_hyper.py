@@ -1,0 +1,41 @@
+"""A codec with a hyperprior in 8-bit integers: the folder codes, and reads what the float folder wrote."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from codecswap.codecs.protocol import HyperCodec
+from codecswap.config import ExportOptions, QuantiseOptions
+from codecswap.export import command as export
+from codecswap.inference import bitstream
+from codecswap.inference.runtime import OnnxCodec
+from codecswap.quantise import command as quantise
+from codecswap.swaps.apply import swap
+
+
+@pytest.mark.parametrize(("parts", "precision"), [("all", "w8a8"), ("decoder", "w8a16")])
+def test_a_quantised_folder_codes_and_reads_the_float_folders_files(
+    parts: str, precision: str, hyper_codec: Callable[[str], HyperCodec], photos: list[Path], tmp_path: Path
+) -> None:
+    codec, _ = swap(hyper_codec("mbt2018_mean"), "subpixel")
+    samples = []
+    for path in photos[:2]:
+        with Image.open(path) as photo:
+            samples.append(bitstream.to_array(photo.crop((200, 200, 328, 328)).convert("RGB")))
+    options = QuantiseOptions(output=tmp_path / "int8", parts=parts, precision=precision, refit=False)
+    manifest = quantise.quantise(codec, "codec", "subpixel", samples, options, show=False)
+    assert (manifest.hyper_encoder is not None) == (parts == "all") and manifest.side and not manifest.checks
+    export.write(codec, "codec", "subpixel", ExportOptions(output=tmp_path / "float"))
+    quantised, in_float = OnnxCodec(tmp_path / "int8"), OnnxCodec(tmp_path / "float")
+    picture = bitstream.to_picture(samples[0], (128, 128))
+    data = bitstream.encode(in_float, picture)
+    wanted, found = (bitstream.to_array(bitstream.decode(one, data)) for one in (in_float, quantised))
+    error = np.square(wanted - found).mean()
+    assert -10 * np.log10(max(error, 1e-12)) > (30 if precision == "w8a8" else 45)
+    if parts == "all":
+        own = bitstream.encode(quantised, picture)
+        assert bitstream.decode(in_float, own).size == (128, 128) and abs(len(own) / len(data) - 1) < 0.1
+    quantise.report(codec, "codec", "subpixel", options)
