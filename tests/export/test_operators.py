@@ -42,7 +42,7 @@ def test_an_attribute_outside_its_limits_is_named(teacher: FactorizedPrior, tmp_
     assert complaints(path, load_target(str(own)))[0] == "DepthToSpace at g_s.0: its mode is CRD, accepted: DCR"
 
 
-def test_ethos_u_takes_no_decoder_with_igdn_whole(teacher: FactorizedPrior, tmp_path: Path) -> None:
+def test_ethos_u_has_no_square_root_in_onnx(teacher: FactorizedPrior, tmp_path: Path) -> None:
     path = tmp_path / "decoder.onnx"
     export_decoder(swap(teacher, "masked")[0], path, height=64, width=64)
     lines = complaints(path, load_target("ethos-u"))

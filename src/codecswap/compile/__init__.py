@@ -1,6 +1,7 @@
 """The toolchains there are. Another one is another file here and a line in the table."""
 
 from codecswap.compile.drp_ai import DRP_AI
+from codecswap.compile.ethos_u import VELA
 from codecswap.compile.openvino import OPENVINO
 from codecswap.compile.pack import PACK
 from codecswap.compile.qnn import QNN
@@ -13,5 +14,6 @@ TOOLCHAINS: dict[str, Toolchain] = {
     "qnn": QNN,
     "openvino": OPENVINO,
     "rknn": RKNN,
+    "vela": VELA,
 }
 """By the name that a target's file (export/targets/*.toml) calls it."""
