@@ -13,7 +13,7 @@ FILE = Path(__file__).parents[1] / "docs" / "options.md"
 KINDS = {bool: "flag", int: "integer", float: "number", str: "text", Path: "path"}
 HEAD = """# Every option
 
-Written by `python -m scripts.options` from `src/codecswap/config.py`; `codecswap COMMAND --help` shows the same.
+Written by `python -m scripts.options` from `src/codecswap/config`; `codecswap COMMAND --help` shows the same.
 
 Hyphens and underscores in names are the same. A flag is given as `--flag`, `--flag true` or `--flag false`. An option with
 "several" may be repeated. `--config FILE.yaml` reads options from a file; options on the command line override it.

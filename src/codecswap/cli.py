@@ -1,4 +1,4 @@
-"""The command line: a table of commands; their options come from the classes in config.py.
+"""The command line: a table of commands; their options come from the classes in config/.
 
 Heavy libraries are imported by the commands, not here, so that ``codecswap --help`` is fast.
 """

@@ -1,0 +1,59 @@
+"""Every option of every command. The command line, YAML files, checkpoints and docs/options.md are made from these classes.
+
+`codecswap --help` reads these files, so they import nothing heavy.
+"""
+
+from codecswap.config.data import PrepareOptions
+from codecswap.config.deployment import (
+    CodingOptions,
+    CompileOptions,
+    DecodeOptions,
+    DeployOptions,
+    EncodeOptions,
+    ExportOptions,
+    OnnxOptions,
+    PageOptions,
+    QuantiseOptions,
+)
+from codecswap.config.measuring import AdviseOptions, DemoOptions, EvalOptions, ReportOptions
+from codecswap.config.shared import (
+    ZOO,
+    Gdn,
+    GdnOptions,
+    Model,
+    Part,
+    PictureOptions,
+    Replacement,
+    TeacherOptions,
+    check_at_least,
+)
+from codecswap.config.training import DistillOptions, FinetuneOptions, TrainingOptions
+
+__all__ = [
+    "ZOO",
+    "AdviseOptions",
+    "CodingOptions",
+    "CompileOptions",
+    "DecodeOptions",
+    "DemoOptions",
+    "DeployOptions",
+    "DistillOptions",
+    "EncodeOptions",
+    "EvalOptions",
+    "ExportOptions",
+    "FinetuneOptions",
+    "Gdn",
+    "GdnOptions",
+    "Model",
+    "OnnxOptions",
+    "PageOptions",
+    "Part",
+    "PictureOptions",
+    "PrepareOptions",
+    "QuantiseOptions",
+    "Replacement",
+    "ReportOptions",
+    "TeacherOptions",
+    "TrainingOptions",
+    "check_at_least",
+]

@@ -1,0 +1,188 @@
+"""Options of what leads to a device, and of encoding and decoding."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar, Literal
+
+from codecswap.config.shared import ZOO, GdnOptions, Model, Part, Replacement, TeacherOptions, check_at_least
+from codecswap.errors import UserError
+
+
+@dataclass(kw_only=True)
+class DeployOptions(TeacherOptions, GdnOptions):
+    """What export, quantise and compile have in common."""
+
+    checkpoint: str | None = None
+    """Checkpoint of a student. Default: the teacher given by --teacher or --quality, with --replacement."""
+    replacement: Literal["none", Replacement] = "none"
+    """Replacement of a teacher's transposed convolutions, without training. masked and subpixel are exact."""
+    output: Path = Path("exported")
+    """Folder for encoder.onnx, decoder.onnx, entropy.json, entropy.bin and codec.json."""
+    height: int | None = None
+    """Fixed height of the pictures, a multiple of 16. Needs --width. Default: any size."""
+    width: int | None = None
+    """Fixed width of the pictures, a multiple of 16. Needs --height."""
+    images: str | None = None
+    """Folder of pictures to verify or measure on. Default: photographs inside the package."""
+    gdn_part: Part = "decoder"
+    """Transforms whose GDN layers --gdn replaces. Another encoder writes other bitstreams, which the same decoders read."""
+    calibration_images: str | None = None
+    """Folder of pictures to calibrate on. Default: 13 photographs inside the package."""
+    calibration_count: int = 32
+    """Number of calibration pictures, at most."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_at_least(self, calibration_count=1)
+        if (self.height is None) != (self.width is None):
+            raise UserError("--height and --width go together: give both, or neither for pictures of any size.")
+        for name in ("height", "width"):
+            side = getattr(self, name)
+            if side is not None and (side < 16 or side % 16):
+                padded = max(1, -(-side // 16)) * 16
+                raise UserError(f"--{name} is a multiple of 16, not {side}: take {padded} and pad pictures to it.")
+
+    @property
+    def size(self) -> tuple[int, int] | None:
+        """The fixed width and height of the pictures."""
+        return (self.width, self.height) if self.width and self.height else None
+
+
+@dataclass(kw_only=True)
+class OnnxOptions(DeployOptions):
+    """What export and quantise have in common."""
+
+    form: Literal["native", "resize", "subpixel"] = "native"
+    """How to write upsampling layers: as they are, as Resize and Conv, or as Conv and DepthToSpace."""
+    parts: Literal["all", "encoder", "decoder"] = "all"
+    """Networks to write."""
+    opset: int = 13
+    """ONNX opset, 11 to 20; quantise: 13 to 20."""
+
+    opsets: ClassVar[range] = range(11, 21)
+    """DepthToSpace has its CRD order since 11; PyTorch's exporter ends at 20."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.opset not in self.opsets:
+            raise UserError(f"--opset is {self.opsets[0]} to {self.opsets[-1]}, not {self.opset}.")
+
+
+@dataclass(kw_only=True)
+class ExportOptions(OnnxOptions):
+    """Write a codec as ONNX files and entropy tables, to encode and decode without PyTorch."""
+
+    input: Literal["latents", "symbols"] = "latents"
+    """Input of the decoder: rounded latents, or the entropy coder's integers."""
+    fp16: bool = False
+    """Weights and arithmetic in float16. Inputs and outputs stay float32."""
+    target: str | None = None
+    """Check the operators against a list: opset13, rknn or another (docs/deploy.md), or a TOML file. Exit code 3 if one is
+    refused."""
+
+
+@dataclass(kw_only=True)
+class CodingOptions:
+    """Options of both encoding and decoding."""
+
+    codec: str | None = None
+    """An exported folder (needs no PyTorch), a student's checkpoint, a codec file, or tiny. Default: the model zoo's codec."""
+    model: Model = ZOO
+    """Without --codec: architecture of the model zoo's codec."""
+    quality: int = 8
+    """Without --codec: quality of the model zoo's codec, 1 (fewest bits) to 8."""
+    metric: Literal["mse", "ms-ssim"] = "mse"
+    """The metric that the model zoo's codec was trained for."""
+    input: Path | None = None
+    """File, or folder with sub-folders. May be given as a positional argument."""
+    output: Path | None = None
+    """File to write, or a folder if --input is a folder."""
+    jobs: int = 1
+    """Number of processes for a folder."""
+    threads: int | None = None
+    """Threads per process. Default: the number of cores divided by --jobs."""
+    runtime: Literal["onnxruntime", "openvino"] = "onnxruntime"
+    """What computes an exported folder. OpenVINO, a package of its own, is faster on many x86 processors."""
+
+
+@dataclass(kw_only=True)
+class EncodeOptions(CodingOptions):
+    """Encode pictures of any size (PNG, JPEG, WebP, ...) as .csw files."""
+
+
+@dataclass(kw_only=True)
+class DecodeOptions(CodingOptions):
+    """Decode .csw files to PNG. Needs the codec that wrote them, or one with the same entropy tables."""
+
+
+@dataclass(kw_only=True)
+class QuantiseOptions(OnnxOptions):
+    """Write a codec as ONNX files of 8-bit weights and 8- or 16-bit activations. The folder is like that of export."""
+
+    replacement: Literal["none", Replacement] = "subpixel"
+    """Replacement of a teacher's transposed convolutions, without training. subpixel gains the most speed from INT8."""
+    output: Path = Path("quantised")
+    """Folder for encoder.onnx, decoder.onnx, entropy.json, entropy.bin and codec.json."""
+    parts: Literal["all", "encoder", "decoder"] = "decoder"
+    """Networks to write. A quantised encoder writes other bitstreams than a float encoder; a quantised decoder changes none."""
+    precision: Literal["w8a8", "mixed", "w8a16"] = "w8a8"
+    """8-bit weights and 8-bit activations, 16-bit activations, or mixed: 16 bits except inside GDN layers."""
+    method: Literal["minmax", "entropy", "percentile"] = "minmax"
+    """How the range of an activation is chosen from the calibration values."""
+    percentile: float = 99.99
+    """With --method percentile: percentage of the values inside the range."""
+    activations: Literal["uint8", "int8"] = "uint8"
+    """Type of 8-bit activations; 16-bit ones are uint16, or int16 around 0. uint8 is faster on x86 processors with VNNI."""
+    weight_bits: Literal[7, 8] | None = None
+    """Bits of the weights. Default: 7 between 8-bit activations, where 8 overflow on many x86 processors without VNNI; or 8."""
+    equalise: bool = True
+    """First scale the channels around GDN layers to the same range. This does not change the float codec."""
+    refit: bool = True
+    """Refit the weights to quantised inputs, then round them with GPTQ-style error compensation."""
+    keep: list[str] = field(default_factory=list)
+    """Layers to keep in float, e.g. g_s.6. With w8a8 the encoder's last layer always stays in float."""
+
+    opsets: ClassVar[range] = range(13, 21)
+    """Scales per channel came with 13."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.percentile <= 100:
+            raise UserError(f"--percentile is above 0 and at most 100, not {self.percentile}.")
+
+
+@dataclass(kw_only=True)
+class CompileOptions(DeployOptions):
+    """Write the decoder for an NPU, run its compiler where it is installed, and measure in its arithmetic."""
+
+    target: str | None = None
+    """The NPU: a name that docs/npu.md lists, e.g. rk3588 or ethos-u55, or a TOML file. Exit code 3 if the CPU is needed."""
+    precision: str | None = None
+    """float32, float16, w8a8, w8a16 or mixed. Default: the best one for the target."""
+    form: Literal["native", "resize", "subpixel"] | None = None
+    """How to write upsampling layers: as they are, as Resize and Conv, or as Conv and DepthToSpace. Default: the target's."""
+    output: Path = Path("compiled")
+    """Folder for the files, with report.json."""
+    height: int | None = 256
+    """Height of the pictures, or of the tiles that larger ones are decoded in; a multiple of 16."""
+    width: int | None = 256
+    """Width of the pictures or tiles, a multiple of 16."""
+    toolchain_python: Path | None = None
+    """Python that has the compiler, where it needs an environment of its own (rknn-toolkit2). Default: that of `make rknn`."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.target is None:
+            raise UserError("Name the NPU with --target, e.g. --target rk3588.")
+
+
+@dataclass(kw_only=True)
+class PageOptions:
+    """Write one HTML file that decodes .csw files, and encodes pictures, in any browser; nothing leaves the browser."""
+
+    codec: Path | None = None
+    """Folder of `codecswap export` or `codecswap quantise`; with its encoder, if it has one."""
+    output: Path = Path("decoder.html")
+    """The file to write."""
+    onnxruntime_web: Path | None = None
+    """Folder dist of the unpacked npm package onnxruntime-web 1.30.0. Default: downloaded once, its hash checked."""

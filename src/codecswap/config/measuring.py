@@ -1,0 +1,127 @@
+"""Options of what measures and shows."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from codecswap.config.shared import ZOO, Model, PictureOptions, TeacherOptions
+from codecswap.errors import UserError
+
+
+@dataclass(kw_only=True)
+class EvalOptions(PictureOptions):
+    """Compare students with their teacher and with JPEG, WebP and AVIF: quality, real bytes and times."""
+
+    teacher: list[str] = field(default_factory=list)
+    """A codec file, or tiny: the codec inside the package. Several make a curve. Default: CompressAI's model zoo."""
+    model: Model = ZOO
+    """Architecture of the model zoo's codec."""
+    quality: int | str = 8
+    """Quality of the model zoo's codec, 1 (fewest bits) to 8. Several (1,2,3,4) make a curve."""
+    metric: Literal["mse", "ms-ssim"] = "mse"
+    """The metric that the model zoo's codec was trained for."""
+    checkpoint: list[str] = field(default_factory=list)
+    """Checkpoint of a student, or several. The teacher is read from it. Default: only the teacher is measured."""
+    codec: list[str] = field(default_factory=list)
+    """Exported, quantised or compiled folder, or several. One without an encoder takes the teacher's. Given alone, folders are
+    measured without a teacher."""
+    images: str | None = None
+    """Instead of --coco_dir: a folder of pictures of any size. All of them are evaluated, uncropped."""
+    anchors: str | None = None
+    """Qualities for JPEG, WebP and AVIF, e.g. 30,50, or none. Default: 10,30,50,70,90 with --images."""
+    lpips: bool = False
+    """Measure LPIPS too (AlexNet). The first time 233 MB are downloaded."""
+    output: Path | None = None
+    """Folder for summary.json, pictures.csv and curves/ in CompressAI's results format."""
+    accelerator: str = "auto"
+    """Device to compute on: auto, cpu or cuda."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if len(self.qualities) > 1 and self.teacher:
+            raise UserError("--teacher names local codecs and --quality several of the zoo's: give one of the two.")
+        self.anchor_qualities  # noqa: B018 - checks it
+        if self.accelerator not in ("auto", "cpu", "cuda", "gpu"):
+            raise UserError(f"--accelerator is auto, cpu or cuda, not {self.accelerator}.")
+        self.accelerator = "cuda" if self.accelerator == "gpu" else self.accelerator
+
+    @property
+    def qualities(self) -> list[int]:
+        """``quality`` as numbers."""
+        return _numbers(self.quality, "--quality", 1, 8)
+
+    @property
+    def anchor_qualities(self) -> list[int]:
+        """``anchors`` as numbers; crops have none by default, since most of their bytes would be headers."""
+        default = "10,30,50,70,90" if self.images else "none"
+        anchors = default if self.anchors is None else self.anchors
+        return [] if anchors == "none" else _numbers(anchors, "--anchors", 1, 100)
+
+
+def _numbers(text: int | str, option: str, low: int, high: int) -> list[int]:
+    """Whole numbers separated by commas, each once, in the order given.
+
+    Raises:
+        UserError: it is something else, or one of them is out of range.
+    """
+    try:
+        numbers = list(dict.fromkeys(int(word) for word in str(text).split(",")))
+    except ValueError:
+        numbers = []
+    if not numbers or not all(low <= number <= high for number in numbers):
+        raise UserError(f"{option} takes numbers from {low} to {high}, separated by commas (1,2,4), not {text}.")
+    return numbers
+
+
+@dataclass(kw_only=True)
+class ReportOptions:
+    """Write an HTML file about a run: the result, curves, reconstructions over time, and how to repeat it."""
+
+    runs: list[str] = field(default_factory=list)
+    """Run folders of one student, e.g. checkpoints checkpoints_ft. May be given as positional arguments."""
+    output: Path = Path("report.html")
+    """HTML file to write, below 20 MB. It needs no network."""
+    pictures: int = 32
+    """Number of validation pictures to measure the result on, at most. 0: use the training's figures instead."""
+    watch: bool = False
+    """Write the report again whenever the run's files change, until the run ends or Ctrl-C."""
+
+    def __post_init__(self) -> None:
+        if self.pictures < 0:
+            raise UserError(f"--pictures is at least 0, not {self.pictures}.")
+        if self.output.is_dir():
+            raise UserError(
+                f"--output {self.output} is a folder: name a file in it, e.g. {self.output / 'report.html'}."
+            )
+        if not self.output.absolute().parent.is_dir():
+            raise UserError(
+                f"There is no folder {self.output.parent} for --output {self.output}: make it first, or name another."
+            )
+
+
+@dataclass(kw_only=True)
+class DemoOptions:
+    """Run the whole recipe offline, on the codec and the photographs inside the package."""
+
+    output: Path = Path("demo_run")
+    """Folder for all files of the demo."""
+    distil_epochs: int = 8
+    """Number of epochs of distillation."""
+    finetune_epochs: int = 4
+    """Number of epochs of fine-tuning."""
+
+
+@dataclass(kw_only=True)
+class AdviseOptions(TeacherOptions):
+    """Compare the replacements for a teacher, and say which one to use."""
+
+    images: str | None = None
+    """Folder of pictures: half for calibration, half for measuring. Default: photographs inside the package."""
+    operators: str | None = None
+    """ONNX operators that the target supports, separated by commas, e.g. Conv,Resize,Mul,Sqrt. Default: all."""
+    target: str | None = None
+    """Instead of --operators: an NPU, e.g. rk3588. Its compiler, where it is installed, says which replacement is fastest."""
+
+    def __post_init__(self) -> None:
+        if self.operators and self.target:
+            raise UserError("--operators and --target both say what the NPU has: give one of them.")
