@@ -118,6 +118,6 @@ def test_the_commands_code_with_a_checkpoint(
     with Image.open(tmp_path / "b.png") as decoded:
         assert decoded.size == picture.size
     with pytest.raises(UserError, match=r"a\.csw was written by a codec with a hyperprior"):
-        codec = coding.Source("tiny", "", 8, "mse", 1).open()
+        codec = coding.Source("tiny", "", 8, "mse", 1, "onnxruntime").open()
         coding.decode_file(codec, tmp_path / "a.csw", tmp_path / "c.png")
     assert not (tmp_path / "c.png").exists()

@@ -57,4 +57,4 @@ def test_quantise_counts_its_steps(tmp_path, monkeypatch: pytest.MonkeyPatch, ca
     monkeypatch.setattr(quantise, "sample_pictures", lambda *arguments: iter(pictures))
     assert run("quantise", ["--teacher", "tiny", "--parts", parts, "--output", str(tmp_path)]) == 0
     found = steps(capsys.readouterr().out)
-    assert found["Quantise"][0] == found["Quantise"][1] and found["Measure INT8"] == ("2", "2")
+    assert found["Quantise"][0] == found["Quantise"][1] and found["Measure w8a8"] == ("2", "2")

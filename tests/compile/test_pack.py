@@ -14,7 +14,7 @@ from codecswap.data.pictures import load_picture
 from codecswap.inference.bitstream import to_array
 from codecswap.inference.runtime import OnnxCodec
 
-SIDE = 64
+SIDE = 80
 
 
 def compiled(target: str, pictures: Path, folder: Path) -> int:

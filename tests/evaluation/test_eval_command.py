@@ -224,7 +224,7 @@ def test_a_recipes_student_finds_its_teacher_by_the_encoder(
 def test_a_trained_encoder_is_told(folder: Path, tmp_path: Path, student_of, capsys) -> None:
     def train(student: FactorizedPrior) -> None:
         with torch.no_grad():
-            student.g_a[0].bias += 0.01
+            student.entropy_bottleneck.quantiles += 0.01
 
     one = student_of("tiny", "masked", "trained/last.pt", train)
     two = student_of("tiny", "masked", "frozen/last.pt")

@@ -81,7 +81,7 @@ def test_the_mean_is_per_picture_and_says_what_it_is_over() -> None:
         Coded("a", 1.0, Scores(30.0, 0.9), 0.1, 0.2, Scores(math.inf, 1.0)),
         Coded("b", 3.0, Scores(40.0, math.nan), 0.3, 0.6, Scores(80.0, math.nan)),
     ]
-    mean = CodecResult("mine", "student", True, coded).mean()
+    mean = CodecResult("mine", "student", True, coded=coded).mean()
     assert mean == {
         "psnr": 35.0,
         "ms_ssim": 0.9,
@@ -92,9 +92,9 @@ def test_the_mean_is_per_picture_and_says_what_it_is_over() -> None:
         "psnr_to_teacher": 80.0,
         "ms_ssim_to_teacher": 1.0,
     }
-    identical = CodecResult("mine", "student", True, coded[:1]).mean()
+    identical = CodecResult("mine", "student", True, coded=coded[:1]).mean()
     assert math.isinf(identical["psnr_to_teacher"])
-    undefined = CodecResult("mine", "teacher", None, coded[1:]).mean()
+    undefined = CodecResult("mine", "teacher", None, coded=coded[1:]).mean()
     assert math.isnan(undefined["ms_ssim"]) and undefined["ms_ssim_pictures"] == 0
     perceived = [Coded("a", 1.0, Scores(30.0, 0.9, lpips), 0.1, 0.2) for lpips in (0.2, 0.4, None)]
     assert CodecResult("mine", "anchor", coded=perceived).mean()["lpips"] == pytest.approx(0.3)

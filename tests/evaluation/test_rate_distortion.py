@@ -66,7 +66,7 @@ def test_why_there_is_none() -> None:
 
 def test_curves_are_sorted_by_rate() -> None:
     def result(name: str, curve: str, bpp: float) -> CodecResult:
-        return CodecResult(name, "teacher", None, [Coded("a", bpp, Scores(30, 0.9), 0, 0)], curve)
+        return CodecResult(name, "teacher", None, coded=[Coded("a", bpp, Scores(30, 0.9), 0, 0)], curve=curve)
 
     found = curves(
         [result("t8", "teacher", 2), result("JPEG q10", "JPEG", 1), result("t1", "teacher", 1), result("x", "", 1)]

@@ -43,6 +43,13 @@ class JointAutoregressive(MeanScaleHyperprior, models.JointAutoregressiveHierarc
         return cls(n, m)
 
     @torch.no_grad()
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True) -> Any:  # type: ignore[override]
+        """Load weights; what the context model's mask hides is 0 from here on, as its first use would make it."""
+        result = super().load_state_dict(state_dict, strict)
+        self.context_prediction.weight *= self.context_prediction.mask
+        return result
+
+    @torch.no_grad()
     def quantise(self, y: Tensor) -> Tensor:
         """Round latents one position after the other, as the encoder does, all pictures of a batch at once."""
         z_hat, _ = self.entropy_bottleneck(self._hyper_latents(y), training=False)

@@ -105,8 +105,13 @@ def _fitted_layers(
 ) -> list[tuple[str, nn.Module, Callable[[Any, Any], Calibration]]]:
     """What is fitted, in order: layers that cannot equal theirs, and convolutions behind what comes close only by training."""
     layers, astray = [], False
-    for name, layer in student.get_submodule(transform).named_children():
+    whole: tuple[str, ...] = ()  # layers met: what is inside them is theirs
+    for name, layer in student.get_submodule(transform).named_modules():
         made_by = maker(layer)
+        is_layer = made_by or isinstance(layer, GDN | PlainActivation | nn.Conv2d | nn.ConvTranspose2d)
+        if not is_layer or name.startswith(whole):
+            continue
+        whole += (f"{name}.",)
         fit = made_by.calibration if made_by else None
         if fit is None and astray and not isinstance(layer, GDN | PlainActivation):
             fit = KernelFit if isinstance(layer, UpsampleConv2d) else ConvolutionFit
