@@ -54,7 +54,7 @@ def main() -> None:
         if toolchain.installed(options) is None:
             say(f"{chip}: left out. {toolchain.install}.")
             continue
-        first = next(name for name in of if of[name] == of.get(chip)) == chip
+        first = chip not in of or next(name for name in of if of[name] == of[chip]) == chip
         for precision in target.precisions:
             for form in FORMS:
                 key = f"--target {chip} --form {form} --precision {precision}"
