@@ -165,6 +165,9 @@ def test_what_no_tflite_file_says_is_refused(tmp_path: Path) -> None:
         write_tflite(replace(transform, input_shape=("batch", 2, "rows", "columns")), path)
     with pytest.raises(UserError, match=r"g_s\.0 is in float"):
         write_tflite(replace(transform, activations={"x": transform.activations["x"]}), path)
+    unknown = replace(transform, operations=(replace(transform.operations[0], operator="Reciprocal"),))
+    with pytest.raises(UserError, match=r"Reciprocal at g_s\.0 has no form"):
+        write_tflite(unknown, path)
     with pytest.raises(UserError, match="has uint16"):
         write_tflite(convolution("uint16"), path)
     assert not list(tmp_path.iterdir())

@@ -94,8 +94,12 @@ class _Translation:
             if shuffle:
                 self._subpixel(step, shuffle)
                 assert next(steps) is shuffle
+            elif write := getattr(self, f"_{step.operator.lower()}", None):
+                write(step)
             else:
-                getattr(self, f"_{step.operator.lower()}")(step)
+                raise UserError(
+                    f"{step.operator} at {step.layer} has no form in the TFLite files written here: take --gdn sqrt or --gdn ramps."
+                )
 
     # ONNX's operators
 
