@@ -98,7 +98,7 @@ class _Translation:
                 write(step)
             else:
                 raise UserError(
-                    f"{step.operator} at {step.layer} has no form in the TFLite files written here: take --gdn sqrt or --gdn ramps."
+                    f"{step.operator} at {step.layer} has no form in TFLite files written here: use --gdn sqrt or ramps."
                 )
 
     # ONNX's operators
