@@ -19,6 +19,20 @@ static PyObject *fail(csw_error error)
     return NULL;
 }
 
+/* The string that stands at the end of `out`, which is freed. */
+static PyObject *string_of(unsigned char *out, size_t capacity, size_t written, csw_error error)
+{
+    PyObject *result = NULL;
+    if (!out)
+        PyErr_NoMemory();
+    else if (error)
+        fail(error);
+    else
+        result = PyBytes_FromStringAndSize((char *)out + capacity - written, (Py_ssize_t)written);
+    free(out);
+    return result;
+}
+
 static void close_tables(PyObject *capsule)
 {
     opened *o = PyCapsule_GetPointer(capsule, CAPSULE);
@@ -78,13 +92,7 @@ static PyObject *encode(PyObject *module, PyObject *arguments)
             }
         }
         Py_END_ALLOW_THREADS
-        if (!out)
-            PyErr_NoMemory();
-        else if (error)
-            fail(error);
-        else
-            result = PyBytes_FromStringAndSize((char *)out + capacity - written, (Py_ssize_t)written);
-        free(out);
+        result = string_of(out, capacity, written, error);
     }
     PyBuffer_Release(&view);
     return result;
@@ -154,13 +162,7 @@ static PyObject *encode_rows(PyObject *module, PyObject *arguments)
         if ((out = malloc(capacity)))
             error = csw_encode_rows(&o->tables, starts, rows.buf, symbols.buf, (size_t)rows.len, out, capacity, &written);
         Py_END_ALLOW_THREADS
-        if (!out)
-            PyErr_NoMemory();
-        else if (error)
-            fail(error);
-        else
-            result = PyBytes_FromStringAndSize((char *)out + capacity - written, (Py_ssize_t)written);
-        free(out);
+        result = string_of(out, capacity, written, error);
         free(starts);
     }
     PyBuffer_Release(&symbols);

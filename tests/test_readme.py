@@ -35,10 +35,10 @@ def test_the_readme_is_short_and_names_only_options_that_there_are(name: str) ->
     assert set(re.findall(r"codecswap (\w+) -", text)) <= set(COMMANDS)
 
 
-def test_files_named_in_the_readme_exist() -> None:
-    for name in READMES:
-        for target in re.findall(r"\]\(([^)#:]+)\)", (ROOT / name).read_text(encoding="utf-8")):
-            assert (ROOT / target).exists(), f"{name} links to {target}"
+def test_files_that_readmes_and_docs_link_to_exist() -> None:
+    for page in [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]:
+        for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
+            assert (page.parent / target).exists(), f"{page.name} links to {target}"
 
 
 def test_both_languages_have_the_same_tables() -> None:

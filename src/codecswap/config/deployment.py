@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from codecswap.config.shared import ZOO, GdnOptions, Model, Part, Replacement, TeacherOptions, check_at_least
+from codecswap.config.shared import GdnOptions, Part, Replacement, TeacherOptions, ZooOptions, check_at_least
 from codecswap.errors import UserError
 
 
@@ -82,17 +82,11 @@ class ExportOptions(OnnxOptions):
 
 
 @dataclass(kw_only=True)
-class CodingOptions:
+class CodingOptions(ZooOptions):
     """Options of both encoding and decoding."""
 
     codec: str | None = None
     """An exported folder (needs no PyTorch), a student's checkpoint, a codec file, or tiny. Default: the model zoo's codec."""
-    model: Model = ZOO
-    """Without --codec: architecture of the model zoo's codec."""
-    quality: int = 8
-    """Without --codec: quality of the model zoo's codec, 1 (fewest bits) to 8."""
-    metric: Literal["mse", "ms-ssim"] = "mse"
-    """The metric that the model zoo's codec was trained for."""
     input: Path | None = None
     """File, or folder with sub-folders. May be given as a positional argument."""
     output: Path | None = None

@@ -37,17 +37,23 @@ def check_share(val_ratio: float, max_images: int | None) -> None:
 
 
 @dataclass(kw_only=True)
-class TeacherOptions:
-    """The pretrained codec to start from."""
+class ZooOptions:
+    """A codec of CompressAI's model zoo."""
 
-    teacher: str | None = None
-    """A codec file (.pth, .pth.tar or .safetensors), or tiny: the codec inside the package. Default: CompressAI's model zoo."""
     model: Model = ZOO
     """Architecture of the model zoo's codec."""
     quality: int = 8
     """Quality of the model zoo's codec, 1 (fewest bits) to 8."""
     metric: Literal["mse", "ms-ssim"] = "mse"
     """The metric that the model zoo's codec was trained for."""
+
+
+@dataclass(kw_only=True)
+class TeacherOptions(ZooOptions):
+    """The pretrained codec to start from."""
+
+    teacher: str | None = None
+    """A codec file (.pth, .pth.tar or .safetensors), or tiny: the codec inside the package. Default: CompressAI's model zoo."""
 
 
 @dataclass(kw_only=True)

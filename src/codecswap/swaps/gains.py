@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 
 from codecswap.layers.gdn import GDN, GDN1, GainActivation, effective
-from codecswap.least_squares import Places, patches
-from codecswap.swaps.ramps import EVERY
+from codecswap.swaps.activation_fit import ActivationFit, Layer
 from codecswap.swaps.swap import Swap, decibels
 
 SWEEPS = 60
@@ -52,21 +51,11 @@ def fit_gain(x: Tensor, target: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]
     return solution[:, 0], solution[:, 1:] / scale
 
 
-class _Fit:
-    """The samples that one layer's gains are fitted to; errors are weighted by x squared, as in `codecswap.swaps.ramps`."""
-
-    def __init__(self, layer: GDN1 | GainActivation, original: GDN) -> None:
-        self.layer, self.original = layer, original
-        self.inputs: list[Tensor] = []
-
-    def add(self, inputs: Tensor, theirs: Tensor, places: Places) -> None:
-        """Take in positions of the student's input ``(B, C, h, w)``."""
-        picture, row, column = places
-        self.inputs.append(patches(inputs, (picture[::EVERY], row[::EVERY], column[::EVERY]), 1))
+class _Fit(ActivationFit[Layer]):
+    """The gains of one layer."""
 
     def solve(self, ridge: float) -> tuple[float, float]:
-        """Write the solution into the layer. Returns: relative errors in dB, before and after."""
-        x = torch.cat(self.inputs)
+        x = self.samples
         beta, gamma = effective(self.original)
         root = (x.square() @ gamma.T + beta).sqrt()
         before = self._error(x, root)
@@ -85,7 +74,7 @@ class _Fit:
         raise NotImplementedError
 
 
-class Gdn1Fit(_Fit):
+class Gdn1Fit(_Fit[GDN1]):
     """``beta + gamma |x|`` in the root's place."""
 
     def write(self, x: Tensor, root: Tensor) -> None:  # noqa: D102
@@ -93,17 +82,15 @@ class Gdn1Fit(_Fit):
         weight = x.square() if self.original.inverse else x.square() / root**4
         beta, gamma = fit_gain(x, root, weight)
         layer = self.layer
-        assert isinstance(layer, GDN1)
         layer.beta.data.copy_(layer.beta_reparam.init(beta.to(layer.beta)))
         layer.gamma.data.copy_(layer.gamma_reparam.init(gamma.to(layer.gamma)))
 
 
-class GainFit(_Fit):
+class GainFit(_Fit[GainActivation]):
     """The root, or its inverse, divided by its mean, so that most gains lie between 0.5 and 2."""
 
     def write(self, x: Tensor, root: Tensor) -> None:  # noqa: D102
         gain, layer = root if self.original.inverse else 1 / root, self.layer
-        assert isinstance(layer, GainActivation)
         mean = (x.square() * gain).sum(0) / x.square().sum(0).clamp_min(1e-30)
         beta, gamma = fit_gain(x, (gain / mean).clamp(layer.LOW, layer.HIGH), x.square())
         merged = torch.cat([gamma, gamma], 1)

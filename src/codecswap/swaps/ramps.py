@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from codecswap.layers.gdn import GDN, RampGDN, effective
-from codecswap.least_squares import Places, patches
+from codecswap.swaps.activation_fit import ActivationFit
 from codecswap.swaps.swap import Swap, decibels
 
 PIECES = 4
@@ -13,8 +13,6 @@ MOST = 8
 """Ramps per channel, at most."""
 KNOTS = 24
 """Places, in each channel, where a ramp may begin."""
-EVERY = 8
-"""One in so many of the positions that calibration draws is used: there are few unknowns."""
 DECADES = 3.0
 """How far above beta a norm is taken to reach where there are no samples of it."""
 
@@ -130,25 +128,11 @@ def _value(norm: Tensor, fitted: tuple[Tensor, Tensor, Tensor], *, inverse: bool
     return constant + (slopes * ramps(norm[:, :, None], knots, inverse=inverse)).sum(2)
 
 
-class RampFit:
-    """The samples that one layer's ramps are fitted to.
+class RampFit(ActivationFit[RampGDN]):
+    """The ramps of one layer."""
 
-    An error of the root is multiplied by x on its way to the next layer: squared errors are weighted by x squared. How much
-    the picture, or the bits, suffer from a channel's error multiplies all weights of that channel, and changes no fit.
-    """
-
-    def __init__(self, layer: RampGDN, original: GDN) -> None:
-        self.layer, self.original = layer, original
-        self.inputs: list[Tensor] = []
-
-    def add(self, inputs: Tensor, theirs: Tensor, places: Places) -> None:
-        """Take in positions of the student's input ``(B, C, h, w)``."""
-        picture, row, column = places
-        self.inputs.append(patches(inputs, (picture[::EVERY], row[::EVERY], column[::EVERY]), 1))
-
-    def solve(self, ridge: float) -> tuple[float, float]:
-        """Write the solution into the layer. Returns: relative errors in dB, before and after."""
-        x = torch.cat(self.inputs)
+    def solve(self, ridge: float) -> tuple[float, float]:  # noqa: D102
+        x = self.samples
         beta, gamma = effective(self.original)
         norm = x.square().double() @ gamma.double().T + beta.double()
         wanted = self.original(x[:, :, None, None])
