@@ -156,18 +156,18 @@ class TeacherStudent(nn.Module):
         y = self.student.g_a(x)
         straight_through = y + (self.student.quantise(y) - y).detach()
         if distil and not self.unfreeze_all:
-            with torch.no_grad():
-                wanted = self.teacher.g_a(x)
+            wanted = analyse(self.teacher, x)
             assert self.latent_cost is not None
             target = self.teach(self.teacher.quantise(wanted))
             return Decoded(self.student.g_s(straight_through), target, latents=self.latent_cost(y.float(), wanted))
         bits = self.student.bits(y.float(), noisy=True)
-        latents = encode(self.teacher, x)
+        theirs = analyse(self.teacher, x)
         with torch.no_grad():
-            teacher_bits = self.teacher.bits(analyse(self.teacher, x))
+            teacher_bits = self.teacher.bits(theirs)
+            target = self.teach(self.teacher.quantise(theirs)) if distil else x
         return Decoded(
             self.student.g_s(straight_through),
-            self.teach(latents) if distil else x,
+            target,
             bits_per_pixel(bits, x),
             bits_per_pixel(teacher_bits, x),
         )
