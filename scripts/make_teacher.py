@@ -8,6 +8,10 @@ kernels their transposes, the latents have the step that lambda pays for, and th
 At most 48 channels in the first stage. With ``--architecture mbt2018_mean`` (or another with a hyperprior) each latent's scale
 starts as its channel's.
 
+``--start CODEC`` takes the transforms of a codec that is there instead (of its latents those that cost most bits, if M is
+smaller), and the entropy model, too, where it is of the same architecture; ``--keep_transforms`` trains the entropy model
+alone, so that what it saves is measured on the very same latents.
+
 The same command goes on where a stopped one was: its state lies beside the output until the codec is written.
 (The embedded ``tiny`` was made by an earlier version: N=48, M=72, lambda 0.09, Adam, one size, 54 minutes.)
 """
@@ -28,6 +32,7 @@ from torchvision.transforms.v2.functional import pil_to_tensor
 
 from codecswap.codecs.architectures import ARCHITECTURES
 from codecswap.codecs.protocol import Codec, HyperCodec
+from codecswap.codecs.source import load_codec
 from codecswap.data.discovery import scan
 from codecswap.data.pictures import load_picture
 from codecswap.files import atomic_write
@@ -113,7 +118,13 @@ def start_from_components(codec: Codec, x: Tensor, lmbda: float) -> None:
         x = codec.g_a[index](x)
     if isinstance(codec, HyperCodec):
         x = _start_hyperprior(codec, x)
-    scale = x.std(dim=(0, 2, 3)).clamp_min(0.1)
+    start_entropy(codec, x)
+
+
+@torch.no_grad()
+def start_entropy(codec: Codec, latents: Tensor) -> None:
+    """Set the entropy bottleneck's scales to those of what it is to code."""
+    scale = latents.std(dim=(0, 2, 3)).clamp_min(0.1)
     bottleneck = codec.entropy_bottleneck
     # the first matrix scales the density's argument: softplus(matrix) in proportion to 1 / deviation
     first = bottleneck.matrices[0]
@@ -132,6 +143,28 @@ def _start_hyperprior(codec: HyperCodec, y: Tensor) -> Tensor:
     return codec.hyper_latents(y)
 
 
+@torch.no_grad()
+def start_from_codec(codec: Codec, start: Codec, x: Tensor) -> None:
+    """Take over the transforms of ``start``, and all else where it has the same architecture and M.
+
+    Of its latents the M that cost most bits on ``x`` are kept.
+    """
+    weights = start.state_dict()
+    if type(start) is not type(codec) or start.M != codec.M:
+        likelihoods = start.entropy_bottleneck(start.g_a(x), training=False)[1]
+        bits = -likelihoods.log2().sum(dim=(0, 2, 3))
+        kept = bits.argsort(descending=True)[: codec.M].sort().values
+        print(f"Latents taken over: {len(kept)} of {start.M}, with {bits[kept].sum() / bits.sum():.2%} of the bits.")
+        last = f"g_a.{len(start.g_a) - 1}"
+        for name in (f"{last}.weight", f"{last}.bias", "g_s.0.weight"):
+            weights[name] = weights[name][kept]
+        weights = {name: value for name, value in weights.items() if name.startswith(("g_a.", "g_s."))}
+    tables = ("_offset", "_quantized_cdf", "_cdf_length")
+    codec.load_state_dict(codec.state_dict() | {n: v for n, v in weights.items() if not n.endswith(tables)})
+    if isinstance(codec, HyperCodec) and not isinstance(start, HyperCodec):
+        start_entropy(codec, _start_hyperprior(codec, codec.g_a(x)))
+
+
 class Training:
     """A codec in training: minimise ``lmbda * 255^2 * MSE + bits per pixel`` for a time.
 
@@ -139,11 +172,15 @@ class Training:
     autoregressive entropy models for learned image compression", 2020): it meets in training what a file gives it.
     """
 
-    def __init__(self, codec: Codec, lmbda: float) -> None:
+    def __init__(self, codec: Codec, lmbda: float, keep_transforms: bool = False) -> None:
         self.codec, self.lmbda = codec, lmbda
+        if keep_transforms:
+            codec.g_a.requires_grad_(False)
+            codec.g_s.requires_grad_(False)
         self.averaged = copy.deepcopy(codec)
         quantiles = codec.entropy_bottleneck.quantiles
-        self.weights = [parameter for parameter in codec.parameters() if parameter is not quantiles]
+        trained = (parameter for parameter in codec.parameters() if parameter.requires_grad)
+        self.weights = [parameter for parameter in trained if parameter is not quantiles]
         self.optimiser = SOAP(self.weights, lr=PEAK, weight_decay=0.0)
         self.quantiles = torch.optim.Adam([quantiles], lr=1e-3)
         self.generator = torch.Generator().manual_seed(0)
@@ -215,6 +252,12 @@ class Training:
         self.step, self.seconds = state["step"], state["seconds"]
 
 
+def _halved(codec: Codec) -> dict[str, Tensor]:
+    """The state with every weight in 16 bits (exactly, where they were rounded before); buffers as they are."""
+    weights = dict(codec.named_parameters())
+    return {name: value.half() if name in weights else value for name, value in codec.state_dict().items()}
+
+
 def main() -> None:
     """Read the options, train, save."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -225,21 +268,32 @@ def main() -> None:
     parser.add_argument("--M", type=int, default=80)
     parser.add_argument("--lmbda", type=float, default=0.02)
     parser.add_argument("--minutes", type=float, default=100)
+    parser.add_argument("--start", metavar="CODEC", help="tiny, or a checkpoint, whose transforms are taken over")
+    parser.add_argument("--keep_transforms", action="store_true", help="train the entropy model alone")
+    parser.add_argument("--half", action="store_true", help="round the weights to 16 bits, for a file of half the size")
     options = parser.parse_args()
     torch.manual_seed(0)
     pictures = [pyramid(path) for path in scan(options.images)]
     codec = ARCHITECTURES[options.architecture](options.N, options.M)
-    start_from_components(codec, crops(pictures, 64, torch.Generator().manual_seed(1)), options.lmbda)
-    training = Training(codec, options.lmbda)
+    first = crops(pictures, 64, torch.Generator().manual_seed(1))
+    if options.start:
+        start_from_codec(codec, load_codec(options.start), first)
+    else:
+        start_from_components(codec, first, options.lmbda)
+    training = Training(codec, options.lmbda, options.keep_transforms)
     state = options.output.with_name(options.output.name + ".state")
     if state.exists():
         training.restore(torch.load(state, weights_only=True))
         print(f"Going on after step {training.step}, {training.seconds / 60:.1f} minutes.", flush=True)
     training.run(pictures, options.minutes, state)
     finished = training.averaged
+    if options.half:
+        for parameter in finished.parameters():
+            parameter.data = parameter.data.half().float()
     finished.update(force=True, update_quantiles=True)
     with atomic_write(options.output) as beside:
-        tensors = {name: value.contiguous() for name, value in finished.state_dict().items()}
+        kept = finished.state_dict() if not options.half else _halved(finished)
+        tensors = {name: value.contiguous() for name, value in kept.items()}
         save_file(tensors, beside, metadata={"N": str(options.N), "M": str(options.M)})
     state.unlink(missing_ok=True)
 
