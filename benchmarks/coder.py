@@ -30,7 +30,7 @@ def photographs(count: int) -> Iterator[Case]:
     """The embedded codec's symbols of the package's photographs, 768x512."""
     codec = TorchCodec(load_codec("tiny"))
     for number, picture in enumerate(islice(sample_pictures(None, "", "val", (768, 512)), count)):
-        yield f"photograph {number + 1}, M=72", codec.tables, codec.tables.to_symbols(codec.analyse(picture))
+        yield f"photograph {number + 1}, M=80", codec.tables, codec.tables.to_symbols(codec.analyse(picture))
 
 
 def drawn() -> Iterator[Case]:

@@ -91,7 +91,7 @@ def main() -> None:
         middle = statistics.median(values)
         rows.append([name, f"{middle:.3f}", f"{options.batch_size / middle:.2f}", f"{base / middle:.2f}"])
     where = torch.cuda.get_device_name() if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
-    size = "tiny (N=48, M=72)" if options.N is None else f"N={options.N}, M={options.M}"
+    size = "tiny (N=48, M=80)" if options.N is None else f"N={options.N}, M={options.M}"
     title = f"{size}, batch {options.batch_size} of 224x224, {where}, median of {options.rounds}"
     show_table(title, ["step", "seconds", "pictures/s", "against the recipe"], rows)
     print(f"peak memory: ours {mine:.2f} GiB, with the recipe's step {peak(device):.2f} GiB")

@@ -8,13 +8,13 @@ from codecswap.advise import OPERATORS, cheapest_exact, multiply_adds
 from codecswap.cli import run
 from codecswap.swaps.apply import swap
 
-LATENTS = torch.zeros(1, 72, 2, 2)
+LATENTS = torch.zeros(1, 80, 2, 2)
 
 
 def counted(decoder: nn.Module, side: int) -> float:
     """Multiply-adds per output pixel, from the shapes that really occur."""
     total = 0
-    x = torch.zeros(1, 72, side, side)
+    x = torch.zeros(1, 80, side, side)
     for layer in decoder:
         y = layer(x)
         if isinstance(layer, nn.ConvTranspose2d):

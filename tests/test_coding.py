@@ -180,7 +180,7 @@ def test_a_mixed_up_folder_is_refused(exported: Path, tmp_path: Path, capsys: py
         content = (folder / name).read_bytes()
         (folder / name).write_bytes(content.replace(b"0", b"1", 1) if name != "codec.json" else content[:-20])
         (tmp_path / "x.csw").write_bytes(
-            bitstream.pack(np.zeros((72, 1, 1), np.int32), (9, 9), OnnxCodec(exported).tables)
+            bitstream.pack(np.zeros((80, 1, 1), np.int32), (9, 9), OnnxCodec(exported).tables)
         )
         assert run("decode", folder, tmp_path / "x.csw", tmp_path / "x.png") == 2
         assert "export the codec again" in capsys.readouterr().err

@@ -16,8 +16,8 @@ from codecswap.errors import UserError
 
 
 def test_the_embedded_codec_is_a_trained_one_with_its_tables(teacher: FactorizedPrior) -> None:
-    assert (teacher.N, teacher.M) == (48, 72) and not teacher.training
-    assert teacher.entropy_bottleneck.quantized_cdf.shape[0] == 72
+    assert (teacher.N, teacher.M) == (48, 80) and not teacher.training
+    assert teacher.entropy_bottleneck.quantized_cdf.shape[0] == 80
     assert not any(parameter.requires_grad for parameter in teacher.parameters())
 
 

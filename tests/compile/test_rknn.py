@@ -86,7 +86,7 @@ def test_the_table_of_layers_is_read_whatever_its_columns() -> None:
 def test_less_padding_at_the_end_is_output_padding(teacher: FactorizedPrior, tmp_path: Path) -> None:
     export_decoder(teacher, tmp_path / "decoder.onnx", height=64, width=64)
     model = onnx.load(tmp_path / "decoder.onnx")
-    given = {"latents": np.random.default_rng(0).normal(0, 3, (1, 72, 4, 4)).astype(np.float32)}
+    given = {"latents": np.random.default_rng(0).normal(0, 3, (1, 80, 4, 4)).astype(np.float32)}
     before = open_session(model.SerializeToString()).run(None, given)[0]
     _without_output_padding(model)
     assert "output_padding" not in str(model.graph.node) and str(model.graph.node).count("ConvTranspose") > 3

@@ -29,7 +29,7 @@ def test_a_folder_holds_all_and_is_verified(tmp_path: Path, pictures: Path, caps
     written = {"codec.json", "decoder.onnx", "encoder.onnx", "entropy.bin", "entropy.json"}
     assert {path.name for path in tmp_path.iterdir()} == written
     manifest = json.loads((tmp_path / "codec.json").read_text())
-    assert (manifest["opset"], manifest["precision"], manifest["M"]) == (13, "float32", 72)
+    assert (manifest["opset"], manifest["precision"], manifest["M"]) == (13, "float32", 80)
     printed = capsys.readouterr().out
     assert (
         "symbols differ" in printed and "largest error" in printed and "ONNX opset 13 accepts decoder.onnx" in printed
@@ -43,8 +43,8 @@ def test_a_target_that_refuses_gives_exit_code_3(tmp_path: Path, pictures: Path,
     assert "Sqrt at g_s.1" in capsys.readouterr().out
     assert not (tmp_path / "encoder.onnx").exists()
     codec = OnnxCodec(tmp_path)
-    assert codec.synthesise(np.zeros((72, 6, 5), np.int32)).shape == (3, 96, 80)
-    assert codec.synthesise(np.zeros((72, 9, 8), np.int32)).shape == (3, 144, 128)  # in tiles of the fixed size
+    assert codec.synthesise(np.zeros((80, 6, 5), np.int32)).shape == (3, 96, 80)
+    assert codec.synthesise(np.zeros((80, 9, 8), np.int32)).shape == (3, 144, 128)  # in tiles of the fixed size
 
 
 def test_float16_and_symbols(tmp_path: Path, pictures: Path, capsys: pytest.CaptureFixture) -> None:

@@ -15,7 +15,7 @@ from codecswap.export.backends import graph
 from codecswap.export.backends.onnx import export_decoder, export_encoder
 from codecswap.swaps.apply import swap
 
-LATENTS = (1, 72, 6, 5)
+LATENTS = (1, 80, 6, 5)
 IGDN = {"Conv", "Mul", "Sqrt"}
 CASES = [  # replacement, form, fixed size, operators
     ("none", "native", False, IGDN | {"ConvTranspose"}),
@@ -105,8 +105,8 @@ def test_multiply_adds_are_those_of_the_algebra(teacher: FactorizedPrior, tmp_pa
         of_layers("none", "subpixel"),
     )
     places = 4 * LATENTS[2] * LATENTS[3]  # of the first layer's output
-    assert transposed["g_s.0"] * 4 == plain["g_s.0"] == 25 * 72 * 48 * places
-    assert folded["g_s.0"] == 9 * 72 * 48 * places
+    assert transposed["g_s.0"] * 4 == plain["g_s.0"] == 25 * 80 * 48 * places
+    assert folded["g_s.0"] == 9 * 80 * 48 * places
 
 
 def test_what_no_output_needs_is_found() -> None:

@@ -31,7 +31,7 @@ def test_planes_are_the_latents_borders_included(teacher: FactorizedPrior, repla
     tables = codec.entropy_tables()
     rng = np.random.default_rng(0)
     wide = np.minimum(tables.lengths - 3, 200)[:, None, None]
-    symbols = (tables.offsets[:, None, None] + rng.integers(0, wide + 1, (72, 4, 3))).astype(np.int32)
+    symbols = (tables.offsets[:, None, None] + rng.integers(0, wide + 1, (80, 4, 3))).astype(np.int32)
     transform = lower(codec.g_s, size=(4, 3))
     planes = take_planes(transform, tables)
     given = planes.of_symbols(symbols)

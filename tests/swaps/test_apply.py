@@ -12,8 +12,8 @@ from codecswap.swaps.apply import swap
 def test_names_and_everything_else_stay(teacher: FactorizedPrior) -> None:
     student, report = swap(teacher)
     assert [entry.name for entry in report] == ["g_s.0", "g_s.2", "g_s.4", "g_s.6"]
-    assert report[0].before == "ConvTranspose2d(72, 48, 5x5)"
-    assert report[0].after == "Upsample(x2) + Conv2d(72, 48, 5x5)"
+    assert report[0].before == "ConvTranspose2d(80, 48, 5x5)"
+    assert report[0].after == "Upsample(x2) + Conv2d(80, 48, 5x5)"
     mine, theirs = student.state_dict(), teacher.state_dict()
     swapped = {f"g_s.{i}.{name}" for i in (0, 2, 4, 6) for name in ("weight", "bias")}
     assert set(theirs) - set(mine) == swapped
@@ -24,21 +24,22 @@ def test_names_and_everything_else_stay(teacher: FactorizedPrior) -> None:
 
 @pytest.mark.parametrize(
     ("replacement", "key", "shape"),
-    [("masked", "g_s.0.1.weight", (48, 72, 5, 5)), ("subpixel", "g_s.0.0.weight", (192, 72, 3, 3))],
+    [("masked", "g_s.0.1.weight", (48, 80, 5, 5)), ("subpixel", "g_s.0.0.weight", (192, 80, 3, 3))],
 )
 def test_exact_students_equal_their_teacher(
     teacher: FactorizedPrior, replacement: str, key: str, shape: tuple[int, ...]
 ) -> None:
     student, report = swap(teacher, replacement)
-    latents = torch.randn(2, 72, 4, 3).mul(5).round()
+    latents = torch.randn(2, 80, 4, 3).mul(5).round()
     with torch.no_grad():
-        torch.testing.assert_close(student.g_s(latents), teacher.g_s(latents), rtol=0, atol=5e-6)
+        wanted = teacher.g_s(latents)  # far outside [0, 1] for latents that no picture has
+        torch.testing.assert_close(student.g_s(latents), wanted, rtol=0, atol=5e-6 * wanted.abs().max().item())
     assert all(entry.error_db == float("-inf") for entry in report)
     assert student.state_dict()[key].shape == shape
 
 
 def test_weight_start_is_far_better_than_noise_and_worse_than_exact(teacher: FactorizedPrior) -> None:
-    latents = torch.randn(2, 72, 6, 6).mul(3).round()
+    latents = torch.randn(2, 80, 6, 6).mul(3).round()
     with torch.no_grad():
         wanted = teacher.g_s(latents)
         errors = {
@@ -50,7 +51,7 @@ def test_weight_start_is_far_better_than_noise_and_worse_than_exact(teacher: Fac
 @pytest.mark.parametrize("kernel", [3, 7])
 def test_other_kernels_fit_too(teacher: FactorizedPrior, kernel: int) -> None:
     narrow, wide = (swap(teacher, kernel_size=size)[1][0].error_db for size in (5, kernel))
-    assert swap(teacher, kernel_size=kernel)[0].g_s(torch.zeros(1, 72, 2, 2)).shape == (1, 3, 32, 32)
+    assert swap(teacher, kernel_size=kernel)[0].g_s(torch.zeros(1, 80, 2, 2)).shape == (1, 3, 32, 32)
     assert (narrow > wide) == (kernel > 5), "a wider kernel leaves less unexplained"
 
 

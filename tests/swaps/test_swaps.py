@@ -68,7 +68,7 @@ def test_an_exported_layer_has_the_operators_of_its_swap(teacher: FactorizedPrio
     path = tmp_path / "decoder.onnx"
     export_decoder(swap(teacher, name)[0], path, height=64, width=64)
     needed = set(swaps.SWAPS[name].operators)
-    assert set(graph.facts(path, (1, 72, 4, 4)).operators) == needed | {"Conv", "Mul", "Sqrt"}
+    assert set(graph.facts(path, (1, 80, 4, 4)).operators) == needed | {"Conv", "Mul", "Sqrt"}
 
 
 class Doubling(nn.Sequential):
@@ -99,9 +99,10 @@ def test_a_new_swap_is_one_value_in_the_table(
     monkeypatch.setitem(swaps.SWAPS, new.name, new)
     student, report = swap(teacher, "doubling")
     assert [entry.after for entry in report] == ["Doubling"] * 4
-    latents = torch.randn(1, 72, 4, 4).round()
+    latents = torch.randn(1, 80, 4, 4).round()
     with torch.no_grad():
-        torch.testing.assert_close(student.g_s(latents), teacher.g_s(latents), rtol=0, atol=5e-6)
+        wanted = teacher.g_s(latents)  # far outside [0, 1] for latents that no picture has
+        torch.testing.assert_close(student.g_s(latents), wanted, rtol=0, atol=5e-6 * wanted.abs().max().item())
     assert calibrate(teacher, student, latents) == []
     assert multiply_adds(student.g_s, latents) == multiply_adds(swap(teacher, "subpixel")[0].g_s, latents)
     pair = TeacherStudent(teacher, student)
@@ -110,8 +111,8 @@ def test_a_new_swap_is_one_value_in_the_table(
     }
     path = tmp_path / "decoder.onnx"
     export_decoder(student, path)
-    assert set(graph.facts(path, (1, 72, 4, 4)).operators) == {"Conv", "DepthToSpace", "Mul", "Sqrt"}
-    record = checkpoint.StudentRecord(48, 72, "doubling", None, "tiny", 8, "mse", None, True)
+    assert set(graph.facts(path, (1, 80, 4, 4)).operators) == {"Conv", "DepthToSpace", "Mul", "Sqrt"}
+    record = checkpoint.StudentRecord(48, 80, "doubling", None, "tiny", 8, "mse", None, True)
     torch.save({"format": 3, "codec": vars(record), "student_state": student.state_dict()}, tmp_path / "last.pt")
     loaded = checkpoint.load_student(tmp_path / "last.pt")
     assert loaded.replacement == "doubling"
@@ -119,7 +120,7 @@ def test_a_new_swap_is_one_value_in_the_table(
 
 
 def test_both_counts_of_multiply_adds_agree(teacher: FactorizedPrior, tmp_path: Path) -> None:
-    shape = (1, 72, 4, 6)
+    shape = (1, 80, 4, 6)
     for codec in (teacher, swap(teacher, "subpixel")[0]):
         export_decoder(codec, tmp_path / "decoder.onnx")
         of_nodes = graph.multiply_adds(onnx.load(tmp_path / "decoder.onnx"), shape)

@@ -72,7 +72,7 @@ def test_a_decoder_without_gdn_through_the_recipe(
     size = ("--height", "64", "--width", "64", "--images", str(pictures))
     options = ["--checkpoint", str(loaded.path), "--output", str(tmp_path / "e"), *size, "--parts", "decoder"]
     assert run("export", options) == 0
-    operators = graph.facts(tmp_path / "e" / "decoder.onnx", (1, 72, 4, 4)).operators
+    operators = graph.facts(tmp_path / "e" / "decoder.onnx", (1, 80, 4, 4)).operators
     assert set(operators) == {"Conv", "DepthToSpace", "Relu"}
     assert run("export", [*options, "--gdn", "ramps"]) == 2
     assert "holds a student with --gdn relu" in capsys.readouterr().err

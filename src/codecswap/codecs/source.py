@@ -19,7 +19,7 @@ from codecswap.config import ZOO
 from codecswap.errors import UserError
 
 EMBEDDED = "tiny"
-"""The name under which ``--teacher`` finds the codec inside the package (N=48, M=72)."""
+"""The name under which ``--teacher`` finds the codec inside the package (N=48, M=80)."""
 
 
 @dataclass(frozen=True)
