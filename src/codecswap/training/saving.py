@@ -1,6 +1,7 @@
 """Checkpoints while a run is under way: when they are written, what is in them, and how a run stops without losing any."""
 
 import random
+import shutil
 import signal
 import threading
 import time
@@ -18,6 +19,7 @@ from codecswap.config import TrainingOptions
 from codecswap.errors import Interrupted, RunFailure
 from codecswap.files import atomic_write
 from codecswap.training.checkpoint import FORMAT, StudentRecord
+from codecswap.training.resume import AUTO
 from codecswap.training.stages.stage import Stage
 from codecswap.training.state import TrainingState
 
@@ -133,7 +135,15 @@ class Checkpoints(L.Callback):
         self.keep(trainer, trainer.current_epoch, self.state.judged)
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: Any) -> None:
-        """From here on Ctrl-C and SIGTERM let the step finish."""
+        """From here on Ctrl-C and SIGTERM let the step finish.
+
+        Where ``--resume auto`` found ``best`` further on than ``last``, a run was killed between the two: ``last`` is written
+        now, since there may be no step left that would.
+        """
+        best = self.folder / self.stage.best
+        if trainer.is_global_zero and getattr(self.options, self.stage.resume) == AUTO and trainer.ckpt_path == str(best):
+            with atomic_write(self.folder / self.stage.last, sync=True) as beside:
+                shutil.copyfile(best, beside)
         if threading.current_thread() is threading.main_thread():
             self.handlers = {signum: signal.signal(signum, self._ask) for signum in SIGNALS}
 
