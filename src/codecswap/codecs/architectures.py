@@ -33,6 +33,11 @@ def untrained(state: Mapping[str, Tensor]) -> Codec:
     raise ValueError("no architecture has such weights")
 
 
+def name_of(codec: Codec) -> str:
+    """The name of a codec's architecture in CompressAI's zoo."""
+    return next(name for name, architecture in ARCHITECTURES.items() if type(codec) is architecture)
+
+
 def check(codec: Codec, path: str | Path) -> None:
     """Check what was read from ``path``, and compute the entropy tables where the file held none.
 

@@ -4,8 +4,9 @@ import math
 
 import numpy as np
 
+from codecswap.codecs.architectures import name_of
 from codecswap.evaluation.measure import CodecResult
-from codecswap.evaluation.published import PUBLISHED
+from codecswap.evaluation.published import published
 from codecswap.report.measurements import Comparison
 from codecswap.report.plots import Line, Plot
 from codecswap.report.run import STAGES, Run
@@ -74,14 +75,14 @@ def rate_plots(comparison: Comparison) -> list[Plot]:
 
 
 def _rate_plot(key: str, unit: str, measure: str, column: str, comparison: Comparison, digits: int) -> Plot:
-    published = PUBLISHED["results"]
-    lines = [Line(text("published_kodak"), "published", published["bpp"], published[column], "dotted", "*")]
+    known = published(name_of(comparison.checkpoint.student))["results"]
+    lines = [Line(text("published_kodak"), "published", known["bpp"], known[column], "dotted", "*")]
     for name, points in _by_format(comparison.anchors):
         colour, marker = ANCHORS[name]
         means = [point.mean() for point in points]
         lines.append(Line(name, colour, [m["bpp"] for m in means], [m[measure] for m in means], "dashed", marker))
     for result, name in ((comparison.teacher, "teacher"), (comparison.student, "student")):
-        mean = result.mean()
+        mean = comparison.beside_anchors(result)
         lines.append(Line(text(name), name, [mean["bpp"]], [mean[measure]], marker="o"))
     title, described = text(f"plot_{key}"), text(f"plot_{key}_described")
     return Plot(key, title, described, lines, text("bits_per_pixel"), unit, digits)
@@ -95,7 +96,7 @@ def _by_format(results: list[CodecResult]) -> list[tuple[str, list[CodecResult]]
 
 def equal_quality(comparison: Comparison) -> list[Text]:
     """What the anchors need for the student's PSNR, interpolated between their measured qualities."""
-    student = comparison.student.mean()
+    student = comparison.beside_anchors(comparison.student)
     sentences = []
     for name, points in _by_format(comparison.anchors):
         means = sorted((point.mean() for point in points), key=lambda mean: mean["psnr"])

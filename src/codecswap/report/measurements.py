@@ -38,6 +38,8 @@ NEGLIGIBLE = 0.005
 """A loss below this many dB is no loss."""
 ANCHOR_QUALITIES = (10, 50, 90)
 """Of JPEG, WebP and AVIF: fewer than `codecswap eval` takes, since they are most of a report's time (docs/report.md)."""
+ANCHOR_PICTURES = 8
+"""On how many of the pictures these are measured, for the same reason."""
 
 _T = TypeVar("_T")
 
@@ -85,12 +87,19 @@ class Comparison:
     exact: dict[str, CodecResult]
     """The teacher with each exact replacement that fits it; empty if the student's own is exact."""
     anchors: list[CodecResult]
+    """JPEG, WebP and AVIF, on fewer pictures: `beside_anchors`."""
+    on_anchors: list[int]
+    """Which pictures these are, by their place among those measured."""
     checkpoint: StudentCheckpoint
     held_out: int
     """Pictures that the run held out; the results are of some of them."""
     cropped: int
     """Pictures of which only the centre was measured."""
     errors: list[LargestError]
+
+    def beside_anchors(self, result: CodecResult) -> dict[str, float]:
+        """A codec's means on the pictures of the anchors alone."""
+        return replace(result, coded=[result.coded[index] for index in self.on_anchors]).mean()
 
 
 @dataclass
@@ -238,9 +247,8 @@ class Measurements:
         return load_student(run.best).student.same_entropy(teacher)
 
     def _measure(self, teacher: Codec, checkpoint: StudentCheckpoint, paths: list[Path]) -> Comparison | None:
-        count = min(self.limit, len(paths))
-        chosen = [paths[index * len(paths) // count] for index in range(count)]
-        say(f"Measuring {checkpoint.path} and its teacher on {count} of {len(paths)} held-out pictures.")
+        chosen = [paths[index] for index in evenly(len(paths), self.limit)]
+        say(f"Measuring {checkpoint.path} and its teacher on {len(chosen)} of {len(paths)} held-out pictures.")
         pictures, cropped = [], 0
         for path in chosen:
             try:
@@ -257,7 +265,8 @@ class Measurements:
         exact, same = _exact_replacements(teacher, checkpoint, pictures[0][1])
         tracked = track("Measure teacher and student", pictures, unit="pictures")
         by_teacher, by_student, *by_exact = evaluate(teacher, {"student": student, **exact}, tracked)
-        anchor_results = self._cached("anchors", chosen, lambda: _anchors(pictures))
+        few = evenly(len(pictures), ANCHOR_PICTURES)
+        anchor_results = self._cached("anchors", chosen, lambda: _anchors([pictures[index] for index in few]))
         scores = [(t.scores.psnr, s.scores.psnr) for t, s in zip(by_teacher.coded, by_student.coded, strict=True)]
         order = sorted(range(len(pictures)), key=lambda index: scores[index][1] - scores[index][0])[:ERROR_COUNT]
         errors = [
@@ -268,8 +277,14 @@ class Measurements:
         measured = dict(zip(exact, by_exact, strict=True))
         exact_results = {name: replace(measured[other], name=name) for name, other in same.items()}
         return Comparison(
-            by_teacher, by_student, exact_results, anchor_results, checkpoint, len(paths), cropped, errors
+            by_teacher, by_student, exact_results, anchor_results, few, checkpoint, len(paths), cropped, errors
         )
+
+
+def evenly(count: int, most: int) -> list[int]:
+    """At most so many of ``count`` places, evenly spread."""
+    kept = min(count, most)
+    return [index * count // kept for index in range(kept)]
 
 
 def _anchors(pictures: list[tuple[str, Tensor]]) -> list[CodecResult]:

@@ -141,7 +141,11 @@ class Checkpoints(L.Callback):
         now, since there may be no step left that would.
         """
         best = self.folder / self.stage.best
-        if trainer.is_global_zero and getattr(self.options, self.stage.resume) == AUTO and trainer.ckpt_path == str(best):
+        if (
+            trainer.is_global_zero
+            and getattr(self.options, self.stage.resume) == AUTO
+            and trainer.ckpt_path == str(best)
+        ):
             with atomic_write(self.folder / self.stage.last, sync=True) as beside:
                 shutil.copyfile(best, beside)
         if threading.current_thread() is threading.main_thread():

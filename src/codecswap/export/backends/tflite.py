@@ -240,7 +240,9 @@ class _Translation:
         ].real.min()  # n is not smaller: gamma and squares are not negative
         values = np.geomspace(max(float(beta), float(given.scale)), given.range[1], 1024)
         lowest, levels, power = (0, 32767, 0) if given.zero_point.dtype == np.int16 else (-128, 255, -2 / 3)
-        density = values * (values + values[-1] / 16) ** power  # the first factor: there are as many values in every octave
+        density = (
+            values * (values + values[-1] / 16) ** power
+        )  # the first factor: there are as many values in every octave
 
         def error(largest: float) -> float:
             scale = largest / levels
