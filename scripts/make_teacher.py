@@ -10,7 +10,8 @@ starts as its channel's.
 
 ``--start CODEC`` takes the transforms of a codec that is there instead (of its latents those that cost most bits, if M is
 smaller), and the entropy model, too, where it is of the same architecture; ``--keep_transforms`` trains the entropy model
-alone, so that what it saves is measured on the very same latents.
+alone, so that what it saves is measured on the very same latents. (The embedded ``tiny_hyper`` is
+``tiny`` with another entropy model.)
 
 The same command goes on where a stopped one was: its state lies beside the output until the codec is written.
 (The embedded ``tiny`` was made so, in 14,900 steps: N=48, M=80, lambda 0.0075 after 6,800 steps at 0.015.)
@@ -38,7 +39,10 @@ from codecswap.data.pictures import load_picture
 from codecswap.files import atomic_write
 from codecswap.metrics import bits_per_pixel
 
-CROP, BATCH, NOISE = 128, 8, 0.01
+NOISE = 0.01
+CROPS = {16: (128, 8), 64: (256, 4)}
+"""Side and number of a step's crops, by the codec's multiple. Hyper-latents are 64 times smaller than the picture:
+at 128 all four touch a border, and what is learnt there is wrong in the middle of a picture (a sixth more bits)."""
 GAIN = 2 / 32
 """Of the analysis start: overlapping 4x4 blocks see each pixel four times, and the four stages divide by 4 * 2 * 2 * 2."""
 HYPER_DEVIATION = 2.0
@@ -52,17 +56,17 @@ AVERAGED = 0.999
 SAVE_SECONDS = 120
 
 
-def pyramid(path: Path) -> list[Tensor]:
+def pyramid(path: Path, side: int) -> list[Tensor]:
     """A picture at all sizes that still hold a crop, each ``(3, H, W)`` uint8; one that is too small is enlarged."""
     picture = load_picture(path)
-    enough = max(1.0, CROP / min(picture.size))
-    sizes = [tuple(round(side * enough * scale) for side in picture.size) for scale in SCALES]
-    kept = [size for size in sizes if min(size) >= CROP] or sizes[:1]
+    enough = max(1.0, side / min(picture.size))
+    sizes = [tuple(round(length * enough * scale) for length in picture.size) for scale in SCALES]
+    kept = [size for size in sizes if min(size) >= side] or sizes[:1]
     return [pil_to_tensor(picture.resize(size, Image.Resampling.LANCZOS)) for size in kept]
 
 
-def crops(pictures: list[list[Tensor]], count: int, generator: torch.Generator) -> Tensor:
-    """Random crops ``(count, 3, 128, 128)`` in [0, 1] at random sizes, turned, flipped, brighter or darker."""
+def crops(pictures: list[list[Tensor]], side: int, count: int, generator: torch.Generator) -> Tensor:
+    """Random crops ``(count, 3, side, side)`` in [0, 1] at random sizes, turned, flipped, brighter or darker."""
 
     def draw(below: int) -> int:
         return int(torch.randint(below, (), generator=generator))
@@ -71,8 +75,8 @@ def crops(pictures: list[list[Tensor]], count: int, generator: torch.Generator) 
     for _ in range(count):
         sizes = pictures[draw(len(pictures))]
         picture = sizes[draw(len(sizes))]
-        top, left = (draw(side - CROP + 1) for side in picture.shape[1:])
-        crop = picture[:, top : top + CROP, left : left + CROP].float() / 255
+        top, left = (draw(length - side + 1) for length in picture.shape[1:])
+        crop = picture[:, top : top + side, left : left + side].float() / 255
         crop = crop.flip(-1) if draw(2) else crop
         crop = crop.transpose(1, 2) if draw(4) == 0 else crop
         # contrast by a power, and the colours' balance by a gain
@@ -196,7 +200,7 @@ class Training:
         for group in self.optimiser.param_groups:
             group["lr"] = self.learning_rate(share)
         codec = self.codec
-        x = crops(pictures, BATCH, self.generator)
+        x = crops(pictures, *CROPS[codec.multiple], self.generator)
         y = codec.g_a(x)
         bpp = bits_per_pixel(codec.bits(y, noisy=True), x)
         error = (codec.g_s(y + (codec.quantise(y) - y).detach()) - x).square().mean()
@@ -253,9 +257,31 @@ class Training:
 
 
 def _halved(codec: Codec) -> dict[str, Tensor]:
-    """The state with every weight in 16 bits (exactly, where they were rounded before); buffers as they are."""
-    weights = dict(codec.named_parameters())
-    return {name: value.half() if name in weights else value for name, value in codec.state_dict().items()}
+    """The weights that were trained; the quantiles follow from the others."""
+    named = codec.named_parameters()
+    return {name: value for name, value in named if value.requires_grad and not name.endswith("quantiles")}
+
+
+@torch.no_grad()
+def round_to_half(codec: Codec) -> None:
+    """Round what was trained to 16 bits."""
+    for parameter in _halved(codec).values():
+        parameter.copy_(parameter.half())
+
+
+def asset(codec: Codec, without_transforms: bool) -> dict[str, Tensor]:
+    """A codec's state for the package: trained weights in 16 bits, no tables of Gaussians, which follow from nothing trained.
+
+    Args:
+        without_transforms: leave them out, as they are those of another codec in the package.
+    """
+    state = {name: value.half() if name in _halved(codec) else value for name, value in codec.state_dict().items()}
+    for name in ("_quantized_cdf", "_cdf_length", "_offset"):
+        if (table := f"gaussian_conditional.{name}") in state:
+            state[table] = state[table].new_empty(0)
+    return {
+        name: value for name, value in state.items() if not without_transforms or not name.startswith(("g_a.", "g_s."))
+    }
 
 
 def main() -> None:
@@ -270,12 +296,13 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=100)
     parser.add_argument("--start", metavar="CODEC", help="tiny, or a checkpoint, whose transforms are taken over")
     parser.add_argument("--keep_transforms", action="store_true", help="train the entropy model alone")
-    parser.add_argument("--half", action="store_true", help="round the weights to 16 bits, for a file of half the size")
+    parser.add_argument("--asset", action="store_true", help="write what the package embeds: `asset`")
     options = parser.parse_args()
     torch.manual_seed(0)
-    pictures = [pyramid(path) for path in scan(options.images)]
     codec = ARCHITECTURES[options.architecture](options.N, options.M)
-    first = crops(pictures, 64, torch.Generator().manual_seed(1))
+    side, _ = CROPS[codec.multiple]
+    pictures = [pyramid(path, side) for path in scan(options.images)]
+    first = crops(pictures, side, 64, torch.Generator().manual_seed(1))
     if options.start:
         start_from_codec(codec, load_codec(options.start), first)
     else:
@@ -287,13 +314,12 @@ def main() -> None:
         print(f"Going on after step {training.step}, {training.seconds / 60:.1f} minutes.", flush=True)
     training.run(pictures, options.minutes, state)
     finished = training.averaged
-    if options.half:
-        for parameter in finished.parameters():
-            parameter.data = parameter.data.half().float()
+    if options.asset:
+        round_to_half(finished)
     finished.update(force=True, update_quantiles=True)
+    state_dict = asset(finished, options.keep_transforms) if options.asset else finished.state_dict()
     with atomic_write(options.output) as beside:
-        kept = finished.state_dict() if not options.half else _halved(finished)
-        tensors = {name: value.contiguous() for name, value in kept.items()}
+        tensors = {name: value.contiguous() for name, value in state_dict.items()}
         save_file(tensors, beside, metadata={"N": str(options.N), "M": str(options.M)})
     state.unlink(missing_ok=True)
 

@@ -18,8 +18,9 @@ from codecswap.codecs.safe_load import read_state
 from codecswap.config import ZOO
 from codecswap.errors import UserError
 
-EMBEDDED = "tiny"
-"""The name under which ``--teacher`` finds the codec inside the package (N=48, M=80)."""
+EMBEDDED, EMBEDDED_HYPERPRIOR = "tiny", "tiny_hyper"
+"""The names under which ``--teacher`` finds the codecs inside the package (N=48, M=80): a factorized prior, and the same
+transforms with a mean-scale hyperprior, whose file holds the entropy model alone."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class Teacher:
     """Which pretrained codec: what the options ``--teacher``, ``--model``, ``--quality`` and ``--metric`` name together."""
 
     path: str | None = None
-    """``tiny`` (the embedded codec), a local ``.pth``, ``.pth.tar`` or ``.safetensors`` file of any N and M, or None: zoo."""
+    """``tiny`` or ``tiny_hyper`` (embedded), a local ``.pth``, ``.pth.tar`` or ``.safetensors`` file of any N and M, or None: zoo."""
     quality: int = 8
     """1 to 8, of the zoo."""
     metric: str = "mse"
@@ -51,9 +52,8 @@ class Teacher:
         Raises:
             UserError: the file is missing, is no checkpoint or holds another architecture; or the download failed.
         """
-        if self.path == EMBEDDED:
-            with as_file(files("codecswap") / "assets" / "tiny.safetensors") as path:
-                codec = _from_state(read_state(path), str(path))
+        if self.path in (EMBEDDED, EMBEDDED_HYPERPRIOR):
+            codec = _from_state(_embedded(self.path), self.path)
         else:
             file = _from_zoo(self.model, self.quality, self.metric) if self.path is None else Path(self.path)
             codec = _from_state(read_state(file), str(file) if self.path is None else self.path)
@@ -77,6 +77,15 @@ def state_digest(state: Mapping[str, Tensor]) -> str:
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
+
+
+def _embedded(name: str) -> dict[str, Any]:
+    """The state of a codec inside the package."""
+    with as_file(files("codecswap") / "assets" / f"{name}.safetensors") as path:
+        state = read_state(path)
+    if name == EMBEDDED_HYPERPRIOR:
+        state |= {key: value for key, value in _embedded(EMBEDDED).items() if key.startswith(("g_a.", "g_s."))}
+    return state
 
 
 def _from_zoo(model: str, quality: int, metric: str) -> Path:

@@ -53,7 +53,7 @@ class TeacherOptions(ZooOptions):
     """The pretrained codec to start from."""
 
     teacher: str | None = None
-    """A codec file (.pth, .pth.tar or .safetensors), or tiny: the codec inside the package. Default: CompressAI's model zoo."""
+    """A codec file (.pth, .pth.tar or .safetensors), tiny or tiny_hyper (in the package). Default: CompressAI's model zoo."""
 
 
 @dataclass(kw_only=True)

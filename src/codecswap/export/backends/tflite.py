@@ -228,8 +228,8 @@ class _Translation:
     def _inverse_rounding(self, step: Operation) -> Quantisation | None:
         """Of rsqrt(n), so that ``n * rsqrt(n)`` is closest to the root, on average over what n may be.
 
-        Small norms are more frequent, and in 8 bits it matters: their density is taken to fall as the power -2/3 from 1/16 of the
-        largest on.
+        Small norms are more frequent, and in 8 bits it matters: their density is taken to fall as the power -2/3 from 1/16 of
+        the largest on.
         """
         given = self.file.roundings[step.inputs[0]]
         if given is None:
