@@ -28,7 +28,7 @@ class Teacher:
     """Which pretrained codec: what the options ``--teacher``, ``--model``, ``--quality`` and ``--metric`` name together."""
 
     path: str | None = None
-    """``tiny`` or ``tiny_hyper`` (embedded), a local ``.pth``, ``.pth.tar`` or ``.safetensors`` file of any N and M, or None: zoo."""
+    """``tiny`` or ``tiny_hyper`` (embedded), a ``.pth``, ``.pth.tar`` or ``.safetensors`` file of any N and M, or None: zoo."""
     quality: int = 8
     """1 to 8, of the zoo."""
     metric: str = "mse"

@@ -86,7 +86,7 @@ class CodingOptions(ZooOptions):
     """Options of both encoding and decoding."""
 
     codec: str | None = None
-    """An exported folder (needs no PyTorch), a student's checkpoint, a codec file, or tiny (embedded). Default: the zoo's codec."""
+    """An exported folder (needs no PyTorch), a student's checkpoint, a codec file, or tiny. Default: the model zoo's codec."""
     input: Path | None = None
     """File, or folder with sub-folders. May be given as a positional argument."""
     output: Path | None = None
