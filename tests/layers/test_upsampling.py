@@ -6,7 +6,13 @@ import pytest
 import torch
 from torch import nn
 
-from codecswap.layers.upsampling import SubpixelConv2d, UpsampleConv2d, phase_matrix
+from codecswap.layers.upsampling import (
+    SubpixelConv2d,
+    UpsampleConv2d,
+    from_phase_kernels,
+    phase_matrix,
+    transposed_phase_kernels,
+)
 from codecswap.swaps import SWAPS
 
 
@@ -80,3 +86,11 @@ def test_even_kernels_are_no_kernels_of_ours() -> None:
     for layer in (UpsampleConv2d, SubpixelConv2d):
         with pytest.raises(ValueError, match="odd, not 4"):
             layer(1, 1, 4)
+
+
+@pytest.mark.parametrize(("kernel", "padding", "extra"), [(5, 2, 1), (3, 1, 1), (4, 1, 0), (7, 3, 1)])
+def test_phase_kernels_hold_every_tap_once(kernel: int, padding: int, extra: int) -> None:
+    layer = nn.ConvTranspose2d(3, 2, kernel, stride=2, padding=padding, output_padding=extra)
+    kernels = transposed_phase_kernels(layer)
+    assert (kernels != 0).sum() == layer.weight.numel()
+    assert torch.equal(from_phase_kernels(kernels, layer), layer.weight)

@@ -51,13 +51,8 @@ def why_not_doubling(layer: nn.ConvTranspose2d) -> str | None:
     return None
 
 
-def transposed_phase_kernels(layer: nn.ConvTranspose2d) -> Tensor:
-    """The four low-resolution kernels that together are ``layer``.
-
-    ``out[2i + p] = sum_d w[p - 2d + padding] x[i + d]`` on each axis.
-
-    Returns: ``(O, I, 2, 2, F, F)`` in the layer's dtype; phases (p, q), then offsets ``-(F // 2) .. F // 2``.
-    """
+def _tap_selection(layer: nn.ConvTranspose2d) -> Tensor:
+    """Which tap ``(k,)`` a phase ``(2,)`` sees at which offset ``(F,)``, zeros and ones: every tap is seen once."""
     kernel, padding = layer.kernel_size[0], int(layer.padding[0])
     offsets = [
         (p, (p + padding - tap) // 2, tap) for p in range(2) for tap in range(kernel) if (p + padding - tap) % 2 == 0
@@ -66,8 +61,25 @@ def transposed_phase_kernels(layer: nn.ConvTranspose2d) -> Tensor:
     selection = layer.weight.new_zeros(2, 2 * reach + 1, kernel)
     for phase, d, tap in offsets:
         selection[phase, d + reach, tap] = 1
+    return selection
+
+
+def transposed_phase_kernels(layer: nn.ConvTranspose2d) -> Tensor:
+    """The four low-resolution kernels that together are ``layer``.
+
+    ``out[2i + p] = sum_d w[p - 2d + padding] x[i + d]`` on each axis.
+
+    Returns: ``(O, I, 2, 2, F, F)`` in the layer's dtype; phases (p, q), then offsets ``-(F // 2) .. F // 2``.
+    """
+    selection = _tap_selection(layer)
     weight = layer.weight.detach().transpose(0, 1)  # (O, I, k, k)
     return torch.einsum("pas,oist,qbt->oipqab", selection, weight, selection)
+
+
+def from_phase_kernels(kernels: Tensor, layer: nn.ConvTranspose2d) -> Tensor:
+    """The weight ``(I, O, k, k)`` that gives ``layer`` these `transposed_phase_kernels`."""
+    selection = _tap_selection(layer).to(kernels)
+    return torch.einsum("pas,oipqab,qbt->iost", selection, kernels, selection)
 
 
 def to_subpixel(kernels: Tensor) -> Tensor:

@@ -248,7 +248,12 @@ def _rounded(
         steps=precision.steps,
         float_layers=kept,
     )
-    return {f"{name}.{key}": Quantisation(s.numpy(), np.zeros(len(s), np.int8), 0) for key, s in scales.items()}
+    outputs = {  # the axis of a weight that the scales are of
+        key: int(isinstance(lowered.get_submodule(key.rpartition(".")[0]), nn.ConvTranspose2d)) for key in scales
+    }
+    return {
+        f"{name}.{key}": Quantisation(s.numpy(), np.zeros(len(s), np.int8), outputs[key]) for key, s in scales.items()
+    }
 
 
 def _precision(options: QuantiseOptions) -> Precision:

@@ -7,11 +7,14 @@ post-training quantization for generative pre-trained transformers", 2022, and o
 before it). At last the bias takes up the mean of what is left.
 """
 
+import copy
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from codecswap.layers.upsampling import from_phase_kernels, transposed_phase_kernels
 from codecswap.least_squares import Sums, draw, patches, ridge_step
 
 POSITIONS = 32768
@@ -32,9 +35,9 @@ def round_weights(
     steps: int = 255,
     float_layers: Sequence[str] = (),
 ) -> dict[str, Tensor]:
-    """Refit and round the convolutions of an equalised lowered transform, in place.
+    """Refit and round the convolutions, transposed ones too, of an equalised lowered transform, in place.
 
-    Transposed convolutions and those inside GDNs are left as they are: nearest rounding serves the latter well.
+    Those inside GDNs are left as they are: nearest rounding serves them well.
 
     Args:
         transform: what `codecswap.export.lower.lower` returns.
@@ -65,9 +68,9 @@ def round_weights(
     return scales
 
 
-def _parts(layer: nn.Module) -> tuple[nn.Module, nn.Conv2d | None, nn.Module]:
-    """A layer as what comes before its convolution, the convolution (None: a GDN or transposed), and what comes after."""
-    if isinstance(layer, nn.Conv2d):
+def _parts(layer: nn.Module) -> tuple[nn.Module, nn.Conv2d | nn.ConvTranspose2d | None, nn.Module]:
+    """A layer as what comes before its convolution, the convolution (None: a GDN), and what comes after."""
+    if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
         return nn.Identity(), layer, nn.Identity()
     if isinstance(layer, nn.Sequential):
         modules = list(layer)
@@ -88,30 +91,71 @@ def _fake_quantised(tensors: Sequence[Tensor], steps: int) -> list[Tensor]:
 
 
 def _round(
-    conv: nn.Conv2d, inputs: Sequence[Tensor], wanted: Sequence[Tensor], generator: torch.Generator, levels: int
+    conv: nn.Conv2d | nn.ConvTranspose2d,
+    inputs: Sequence[Tensor],
+    wanted: Sequence[Tensor],
+    generator: torch.Generator,
+    levels: int,
 ) -> Tensor:
-    """Refit ``conv`` from ``inputs`` to ``wanted``, round its weight in place, and correct its bias; returns the scales."""
-    weight = conv.weight.double().flatten(1)
-    size, stride, padding = conv.kernel_size[0], conv.stride[0], int(conv.padding[0])
-    sums = Sums(weight.shape[1], len(weight), weight.device)
+    """Refit ``conv`` from ``inputs`` to ``wanted``, round its weight in place, and correct its bias; returns the scales.
+
+    A transposed convolution is four convolutions at low resolution, one for each phase of its output, which share scales
+    and bias; each is fitted by itself, to the taps that it has.
+    """
+    if isinstance(conv, nn.ConvTranspose2d):
+        wanted = [F.pixel_unshuffle(y, 2) for y in wanted]
+        phases = transposed_phase_kernels(conv).double()  # (O, I, 2, 2, F, F)
+        size, stride, padding, outputs = phases.shape[-1], 1, phases.shape[-1] // 2, len(phases)
+        taps = transposed_phase_kernels(_ones_like(conv))[0] != 0
+        parts = [(p, q) for p in range(2) for q in range(2)]
+        masks = [taps[:, p, q].flatten() for p, q in parts]
+        weights = [phases[:, :, p, q].flatten(1)[:, mask] for (p, q), mask in zip(parts, masks, strict=True)]
+        rows = [slice(2 * p + q, None, 4) for p, q in parts]
+    else:
+        size, stride, padding, outputs = conv.kernel_size[0], conv.stride[0], int(conv.padding[0]), conv.out_channels
+        weights, rows = [conv.weight.double().flatten(1)], [slice(None)]
+        masks = [torch.ones(weights[0].shape[1], dtype=torch.bool, device=conv.weight.device)]
+    sums = Sums(len(masks[0]), wanted[0].shape[1], conv.weight.device)
     for x, y in zip(inputs, wanted, strict=True):
         places = draw(y, POSITIONS // len(inputs), generator)
         sums.add(patches(x, places, size, stride=stride, padding=padding), patches(y, places, 1))
     mean_in, mean_out = sums.inputs / sums.count, sums.targets / sums.count
     gram = sums.gram / sums.count - torch.outer(mean_in, mean_in)
     cross = sums.cross / sums.count - torch.outer(mean_in, mean_out)
+    fits = [
+        _refitted(gram[mask][:, mask], cross[mask][:, row], weight)
+        for mask, row, weight in zip(masks, rows, weights, strict=True)
+    ]
+    scales = torch.stack([fitted.abs().amax(1) for fitted, _ in fits]).amax(0).clamp_min(1e-12) / levels
+    rounded = [_compensated(fitted, scales, inverse, levels) for fitted, inverse in fits]
+    biases = [mean_out[row] - part @ mean_in[mask] for part, row, mask in zip(rounded, rows, masks, strict=True)]
+    if isinstance(conv, nn.ConvTranspose2d):
+        for (p, q), mask, part in zip(parts, masks, rounded, strict=True):
+            kernel = part.new_zeros(outputs, len(mask))
+            kernel[:, mask] = part
+            phases[:, :, p, q] = kernel.view(outputs, -1, size, size)
+        conv.weight.copy_(from_phase_kernels(phases, conv))
+    else:
+        conv.weight.copy_(rounded[0].view_as(conv.weight))
+    bias = torch.stack(biases).mean(0).to(conv.weight.dtype)
+    conv.bias = nn.Parameter(bias, requires_grad=False)
+    return scales.to(conv.weight.dtype)
+
+
+def _ones_like(conv: nn.ConvTranspose2d) -> nn.ConvTranspose2d:
+    ones = copy.deepcopy(conv)
+    ones.weight.fill_(1)
+    return ones
+
+
+def _refitted(gram: Tensor, cross: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """The weight ``(O, K)`` refitted by least squares, and the inverse of the pulled Gram matrix ``(K, K)``."""
     energy = gram.diagonal().mean()
     pull = RIDGE * energy + 1e-12
     # by the second term the pull is towards weights a thousandth larger: the files measured in docs/deploy.md were made so
     missing = cross - gram @ weight.T + (RIDGE * (energy + pull) - pull) * weight.T
-    step, factor = ridge_step(gram, missing, pull)
-    fitted = weight + step.T
-    scales = fitted.abs().amax(1).clamp_min(1e-12) / levels
-    rounded = _compensated(fitted, scales, torch.cholesky_inverse(factor), levels)
-    conv.weight.copy_(rounded.view_as(conv.weight))
-    bias = mean_out - rounded @ mean_in
-    conv.bias = nn.Parameter(bias.to(conv.weight.dtype), requires_grad=False)
-    return scales.to(conv.weight.dtype)
+    step, factor = ridge_step(gram.clone(), missing, pull)
+    return weight + step.T, torch.cholesky_inverse(factor)
 
 
 def _compensated(weight: Tensor, scales: Tensor, inverse: Tensor, levels: int) -> Tensor:
