@@ -162,7 +162,8 @@ def rsqrt_nodes(scale_in: np.ndarray, scale_out: np.ndarray) -> tuple[np.ndarray
     """Start and rise of each of the 512 lines, int16, in Vela's float32 arithmetic."""
     single = np.float32
     low, high = single(scale_in) * single(-32768), single(scale_in) * single(32767)
-    step, unit = (high - low) / single(512), single(65536) / (single(scale_out) * single(65535))
+    step = (high - low) / single(512)
+    unit = single(65536) / (single(scale_out) * single(32767) - single(scale_out) * single(-32768))
 
     def wanted(x: np.ndarray) -> np.ndarray:
         with np.errstate(invalid="ignore", divide="ignore"):
