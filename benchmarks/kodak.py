@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from codecswap.codecs.protocol import Codec
-from codecswap.codecs.source import Teacher, fingerprint
+from codecswap.codecs.source import EMBEDDED, EMBEDDED_HYPERPRIOR, Teacher, fingerprint
 from codecswap.codecs.torch_codec import TorchCodec
 from codecswap.config import ExportOptions, QuantiseOptions
 from codecswap.console import say, track
@@ -60,7 +60,7 @@ def main() -> None:
     """Make, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pictures", type=Path, required=True, help="folder of Kodak's pictures")
-    parser.add_argument("--teachers", nargs="+", default=["tiny"], help="codec files, or tiny")
+    parser.add_argument("--teachers", nargs="+", default=["tiny"], help="codec files, tiny or tiny_hyper")
     parser.add_argument("--checkpoints", nargs="*", default=[], help="students of these teachers")
     parser.add_argument("--ablations", action="store_true", help="quantise the first teacher in other ways too")
     parser.add_argument("--threads", type=int, default=cores())
@@ -73,7 +73,7 @@ def main() -> None:
     sizes: dict[str, list[float]] = {}
     for index, path in enumerate(options.teachers):
         codec = Teacher(path).load()
-        name = "`tiny`" if path == "tiny" else f"`{Path(path).stem}` (N={codec.N}, M={codec.M})"
+        name = f"`{path}`" if path in (EMBEDDED, EMBEDDED_HYPERPRIOR) else f"`{Path(path).stem}` (N={codec.N}, M={codec.M})"
         mine = {k: s.student for k, s in students.items() if s.record and s.record.teacher_sha256 == fingerprint(codec)}
         with tempfile.TemporaryDirectory() as scratch:
             settings = INT8 | (ABLATIONS if options.ablations and not index else {})

@@ -88,7 +88,7 @@ def test_the_closed_form_on_pictures_it_was_not_fitted_to(
     made, replaced, _ = swap_and_fit(teacher, name, "encoder", fitted, tolerance=0.02)
     assert [entry.name for entry in replaced] == ["g_a.1", "g_a.3", "g_a.5"]
     loss = measure(teacher, made, others.split(2))
-    assert loss.symbols < 0.1 and abs(loss.percent) < 0.3 and loss.decibels < 0.12
+    assert loss.symbols < 0.1 and abs(loss.percent) < 0.5 and loss.decibels < 0.12
 
 
 def test_a_smaller_tolerance_takes_more_pieces(teacher: FactorizedPrior, crops: tuple[Tensor, Tensor]) -> None:
