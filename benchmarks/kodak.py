@@ -73,7 +73,11 @@ def main() -> None:
     sizes: dict[str, list[float]] = {}
     for index, path in enumerate(options.teachers):
         codec = Teacher(path).load()
-        name = f"`{path}`" if path in (EMBEDDED, EMBEDDED_HYPERPRIOR) else f"`{Path(path).stem}` (N={codec.N}, M={codec.M})"
+        name = (
+            f"`{path}`"
+            if path in (EMBEDDED, EMBEDDED_HYPERPRIOR)
+            else f"`{Path(path).stem}` (N={codec.N}, M={codec.M})"
+        )
         mine = {k: s.student for k, s in students.items() if s.record and s.record.teacher_sha256 == fingerprint(codec)}
         with tempfile.TemporaryDirectory() as scratch:
             settings = INT8 | (ABLATIONS if options.ablations and not index else {})

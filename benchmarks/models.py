@@ -1,9 +1,10 @@
 """What the architectures cost: exactness of the swap, price of integers, times of encoding and decoding and who takes them.
 
-python benchmarks/models.py [--codecs tiny tiny_hyper] [--random mbt2018_mean:192:320] [--images DIR] [--pictures 3]
+python benchmarks/models.py [--codecs tiny tiny_hyper] [--random mbt2018_mean:192:320 ...] [--images DIR] [--pictures 3]
 
 Every codec is exported with two convolutions for each transposed one (`subpixel`) and coded by ONNX Runtime on one thread, as
-on a device. A random codec (architecture:N:M) is for time and exactness alone: its bytes mean nothing. All codecs take turns,
+on a device, but for `mbt2018`, which is not exported. A random codec (architecture:N:M) is for time and exactness alone: its
+bytes mean nothing. All codecs take turns,
 picture by picture; times are the medians.
 """
 
@@ -23,7 +24,7 @@ import torch
 from safetensors.torch import save_file
 
 from codecswap.codecs.architectures import ARCHITECTURES
-from codecswap.codecs.protocol import Codec
+from codecswap.codecs.protocol import Codec, HyperCodec
 from codecswap.codecs.source import load_codec
 from codecswap.codecs.torch_codec import TorchCodec
 from codecswap.config import ExportOptions
@@ -37,13 +38,14 @@ from codecswap.inference.tables import EntropyTables
 from codecswap.swaps.apply import swap
 
 SIZE = (768, 512)
+RANDOM = ["bmshj2018_hyperprior:192:320", "mbt2018_mean:192:320", "mbt2018:192:320"]
 PARTS = ("g_a", "g_s", "h_a", "h_s", "entropy coding")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--codecs", nargs="*", default=["tiny", "tiny_hyper"])
-    parser.add_argument("--random", nargs="*", default=["mbt2018_mean:192:320"], help="architecture:N:M")
+    parser.add_argument("--random", nargs="*", default=RANDOM, help="architecture:N:M")
     parser.add_argument("--images", type=Path, help="default: the package's photographs")
     parser.add_argument("--pictures", type=int, default=3)
     options = parser.parse_args()
@@ -57,6 +59,8 @@ def main() -> None:
             codecs[name] = drawn(name, files[name])
         folders = {}
         for name, path in files.items():
+            if isinstance(codecs[name], HyperCodec) and codecs[name].serial:
+                continue  # it is not exported
             folders[name] = Path(scratch) / f"{Path(path).stem}-exported"
             arguments = ExportOptions(teacher=path, replacement="subpixel", output=folders[name])
             export.main(arguments, {"teacher", "replacement"})
@@ -101,9 +105,9 @@ def coding(codecs: dict[str, Codec], folders: dict[str, Path], pictures: list[An
         picture = bitstream.to_picture(array, (array.shape[1], array.shape[2]))
         for name, codec in opened.items():
             with parts() as encoding:
-                data = timed(encoding, lambda codec=codec, picture=picture: bitstream.encode(codec, picture))
+                data = timed(encoding, bitstream.encode, codec, picture)
             with parts() as decoding:
-                timed(decoding, lambda codec=codec, data=data: bitstream.decode(codec, data))
+                timed(decoding, bitstream.decode, codec, data)
             both = {"encode": encoding, "decode": decoding}
             flat = {f"{way} {part}": seconds for way, found in both.items() for part, seconds in found.items()}
             if name not in spent:
@@ -160,10 +164,10 @@ def parts() -> Iterator[dict[str, float]]:
             patch.stop()
 
 
-def timed(seconds: dict[str, float], work: Callable[[], Any]) -> Any:
+def timed(seconds: dict[str, float], work: Callable[..., Any], *arguments: Any) -> Any:
     """Do it, and count the whole."""
     began = time.perf_counter()
-    result = work()
+    result = work(*arguments)
     seconds["whole"] = time.perf_counter() - began
     return result
 
