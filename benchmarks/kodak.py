@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from codecswap.codecs.protocol import Codec
+from codecswap.codecs.protocol import Codec, HyperCodec
 from codecswap.codecs.source import EMBEDDED, EMBEDDED_HYPERPRIOR, Teacher, fingerprint
 from codecswap.codecs.torch_codec import TorchCodec
 from codecswap.config import ExportOptions, QuantiseOptions
@@ -81,7 +81,8 @@ def main() -> None:
         mine = {k: s.student for k, s in students.items() if s.record and s.record.teacher_sha256 == fingerprint(codec)}
         with tempfile.TemporaryDirectory() as scratch:
             settings = INT8 | (ABLATIONS if options.ablations and not index else {})
-            folders = dict(write(codec, path, settings, Path(scratch), options.threads))
+            hyper = isinstance(codec, HyperCodec)  # its entropy model is measured by benchmarks/models.py
+            folders = {} if hyper else dict(write(codec, path, settings, Path(scratch), options.threads))
             exported = [Exported(label, folder, TorchCodec(codec)) for label, folder in folders.items()]
             measured = TeacherAndStudents(codec, mine, exported=exported)
             evaluate_all([measured], track(f"Measure {path}", pictures, unit="pictures"))
