@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from codecswap.codecs import source as codecs
 from codecswap.codecs.factorized import FactorizedPrior
 from codecswap.codecs.source import fingerprint, load_codec
+from codecswap.data.transforms import whole_picture
 from codecswap.errors import UserError
 
 
@@ -19,6 +20,23 @@ def test_the_embedded_codec_is_a_trained_one_with_its_tables(teacher: Factorized
     assert (teacher.N, teacher.M) == (48, 80) and not teacher.training
     assert teacher.entropy_bottleneck.quantized_cdf.shape[0] == 80
     assert not any(parameter.requires_grad for parameter in teacher.parameters())
+
+
+def test_the_embedded_hyperprior_shares_the_transforms_and_saves_bits(
+    teacher: FactorizedPrior, photos: list[Path]
+) -> None:
+    codec = load_codec("tiny_hyper")
+    assert (codec.N, codec.M) == (48, 80) and not codec.training
+    for part in ("g_a", "g_s"):
+        mine, theirs = (getattr(one, part).state_dict() for one in (codec, teacher))
+        assert all(torch.equal(mine[name], theirs[name]) for name in theirs)
+    x = whole_picture(photos[0])[None, :, :256, :256]
+    size, mine, theirs = x.shape[-2:], codec.g_a(x), teacher.g_a(x)
+    strings = [one.compress_latents(y) for one, y in ((codec, mine), (teacher, theirs))]
+    spent, before = (sum(len(string) for string in each) for each in strings)
+    assert spent < 0.97 * before
+    decoded = codec.decompress_latents(strings[0], [side // 16 for side in size])
+    torch.testing.assert_close(decoded, mine, rtol=0, atol=0.501)
 
 
 @pytest.mark.parametrize("form", ["safetensors", "plain", "compressai", "parallel", "no tables"])
