@@ -1,5 +1,6 @@
-"""No bias leaves int32, however small the weights of its row are."""
+"""No bias leaves int32, however small the weights of its row are; and none need be there."""
 
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -8,11 +9,18 @@ import pytest
 import torch
 from torch import nn
 
+from codecswap.codecs.source import load_codec
+from codecswap.codecs.torch_codec import TorchCodec
+from codecswap.config import QuantiseOptions
 from codecswap.export.backends import graph
 from codecswap.export.backends.onnx import write_decoder
 from codecswap.export.lower import LoweredGDN
+from codecswap.export.verify import sample_pictures
+from codecswap.inference.runtime import OnnxCodec
 from codecswap.quantise.calibration import LARGEST_BIAS, calibrate
+from codecswap.quantise.command import quantise
 from codecswap.quantise.precision import Precision
+from codecswap.swaps.apply import swap, swap_gdn
 
 
 @pytest.mark.parametrize("name", ["w8a8", "mixed", "w8a16"])
@@ -51,3 +59,18 @@ def test_rows_of_gamma_near_zero_leave_the_bias_in_int32(tmp_path: Path, name: s
     assert (
         np.abs(weight.real[[0, 1, 3, 5]] - gamma.numpy()[[0, 1, 3, 5], :, None, None]).max() < 1 / 127
     )  # others stay fine
+
+
+@pytest.mark.parametrize("gdn", ["gdn1", "gdnish", "relu", "none"])
+def test_every_form_of_gdn_has_an_8_bit_file(tmp_path: Path, gdn: str) -> None:
+    """``gdnish`` has convolutions without a bias."""
+    codec = swap_gdn(swap(load_codec("tiny"), "subpixel")[0], gdn)[0].requires_grad_(False)
+    for parameter in codec.g_s.parameters():  # as after training: no two layers are the same
+        parameter *= 1 + 0.01 * torch.rand_like(parameter)
+    samples = list(islice(sample_pictures(None, "", "train", (64, 48)), 3))
+    options = QuantiseOptions(output=tmp_path, width=64, height=48, weight_bits=8)
+    quantise(codec, "tiny", "subpixel", samples, options, show=False)
+    torch_codec = TorchCodec(codec)
+    symbols = torch_codec.tables.to_symbols(torch_codec.analyse(samples[0]))
+    wanted, found = torch_codec.synthesise(symbols), OnnxCodec(tmp_path, threads=1).synthesise(symbols)
+    assert np.square(np.clip(wanted, 0, 1) - found).mean() < 0.01 * np.square(wanted - wanted.mean()).mean()

@@ -120,6 +120,9 @@ def lower(transform: nn.Module, form: Form = "native", size: tuple[int, int] | N
         made_by = maker(layer)
         if size and nn.ConvTranspose2d in (type(layer), made_by and made_by.replaces):
             size = (2 * size[0], 2 * size[1])
+    for layer in result.modules():  # integer convolutions of ONNX Runtime and TFLite want a bias
+        if isinstance(layer, nn.Conv2d) and layer.bias is None:
+            layer.bias = nn.Parameter(layer.weight.new_zeros(layer.out_channels))
     return result.eval().requires_grad_(False)
 
 
