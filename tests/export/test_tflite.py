@@ -124,30 +124,43 @@ def test_integers_are_the_qdq_files(
         assert agreement("decoder", found, wanted) > agreement("decoder", expected, wanted) - 1.5
 
 
-def test_ramps_leave_no_root(tmp_path: Path, symbols: list[np.ndarray]) -> None:
-    """In float and with 16 bits, where ReLU is an operator of its own and not the end of a range."""
-    teacher, samples = load_codec("tiny"), list(islice(sample_pictures(None, "", "train", SIZE), 4))
-    codec = swap_gdn(swap(teacher, "subpixel")[0], "ramps", pieces=2)[0].requires_grad_(False)
+FORMS = {
+    "ramps": {"RELU"},
+    "gdn1": {"ABS"},
+    "gdnish": {"RELU", "DEPTHWISE_CONV_2D", "MAXIMUM"},
+    "relu": {"RELU"},
+    "none": set(),
+}
+"""What each form of GDN has beside convolutions and products, where ReLU is no end of a range."""
+
+
+@pytest.mark.parametrize("gdn", FORMS)
+def test_no_form_of_gdn_leaves_a_root(tmp_path: Path, gdn: str) -> None:
+    """In float and in integers."""
+    teacher, samples = load_codec("tiny"), list(islice(sample_pictures(None, "", "train", (128, 128)), 8))
+    codec = swap_gdn(swap(teacher, "subpixel")[0], gdn, **({"pieces": 2} if gdn == "ramps" else {}))[0]
+    codec.requires_grad_(False)
     calibrate(teacher, codec, teacher.quantise(teacher.g_a(torch.from_numpy(np.stack(samples)))))
-    path, latents = tmp_path / "decoder.onnx", symbols[0].astype(np.float32)
-    export_decoder(codec, path, height=SIZE[1], width=SIZE[0])
+    torch_codec = TorchCodec(codec)
+    symbols = torch_codec.tables.to_symbols(torch_codec.analyse(samples[0]))
+    path, latents = tmp_path / "decoder.onnx", symbols.astype(np.float32)
+    export_decoder(codec, path, height=128, width=128)
     expected = open_session(path.read_bytes(), 1).run(None, {"latents": latents[None]})[0][0]
     content = tflite(read_qdq(onnx.load(path)))
     assert np.abs(run(content, latents) - expected).max() < 1e-5 * max(1, np.abs(expected).max())
-    assert set(operators(content)) == {"CONV_2D", "MUL", "RELU", "CONCATENATION", "RESHAPE"}
-    options = QuantiseOptions(
-        output=tmp_path,
-        width=SIZE[0],
-        height=SIZE[1],
-        precision="w8a16",
-        weight_bits=8,
-        activations="int8",
-        refit=False,
-    )
-    quantise(codec, "tiny", "subpixel", samples, options, show=False)
-    content, quantised = tflite(read_qdq(onnx.load(path))), OnnxCodec(tmp_path, threads=1, exact=True)
-    found = run(content, quantised.manifest.planes.of_symbols(symbols[0]))
-    assert agreement("decoder", found, quantised.synthesise(symbols[0])) > 60
+    shuffled = {"CONV_2D", "MUL", "CONCATENATION", "RESHAPE"} - ({"MUL"} if gdn in ("relu", "none") else set())
+    ends = {"MINIMUM"} if gdn == "gdnish" else set()
+    assert set(operators(content)) == shuffled | FORMS[gdn] | ends
+    for precision, kind, least in (("w8a8", "uint8", 42), ("w8a16", "int8", 60)):
+        options = {"precision": precision, "activations": kind, "weight_bits": 8, "refit": False}
+        options = QuantiseOptions(output=tmp_path / precision, width=128, height=128, **options)
+        quantise(codec, "tiny", "subpixel", samples, options, show=False)
+        content = tflite(read_qdq(onnx.load(options.output / "decoder.onnx")))
+        quantised = OnnxCodec(options.output, threads=1, exact=True)
+        found = run(content, quantised.manifest.planes.of_symbols(symbols))
+        assert agreement("decoder", found, quantised.synthesise(symbols)) > least
+        unfused = FORMS[gdn] if precision == "w8a16" else FORMS[gdn] - {"RELU"}
+        assert set(operators(content)) == shuffled | unfused
 
 
 def convolution(kind: str) -> QuantisedTransform:

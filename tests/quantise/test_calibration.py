@@ -1,7 +1,9 @@
 """No bias leaves int32, however small the weights of its row are; and none need be there."""
 
+from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -9,11 +11,13 @@ import pytest
 import torch
 from torch import nn
 
+from codecswap.codecs.protocol import Codec
 from codecswap.codecs.source import load_codec
 from codecswap.codecs.torch_codec import TorchCodec
 from codecswap.config import QuantiseOptions
 from codecswap.export.backends import graph
 from codecswap.export.backends.onnx import write_decoder
+from codecswap.export.backends.onnx_qdq import read_qdq
 from codecswap.export.lower import LoweredGDN
 from codecswap.export.verify import sample_pictures
 from codecswap.inference.runtime import OnnxCodec
@@ -21,6 +25,7 @@ from codecswap.quantise.calibration import LARGEST_BIAS, calibrate
 from codecswap.quantise.command import quantise
 from codecswap.quantise.precision import Precision
 from codecswap.swaps.apply import swap, swap_gdn
+from codecswap.swaps.calibrate import calibrate as fit
 
 
 @pytest.mark.parametrize("name", ["w8a8", "mixed", "w8a16"])
@@ -61,16 +66,43 @@ def test_rows_of_gamma_near_zero_leave_the_bias_in_int32(tmp_path: Path, name: s
     )  # others stay fine
 
 
+def swapped(gdn: str, samples: Sequence[np.ndarray]) -> Codec:
+    """`tiny` without a transposed convolution, and with ``gdn`` fitted to pictures."""
+    teacher = load_codec("tiny")
+    codec = swap_gdn(swap(teacher, "subpixel")[0], gdn)[0].requires_grad_(False)
+    fit(teacher, codec, teacher.quantise(teacher.g_a(torch.from_numpy(np.stack(samples)))))
+    return codec
+
+
 @pytest.mark.parametrize("gdn", ["gdn1", "gdnish", "relu", "none"])
 def test_every_form_of_gdn_has_an_8_bit_file(tmp_path: Path, gdn: str) -> None:
-    """``gdnish`` has convolutions without a bias."""
-    codec = swap_gdn(swap(load_codec("tiny"), "subpixel")[0], gdn)[0].requires_grad_(False)
-    for parameter in codec.g_s.parameters():  # as after training: no two layers are the same
-        parameter *= 1 + 0.01 * torch.rand_like(parameter)
-    samples = list(islice(sample_pictures(None, "", "train", (64, 48)), 3))
-    options = QuantiseOptions(output=tmp_path, width=64, height=48, weight_bits=8)
+    """``gdnish`` has convolutions without a bias, and several layers with the same weights."""
+    samples = list(islice(sample_pictures(None, "", "train", (128, 128)), 8))
+    codec = swapped(gdn, samples)
+    options = QuantiseOptions(output=tmp_path, width=128, height=128, weight_bits=8)
     quantise(codec, "tiny", "subpixel", samples, options, show=False)
     torch_codec = TorchCodec(codec)
     symbols = torch_codec.tables.to_symbols(torch_codec.analyse(samples[0]))
     wanted, found = torch_codec.synthesise(symbols), OnnxCodec(tmp_path, threads=1).synthesise(symbols)
     assert np.square(np.clip(wanted, 0, 1) - found).mean() < 0.01 * np.square(wanted - wanted.mean()).mean()
+
+
+@pytest.mark.parametrize("activations", ["uint8", "int8"])
+@pytest.mark.parametrize("precision", ["w8a8", "mixed", "w8a16"])
+def test_a_gain_stays_between_its_ends(tmp_path: Path, precision: str, activations: str) -> None:
+    """What a Clip reads and what it puts out have one rounding, whose last level is the upper end."""
+    samples = list(islice(sample_pictures(None, "", "train", (128, 128)), 8))
+    codec = swapped("gdnish", samples)
+    kinds: dict[str, Any] = {"precision": precision, "activations": activations}
+    options = QuantiseOptions(output=tmp_path, width=128, height=128, weight_bits=8, **kinds)
+    quantise(codec, "tiny", "subpixel", samples, options, show=False)
+    transform = read_qdq(onnx.load(tmp_path / "decoder.onnx"))
+    clips = [step for step in transform.operations if step.operator == "Clip"]
+    assert len(clips) == 3
+    for step in clips:
+        given, low, high = step.inputs
+        before, after = transform.activations[given], transform.activations[step.output]
+        assert before == after
+        assert (transform.constants[low].real, transform.constants[high].real) == (0.5, 2)
+        assert before.range[1] == pytest.approx(2, rel=1e-6)
+        assert before.range[0] == pytest.approx(-2 if before.zero_point.dtype == np.int16 else 0, rel=1e-4)

@@ -60,7 +60,9 @@ def test_rounding_keeps_outputs_where_they_were(kind: str) -> None:
     assert scale.shape == (weight.shape[axis],)
     whole = weight / scale.view([-1 if place == axis else 1 for place in range(4)])
     torch.testing.assert_close(whole, whole.round(), rtol=0, atol=1e-3)
-    assert whole.abs().max() <= LEVELS + 1e-3
+    others = tuple({0, 1, 2, 3} - {axis})
+    # every row uses its last level: who finds scales by himself, from the weights, finds these
+    torch.testing.assert_close(whole.abs().amax(others), torch.full_like(scale, LEVELS), rtol=0, atol=1e-3)
 
 
 @torch.no_grad()

@@ -64,6 +64,12 @@ def _tap_selection(layer: nn.ConvTranspose2d) -> Tensor:
     return selection
 
 
+def phase_taps(layer: nn.ConvTranspose2d) -> Tensor:
+    """Which taps of `transposed_phase_kernels` a layer has, ``(2, 2, F, F)``, bool."""
+    seen = _tap_selection(layer).sum(-1) > 0
+    return seen[:, None, :, None] & seen[None, :, None, :]
+
+
 def transposed_phase_kernels(layer: nn.ConvTranspose2d) -> Tensor:
     """The four low-resolution kernels that together are ``layer``.
 

@@ -27,7 +27,6 @@ METHODS = {
 }
 OPERATORS = [
     "Abs",
-    "Clip",
     "Conv",
     "ConvTranspose",
     "DepthToSpace",
@@ -38,7 +37,7 @@ OPERATORS = [
     "Resize",
     "Sqrt",
 ]
-"""All that a codec's graphs hold."""
+"""All that a codec's graphs hold, but for Clip: what it reads and puts out has one range (`Precision.gain`)."""
 TYPES = {
     "uint8": QuantType.QUInt8,
     "int8": QuantType.QInt8,
@@ -122,9 +121,7 @@ def floor_scales(
         assert old is not None and old.axis is not None
         types = (transform.activations[name].zero_point.dtype.name for name in (given, step.output))
         largest = np.abs(floats[weight]).max(tuple({0, 1, 2, 3} - {old.axis})) / weight_levels(weight_bits, *types)
-        # of a bias that several layers share the quantiser makes copies, with names of their own
-        known = floats[bias] if bias in floats else constants[bias].real
-        exact, unit = known.astype(np.float64), transform.activations[given].scale
+        exact, unit = floats[bias].astype(np.float64), transform.activations[given].scale
         floor = np.abs(exact) / (unit.astype(np.float64) * LARGEST_BIAS)
         # the quantiser gives a row of zeros the scale 1, which would round its bias coarsely
         found = np.where(largest > 0, old.scale, SMALLEST_SCALE)

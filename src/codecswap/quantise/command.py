@@ -2,12 +2,10 @@
 
 import hashlib
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -16,17 +14,17 @@ from torch import Tensor, nn
 
 from codecswap.codecs.protocol import Codec, HyperCodec
 from codecswap.codecs.torch_codec import TorchCodec
-from codecswap.config import ExportOptions, QuantiseOptions
-from codecswap.console import bar, say, show_table, track, warn
+from codecswap.config import QuantiseOptions
+from codecswap.console import bar, say, warn
 from codecswap.errors import UserError
 from codecswap.export import command as export
-from codecswap.export.backends.graph import layer_of
+from codecswap.export.backends import graph
 from codecswap.export.backends.onnx import export_hyper_encoder, latent_size, write_decoder, write_encoder
 from codecswap.export.backends.onnx_qdq import write_qdq
 from codecswap.export.lower import lower, take_planes
 from codecswap.export.source import CROP, gdn_label, load_source, with_gdn
 from codecswap.export.verify import VERIFIED_ON, sample_pictures
-from codecswap.inference.bitstream import pack, pack_hyper, to_symbols, unpack, unpack_hyper
+from codecswap.inference.bitstream import to_symbols
 from codecswap.inference.check import compare, demand, write_checks
 from codecswap.inference.manifest import (
     Manifest,
@@ -40,10 +38,10 @@ from codecswap.inference.planes import Planes
 from codecswap.inference.runtime import OnnxCodec
 from codecswap.inference.tables import EntropyTables
 from codecswap.layers.gdn import PlainActivation
-from codecswap.metrics import SMALLEST_SIDE, ms_ssim, psnr, to_8_bits
-from codecswap.quantise.calibration import calibrate, costs
+from codecswap.quantise.calibration import calibrate
 from codecswap.quantise.equalise import equalise
 from codecswap.quantise.precision import Precision, weight_levels
+from codecswap.quantise.report import report, show_costs
 from codecswap.quantise.representation import Quantisation, QuantisedTransform
 from codecswap.quantise.rounding import round_weights
 
@@ -51,8 +49,6 @@ PARTS = {"decoder": ("g_s", "planes", "picture"), "encoder": ("g_a", "picture", 
 """Per network: the codec's transform, input and output."""
 STEPS = 4
 """Of a network's quantisation: equalise, refit and round the weights, choose the ranges, measure what each tensor costs."""
-REPEATS = 5
-"""Times that a picture is decoded to say how long it takes; the fastest counts."""
 
 
 def main(options: QuantiseOptions, typed: set[str]) -> int:
@@ -300,10 +296,16 @@ def _calibrated(
     for node in model.graph.node:  # zero insertion moves the input's integers, and changes none
         if node.input[0] in known and (node.op_type == "Resize" or (node.op_type == "Mul" and node.input[1] in stored)):
             known[node.output[0]] = known[node.input[0]]
+    constants = graph.weights(model)
+    for node in model.graph.node:
+        if node.op_type == "Clip":
+            known |= dict.fromkeys((node.input[0], node.output[0]), precision.gain(float(constants[node.input[2]])))
     keep = _kept(lowered, part, input, options)
     if part == "decoder" and (last := _last(lowered, part)) not in keep:
         ends = ("Conv", "ConvTranspose", "DepthToSpace")
-        known |= {n.output[0]: precision.picture for n in model.graph.node if layer_of(n) == last and n.op_type in ends}
+        known |= {
+            n.output[0]: precision.picture for n in model.graph.node if graph.layer_of(n) == last and n.op_type in ends
+        }
     transform = calibrate(
         model,
         inputs,
@@ -318,82 +320,3 @@ def _calibrated(
         keep=keep,
     )
     return model, transform
-
-
-def show_costs(part: str, model: onnx.ModelProto, transform: QuantisedTransform, feed: np.ndarray) -> None:
-    """Print what rounding each tensor alone costs: the decoder's in dB against the float picture."""
-    found = sorted(costs(model, transform, feed), key=lambda cost: -cost.mse)
-    total = sum(cost.mse for cost in found) or 1e-30
-    rows = [
-        [f"{cost.layer} {cost.operator}", f"{-10 * np.log10(max(cost.mse, 1e-30)):.1f}", f"{cost.mse / total:.0%}"]
-        for cost in found
-    ]
-    unit = "PSNR against float, dB" if part == "decoder" else "error of the latents, dB"
-    show_table(f"{part}: each activation rounded alone", ["output of", unit, "share"], rows)
-
-
-def report(codec: Codec, name: str, replacement: str, options: QuantiseOptions) -> None:
-    """Print float and integers side by side, on pictures that were not calibrated on."""
-    quantised = OnnxCodec(options.output, threads=1)
-    with tempfile.TemporaryDirectory() as scratch:
-        fields = {key: getattr(options, key) for key in ("opset", "height", "width", "form", "parts")}
-        export.write(codec, name, replacement, ExportOptions(output=Path(scratch), **fields))
-        in_float = OnnxCodec(Path(scratch), threads=1)
-        pictures = list(
-            islice(sample_pictures(options.images, "--images", "val", options.size, codec.multiple), VERIFIED_ON)
-        )
-        reference = TorchCodec(codec)
-        measured = [
-            _measured("float32", in_float, reference, pictures),
-            _measured(options.precision, quantised, reference, pictures),
-        ]
-    rows = [
-        [label, f"{values['psnr']:.3f}", f"{values['ms_ssim']:.5f}", f"{values['bpp']:.4f}", _ms(values), f"{mb:.2f}"]
-        for label, values, mb in measured
-    ]
-    columns = ["", "PSNR, dB", "MS-SSIM", "bits per pixel", "encode / decode, ms", "MB"]
-    show_table(f"{name}, {len(pictures)} pictures, ONNX Runtime on one thread", columns, rows)
-
-
-def _measured(
-    label: str, codec: OnnxCodec, reference: TorchCodec, pictures: Sequence[np.ndarray]
-) -> tuple[str, dict[str, Any], float]:
-    values: dict[str, list[float]] = {"psnr": [], "ms_ssim": [], "bpp": []}
-    networks = [network for network in (codec.manifest.encoder, codec.manifest.decoder) if network]
-    for picture in track(f"Measure {label}", pictures, unit="pictures"):
-        encoder = codec if codec.manifest.encoder else reference
-        decoder = codec if codec.manifest.decoder else reference
-        latents = encoder.analyse(picture)
-        size = (picture.shape[1], picture.shape[2])
-        centre: np.ndarray | None = None
-        if codec.side:
-            hyper = (codec if codec.manifest.hyper_encoder else reference).hyper_analyse(latents)
-            data = pack_hyper(codec.side.encode(latents, hyper), size, codec.side, codec.factor)
-            symbols, centre, _ = unpack_hyper(data, codec.side, codec.factor)
-        else:
-            data = pack(codec.tables.to_symbols(latents), size, codec.tables)
-            symbols, _ = unpack(data, codec.tables, codec.factor)
-        shown, x = (
-            to_8_bits(torch.from_numpy(decoder.synthesise(symbols, centre)))[None],
-            torch.from_numpy(picture)[None],
-        )
-        values["psnr"].append(psnr(shown, x).item())
-        values["ms_ssim"].append(ms_ssim(shown, x).item() if min(x.shape[-2:]) >= SMALLEST_SIDE else float("nan"))
-        values["bpp"].append(8 * len(data) / (picture.shape[1] * picture.shape[2]))
-    means: dict[str, Any] = {key: float(np.mean(column)) for key, column in values.items()}
-    means["encode"] = _fastest(lambda: codec.analyse(pictures[0])) if codec.manifest.encoder else None
-    means["decode"] = _fastest(lambda: codec.synthesise(symbols, centre)) if codec.manifest.decoder else None
-    return label, means, sum((codec.folder / network.file).stat().st_size for network in networks) / 1e6
-
-
-def _fastest(work: Any) -> float:
-    times = []
-    for _ in range(REPEATS):
-        began = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - began)
-    return 1e3 * min(times)
-
-
-def _ms(values: dict[str, Any]) -> str:
-    return " / ".join("-" if values[key] is None else f"{values[key]:.0f}" for key in ("encode", "decode"))

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+import numpy as np
 from onnx import ModelProto
 
 from codecswap.export.backends import graph
@@ -57,6 +58,13 @@ class Precision:
         """
         wide = self.outside in WIDE.values()
         return Quantisation.fixed(1 / 256 if wide else 1, -32768 if wide else -128, self.outside)
+
+    def gain(self, highest: float) -> Quantisation:
+        """Of a gain inside a GDN, from 0 to ``highest``: rounding cuts what is above, before a Clip does."""
+        limits = np.iinfo(self.inside)
+        if self.inside == "int16":  # symmetric around 0
+            return Quantisation(np.array(highest / limits.max, np.float32), np.array(0, np.int16))
+        return Quantisation.fixed(highest / (limits.max - limits.min), 0, self.inside)
 
 
 def weight_levels(bits: int | None, given: str, put_out: str) -> int:

@@ -7,14 +7,13 @@ post-training quantization for generative pre-trained transformers", 2022, and o
 before it). At last the bias takes up the mean of what is left.
 """
 
-import copy
 from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from codecswap.layers.upsampling import from_phase_kernels, transposed_phase_kernels
+from codecswap.layers.upsampling import from_phase_kernels, phase_taps, transposed_phase_kernels
 from codecswap.least_squares import Sums, draw, patches, ridge_step
 
 POSITIONS = 32768
@@ -23,6 +22,12 @@ RIDGE = 1e-3
 """Pull towards the weights a layer has, as a share of the mean energy of its inputs."""
 BLOCK = 128
 """Inputs rounded before the others are brought up to date."""
+FILLINGS = 8
+"""Times that a row which leaves its last level unused is rounded again, to finer steps; most need one.
+
+A toolchain that takes weights in float and finds their scales by itself (Rockchip's) finds ours only where a row's largest
+weight is on the last level; elsewhere it would round once more.
+"""
 
 
 @torch.no_grad()
@@ -106,9 +111,8 @@ def _round(
         wanted = [F.pixel_unshuffle(y, 2) for y in wanted]
         phases = transposed_phase_kernels(conv).double()  # (O, I, 2, 2, F, F)
         size, stride, padding, outputs = phases.shape[-1], 1, phases.shape[-1] // 2, len(phases)
-        taps = transposed_phase_kernels(_ones_like(conv))[0] != 0
         parts = [(p, q) for p in range(2) for q in range(2)]
-        masks = [taps[:, p, q].flatten() for p, q in parts]
+        masks = [phase_taps(conv)[p, q].flatten().repeat(phases.shape[1]) for p, q in parts]
         weights = [phases[:, :, p, q].flatten(1)[:, mask] for (p, q), mask in zip(parts, masks, strict=True)]
         rows = [slice(2 * p + q, None, 4) for p, q in parts]
     else:
@@ -126,8 +130,7 @@ def _round(
         _refitted(gram[mask][:, mask], cross[mask][:, row], weight)
         for mask, row, weight in zip(masks, rows, weights, strict=True)
     ]
-    scales = torch.stack([fitted.abs().amax(1) for fitted, _ in fits]).amax(0).clamp_min(1e-12) / levels
-    rounded = [_compensated(fitted, scales, inverse, levels) for fitted, inverse in fits]
+    scales, rounded = _filled(fits, levels)
     biases = [mean_out[row] - part @ mean_in[mask] for part, row, mask in zip(rounded, rows, masks, strict=True)]
     if isinstance(conv, nn.ConvTranspose2d):
         for (p, q), mask, part in zip(parts, masks, rounded, strict=True):
@@ -142,12 +145,6 @@ def _round(
     return scales.to(conv.weight.dtype)
 
 
-def _ones_like(conv: nn.ConvTranspose2d) -> nn.ConvTranspose2d:
-    ones = copy.deepcopy(conv)
-    ones.weight.fill_(1)
-    return ones
-
-
 def _refitted(gram: Tensor, cross: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     """The weight ``(O, K)`` refitted by least squares, and the inverse of the pulled Gram matrix ``(K, K)``."""
     energy = gram.diagonal().mean()
@@ -156,6 +153,20 @@ def _refitted(gram: Tensor, cross: Tensor, weight: Tensor) -> tuple[Tensor, Tens
     missing = cross - gram @ weight.T + (RIDGE * (energy + pull) - pull) * weight.T
     step, factor = ridge_step(gram.clone(), missing, pull)
     return weight + step.T, torch.cholesky_inverse(factor)
+
+
+def _filled(fits: Sequence[tuple[Tensor, Tensor]], levels: int) -> tuple[Tensor, list[Tensor]]:
+    """Round fitted weights ``(O, K)``, with their inverses, to common scales ``(O,)`` whose last level every row uses."""
+    scales = torch.stack([fitted.abs().amax(1) for fitted, _ in fits]).amax(0).clamp_min(1e-12) / levels
+    for _ in range(1 + FILLINGS):
+        rounded = [_compensated(fitted, scales, inverse, levels) for fitted, inverse in fits]
+        largest = torch.stack([part.abs().amax(1) for part in rounded]).amax(0) / scales
+        missing = largest.round() < levels
+        result = scales, rounded
+        if not missing.any():
+            break
+        scales = torch.where(missing, scales * (largest / levels).clamp_min(0.5), scales)
+    return result
 
 
 def _compensated(weight: Tensor, scales: Tensor, inverse: Tensor, levels: int) -> Tensor:

@@ -186,7 +186,11 @@ def _export(
 
 
 def _simplify(model: onnx.ModelProto) -> None:
-    """Turn Constant nodes into stored tensors, equal ones into one, and take out Identity: not every converter reads them."""
+    """Turn Constant nodes into stored tensors, equal ones into one, and take out Identity: not every converter reads them.
+
+    The exporter keeps equal weights (zero biases, say) once and points at them with Identity; here each layer gets its own.
+    """
+    weights = {tensor.name: tensor for tensor in model.graph.initializer}
     stored: dict[bytes, str] = {}
     renamed: dict[str, str] = {}
     for node in list(model.graph.node):  # in topological order
@@ -198,7 +202,10 @@ def _simplify(model: onnx.ModelProto) -> None:
                 model.graph.initializer.add().CopyFrom(tensor)
                 model.graph.initializer[-1].name = stored[content]
             renamed[node.output[0]] = stored[content]
-        elif node.op_type == "Identity":  # the exporter keeps equal weights (zero biases, say) once, and points at them
+        elif node.op_type == "Identity" and node.input[0] in weights:
+            model.graph.initializer.add().CopyFrom(weights[node.input[0]])
+            model.graph.initializer[-1].name = node.output[0]
+        elif node.op_type == "Identity":
             renamed[node.output[0]] = renamed.get(node.input[0], node.input[0])
         else:
             node.input[:] = [renamed.get(name, name) for name in node.input]

@@ -7,9 +7,10 @@ Where ONNX has an operator that no Ethos-U runs, others stand for it:
   (column, channel). In NHWC a row of such a result is already a row of the picture, so reshape and concat put them in turn.
 - ``ConvTranspose`` and a strided ``Conv``: zeros are added to the kernel until TFLite's padding ``SAME`` places it as ONNX's
   pads do.
+- ``Clip`` is the larger of two, then the smaller; an end that the integers cannot pass is left out.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -154,9 +155,24 @@ class _Translation:
             self._product(x, inverse, step.output)
 
     def _relu(self, step: Operation) -> None:
-        x = step.inputs[0]
-        self.file.tensor(step.output, self.file.shapes[x], self._rounding(step.output))
-        self.file.operator("RELU", [x], step.output)
+        self._elementwise("RELU", step.inputs, step.output)
+
+    def _abs(self, step: Operation) -> None:
+        self._elementwise("ABS", step.inputs, step.output)
+
+    def _clip(self, step: Operation) -> None:
+        x, rounding = step.inputs[0], self._rounding(step.output)
+        low, high = (self.transform.constants[name].real.reshape(1, 1, 1, 1) for name in step.inputs[1:])
+        ends = {"MAXIMUM": low, "MINIMUM": high}
+        if rounding:
+            ends = {operator: rounding.quantise(end) for operator, end in ends.items()}
+            if ends["MINIMUM"].item() == np.iinfo(ends["MINIMUM"].dtype).max:
+                del ends["MINIMUM"]
+        for operator, end in ends.items():
+            output = step.output if operator == list(ends)[-1] else f"{step.output}/{operator}"
+            self.file.tensor(output, self.file.shapes[x], rounding)
+            self.file.operator(operator, [x, self.file.constant(f"{output}/end", end, rounding)], output)
+            x = output
 
     def _div(self, step: Operation) -> None:
         self._product(step.inputs[0], f"{step.inputs[1]}/inverse", step.output)
@@ -166,14 +182,21 @@ class _Translation:
     def _convolve(self, step: Operation, kernel: _Kernel, output: str, rounding: Quantisation | None) -> None:
         x, before, stride = step.inputs[0], step.attributes["pads"][0], step.attributes["strides"][0]
         _, height, width, _ = self.file.shapes[x]
-        weight, bias = self._stored(output, x, kernel.extended(2 * before + stride))
+        depthwise = step.attributes.get("group", 1) > 1
+        weight, bias = self._stored(output, x, kernel.extended(2 * before + stride), 3 if depthwise else 0)
         self.file.tensor(output, (1, height // stride, width // stride, len(kernel.bias)), rounding)
         options = {"padding": Padding.SAME, "strideH": stride, "strideW": stride}
-        self.file.operator("CONV_2D", [x, weight, bias], output, **options)
+        if depthwise:
+            self.file.operator("DEPTHWISE_CONV_2D", [x, weight, bias], output, depthMultiplier=1, **options)
+        else:
+            self.file.operator("CONV_2D", [x, weight, bias], output, **options)
 
     def _product(self, x: str, factor: str, output: str) -> None:
-        self.file.tensor(output, self.file.shapes[x], self._rounding(output))
-        self.file.operator("MUL", [x, factor], output)
+        self._elementwise("MUL", [x, factor], output)
+
+    def _elementwise(self, operator: str, inputs: Sequence[str], output: str) -> None:
+        self.file.tensor(output, self.file.shapes[inputs[0]], self._rounding(output))
+        self.file.operator(operator, inputs, output)
 
     def _reshape(self, x: str, output: str, shape: tuple[int, ...]) -> str:
         self.file.tensor(output, shape, self.file.roundings[x])
@@ -189,16 +212,15 @@ class _Translation:
         scale = weight.quantisation.scale if weight.quantisation else None
         return _Kernel(weight.values.transpose(order), bias.values, scale)
 
-    def _stored(self, output: str, x: str, kernel: _Kernel) -> tuple[str, str]:
-        """The weight and the bias of a convolution of ``x``, by name."""
+    def _stored(self, output: str, x: str, kernel: _Kernel, axis: int = 0) -> tuple[str, str]:
+        """The weight and the bias of a convolution of ``x``, by name; ``axis`` is where the weight has its outputs."""
         names, given, bias = (f"{output}/weight", f"{output}/bias"), self.file.roundings[x], kernel.bias
         roundings: tuple[Quantisation | None, ...] = (None, None)
         if given and kernel.scale is not None:
             bias = bias.astype(np.int64 if given.zero_point.dtype == np.int16 else np.int32)
             zeros = np.zeros(len(bias), np.int8)
-            scales = (kernel.scale, kernel.scale * given.scale)
-            roundings = tuple(Quantisation(scale, zeros, 0) for scale in scales)
-        for name, values, rounding in zip(names, (kernel.weight, bias), roundings, strict=True):
+            roundings = (Quantisation(kernel.scale, zeros, axis), Quantisation(kernel.scale * given.scale, zeros, 0))
+        for name, values, rounding in zip(names, (kernel.weight.swapaxes(0, axis), bias), roundings, strict=True):
             self.file.constant(name, values, rounding)
         return names
 

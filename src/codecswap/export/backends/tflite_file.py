@@ -10,10 +10,14 @@ from ai_edge_litert import schema_py_generated as schema
 from codecswap.quantise.representation import Quantisation
 
 OPERATORS: dict[str, tuple[str, dict[str, int]]] = {
+    "ABS": ("", {"int8": 2, "int16": 3}),
     "CAST": ("CastOptions", {}),
     "CONCATENATION": ("ConcatenationOptions", {"int8": 2, "int16": 3}),
     "CONV_2D": ("Conv2DOptions", {"int8": 3, "int16": 4}),
+    "DEPTHWISE_CONV_2D": ("DepthwiseConv2DOptions", {"int8": 3, "int16": 5}),
     "GATHER": ("GatherOptions", {"int16": 4}),
+    "MAXIMUM": ("MaximumMinimumOptions", {"int8": 2, "int16": 4}),
+    "MINIMUM": ("MaximumMinimumOptions", {"int8": 2, "int16": 4}),
     "MUL": ("MulOptions", {"int8": 2, "int16": 4}),
     "RELU": ("", {"int8": 2, "int16": 3}),
     "RESHAPE": ("ReshapeOptions", {}),
