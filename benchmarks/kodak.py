@@ -1,4 +1,4 @@
-"""Figures on Kodak's 24 pictures: teachers, students, decoders in float and INT8; JPEG, WebP and AVIF at equal bits.
+"""Figures on Kodak's 24 pictures: teachers, students, decoders in float and in integers; JPEG, WebP and AVIF at equal bits.
 
 python -m benchmarks.kodak --pictures DIR [--teachers tiny small.pth] [--checkpoints demo_run/start/last.pt] [--ablations]
 
@@ -42,7 +42,12 @@ QUALITIES = (5, 10, 20, 30, 45, 60, 75, 85, 95)
 FIXED = 512
 """Side of a folder of fixed size: Kodak's pictures, upright and not, are computed in two tiles of it."""
 FLOAT = "`subpixel`, float32"
-INT8: dict[str, dict[str, Any]] = {"INT8": {}, "INT8, `--weight_bits 8`": {"weight_bits": 8}}
+INTEGERS: dict[str, dict[str, Any]] = {
+    "INT8": {},
+    "INT8, `--weight_bits 8`": {"weight_bits": 8},
+    "`--precision mixed`": {"precision": "mixed"},
+    "`--precision w8a16`": {"precision": "w8a16"},
+}
 ABLATIONS: dict[str, dict[str, Any]] = {
     "INT8 without `--refit`": {"refit": False},
     "INT8 without `--refit` and `--equalise`": {"refit": False, "equalise": False},
@@ -80,7 +85,7 @@ def main() -> None:
         )
         mine = {k: s.student for k, s in students.items() if s.record and s.record.teacher_sha256 == fingerprint(codec)}
         with tempfile.TemporaryDirectory() as scratch:
-            settings = INT8 | (ABLATIONS if options.ablations and not index else {})
+            settings = INTEGERS | (ABLATIONS if options.ablations and not index else {})
             hyper = isinstance(codec, HyperCodec)  # its entropy model is measured by benchmarks/models.py
             folders = {} if hyper else dict(write(codec, path, settings, Path(scratch), options.threads))
             exported = [Exported(label, folder, TorchCodec(codec)) for label, folder in folders.items()]
