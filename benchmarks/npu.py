@@ -2,9 +2,11 @@
 
 python -m benchmarks.npu [--teacher tiny] [--images FOLDER] [--targets rk3588 ...] [--height 256 --width 256]
                          [--toolchain_python PATH] [--results npu.json]
+python -m benchmarks.npu --channels 192 320 --forms subpixel --height 512 --width 768     (rows are printed only)
 
 Rows that the results file has already are not made again, so an interrupted run goes on. Quality is measured on the first
-chip of each target file; the others of that file compute the same.
+chip of each target file; the others of that file compute the same. ``--channels N M`` takes a codec of that size with random
+weights, whose pictures mean nothing.
 """
 
 import argparse
@@ -14,11 +16,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from benchmarks.ethos_u import random_codec
+
 from codecswap.codecs.source import load_codec
 from codecswap.compile import TOOLCHAINS
 from codecswap.compile.command import job_for, measure, report
 from codecswap.config import CompileOptions
 from codecswap.console import say
+from codecswap.data.discovery import list_pictures
+from codecswap.data.pictures import load_picture
 from codecswap.errors import UserError
 from codecswap.export.operators import chips, load_target
 
@@ -35,28 +41,48 @@ COLUMNS = (
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--teacher", default="tiny")
-    parser.add_argument("--images", help="folder of pictures to measure on; default: the package's five")
+    parser.add_argument("--channels", type=int, nargs=2, help="N and M of a codec with random weights, instead")
+    parser.add_argument("--forms", nargs="+", default=list(FORMS))
+    parser.add_argument("--images", help="folder of pictures whose middle is measured on; default: the package's five")
     parser.add_argument("--targets", nargs="+", default=list(chips()))
     parser.add_argument("--height", type=int, default=256)
     parser.add_argument("--width", type=int, default=256)
     parser.add_argument("--toolchain_python", type=Path)
     parser.add_argument("--results", type=Path, default=Path("npu.json"))
     given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        make(given, middles(given, Path(folder)))
+
+
+def middles(given: argparse.Namespace, folder: Path) -> str | None:
+    """The pictures cut to the compiled size, since some simulators take minutes for a whole one; returns their folder."""
+    if given.images is None:
+        return None
+    for path in list_pictures(given.images, "--images"):
+        picture = load_picture(path)
+        left, top = (picture.width - given.width) // 2, (picture.height - given.height) // 2
+        picture.crop((left, top, left + given.width, top + given.height)).save(folder / f"{path.stem}.png")
+    return str(folder)
+
+
+def make(given: argparse.Namespace, images: str | None) -> None:
+    """Compile and measure every row."""
     rows = json.loads(given.results.read_bytes()) if given.results.exists() else {}
-    codec, of = load_codec(given.teacher), chips()
+    codec, of = random_codec(*given.channels) if given.channels else load_codec(given.teacher), chips()
+    whole = not given.channels and given.forms == list(FORMS)
     for chip in given.targets:
         target = load_target(chip)
         if target.toolchain not in TOOLCHAINS:
             continue
         sized = {"height": given.height, "width": given.width, "toolchain_python": given.toolchain_python}
-        options = CompileOptions(target=chip, teacher=given.teacher, images=given.images, **sized)
+        options = CompileOptions(target=chip, teacher=given.teacher, images=images, **sized)
         toolchain = TOOLCHAINS[target.toolchain]
         if toolchain.installed(options) is None:
             say(f"{chip}: left out. {toolchain.install}.")
             continue
-        first = chip not in of or next(name for name in of if of[name] == of[chip]) == chip
+        first = not given.channels and (chip not in of or next(name for name in of if of[name] == of[chip]) == chip)
         for precision in target.precisions:
-            for form in FORMS:
+            for form in given.forms:
                 key = f"--target {chip} --form {form} --precision {precision}"
                 if key in rows:
                     continue
@@ -72,7 +98,8 @@ def main() -> None:
                         rows[key] = {"error": str(error), "toolchain": target.toolchain}
                 say(row(key, rows[key]))
                 given.results.write_text(json.dumps(rows, indent=1), "utf-8")
-                write(given, rows)
+                if whole:
+                    write(given, rows)
 
 
 def write(given: argparse.Namespace, rows: dict[str, Any]) -> None:
@@ -88,7 +115,7 @@ def summary(command: str, images: str | None, rows: dict[str, Any]) -> str:
     """What the table was made with."""
     compilers = sorted({values["compiler"] for values in rows.values() if values.get("compiler")})
     measured = next((values["quality"] for values in rows.values() if values.get("quality")), None)
-    folder = "the package's pictures" if images is None else f"the pictures of `{Path(images).name}`"
+    folder = "the package's pictures" if images is None else f"the middle of each picture of `{Path(images).name}`"
     quality = (
         measured and f", {measured['pictures']} in number; in float32 they are decoded at {measured['float32']:.3f} dB"
     )
