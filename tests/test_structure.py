@@ -18,7 +18,7 @@ ALLOWED = {
     "files": {"errors"},
     "metrics": set(),
     "least_squares": set(),
-    "layers": set(),
+    "layers": {"inference"},  # what a decoder in integers takes in
     "data": BASE,
     "inference": BASE | {"data"},
     "codecs": BASE | {"inference", "layers"},
@@ -28,7 +28,7 @@ ALLOWED = {
     "export": BASE | {"metrics", "data", "layers", "inference", "codecs", "swaps", "training"},
     "quantise": BASE
     | {"metrics", "data", "layers", "least_squares", "inference", "codecs", "swaps", "training", "export"},
-    "compile": BASE | {"metrics", "data", "inference", "codecs", "training", "export", "quantise"},
+    "compile": BASE | {"metrics", "data", "layers", "inference", "codecs", "training", "export", "quantise"},
     "advise": BASE | {"metrics", "data", "layers", "codecs", "swaps", "export", "compile"},
     "coding": BASE | {"data", "inference", "codecs", "training"},
     "page": BASE | {"inference"},

@@ -54,6 +54,9 @@ COMMANDS = {
     "decode": Command(config.DecodeOptions, "coding:decode", extra=None, argument="input"),
 }
 
+IN_INTEGERS = Command(config.FinetuneOptions, "compile.in_integers:finetune", extra="deploy")
+"""``finetune --quantised``, which needs what writes files for devices."""
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ``codecswap`` with ``argv`` (default: ``sys.argv``); returns the exit code."""
@@ -77,6 +80,8 @@ def run(name: str, argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         options, typed = parse(name, arguments)
+        if getattr(options, "quantised", None):
+            command = IN_INTEGERS
         return _function(command)(options, typed) or 0
     except UserError as error:
         print(f"codecswap {name}: {error}", file=sys.stderr)

@@ -22,6 +22,7 @@ from codecswap.export.source import gdn_label, load_source, with_gdn
 from codecswap.export.verify import sample_pictures
 from codecswap.inference.manifest import replaced_folder
 from codecswap.inference.tiles import in_tiles
+from codecswap.layers.integers import IntegerSynthesis
 from codecswap.metrics import psnr, to_8_bits
 
 CPU_NEEDED = 3
@@ -60,6 +61,13 @@ def main(options: CompileOptions, typed: set[str]) -> int:
     if precision not in target.precisions:
         raise UserError(f"{options.target} has no --precision {precision}: it is {' or '.join(target.precisions)}.")
     codec, name, replacement = load_source(options, typed)
+    if isinstance(codec.g_s, IntegerSynthesis):
+        if codec.g_s.target != target.toolchain:
+            raise UserError(
+                f"{name} was not fine-tuned in {options.target}'s integers: compile its student of before, or fine-tune that "
+                f"with --quantised and --target {options.target}."
+            )
+        precision = codec.g_s.precision
     if codec.hyper_factor > 1:
         raise UserError(
             "compile is for factorized priors so far: take `codecswap export` for a codec with a hyperprior."
@@ -145,9 +153,11 @@ def show(job: Job, compiled: Compiled, quality: Quality | None) -> None:
     if compiled.compiler:
         say(f"{compiled.compiler}: {'; '.join(filter(None, figures)) or 'compiled'}.")
     if quality:
+        trained = isinstance(job.codec.g_s, IntegerSynthesis)
+        reference = "as it was trained, in PyTorch" if trained else "in float32"
         say(
-            f"PSNR over {quality.pictures} pictures: {quality.compiled:.3f} dB, {quality.float32:.3f} in float32 "
-            f"({quality.compiled - quality.float32:+.3f}); against the float32 decoder {quality.to_float:.1f} dB."
+            f"PSNR over {quality.pictures} pictures: {quality.compiled:.3f} dB, {quality.float32:.3f} {reference} "
+            f"({quality.compiled - quality.float32:+.3f}); against that decoder {quality.to_float:.1f} dB."
         )
     for note in (*job.target.notes, *compiled.notes):
         say(note)

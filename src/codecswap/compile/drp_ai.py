@@ -11,6 +11,7 @@ Two ways lead through DRP-AI TVM (https://github.com/renesas-rz/rzv_drp-ai_tvm, 
 """
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -18,9 +19,10 @@ from onnx import ModelProto, helper, numpy_helper
 
 from codecswap.compile.folder import rewrite, write_quantised
 from codecswap.compile.pack import OPSET, write_pack
-from codecswap.compile.toolchain import Compiled, Job
+from codecswap.compile.toolchain import Compiled, Job, Scheme
 from codecswap.config import CompileOptions, QuantiseOptions
 from codecswap.export.backends import graph
+from codecswap.layers.integers import IntegerSynthesis
 from codecswap.quantise.representation import Constant, Quantisation, QuantisedTransform
 
 IR_VERSION = 8
@@ -44,13 +46,19 @@ class DrpAi:
         """It is never called from here."""
         return None
 
+    def scheme(self, precision: str) -> Scheme:
+        """Activations of 7 bits, as the sample has them."""
+        return Scheme(QuantiseOptions(opset=OPSET, weight_bits=8), _as_the_sample)
+
     def compile(self, job: Job) -> Compiled:
         """Write decoder.onnx (fake-quantised), decoder_float.onnx and the calibration pack."""
-        pack = write_pack(job, FLOAT)
-        model = onnx.load(pack[0])
-        _read_by_onnx_1_12(model)
-        onnx.save(model, pack[0])
-        path = write_quantised(job, QuantiseOptions(opset=OPSET, weight_bits=8), adapt=_as_the_sample)
+        pack: list[Path] = []
+        if not isinstance(job.codec.g_s, IntegerSynthesis):  # else there is nothing in float
+            pack = write_pack(job, FLOAT)
+            model = onnx.load(pack[0])
+            _read_by_onnx_1_12(model)
+            onnx.save(model, pack[0])
+        path = write_quantised(job, self.scheme(job.precision))
         rewrite(path, _fake_quantised)
         return Compiled((path, *pack), None, notes=NOTES)
 

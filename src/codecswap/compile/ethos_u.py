@@ -17,7 +17,7 @@ import numpy as np
 import onnx
 
 from codecswap.compile.folder import write_quantised
-from codecswap.compile.toolchain import Compiled, Decode, Job, Placed
+from codecswap.compile.toolchain import Compiled, Decode, Job, Placed, Scheme
 from codecswap.config import CompileOptions, QuantiseOptions
 from codecswap.errors import UserError
 from codecswap.export.backends.graph import layer_in
@@ -42,10 +42,13 @@ class Vela:
         except PackageNotFoundError:
             return None
 
+    def scheme(self, precision: str) -> Scheme:
+        """TFLite's types: int8, or int16 around 0."""
+        return Scheme(QuantiseOptions(precision=precision, activations="int8", weight_bits=8))  # type: ignore[arg-type]
+
     def compile(self, job: Job) -> Compiled:
         """Write decoder.onnx (QDQ); with Vela, decoder.tflite and decoder_vela.tflite, which the NPU's driver loads."""
-        given = QuantiseOptions(precision=job.precision, activations="int8", weight_bits=8)  # type: ignore[arg-type]
-        path = write_quantised(job, given)
+        path = write_quantised(job, self.scheme(job.precision))
         compiler = self.installed(job.options)
         if compiler is None:  # LiteRT's schema is what TFLite files are written with
             return Compiled((path,), None)

@@ -7,12 +7,11 @@ from pathlib import Path
 import onnx
 from onnx import ModelProto
 
-from codecswap.compile.toolchain import Job
-from codecswap.config import ExportOptions, QuantiseOptions
+from codecswap.compile.toolchain import Job, Scheme
+from codecswap.config import ExportOptions
 from codecswap.export.command import write
 from codecswap.inference.manifest import describe_network, read_folder, write_folder
 from codecswap.quantise.command import quantise
-from codecswap.quantise.representation import QuantisedTransform
 
 
 def write_float(job: Job, opset: int) -> Path:
@@ -30,27 +29,18 @@ def write_float(job: Job, opset: int) -> Path:
     return job.folder / "decoder.onnx"
 
 
-def write_quantised(
-    job: Job,
-    given: QuantiseOptions,
-    adapt: Callable[[QuantisedTransform], QuantisedTransform] = lambda transform: transform,
-) -> Path:
-    """Write the decoder quantised, with one size; returns its file.
-
-    Args:
-        given: how; folder, form and size are the job's.
-        adapt: changes the quantised transform before it is written.
-    """
+def write_quantised(job: Job, scheme: Scheme) -> Path:
+    """Write the decoder quantised, with one size; returns its file."""
     options = job.options
     given = replace(
-        given,
+        scheme.options,
         output=job.folder,
         parts="decoder",
         form=options.form or "native",
         height=options.height,
         width=options.width,
     )
-    quantise(job.codec, job.name, job.replacement, job.pictures, given, show=False, adapt=adapt)
+    quantise(job.codec, job.name, job.replacement, job.pictures, given, show=False, adapt=scheme.adapt)
     return job.folder / "decoder.onnx"
 
 

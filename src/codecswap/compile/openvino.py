@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from codecswap.compile.folder import write_float, write_quantised
-from codecswap.compile.toolchain import Compiled, Job
+from codecswap.compile.toolchain import Compiled, Job, Scheme
 from codecswap.config import CompileOptions, QuantiseOptions
 from codecswap.inference import openvino
 from codecswap.inference.runtime import OnnxCodec
@@ -31,12 +31,14 @@ class OpenVino:
         version = openvino.version()
         return version and f"openvino {version}"
 
+    def scheme(self, precision: str) -> Scheme:
+        """With weights of 7 bits: OpenVINO has the instructions that overflow with 8."""
+        return Scheme(QuantiseOptions(opset=OPSET, weight_bits=7))
+
     def compile(self, job: Job) -> Compiled:
         """Write decoder.onnx and, with OpenVINO, its own format; time it beside ONNX Runtime."""
-        if job.precision == "float32":
-            path = write_float(job, OPSET)
-        else:  # 7 bits of the weights: OpenVINO has the instructions that overflow with 8
-            path = write_quantised(job, QuantiseOptions(opset=OPSET, weight_bits=7))
+        in_float = job.precision == "float32"
+        path = write_float(job, OPSET) if in_float else write_quantised(job, self.scheme(job.precision))
         if (compiler := self.installed(job.options)) is None:
             return Compiled((path,), None)
         ours, theirs = (OnnxCodec(path.parent, threads=1, runtime=name) for name in ("openvino", "onnxruntime"))

@@ -11,8 +11,9 @@ from string import Template
 
 import numpy as np
 
-from codecswap.compile.toolchain import Compiled, Job
+from codecswap.compile.toolchain import Compiled, Job, Scheme
 from codecswap.config import CompileOptions, QuantiseOptions
+from codecswap.errors import UserError
 from codecswap.export.backends.onnx import latent_size, write_decoder
 from codecswap.inference.manifest import Manifest, describe_network, write_folder
 from codecswap.quantise.command import lowered_decoder
@@ -29,6 +30,14 @@ class Pack:
     def installed(self, options: CompileOptions) -> str | None:
         """Nothing is run."""
         return None
+
+    def scheme(self, precision: str) -> Scheme:
+        """There is none.
+
+        Raises:
+            UserError: always.
+        """
+        raise UserError("pack holds a decoder in float, which converters quantise by themselves.")
 
     def compile(self, job: Job) -> Compiled:
         """Write the pack."""

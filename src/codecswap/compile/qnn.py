@@ -12,7 +12,7 @@ import numpy as np
 import onnxruntime
 
 from codecswap.compile.folder import write_quantised
-from codecswap.compile.toolchain import Compiled, Job, Placed
+from codecswap.compile.toolchain import Compiled, Job, Placed, Scheme
 from codecswap.config import CompileOptions, QuantiseOptions
 from codecswap.errors import UserError
 from codecswap.export.backends.graph import layer_in
@@ -38,10 +38,13 @@ class Qnn:
         except PackageNotFoundError:
             return None
 
+    def scheme(self, precision: str) -> Scheme:
+        """With weights of 8 bits, which it adds up in 32."""
+        return Scheme(QuantiseOptions(opset=13, precision=precision, weight_bits=8))  # type: ignore[arg-type]
+
     def compile(self, job: Job) -> Compiled:
         """Write decoder.onnx, and decoder_htp.onnx for the HTP if all of it runs there."""
-        given = QuantiseOptions(opset=13, precision=job.precision, weight_bits=8)  # type: ignore[arg-type]
-        path = write_quantised(job, given)
+        path = write_quantised(job, self.scheme(job.precision))
         compiler = self.installed(job.options)
         if compiler is None:
             return Compiled((path,), None)

@@ -21,7 +21,7 @@ import numpy as np
 from onnx import ModelProto
 
 from codecswap.compile.folder import rewrite, write_float, write_quantised
-from codecswap.compile.toolchain import Compiled, Job, Placed
+from codecswap.compile.toolchain import Compiled, Job, Placed, Scheme
 from codecswap.config import CompileOptions, QuantiseOptions
 from codecswap.errors import UserError
 from codecswap.export.backends.graph import layer_in
@@ -59,13 +59,15 @@ class Rknn:
             return None
         return f"{NAME} {answer.stdout.strip()}"
 
+    def scheme(self, precision: str) -> Scheme:
+        """With roots in float, which the NPU computes in float16."""
+        return Scheme(QuantiseOptions(opset=OPSET, weight_bits=8), _roots_in_float)
+
     def compile(self, job: Job) -> Compiled:
         """Write decoder.onnx and, with the toolkit, decoder.rknn."""
         compiler = self.installed(job.options)  # a wrong --toolchain_python is said before the work
-        if job.precision == "float16":
-            path = write_float(job, OPSET)
-        else:
-            path = write_quantised(job, QuantiseOptions(opset=OPSET, weight_bits=8), adapt=_roots_in_float)
+        in_float = job.precision == "float16"
+        path = write_float(job, OPSET) if in_float else write_quantised(job, self.scheme(job.precision))
         rewrite(path, _without_output_padding)
         if compiler is None:
             return Compiled((path,), None)

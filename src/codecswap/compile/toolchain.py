@@ -8,8 +8,9 @@ from typing import Protocol
 import numpy as np
 
 from codecswap.codecs.protocol import Codec
-from codecswap.config import CompileOptions
+from codecswap.config import CompileOptions, QuantiseOptions
 from codecswap.export.operators import Target
+from codecswap.quantise.representation import QuantisedTransform
 
 Decode = Callable[[np.ndarray], np.ndarray]
 """Symbols ``(M, h, w)``, int32, of the compiled size, to a picture ``(3, H, W)``, float32, not clamped."""
@@ -35,6 +36,16 @@ class Job:
     """To calibrate on, ``(3, H, W)`` of the compiled size, float32 in [0, 1]."""
     symbols: Sequence[np.ndarray]
     """Theirs, ``(M, h, w)``, int32."""
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """How a decoder is quantised for a toolchain."""
+
+    options: QuantiseOptions
+    """Folder, form and size are the job's."""
+    adapt: Callable[[QuantisedTransform], QuantisedTransform] = lambda transform: transform
+    """Changes the quantised transform before it is written."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +89,9 @@ class Toolchain(Protocol):
 
     def installed(self, options: CompileOptions) -> str | None:
         """Its name and version; None: it is not installed."""
+
+    def scheme(self, precision: str) -> Scheme:
+        """For one of the target's precisions in integers."""
 
     def compile(self, job: Job) -> Compiled:
         """Write the files, and run the compiler if it is installed.

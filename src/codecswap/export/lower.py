@@ -17,6 +17,7 @@ from codecswap.errors import UserError
 from codecswap.inference.planes import Planes
 from codecswap.inference.tables import EntropyTables
 from codecswap.layers.gdn import GDN, GDN1, PlainActivation, RsqrtGDN, effective
+from codecswap.layers.integers import IntegerSynthesis
 from codecswap.layers.upsampling import ConstantMask, SubpixelConv2d, UpsampleConv2d
 from codecswap.swaps import maker
 from codecswap.swaps.masked import MASKED
@@ -112,8 +113,13 @@ def lower(transform: nn.Module, form: Form = "native", size: tuple[int, int] | N
         size: height and width of the latents; only masks (of a synthesis transform) need it.
 
     Raises:
-        UserError: a layer cannot be written in that form, or has a mask and there is no size.
+        UserError: a layer cannot be written in that form, or has a mask and there is no size; or it is in integers already.
     """
+    if isinstance(transform, IntegerSynthesis):
+        raise UserError(
+            "The decoder was fine-tuned in integers, and has no form in float: write it with `codecswap quantise`, or with "
+            "`codecswap compile` for the NPU that it was trained for."
+        )
     result = nn.Sequential()
     for name, layer in transform.named_children():
         result.add_module(name, _lowered_layer(f"g_s.{name}", layer, form, size))

@@ -12,11 +12,25 @@ from codecswap.config import DeployOptions
 from codecswap.console import say, show_table, warn
 from codecswap.errors import UserError
 from codecswap.export.verify import VERIFIED_ON, sample_pictures
+from codecswap.layers.integers import IntegerSynthesis
 from codecswap.swaps import GDN_SWAPS, KEPT
 from codecswap.swaps.apply import swap
 from codecswap.swaps.closed_form import measure, swap_and_fit
 from codecswap.training.checkpoint import load_student
 
+DECIDED = {
+    "gdn",
+    "form",
+    "precision",
+    "activations",
+    "weight_bits",
+    "method",
+    "percentile",
+    "equalise",
+    "refit",
+    "keep",
+}
+"""Options that a decoder in integers has an answer to."""
 CROP = (384, 256)
 """Width and height of a calibration picture, where no size is fixed."""
 
@@ -46,6 +60,13 @@ def load_source(options: Any, typed: set[str]) -> tuple[Codec, str, str]:
     gdn = loaded.record.gdn if loaded.record else KEPT
     if gdn != KEPT and options.gdn != KEPT:
         raise UserError(f"{loaded.path} holds a student with --gdn {gdn}, not {options.gdn}: leave out --gdn.")
+    if isinstance(decoder := loaded.student.g_s, IntegerSynthesis):
+        same = {"precision"} if getattr(options, "precision", None) == decoder.precision else set()
+        if decided := sorted(typed & DECIDED - same):
+            raise UserError(
+                f"{loaded.path} holds a decoder in integers ({decoder.precision}), which decide on --{decided[0]}: "
+                "leave it out."
+            )
     return loaded.student.requires_grad_(False), loaded.path.name, loaded.label
 
 

@@ -6,7 +6,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -111,9 +111,9 @@ def replaced_folder(folder: Path) -> Iterator[Path]:
     """Name an empty folder to write a codec into; at the end its files are moved into ``folder``, codec.json last.
 
     Files that the codec.json of before names, and the new one does not, are removed; a folder in it is replaced whole. If
-    the block fails, ``folder`` stays as it is.
+    the block fails, ``folder`` stays as it is, or absent.
     """
-    made = folder / ".part"
+    made, new = folder / ".part", not folder.exists()
     shutil.rmtree(made, ignore_errors=True)
     made.mkdir(parents=True)
     try:
@@ -127,6 +127,9 @@ def replaced_folder(folder: Path) -> Iterator[Path]:
             (folder / name).unlink(missing_ok=True)
     finally:
         shutil.rmtree(made, ignore_errors=True)
+        if new:
+            with suppress(OSError):  # not where something was written into it
+                folder.rmdir()
 
 
 def _files(folder: Path) -> set[str]:

@@ -38,6 +38,7 @@ from codecswap.inference.planes import Planes
 from codecswap.inference.runtime import OnnxCodec
 from codecswap.inference.tables import EntropyTables
 from codecswap.layers.gdn import PlainActivation
+from codecswap.layers.integers import IntegerSynthesis
 from codecswap.quantise.calibration import calibrate
 from codecswap.quantise.equalise import equalise
 from codecswap.quantise.precision import Precision, weight_levels
@@ -58,6 +59,8 @@ def main(options: QuantiseOptions, typed: set[str]) -> int:
     layers = [f"{part}.{index}" for part in ("g_a", "g_s") for index, _ in codec.get_submodule(part).named_children()]
     if unknown := [layer for layer in options.keep if layer not in layers]:
         raise UserError(f"--keep {unknown[0]}: the codec's layers are {', '.join(layers)}.")
+    if isinstance(codec.g_s, IntegerSynthesis):
+        options = replace(options, precision=codec.g_s.precision)  # type: ignore[arg-type]
     codec, replacement = with_gdn(codec, options), gdn_label(replacement, options)
     found = sample_pictures(options.calibration_images, "--calibration_images", "train", options.size or CROP)
     samples = list(islice(found, options.calibration_count))
@@ -94,7 +97,7 @@ def quantise(
         samples: pictures ``(3, H, W)`` of one size.
         show: print what each tensor costs.
         advance: is told of every sample encoded, of each of `STEPS` for each network, and of the check.
-        adapt: changes each quantised transform before it is written.
+        adapt: changes each transform that is quantised here before it is written.
 
     Raises:
         UserError: ONNX Runtime does not compute here what the files mean.
@@ -111,22 +114,27 @@ def quantise(
         means.append(centre)
         advance(1)
     networks: dict[str, Network] = {}
-    planes = None
+    planes, sides = None, (options.height, options.width)
     for part in PARTS:
         if options.parts not in ("all", part):
+            continue
+        path, (_, input, output) = folder / f"{part}.onnx", PARTS[part]
+        if part == "decoder" and isinstance(codec.g_s, IntegerSynthesis):
+            planes = codec.g_s.planes
+            write_qdq(codec.g_s.transform(latent_size(*sides, codec.factor)), path, options.opset)
+            networks[part] = describe_network(path, input if planes else "latents", output)
+            advance(STEPS)
             continue
         if part == "decoder":
             lowered, inputs, planes = lowered_decoder(codec, symbols, means, tables, options)
         else:
             lowered, inputs = _lowered_encoder(codec, samples, options)
-        _, input, output = PARTS[part]
         input = "latents" if part == "decoder" and planes is None else input
         advance(1)
         known = _rounded(lowered, inputs, part, input, options)
         advance(1)
         model, transform = _calibrated(lowered, inputs, part, input, known, options, codec.factor)
         transform = adapt(transform)
-        path = folder / f"{part}.onnx"
         write_qdq(transform, path, options.opset)
         networks[part] = describe_network(path, input, output)
         advance(1)

@@ -19,6 +19,7 @@ from codecswap.export import command as export
 from codecswap.export.verify import VERIFIED_ON, sample_pictures
 from codecswap.inference.bitstream import pack, pack_hyper, unpack, unpack_hyper
 from codecswap.inference.runtime import OnnxCodec
+from codecswap.layers.integers import IntegerSynthesis
 from codecswap.metrics import SMALLEST_SIDE, ms_ssim, psnr, to_8_bits
 from codecswap.quantise.calibration import costs
 from codecswap.quantise.representation import QuantisedTransform
@@ -42,18 +43,15 @@ def show_costs(part: str, model: onnx.ModelProto, transform: QuantisedTransform,
 def report(codec: Codec, name: str, replacement: str, options: QuantiseOptions) -> None:
     """Print float and integers side by side, on pictures that were not calibrated on."""
     quantised = OnnxCodec(options.output, threads=1)
-    with tempfile.TemporaryDirectory() as scratch:
-        fields = {key: getattr(options, key) for key in ("opset", "height", "width", "form", "parts")}
-        export.write(codec, name, replacement, ExportOptions(output=Path(scratch), **fields))
-        in_float = OnnxCodec(Path(scratch), threads=1)
-        pictures = list(
-            islice(sample_pictures(options.images, "--images", "val", options.size, codec.multiple), VERIFIED_ON)
-        )
-        reference = TorchCodec(codec)
-        measured = [
-            _measured("float32", in_float, reference, pictures),
-            _measured(options.precision, quantised, reference, pictures),
-        ]
+    reference, measured = TorchCodec(codec), []
+    found = sample_pictures(options.images, "--images", "val", options.size, codec.multiple)
+    pictures = list(islice(found, VERIFIED_ON))
+    if not isinstance(codec.g_s, IntegerSynthesis):  # else there is none in float
+        with tempfile.TemporaryDirectory() as scratch:
+            fields = {key: getattr(options, key) for key in ("opset", "height", "width", "form", "parts")}
+            export.write(codec, name, replacement, ExportOptions(output=Path(scratch), **fields))
+            measured.append(_measured("float32", OnnxCodec(Path(scratch), threads=1), reference, pictures))
+    measured.append(_measured(options.precision, quantised, reference, pictures))
     first = measured[0][1]
     rows = [
         [

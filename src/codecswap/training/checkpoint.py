@@ -13,13 +13,15 @@ from codecswap.codecs.safe_load import read_state
 from codecswap.codecs.source import state_digest
 from codecswap.config import ZOO
 from codecswap.errors import UserError
+from codecswap.layers.integers import IntegerSynthesis
 from codecswap.swaps import GDN_SWAPS, KEPT, SWAPS
 from codecswap.swaps.apply import swap, swap_gdn
 from codecswap.swaps.subpixel import SUBPIXEL
 from codecswap.swaps.upsample import UPSAMPLE
 
-FORMAT = 5
-"""Version of a checkpoint's layout; 4 had no GDN swaps, 3 learning rates by layer, 2 plain Adam, 1 no place within an epoch."""
+FORMAT = 6
+"""Version of a checkpoint's layout; 5 had no decoders in integers, 4 no GDN swaps, 3 learning rates by layer, 2 plain Adam, 1
+no place within an epoch."""
 
 
 @dataclass(frozen=True)
@@ -52,11 +54,15 @@ class StudentRecord:
     """Size of the GDN swap, where it has sizes."""
     gdn_part: str = "decoder"
     """Where GDNs were replaced: a name in `codecswap.swaps.apply.PARTS`."""
+    integers: dict[str, Any] | None = None
+    """The layout of a decoder in integers (`codecswap.layers.integers.IntegerSynthesis.layout`); None: it is in float."""
 
     @property
     def exact(self) -> bool:
-        """Whether every replacement equals what was there."""
-        return SWAPS[self.replacement].exact and (self.gdn == KEPT or GDN_SWAPS[self.gdn].exact)
+        """Whether the decoder equals what was there."""
+        return (
+            self.integers is None and SWAPS[self.replacement].exact and (self.gdn == KEPT or GDN_SWAPS[self.gdn].exact)
+        )
 
 
 @dataclass(frozen=True)
@@ -77,14 +83,18 @@ class StudentCheckpoint:
 
     @property
     def exact(self) -> bool:
-        """Whether every replacement equals what was there."""
+        """Whether the decoder equals what was there."""
         return self.record.exact if self.record else SWAPS[self.replacement].exact
 
     @property
     def label(self) -> str:
-        """The replacements by name, e.g. ``subpixel, gdn relu``."""
-        gdn = self.record.gdn if self.record else KEPT
-        return self.replacement if gdn == KEPT else f"{self.replacement}, gdn {gdn}"
+        """The replacements by name, and the precision of a decoder in integers, e.g. ``subpixel, gdn relu, w8a8``."""
+        words, record = [self.replacement], self.record
+        if record and record.gdn != KEPT:
+            words.append(f"gdn {record.gdn}")
+        if record and record.integers:
+            words.append(record.integers["precision"])
+        return ", ".join(words)
 
     @property
     def config(self) -> dict[str, Any]:
@@ -127,6 +137,10 @@ def load_student(path: str | Path) -> StudentCheckpoint:
             student, _ = swap(codec, replacement, kernel_size=kernel, init="random")
             if record:
                 student, _ = swap_gdn(student, record.gdn, record.gdn_part, pieces=record.gdn_pieces, init="random")
+            if record and record.integers:
+                prefix = "g_s."
+                decoder = {key.removeprefix(prefix): one for key, one in state.items() if key.startswith(prefix)}
+                student.g_s = IntegerSynthesis.of(record.integers, decoder)
         student.load_state_dict(state)
         digest = state_digest(state)
     except UserError:

@@ -208,11 +208,12 @@ class Training(L.LightningModule):
         self.state.unreadable.update(batch.unreadable)
 
 
-def train(options: TrainingOptions, typed: set[str]) -> int:
+def train(options: TrainingOptions, typed: set[str], in_integers: start.InIntegers | None = None) -> int:
     """``codecswap distill``, ``finetune``: train the stage of these options to its last checkpoint.
 
     Args:
         typed: names of the options that were typed; those of a resumed checkpoint do not replace them.
+        in_integers: makes a decoder in integers of a student's, where the options ask for one.
     """
     stage = next(stage for stage in STAGES.values() if stage.options is type(options))
     origin = resume.read_origin(stage, options, typed)
@@ -226,7 +227,9 @@ def train(options: TrainingOptions, typed: set[str]) -> int:
     check_device(options.accelerator, options.precision)
     folder = start.make_folder(stage, options, origin.resume)
     L.seed_everything(options.seed, workers=True, verbose=False)
-    pair, record, more = start.build(stage, origin, pictures)
+    pair, record, more = start.build(
+        stage, origin, pictures, in_integers if getattr(options, "quantised", None) else None
+    )
     forced += more
     say(
         f"Pictures: {len(pictures.train)} for training, {len(pictures.val)} held out ({pictures.layout} layout of "

@@ -15,7 +15,18 @@ from codecswap.training.student import choose_trained
 
 AUTO = "auto"
 """``--resume auto``: the newest whole checkpoint of the run's folder, or a fresh start."""
-FIXED = ("optimizer", "replacement", "kernel_size", "gdn", "part", "unfreeze_all", "train_igdn", "freeze_igdn")
+FIXED = (
+    "optimizer",
+    "replacement",
+    "kernel_size",
+    "gdn",
+    "part",
+    "unfreeze_all",
+    "train_igdn",
+    "freeze_igdn",
+    "quantised",
+    "target",
+)
 """Options that decide what an optimizer's state belongs to: they cannot change on resuming."""
 FIXED_WITHIN = ("batch_size", "seed")
 """Options that decide on an epoch's order: they cannot change where it has begun."""

@@ -2,10 +2,12 @@
 
 import shutil
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import yaml
 from torch import Tensor
@@ -18,6 +20,7 @@ from codecswap.data.discovery import Pictures
 from codecswap.data.transforms import first_readable
 from codecswap.errors import UserError
 from codecswap.files import atomic_write
+from codecswap.layers.integers import IntegerSynthesis
 from codecswap.metrics import psnr
 from codecswap.swaps import GDN_SWAPS, KEPT, SWAPS, replacing
 from codecswap.swaps.apply import PARTS, swap, swap_gdn
@@ -30,6 +33,8 @@ from codecswap.training.student import TeacherStudent
 
 SIZED_ON = 64
 """Pictures from which the size of a GDN swap is taken."""
+CALIBRATED_ON = 32
+"""Pictures from which a decoder in integers takes its ranges."""
 SHOWN = 16
 """Pictures on which the cost of an inexact replacement is measured."""
 
@@ -60,8 +65,17 @@ def make_folder(stage: Stage, options: Any, resumed: str | None) -> Path:
     return folder
 
 
-def build(stage: Stage, origin: Origin, pictures: Pictures) -> tuple[TeacherStudent, StudentRecord, list[str]]:
+InIntegers = Callable[[Codec, Any, Sequence[np.ndarray]], IntegerSynthesis]
+"""Of a student in float, the run's options and training pictures ``(3, H, W)``: its decoder in integers."""
+
+
+def build(
+    stage: Stage, origin: Origin, pictures: Pictures, in_integers: InIntegers | None = None
+) -> tuple[TeacherStudent, StudentRecord, list[str]]:
     """Load the teacher, make or load the student, and say what was done.
+
+    Args:
+        in_integers: makes the decoder of a student that is to train in integers, where it is still in float.
 
     Returns: both codecs, the student's record, and what --force overrode.
     """
@@ -78,6 +92,11 @@ def build(stage: Stage, origin: Origin, pictures: Pictures) -> tuple[TeacherStud
             gdn = {key: getattr(origin.student.record, key) for key in ("gdn", "gdn_pieces", "gdn_part")}
         forced = check_teacher(origin.student, identity, source.name, force=options.force)
         say(f"Student: {origin.student.path}.")
+        if isinstance(student.g_s, IntegerSynthesis):
+            _check_integers(student.g_s, origin.student.path, options)
+        elif in_integers:
+            crops, _ = first_readable(pictures.train, CALIBRATED_ON)
+            student.g_s = in_integers(student, options, list(crops.numpy()))
     else:
         student, pieces = new_student(teacher, options, pictures.train)
         kind, kernel = options.replacement, options.kernel_size
@@ -98,6 +117,7 @@ def build(stage: Stage, origin: Origin, pictures: Pictures) -> tuple[TeacherStud
         teacher_sha256=identity,
         same_latents=pair.same_latents,
         model=source.model,
+        integers=student.g_s.layout() if isinstance(student.g_s, IntegerSynthesis) else None,
         **gdn,
     )
     return pair, made, forced
@@ -174,6 +194,21 @@ def _say_the_loss(options: DistillOptions, teacher: Codec, student: Codec, pictu
             f"{swap.name} ({', '.join(swap.operators)})" for swap in replacing(chosen.replaces) if swap.exact
         )
         say(f"--replacement {exact} lose nothing and need no training.")
+
+
+def _check_integers(decoder: IntegerSynthesis, path: Path, options: Any) -> None:
+    """A decoder in integers keeps those it has.
+
+    Raises:
+        UserError: others are asked for, or a stage that trains none.
+    """
+    if not hasattr(options, "quantised"):
+        raise UserError(f"{path} holds a decoder in integers: only finetune trains it.")
+    if options.quantised not in (None, decoder.precision):
+        raise UserError(
+            f"{path} holds a decoder in {decoder.precision}: --quantised {options.quantised} cannot change it."
+        )
+    say(f"Its decoder is in integers ({decoder.precision}), and stays so.")
 
 
 def check_teacher(student: StudentCheckpoint, identity: str, name: str, *, force: bool = False) -> list[str]:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from codecswap.codecs.protocol import Codec, analyse, encode
 from codecswap.layers.gdn import GDN
+from codecswap.layers.integers import IntegerSynthesis
 from codecswap.metrics import bits_per_pixel
 from codecswap.swaps import maker
 from codecswap.swaps.apply import PARTS
@@ -47,6 +48,9 @@ def choose_trained(
     """
     student.requires_grad_(unfreeze_all)
     for transform in PARTS["both" if unfreeze_all else part]:
+        if isinstance(in_integers := student.get_submodule(transform), IntegerSynthesis):
+            in_integers.requires_grad_(True)
+            continue
         for layer in student.get_submodule(transform).children():
             made_by = maker(layer)
             whole = unfreeze_all or transform == "g_a"
