@@ -1,6 +1,7 @@
 """Figures on Kodak's 24 pictures: teachers, students, decoders in float and in integers; JPEG, WebP and AVIF at equal bits.
 
 python -m benchmarks.kodak --pictures DIR [--teachers tiny small.pth] [--checkpoints demo_run/start/last.pt] [--ablations]
+python -m benchmarks.kodak --pictures DIR [--teachers tiny small.pth] --encoders    # instead: encoders in fewer bits
 
 Prints the Markdown tables of README.md, docs/deploy.md and docs/benchmarks.md. Real bytes, means over pictures; calibration
 as `codecswap quantise` has it by default, on the photographs inside the package. With four teachers or more: BD-rate
@@ -9,8 +10,10 @@ against float.
 
 import argparse
 import math
+import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -31,6 +34,7 @@ from codecswap.evaluation.measure import CodecResult, Exported, TeacherAndStuden
 from codecswap.evaluation.rate_distortion import bd_rate
 from codecswap.export import command as export
 from codecswap.export.verify import sample_pictures
+from codecswap.inference.manifest import read_folder, write_folder
 from codecswap.inference.runtime import OnnxCodec
 from codecswap.processes import cores
 from codecswap.quantise import command as quantise
@@ -58,6 +62,14 @@ ABLATIONS: dict[str, dict[str, Any]] = {
         "width": FIXED,
     },
 }
+ENCODERS: dict[str, dict[str, Any]] = {
+    "float32": {},
+    "float16": {"fp16": True},
+    "`w8a16`": {"precision": "w8a16"},
+    "`mixed`": {"precision": "mixed"},
+    "`w8a8`": {},
+    "`w8a8 --weight_bits 8`": {"weight_bits": 8},
+}
 Pictures = Sequence[tuple[str, Tensor]]
 
 
@@ -68,21 +80,20 @@ def main() -> None:
     parser.add_argument("--teachers", nargs="+", default=["tiny"], help="codec files, tiny or tiny_hyper")
     parser.add_argument("--checkpoints", nargs="*", default=[], help="students of these teachers")
     parser.add_argument("--ablations", action="store_true", help="quantise the first teacher in other ways too")
+    parser.add_argument("--encoders", action="store_true", help="measure quantised encoders instead, all else in float")
     parser.add_argument("--threads", type=int, default=cores())
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     paths = list_pictures(str(options.pictures), "--pictures")
     pictures = [(path.name, whole_picture(path)) for path in paths]
+    if options.encoders:
+        return show_encoders(options.teachers, pictures, options.threads)
     students = {"/".join(Path(path).parts[-2:]): load_student(path) for path in options.checkpoints}
     found: dict[str, list[CodecResult]] = {}
     sizes: dict[str, list[float]] = {}
     for index, path in enumerate(options.teachers):
         codec = Teacher(path).load()
-        name = (
-            f"`{path}`"
-            if path in (EMBEDDED, EMBEDDED_HYPERPRIOR)
-            else f"`{Path(path).stem}` (N={codec.N}, M={codec.M})"
-        )
+        name = name_of(path, codec)
         mine = {k: s.student for k, s in students.items() if s.record and s.record.teacher_sha256 == fingerprint(codec)}
         with tempfile.TemporaryDirectory() as scratch:
             settings = INTEGERS | (ABLATIONS if options.ablations and not index else {})
@@ -100,6 +111,68 @@ def main() -> None:
     show_codecs(found, anchors(tracked, QUALITIES, threads=options.threads))
 
 
+def name_of(path: str, codec: Codec) -> str:
+    """As tables have it."""
+    return f"`{path}`" if path in (EMBEDDED, EMBEDDED_HYPERPRIOR) else f"`{Path(path).stem}` (N={codec.N}, M={codec.M})"
+
+
+def show_encoders(teachers: Sequence[str], pictures: Pictures, threads: int) -> None:
+    """What an encoder in fewer bits costs, decoded in float: PSNR, bits, and symbols that are not the teacher's."""
+    rows = []
+    for path in teachers:
+        codec = Teacher(path).load().requires_grad_(False)
+        plain = TorchCodec(codec)
+        with tempfile.TemporaryDirectory() as scratch:
+            made = [Exported(label, folder, folder) for label, folder in encoders(codec, path, Path(scratch), threads)]
+            measured = TeacherAndStudents(codec, {}, exported=made)
+            evaluate_all([measured], track(f"Measure {path}", pictures, unit="pictures"))
+            changed = [
+                np.mean(
+                    [
+                        np.mean(
+                            plain.tables.to_symbols(one.codec.analyse(x)) != plain.tables.to_symbols(plain.analyse(x))
+                        )
+                        for x in (picture.numpy() for _, picture in pictures)
+                    ]
+                )
+                for one in track(f"Compare symbols, {path}", made, unit="encoders")
+            ]
+        results = [result.mean() for result in measured.results if result.kind == "exported"]
+        for one, mean, share in zip(made, results, changed, strict=True):
+            lost, more = mean["psnr"] - results[0]["psnr"], mean["bpp"] / results[0]["bpp"] - 1
+            quality = [
+                f"{mean['psnr']:.3f} ({lost:+.3f})",
+                f"{mean['ms_ssim']:.5f}",
+                f"{mean['bpp']:.4f} ({more:+.2%})",
+            ]
+            rows.append([f"{name_of(path, codec)}, {one.name}", *quality, f"{share:.2%}"])
+    say(f"\n{len(pictures)} pictures\n")
+    show_markdown(["encoder", "PSNR, dB", "MS-SSIM", "bits per pixel", "symbols changed"], rows)
+
+
+def encoders(codec: Codec, name: str, folder: Path, threads: int) -> Iterator[tuple[str, OnnxCodec]]:
+    """Write and open a teacher's encoders, each with the decoder in float."""
+    for index, (label, setting) in enumerate(ENCODERS.items()):
+        whole, part = folder / str(index), folder / f"{index}.encoder"
+        parts: Any = "decoder" if index else "all"
+        manifest = export.write(codec, name, "none", ExportOptions(output=whole, parts=parts))
+        if index:
+            if "fp16" in setting:
+                export.write(codec, name, "none", ExportOptions(output=part, parts="encoder", **setting))
+            else:
+                chosen = QuantiseOptions(output=part, parts="encoder", **setting)
+                quantise.quantise(codec, name, "none", calibration(chosen), chosen, show=False)
+            shutil.copy(part / "encoder.onnx", whole)
+            write_folder(whole, replace(manifest, encoder=read_folder(part)[0].encoder), codec.entropy_tables())
+        yield label, OnnxCodec(whole, threads)
+
+
+def calibration(chosen: QuantiseOptions) -> list[np.ndarray]:
+    """The package's photographs, as the command takes them."""
+    crops = sample_pictures(None, "--calibration_images", "train", chosen.size or quantise.CROP)
+    return list(islice(crops, chosen.calibration_count))
+
+
 def write(
     codec: Codec, name: str, settings: dict[str, dict[str, Any]], folder: Path, threads: int
 ) -> Iterator[tuple[str, OnnxCodec]]:
@@ -110,9 +183,7 @@ def write(
     for index, (label, setting) in enumerate(settings.items()):
         chosen = QuantiseOptions(output=folder / str(index), **setting)
         swapped = codec if chosen.replacement == "none" else swap(codec, chosen.replacement)[0].requires_grad_(False)
-        crops = sample_pictures(None, "--calibration_images", "train", chosen.size or quantise.CROP)
-        samples = list(islice(crops, chosen.calibration_count))
-        quantise.quantise(swapped, name, chosen.replacement, samples, chosen, show=False)
+        quantise.quantise(swapped, name, chosen.replacement, calibration(chosen), chosen, show=False)
         yield label, OnnxCodec(chosen.output, threads)
 
 

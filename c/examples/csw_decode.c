@@ -104,6 +104,9 @@ static void open_network(network *n, const content *model)
     if (!n->api) fail("ONNX Runtime", "is older than the headers that this program was built with");
     check(n, n->api->CreateEnv(ORT_LOGGING_LEVEL_ERROR, "csw_decode", &environment));
     check(n, n->api->CreateSessionOptions(&options));
+    /* as the file has them: 8-bit weights add up in 32 bits, and convolutions in float are not rounded */
+    check(n, n->api->AddSessionConfigEntry(options, "session.x64quantprecision", "1"));
+    check(n, n->api->AddSessionConfigEntry(options, "optimization.disable_specified_optimizers", "WeightBiasQuantization"));
     check(n, n->api->CreateSessionFromArray(environment, model->bytes, model->size, options, &n->session));
     check(n, n->api->CreateCpuMemoryInfo(OrtArenaAllocator, OrtMemTypeDefault, &n->memory));
 }

@@ -20,6 +20,7 @@ from codecswap.export.lower import lower, take_planes
 from codecswap.inference import bitstream
 from codecswap.inference.planes import Planes
 from codecswap.inference.runtime import OnnxCodec
+from codecswap.quantise import command
 from codecswap.quantise.rounding import round_weights
 from codecswap.swaps.apply import swap
 
@@ -116,6 +117,31 @@ def test_encoder_and_other_methods(pictures: Path, tmp_path: Path, capsys: pytes
         assert cli.main([*arguments, *common, "--method", method, "--output", str(tmp_path / method)]) == 0
         assert "quantised encoder" in capsys.readouterr().err
         assert OnnxCodec(tmp_path / method).manifest.encoder
+
+
+def test_an_encoder_of_16_bits_writes_almost_the_same(
+    teacher: FactorizedPrior, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its last weights are coarse and fine ones; and a layer that is kept in float stays in float."""
+    arguments = ["quantise", "--teacher", "tiny", "--parts", "encoder", "--calibration_images", str(pictures / "train")]
+    common = ["--images", str(pictures / "val"), "--precision", "w8a16"]
+    plain = TorchCodec(teacher)
+
+    def error(name: str, *more: str) -> float:
+        assert cli.main([*arguments, *common, *more, "--output", str(tmp_path / name)]) == 0
+        codec, exact, errors = OnnxCodec(tmp_path / name, threads=1), OnnxCodec(tmp_path / name, exact=True), []
+        for path in scan(pictures / "val"):
+            picture = np.asarray(load_picture(path).crop((0, 0, 240, 160)), np.float32).transpose(2, 0, 1) / 255
+            latents = codec.analyse(picture)
+            assert np.abs(latents - exact.analyse(picture)).max() < 0.01
+            errors.append(np.square(latents - plain.analyse(picture)).mean())
+        return float(np.mean(errors))
+
+    fine, kept = error("fine"), error("kept", "--keep", "[g_a.4]")
+    assert graph.weights(onnx.load(tmp_path / "fine" / "encoder.onnx"))["g_a.6.fine.weight_quantized"].dtype == np.int8
+    monkeypatch.setattr(command, "SplitConv2d", lambda conv, levels: conv)
+    coarse = error("coarse")
+    assert max(fine, kept) < 0.5 * coarse
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from codecswap.quantise.rounding import round_weights
+from codecswap.quantise.rounding import SplitConv2d, round_weights
 
 LEVELS = 63
 
@@ -78,3 +78,33 @@ def test_a_transposed_convolution_is_fitted_to_what_reaches_it() -> None:
 
     errors = [sum((one(rounded(x)) - layer(x)).square().mean() for x in other) for one in (fitted, layer)]
     assert errors[0] < 0.8 * errors[1]
+
+
+@torch.no_grad()
+def test_a_layer_in_float_makes_up_for_those_before_it() -> None:
+    torch.manual_seed(0)
+    layers, seen, other = nn.Sequential(nn.Conv2d(6, 6, 3), nn.Conv2d(6, 5, 3)), correlated(24, 1), correlated(8, 2)
+    errors = {}
+    for untouched in ((), ("1",)):
+        fitted = copy.deepcopy(layers)
+        scales = round_weights(fitted, seen, exact_input=True, levels=3, float_layers=("1",), untouched=untouched)
+        assert set(scales) == {"0.weight"}
+        assert torch.equal(fitted[1].weight, layers[1].weight) == bool(untouched)
+        errors[untouched] = sum((fitted(x) - layers(x)).square().mean().item() for x in other)
+    assert errors[()] < 0.9 * errors[("1",)]
+
+
+@torch.no_grad()
+def test_coarse_and_fine_weights_are_those_that_were_there() -> None:
+    torch.manual_seed(0)
+    conv = nn.Conv2d(6, 5, 5, stride=2, padding=2)
+    conv.weight[0] = 0
+    split, x = SplitConv2d(conv, LEVELS), torch.randn(1, 6, 12, 12)
+    torch.testing.assert_close(split(x), conv(x))
+    step = conv.weight.abs().amax((1, 2, 3), keepdim=True) / LEVELS
+    assert (split.fine.weight.abs() <= 0.51 * step).all()
+    for part in (split.coarse, split.fine):  # rounded to nearest, as it will be
+        step = part.weight.abs().amax((1, 2, 3), keepdim=True).clamp_min(1e-12) / LEVELS
+        part.weight.copy_((part.weight / step).round() * step)
+    rounded = (split.coarse.weight + split.fine.weight - conv.weight).abs().max()
+    assert rounded < conv.weight.abs().max() / LEVELS**2 / 2

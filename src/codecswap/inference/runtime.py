@@ -30,6 +30,8 @@ def open_session(
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     # without it, sums overflow on x86 without VNNI where weights exceed 7 bits; nothing else changes, or takes longer
     options.add_session_config_entry("session.x64quantprecision", "1")
+    # it would round weights of convolutions that the file has in float (``--keep``), all of a layer to one scale
+    options.add_session_config_entry("optimization.disable_specified_optimizers", "WeightBiasQuantization")
     options.log_severity_level = 3  # its warnings are about its own optimiser
     if threads is None:  # a machine that others use too: waiting threads shall sleep
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")

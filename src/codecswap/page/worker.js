@@ -27,7 +27,9 @@ async function start({ codec, files }) {
   ort.env.wasm.numThreads = 1;  // more need headers that a file or a plain server does not send
   const module = await WebAssembly.compile(csw);
   new Csw(module, entropy);  // what is wrong with the tables is said now
-  const open = async (model) => model && ort.InferenceSession.create(model, { executionProviders: ["wasm"], logSeverityLevel: 3 });
+  // as the file has it: convolutions that it has in float are not rounded
+  const extra = { optimization: { disable_specified_optimizers: "WeightBiasQuantization" } };
+  const open = async (model) => model && ort.InferenceSession.create(model, { executionProviders: ["wasm"], logSeverityLevel: 3, extra });
   return { codec, ort, module, entropy, decoder: await open(decoder), encoder: await open(encoder) };
 }
 

@@ -27,6 +27,7 @@ METHODS = {
 }
 OPERATORS = [
     "Abs",
+    "Add",
     "Conv",
     "ConvTranspose",
     "DepthToSpace",

@@ -44,7 +44,7 @@ from codecswap.quantise.equalise import equalise
 from codecswap.quantise.precision import Precision, weight_levels
 from codecswap.quantise.report import report, show_costs
 from codecswap.quantise.representation import Quantisation, QuantisedTransform
-from codecswap.quantise.rounding import round_weights
+from codecswap.quantise.rounding import SplitConv2d, round_weights
 
 PARTS = {"decoder": ("g_s", "planes", "picture"), "encoder": ("g_a", "picture", "latents")}
 """Per network: the codec's transform, input and output."""
@@ -231,6 +231,11 @@ def _lowered_encoder(
     lowered, inputs = lower(codec.g_a), [sample[None] for sample in samples]
     if options.equalise:
         equalise(lowered, [torch.from_numpy(one) for one in inputs])
+    last, precision = _last(lowered, "encoder"), _precision(options)
+    if last not in _kept(lowered, "encoder", "picture", options):
+        # channels of large latents have large weights, and an error of theirs costs as much as another's
+        name, levels = last.removeprefix("g_a."), weight_levels(options.weight_bits, *2 * [precision.outside])
+        lowered.set_submodule(name, SplitConv2d(lowered.get_submodule(name), levels))  # type: ignore[arg-type]
     return lowered, inputs
 
 
@@ -251,6 +256,8 @@ def _rounded(
         levels=weight_levels(options.weight_bits, precision.outside, precision.outside),
         steps=precision.steps,
         float_layers=kept,
+        # least squares would shrink latents, which costs more than it gains
+        untouched=[last for last in kept if part == "encoder" and f"{name}.{last}" == _last(lowered, part)],
     )
     outputs = {  # the axis of a weight that the scales are of
         key: int(isinstance(lowered.get_submodule(key.rpartition(".")[0]), nn.ConvTranspose2d)) for key in scales

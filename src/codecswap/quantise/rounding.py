@@ -4,9 +4,11 @@ A layer is first refitted: least squares, from the inputs it will really get (qu
 outputs it had in float. Then its weights are rounded one input at a time, and what rounding one costs is taken over by
 those not yet rounded, through the inverse of the inputs' Gram matrix (the method of Frantar et al., "GPTQ: accurate
 post-training quantization for generative pre-trained transformers", 2022, and of Hassibi and Stork's optimal brain surgeon
-before it). At last the bias takes up the mean of what is left.
+before it). At last the bias takes up the mean of what is left. A layer that stays in float is refitted too, and not rounded:
+it makes up for those before it.
 """
 
+import copy
 from collections.abc import Sequence
 
 import torch
@@ -30,6 +32,30 @@ weight is on the last level; elsewhere it would round once more.
 """
 
 
+class SplitConv2d(nn.Module):
+    """A convolution as the sum of two whose weights 8 bits hold: ``coarse``, and in finer steps ``fine``, what that lacks.
+
+    It makes about 15 bits of 8, for twice the multiply-adds, and leaves nothing to round.
+
+    Args:
+        conv: it is left as it is.
+        levels: largest whole number that a weight may become, of either sign.
+    """
+
+    @torch.no_grad()
+    def __init__(self, conv: nn.Conv2d, levels: int) -> None:
+        super().__init__()
+        self.coarse, self.fine = copy.deepcopy(conv), copy.deepcopy(conv)
+        step = conv.weight.abs().amax((1, 2, 3), keepdim=True).clamp_min(1e-12) / levels
+        self.coarse.weight.copy_((conv.weight / step).round() * step)
+        self.fine.weight.copy_(conv.weight - self.coarse.weight)
+        self.fine.bias = nn.Parameter(torch.zeros(len(step)), requires_grad=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Compute ``(B, I, H, W) -> (B, O, H', W')``."""
+        return self.coarse(x) + self.fine(x)
+
+
 @torch.no_grad()
 def round_weights(
     transform: nn.Module,
@@ -39,6 +65,7 @@ def round_weights(
     levels: int,
     steps: int = 255,
     float_layers: Sequence[str] = (),
+    untouched: Sequence[str] = (),
 ) -> dict[str, Tensor]:
     """Refit and round the convolutions, transposed ones too, of an equalised lowered transform, in place.
 
@@ -51,6 +78,7 @@ def round_weights(
         levels: largest whole number that a weight may become, of either sign.
         steps: in the range of what a layer gives to the next: 255 for 8 bits.
         float_layers: names of children that will not be quantised.
+        untouched: those among them that are not refitted either.
 
     Returns: the scale ``(O,)`` of each rounded weight, by the parameter's name.
     """
@@ -60,13 +88,15 @@ def round_weights(
     scales = {}
     for name, layer in transform.named_children():
         before, conv, after = _parts(layer)
-        if conv is None or name in float_layers:
+        if conv is None or name in untouched:
             floats, quantised = [layer(x) for x in floats], [layer(x) for x in quantised]
         else:
             floats, quantised = [before(x) for x in floats], [before(x) for x in quantised]
             wanted = [conv(x) for x in floats]
             parameter = next(key for key, value in layer.named_parameters() if value is conv.weight)
-            scales[f"{name}.{parameter}"] = _round(conv, quantised, wanted, generator, levels)
+            found = _round(conv, quantised, wanted, generator, None if name in float_layers else levels)
+            if found is not None:
+                scales[f"{name}.{parameter}"] = found
             floats, quantised = [after(x) for x in wanted], [after(conv(x)) for x in quantised]
         if name not in float_layers:
             quantised = _fake_quantised(quantised, steps)
@@ -100,9 +130,11 @@ def _round(
     inputs: Sequence[Tensor],
     wanted: Sequence[Tensor],
     generator: torch.Generator,
-    levels: int,
-) -> Tensor:
+    levels: int | None,
+) -> Tensor | None:
     """Refit ``conv`` from ``inputs`` to ``wanted``, round its weight in place, and correct its bias; returns the scales.
+
+    Without ``levels`` nothing is rounded, and there are none.
 
     A transposed convolution is four convolutions at low resolution, one for each phase of its output, which share scales
     and bias; each is fitted by itself, to the taps that it has.
@@ -130,7 +162,7 @@ def _round(
         _refitted(gram[mask][:, mask], cross[mask][:, row], weight)
         for mask, row, weight in zip(masks, rows, weights, strict=True)
     ]
-    scales, rounded = _filled(fits, levels)
+    scales, rounded = _filled(fits, levels) if levels else (None, [fitted for fitted, _ in fits])
     biases = [mean_out[row] - part @ mean_in[mask] for part, row, mask in zip(rounded, rows, masks, strict=True)]
     if isinstance(conv, nn.ConvTranspose2d):
         for (p, q), mask, part in zip(parts, masks, rounded, strict=True):
@@ -142,7 +174,7 @@ def _round(
         conv.weight.copy_(rounded[0].view_as(conv.weight))
     bias = torch.stack(biases).mean(0).to(conv.weight.dtype)
     conv.bias = nn.Parameter(bias, requires_grad=False)
-    return scales.to(conv.weight.dtype)
+    return None if scales is None else scales.to(conv.weight.dtype)
 
 
 def _refitted(gram: Tensor, cross: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
