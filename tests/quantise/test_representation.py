@@ -178,7 +178,9 @@ def test_mixed_has_8_bits_inside_gdns_only(folders: dict[str, Path]) -> None:
     assert dtypes(decoder, "g_s.0") == dtypes(decoder, "g_s.2") == ["uint16", "uint16"]
     assert dtypes(decoder, "g_s.1") == ["uint8", "uint8", "uint8", "uint16"]  # square, weighted sum, root, product
     assert dtypes(encoder, "g_a.1") == ["uint8", "uint8", "uint8", "uint16"]
-    assert dtypes(decoder, "g_s.6") == ["uint16", "uint16"] and dtypes(encoder, "g_a.6") == ["uint16"]
+    assert (
+        dtypes(decoder, "g_s.6") == ["uint16", "uint16"] and dtypes(encoder, "g_a.6") == ["uint16"] * 3
+    )  # coarse, fine, sum
     largest = {
         s.layer: np.abs(decoder.constants[s.inputs[1]].values.astype(int)).max()
         for s in decoder.operations

@@ -33,8 +33,8 @@ from codecswap.training.student import TeacherStudent
 
 SIZED_ON = 64
 """Pictures from which the size of a GDN swap is taken."""
-CALIBRATED_ON = 13
-"""Pictures from which a decoder in integers takes its ranges; more would find wider ones, and leave less for the others."""
+CALIBRATED_ON = 32
+"""Pictures from which a decoder in integers starts: fewer fit its weights worse, more find wider ranges."""
 SHOWN = 16
 """Pictures on which the cost of an inexact replacement is measured."""
 
