@@ -110,7 +110,7 @@ def test_float_encoder_is_onnx_runtimes(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("replacement", REPLACEMENTS)
-@pytest.mark.parametrize(("precision", "least"), [("w8a8", 42), ("w8a16", 65)])
+@pytest.mark.parametrize(("precision", "least"), [("w8a8", 42), ("w8a16", 62)])
 def test_integers_are_the_qdq_files(
     folders: Callable[[str, str], Path], symbols: list[np.ndarray], replacement: str, precision: str, least: float
 ) -> None:

@@ -17,10 +17,10 @@ from codecswap.codecs.torch_codec import TorchCodec
 from codecswap.config import QuantiseOptions
 from codecswap.export.backends import graph
 from codecswap.export.backends.onnx import write_decoder
-from codecswap.export.backends.onnx_qdq import read_qdq
+from codecswap.export.backends.onnx_qdq import read_qdq, write_qdq
 from codecswap.export.lower import LoweredGDN
 from codecswap.export.verify import sample_pictures
-from codecswap.inference.runtime import OnnxCodec
+from codecswap.inference.runtime import OnnxCodec, open_session
 from codecswap.quantise.calibration import LARGEST_BIAS, calibrate
 from codecswap.quantise.command import quantise
 from codecswap.quantise.precision import Precision
@@ -64,6 +64,22 @@ def test_rows_of_gamma_near_zero_leave_the_bias_in_int32(tmp_path: Path, name: s
     assert (
         np.abs(weight.real[[0, 1, 3, 5]] - gamma.numpy()[[0, 1, 3, 5], :, None, None]).max() < 1 / 127
     )  # others stay fine
+
+
+@pytest.mark.parametrize(("name", "clips"), [("w8a8", True), ("w8a16", False)])
+def test_16_bits_have_room_for_other_pictures(tmp_path: Path, name: str, clips: bool) -> None:
+    torch.manual_seed(0)
+    module, path = nn.Sequential(LoweredGDN(torch.rand(6) + 0.5, 0.1 * torch.rand(6, 6), inverse=True)), tmp_path / "f"
+    write_decoder(module, 6, path, opset=13, size=(8, 8), input="planes")
+    feed = torch.randn(1, 6, 8, 8)
+    precision = Precision.of(name, "uint8")
+    how: dict[str, Any] = {"method": "minmax", "percentile": 100, "weight_bits": 8, "gdns": ["g_s.0"], "keep": []}
+    transform = calibrate(onnx.load(path), [feed.numpy()], precision=precision, known={}, **how)
+    write_qdq(transform, tmp_path / "q", 13)
+    louder = 1.3 * feed  # 1.7 times the square, and its root's input
+    (found,) = open_session(str(tmp_path / "q"), exact=True).run(None, {"planes": louder.numpy()})
+    wanted = module(louder).detach().numpy()
+    assert (np.abs(found - wanted).max() > 0.2 * np.abs(wanted).max()) == clips
 
 
 def swapped(gdn: str, samples: Sequence[np.ndarray]) -> Codec:

@@ -4,7 +4,7 @@ import contextlib
 import io
 import logging
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -47,6 +47,8 @@ TYPES = {
 }
 LARGEST_BIAS = 1 << 30
 """A device adds products to an int32 bias; half of the range is theirs. (9 * 320 products of 8 bits need less than a tenth.)"""
+HEADROOM = 2
+"""Of 16-bit ranges, whose finest bit is no loss; clipping is."""
 SMALLEST_SCALE = 1e-20
 """Of weights that are all zero."""
 
@@ -98,7 +100,18 @@ def calibrate(
                 "QDQDisableWeightAdjustForInt32Bias": True,  # it would fill the whole of int32
             },
         )
-        return floor_scales(read_qdq(onnx.load(path)), graph.weights(model), weight_bits)
+        found = with_headroom(read_qdq(onnx.load(path)), known)
+        return floor_scales(found, graph.weights(model), weight_bits)
+
+
+def with_headroom(transform: QuantisedTransform, known: Collection[str]) -> QuantisedTransform:
+    """Widen the ranges of 16-bit activations that calibration found, since other pictures may go beyond them."""
+    widened = {
+        name: replace(one, scale=(HEADROOM * one.scale).astype(np.float32))
+        for name, one in transform.activations.items()
+        if one.zero_point.dtype.itemsize == 2 and name not in known
+    }
+    return replace(transform, activations=dict(transform.activations) | widened)
 
 
 def floor_scales(
