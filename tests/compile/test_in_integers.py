@@ -10,6 +10,8 @@ import torch
 from codecswap.cli import run
 from codecswap.codecs.source import load_codec
 from codecswap.codecs.torch_codec import TorchCodec
+from codecswap.compile.in_integers import in_integers
+from codecswap.config import FinetuneOptions
 from codecswap.inference.runtime import OnnxCodec
 from codecswap.layers.integers import IntegerSynthesis
 from codecswap.training import saving
@@ -96,6 +98,15 @@ def test_it_goes_on_exactly(
     assert all(torch.equal(a[name], b[name]) for name in a)
     assert finetune(whole / "ft_last.pt", pictures, tmp_path / "more", "--epochs", "1") == 0
     assert load_student(tmp_path / "more" / "ft_last.pt").label == "subpixel, w8a16"
+
+
+def test_a_hyperprior_takes_crops_of_any_size() -> None:
+    """Its latents have means, so its decoder takes them as they are."""
+    codec, crops = load_codec("tiny_hyper"), list(np.random.default_rng(0).random((2, 3, 224, 224), np.float32))
+    decoder = in_integers(codec.requires_grad_(False), FinetuneOptions(quantised="w8a8"), crops)
+    latents = codec.g_a(torch.from_numpy(crops[0][None, :, :192, :192])).round()
+    close = (decoder(latents) - codec.g_s(latents)).clamp(0, 1).square().mean()
+    assert decoder.planes is None and close < 1e-3
 
 
 @pytest.mark.parametrize("target", ["drp-ai", "openvino"])

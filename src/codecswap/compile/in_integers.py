@@ -46,9 +46,11 @@ def in_integers(codec: Codec, options: FinetuneOptions, pictures: Sequence[np.nd
     scheme, toolchain, form = _scheme(options)
     if any(isinstance(layer, UpsampleConv2d) and layer.masked for layer in codec.g_s.modules()):
         form = "subpixel"  # a mask has one size
+    height, width = (side - side % codec.multiple for side in pictures[0].shape[1:])
+    cut = [picture[:, :height, :width] for picture in pictures]
     with tempfile.TemporaryDirectory() as folder:
         given = replace(scheme.options, output=Path(folder), parts="decoder", form=form or "native")  # type: ignore[arg-type]
-        made = quantise(codec, "", "", pictures, given, show=False, adapt=scheme.adapt)
+        made = quantise(codec, "", "", cut, given, show=False, adapt=scheme.adapt)
         transform = read_qdq(onnx.load(Path(folder) / "decoder.onnx"))
     say(f"The decoder trains in integers ({given.precision}): weights, their scales and biases.")
     medians = codec.entropy_tables().medians if made.planes else np.zeros(codec.M)
