@@ -108,3 +108,12 @@ def test_coarse_and_fine_weights_are_those_that_were_there() -> None:
         part.weight.copy_((part.weight / step).round() * step)
     rounded = (split.coarse.weight + split.fine.weight - conv.weight).abs().max()
     assert rounded < conv.weight.abs().max() / LEVELS**2 / 2
+
+
+@torch.no_grad()
+def test_inputs_that_hardly_vary_are_no_trouble() -> None:
+    layer = nn.Sequential(nn.Conv2d(6, 5, 3))
+    seen = [1000 + 1e-4 * x for x in correlated(8, 1)]
+    fitted = copy.deepcopy(layer)
+    round_weights(fitted, seen, exact_input=True, levels=LEVELS)
+    assert (fitted(seen[0]) - layer(seen[0])).abs().max() < 1e-3 * layer(seen[0]).abs().max()
