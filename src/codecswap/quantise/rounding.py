@@ -22,7 +22,7 @@ POSITIONS = 32768
 """Output positions that a layer is fitted to, drawn from all samples."""
 RIDGE = 1e-3
 """Pull towards the weights a layer has, as a share of the mean energy of its inputs."""
-FLOAT_NOISE = 1e-6
+FLOAT_NOISE = 1e-4
 """Of a mean square, what sums of products in float32 do not resolve."""
 BLOCK = 128
 """Inputs rounded before the others are brought up to date."""
