@@ -22,8 +22,6 @@ POSITIONS = 32768
 """Output positions that a layer is fitted to, drawn from all samples."""
 RIDGE = 1e-3
 """Pull towards the weights a layer has, as a share of the mean energy of its inputs."""
-FLOAT_NOISE = 1e-4
-"""Of a mean square, what sums of products in float32 do not resolve."""
 BLOCK = 128
 """Inputs rounded before the others are brought up to date."""
 FILLINGS = 8
@@ -159,10 +157,9 @@ def _round(
         sums.add(patches(x, places, size, stride=stride, padding=padding), patches(y, places, 1))
     mean_in, mean_out = sums.inputs / sums.count, sums.targets / sums.count
     gram = sums.gram / sums.count - torch.outer(mean_in, mean_in)
-    unresolved = FLOAT_NOISE * sums.gram.diagonal().mean() / sums.count
     cross = sums.cross / sums.count - torch.outer(mean_in, mean_out)
     fits = [
-        _refitted(gram[mask][:, mask], cross[mask][:, row], weight, unresolved)
+        _refitted(gram[mask][:, mask], cross[mask][:, row], weight)
         for mask, row, weight in zip(masks, rows, weights, strict=True)
     ]
     scales, rounded = _filled(fits, levels) if levels else (None, [fitted for fitted, _ in fits])
@@ -180,18 +177,21 @@ def _round(
     return None if scales is None else scales.to(conv.weight.dtype)
 
 
-def _refitted(gram: Tensor, cross: Tensor, weight: Tensor, unresolved: Tensor) -> tuple[Tensor, Tensor]:
-    """The weight ``(O, K)`` refitted by least squares, and the inverse of the pulled Gram matrix ``(K, K)``.
-
-    Args:
-        unresolved: smallest pull. Where inputs hardly vary beside their means, the rest may be no Gram matrix.
-    """
-    energy = gram.diagonal().mean()
-    pull = torch.maximum(RIDGE * energy + 1e-12, unresolved)
+def _refitted(gram: Tensor, cross: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """The weight ``(O, K)`` refitted by least squares, and the inverse of the pulled Gram matrix ``(K, K)``."""
+    energy = gram.diagonal().mean().clamp_min(0)
+    pull = RIDGE * energy + 1e-12
     # by the second term the pull is towards weights a thousandth larger: the files measured in docs/deploy.md were made so
     missing = cross - gram @ weight.T + (RIDGE * (energy + pull) - pull) * weight.T
-    step, factor = ridge_step(gram.clone(), missing, pull)
-    return weight + step.T, torch.cholesky_inverse(factor)
+    while True:
+        try:
+            step, factor = ridge_step(gram.clone(), missing, pull)
+        except (
+            torch.linalg.LinAlgError
+        ):  # inputs hardly vary beside their means, and sums in float32 do not resolve how
+            pull = 10 * pull
+        else:
+            return weight + step.T, torch.cholesky_inverse(factor)
 
 
 def _filled(fits: Sequence[tuple[Tensor, Tensor]], levels: int) -> tuple[Tensor, list[Tensor]]:
