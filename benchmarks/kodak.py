@@ -63,7 +63,7 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     },
 }
 ENCODERS: dict[str, dict[str, Any]] = {
-    "float32": {},
+    "float32": {"fp16": False},
     "float16": {"fp16": True},
     "`w8a16`": {"precision": "w8a16"},
     "`mixed`": {"precision": "mixed"},
@@ -126,13 +126,13 @@ def show_encoders(teachers: Sequence[str], pictures: Pictures, threads: int) -> 
             made = [Exported(label, folder, folder) for label, folder in encoders(codec, path, Path(scratch), threads)]
             measured = TeacherAndStudents(codec, {}, exported=made)
             evaluate_all([measured], track(f"Measure {path}", pictures, unit="pictures"))
+            inputs = [picture.numpy() for _, picture in pictures]
+            theirs = [plain.tables.to_symbols(plain.analyse(x)) for x in inputs]
             changed = [
                 np.mean(
                     [
-                        np.mean(
-                            plain.tables.to_symbols(one.codec.analyse(x)) != plain.tables.to_symbols(plain.analyse(x))
-                        )
-                        for x in (picture.numpy() for _, picture in pictures)
+                        np.mean(plain.tables.to_symbols(one.codec.analyse(x)) != y)
+                        for x, y in zip(inputs, theirs, strict=True)
                     ]
                 )
                 for one in track(f"Compare symbols, {path}", made, unit="encoders")
@@ -154,16 +154,14 @@ def encoders(codec: Codec, name: str, folder: Path, threads: int) -> Iterator[tu
     """Write and open a teacher's encoders, each with the decoder in float."""
     for index, (label, setting) in enumerate(ENCODERS.items()):
         whole, part = folder / str(index), folder / f"{index}.encoder"
-        parts: Any = "decoder" if index else "all"
-        manifest = export.write(codec, name, "none", ExportOptions(output=whole, parts=parts))
-        if index:
-            if "fp16" in setting:
-                export.write(codec, name, "none", ExportOptions(output=part, parts="encoder", **setting))
-            else:
-                chosen = QuantiseOptions(output=part, parts="encoder", **setting)
-                quantise.quantise(codec, name, "none", calibration(chosen), chosen, show=False)
-            shutil.copy(part / "encoder.onnx", whole)
-            write_folder(whole, replace(manifest, encoder=read_folder(part)[0].encoder), codec.entropy_tables())
+        manifest = export.write(codec, name, "none", ExportOptions(output=whole, parts="decoder"))
+        if "fp16" in setting:
+            export.write(codec, name, "none", ExportOptions(output=part, parts="encoder", **setting))
+        else:
+            chosen = QuantiseOptions(output=part, parts="encoder", **setting)
+            quantise.quantise(codec, name, "none", calibration(chosen), chosen, show=False)
+        shutil.copy(part / "encoder.onnx", whole)
+        write_folder(whole, replace(manifest, encoder=read_folder(part)[0].encoder), codec.entropy_tables())
         yield label, OnnxCodec(whole, threads)
 
 

@@ -96,6 +96,9 @@ def test_it_goes_on_exactly(
     assert run("finetune", resumed) == 0
     a, b = (load_student(folder / "ft_last.pt").student.state_dict() for folder in (whole, parts))
     assert all(torch.equal(a[name], b[name]) for name in a)
+    other = ("--quantised", "w8a16", "--target", "qnn-v73")
+    assert finetune(whole / "ft_last.pt", pictures, tmp_path / "other", *other) == 2
+    assert "which --target cannot change" in capsys.readouterr().err
     assert finetune(whole / "ft_last.pt", pictures, tmp_path / "more", "--epochs", "1") == 0
     assert load_student(tmp_path / "more" / "ft_last.pt").label == "subpixel, w8a16"
 

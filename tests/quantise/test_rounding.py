@@ -117,3 +117,10 @@ def test_inputs_that_hardly_vary_are_no_trouble() -> None:
     fitted = copy.deepcopy(layer)
     round_weights(fitted, seen, exact_input=True, levels=LEVELS)
     assert (fitted(seen[0]) - layer(seen[0])).abs().max() < 1e-3 * layer(seen[0]).abs().max()
+
+
+@torch.no_grad()
+def test_no_number_ends_at_once() -> None:
+    layer = nn.Sequential(nn.Conv2d(6, 5, 3))
+    with pytest.raises(torch.linalg.LinAlgError):
+        round_weights(layer, [torch.full((1, 6, 12, 12), float("nan"))], exact_input=True, levels=LEVELS)

@@ -234,7 +234,8 @@ def _lowered_encoder(
     last, precision = _last(lowered, "encoder"), _precision(options)
     if last not in _kept(lowered, "encoder", "picture", options):
         # channels of large latents have large weights, and an error of theirs costs as much as another's
-        name, levels = last.removeprefix("g_a."), weight_levels(options.weight_bits, *2 * [precision.outside])
+        name = last.removeprefix("g_a.")
+        levels = weight_levels(options.weight_bits, precision.outside, precision.outside)
         lowered.set_submodule(name, SplitConv2d(lowered.get_submodule(name), levels))  # type: ignore[arg-type]
     return lowered, inputs
 
@@ -257,7 +258,7 @@ def _rounded(
         steps=precision.steps,
         float_layers=kept,
         # least squares would shrink latents, which costs more than it gains
-        untouched=[last for last in kept if part == "encoder" and f"{name}.{last}" == _last(lowered, part)],
+        untouched=[layer for layer in kept if f"{name}.{layer}" == _last(lowered, "encoder")],
     )
     outputs = {  # the axis of a weight that the scales are of
         key: int(isinstance(lowered.get_submodule(key.rpartition(".")[0]), nn.ConvTranspose2d)) for key in scales

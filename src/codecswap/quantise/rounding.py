@@ -186,10 +186,10 @@ def _refitted(gram: Tensor, cross: Tensor, weight: Tensor) -> tuple[Tensor, Tens
     while True:
         try:
             step, factor = ridge_step(gram.clone(), missing, pull)
-        except (
-            torch.linalg.LinAlgError
-        ):  # inputs hardly vary beside their means, and sums in float32 do not resolve how
-            pull = 10 * pull
+        except torch.linalg.LinAlgError:
+            if not gram.isfinite().all():
+                raise
+            pull = 10 * pull  # inputs hardly vary beside their means, and sums in float32 do not resolve how
         else:
             return weight + step.T, torch.cholesky_inverse(factor)
 

@@ -93,7 +93,7 @@ def build(
         forced = check_teacher(origin.student, identity, source.name, force=options.force)
         say(f"Student: {origin.student.path}.")
         if isinstance(student.g_s, IntegerSynthesis):
-            _check_integers(student.g_s, origin.student.path, options)
+            _check_integers(student.g_s, origin)
         elif in_integers:
             crops, _ = first_readable(pictures.train, CALIBRATED_ON)
             student.g_s = in_integers(student, options, list(crops.numpy()))
@@ -196,18 +196,22 @@ def _say_the_loss(options: DistillOptions, teacher: Codec, student: Codec, pictu
         say(f"--replacement {exact} lose nothing and need no training.")
 
 
-def _check_integers(decoder: IntegerSynthesis, path: Path, options: Any) -> None:
+def _check_integers(decoder: IntegerSynthesis, origin: Origin) -> None:
     """A decoder in integers keeps those it has.
 
     Raises:
         UserError: others are asked for, or a stage that trains none.
     """
+    assert origin.student
+    options, path = origin.options, origin.student.path
     if not hasattr(options, "quantised"):
         raise UserError(f"{path} holds a decoder in integers: only finetune trains it.")
     if options.quantised not in (None, decoder.precision):
         raise UserError(
             f"{path} holds a decoder in {decoder.precision}: --quantised {options.quantised} cannot change it."
         )
+    if options.target and not origin.resume:
+        raise UserError(f"{path} holds a decoder in integers, which --target cannot change: leave it out.")
     say(f"Its decoder is in integers ({decoder.precision}), and stays so.")
 
 
