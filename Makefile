@@ -21,7 +21,7 @@ wasm:  ## the same for browsers, which is kept in git: src/codecswap/page/codecs
 	$(MAKE) -C c wasm
 
 # It pins old releases, so it has an environment of its own; what it asks for and does not need here is left out.
-# Its licence is Rockchip's: read it before you ship anything made with it.
+# Its license is Rockchip's: read it before you ship anything made with it.
 RKNN := rknn-toolkit2==2.5.0 numpy==1.26.4 onnx==1.18.0 protobuf==4.25.4 "setuptools<81" opencv-python-headless \
 	onnxruntime scipy psutil ruamel.yaml tqdm fast-histogram flatbuffers packaging typing_extensions filelock \
 	sympy mpmath networkx jinja2 markupsafe fsspec coloredlogs humanfriendly

@@ -19,9 +19,9 @@ from compressai import ans
 from codecswap.codecs.source import load_codec
 from codecswap.codecs.torch_codec import TorchCodec
 from codecswap.console import show_table
-from codecswap.export.verify import sample_pictures
-from codecswap.inference import rans
-from codecswap.inference.tables import EntropyTables
+from codecswap.data.samples import sample_pictures
+from codecswap.entropy import rans
+from codecswap.entropy.tables import EntropyTables
 
 Case = tuple[str, EntropyTables, np.ndarray]
 
@@ -30,7 +30,7 @@ def photographs(count: int) -> Iterator[Case]:
     """The embedded codec's symbols of the package's photographs, 768x512."""
     codec = TorchCodec(load_codec("tiny"))
     for number, picture in enumerate(islice(sample_pictures(None, "", "val", (768, 512)), count)):
-        yield f"photograph {number + 1}, M=80", codec.tables, codec.tables.to_symbols(codec.analyse(picture))
+        yield f"photograph {number + 1}, M=80", codec.tables, codec.tables.to_symbols(codec.analyze(picture))
 
 
 def drawn() -> Iterator[Case]:

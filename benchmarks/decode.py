@@ -18,13 +18,13 @@ from torch import nn
 
 from codecswap.codecs.source import load_codec
 from codecswap.codecs.torch_codec import TorchCodec
-from codecswap.config import ExportOptions, QuantiseOptions
+from codecswap.config import ExportOptions, QuantizeOptions
 from codecswap.console import say, show_table
+from codecswap.data.samples import sample_pictures
+from codecswap.entropy import rans
 from codecswap.export import command as export
-from codecswap.export.verify import sample_pictures
-from codecswap.inference import rans
 from codecswap.inference.runtime import OnnxCodec
-from codecswap.quantise import command as quantise
+from codecswap.quantize import command as quantize
 from codecswap.swaps.apply import swap
 
 CASES = [  # replacement, form
@@ -49,7 +49,7 @@ def main() -> None:
     native = TorchCodec(teacher)
     size = (options.width, options.height)
     picture = next(sample_pictures(None, "", "val", size))
-    symbols = native.tables.to_symbols(native.analyse(picture))
+    symbols = native.tables.to_symbols(native.analyze(picture))
     with tempfile.TemporaryDirectory() as folder:
         works = {}
         for replacement, form in CASES:
@@ -79,8 +79,8 @@ def write(codec: nn.Module, replacement: str, form: str, kind: str, path: Path, 
         export.write(codec, "", replacement, ExportOptions(**fixed))
         return
     samples = list(islice(sample_pictures(None, "", "train", size), 3))  # ranges do not change how long it takes
-    settings = QuantiseOptions(**fixed, refit=False)
-    quantise.quantise(codec, "", replacement, samples, settings, show=False)
+    settings = QuantizeOptions(**fixed, refit=False)
+    quantize.quantize(codec, "", replacement, samples, settings, show=False)
 
 
 def in_pytorch(codec: nn.Module, symbols: object, threads: int) -> Callable[[], object]:
@@ -88,14 +88,14 @@ def in_pytorch(codec: nn.Module, symbols: object, threads: int) -> Callable[[], 
 
     def work() -> object:
         torch.set_num_threads(threads)
-        return native.synthesise(symbols)
+        return native.synthesize(symbols)
 
     return work
 
 
 def in_onnx(path: Path, symbols: object, threads: int) -> Callable[[], object]:
     exported = OnnxCodec(path, threads=threads)
-    return lambda: exported.synthesise(symbols)
+    return lambda: exported.synthesize(symbols)
 
 
 def interleaved(works: dict, repeats: int) -> dict:

@@ -19,8 +19,8 @@ from pathlib import Path
 import numpy as np
 
 from codecswap.console import say, show_table
+from codecswap.entropy.side_information import SideInformation
 from codecswap.inference.manifest import read_folder, read_side
-from codecswap.inference.side_information import SideInformation
 
 KERNELS = {"AVX-512": "SkylakeX", "AVX2": "Haswell", "AVX": "Sandybridge", "SSE3": "Prescott"}
 """OpenBLAS's names of processors whose kernels it can be told to take."""

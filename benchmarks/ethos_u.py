@@ -20,14 +20,14 @@ from codecswap.codecs.factorized import FactorizedPrior
 from codecswap.codecs.protocol import Codec
 from codecswap.codecs.source import load_codec
 from codecswap.compile.ethos_u import run_vela
-from codecswap.config import QuantiseOptions
+from codecswap.config import QuantizeOptions
 from codecswap.console import say, show_table
+from codecswap.data.samples import sample_pictures
 from codecswap.errors import UserError
 from codecswap.export.backends.onnx_qdq import read_qdq
 from codecswap.export.backends.tflite import write_tflite
-from codecswap.export.verify import sample_pictures
-from codecswap.quantise.command import quantise
-from codecswap.quantise.representation import QuantisedTransform
+from codecswap.quantize.command import quantize
+from codecswap.quantized.representation import QuantizedTransform
 from codecswap.swaps.apply import swap
 
 CHIPS = ("ethos-u55-32", "ethos-u55-128", "ethos-u55-256", "ethos-u65-256", "ethos-u65-512")
@@ -54,7 +54,7 @@ def main() -> None:
                 for size in options.sizes:
                     width, height = map(int, size.split("x"))
                     path = Path(scratch) / f"{form}_{precision}_{size}.tflite"
-                    write_tflite(quantised(codec, form, precision, width, height), path)
+                    write_tflite(quantized(codec, form, precision, width, height), path)
                     rows += [[form, precision, size, chip, *row(path, chip)] for chip in options.chips]
     columns = ["form", "precision", "size", "chip", "Mcycles", "ms", "SRAM, KiB", "DRAM, KiB", "on the CPU"]
     show_table("Vela's estimates, with its default system of each chip", columns, rows)
@@ -68,16 +68,16 @@ def random_codec(n: int, m: int) -> Codec:
     return codec.eval()
 
 
-def quantised(codec: Codec, form: str, precision: str, width: int, height: int) -> QuantisedTransform:
+def quantized(codec: Codec, form: str, precision: str, width: int, height: int) -> QuantizedTransform:
     """The decoder for pictures of a size."""
     side = (width, height) if form == "masked" else (CALIBRATED_AT, CALIBRATED_AT)
     samples = list(islice(sample_pictures(None, "", "train", side), 2))
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "codec"
-        options = QuantiseOptions(
+        options = QuantizeOptions(
             output=folder, width=side[0], height=side[1], precision=precision, activations="int8", weight_bits=8
         )
-        quantise(codec.requires_grad_(False), "", form, samples, options, show=False)
+        quantize(codec.requires_grad_(False), "", form, samples, options, show=False)
         transform = read_qdq(onnx.load(folder / "decoder.onnx"))
     return replace(transform, input_shape=(*transform.input_shape[:2], height // codec.factor, width // codec.factor))
 

@@ -4,7 +4,7 @@
     python -m benchmarks.gdn --teacher small.pth --images DIR --held_out DIR --minutes 3
     python -m benchmarks.gdn --part encoder                    # the same for the encoder: symbols, bits and PSNR
 
-The minutes are processor time of one thread; two thirds distil, one third fine-tunes (`codecswap.training.stages`). All
+The minutes are processor time of one thread; two thirds distill, one third fine-tunes (`codecswap.training.stages`). All
 figures are of pictures that nothing was fitted to or trained on. Decoders' latents are the teacher's: equal bits.
 """
 
@@ -22,13 +22,13 @@ from codecswap.advise import multiply_adds
 from codecswap.codecs.protocol import Codec, encode
 from codecswap.codecs.source import load_codec
 from codecswap.codecs.torch_codec import TorchCodec
-from codecswap.config import QuantiseOptions
+from codecswap.config import QuantizeOptions
 from codecswap.console import say, show_table
 from codecswap.data.discovery import list_pictures
 from codecswap.data.transforms import first_readable
 from codecswap.inference.runtime import OnnxCodec
 from codecswap.metrics import psnr, to_8_bits
-from codecswap.quantise.command import quantise
+from codecswap.quantize.command import quantize
 from codecswap.swaps import GDN_SWAPS, KEPT
 from codecswap.swaps.apply import PARTS, swap, swap_gdn
 from codecswap.swaps.calibrate import calibrate
@@ -72,14 +72,14 @@ class Trainer:
         self.spent, self.steps, self.rate_weight = 0.0, 0, RATE_START
         self.order: list[int] = []
 
-    def until(self, share: float, distil: bool) -> None:
+    def until(self, share: float, distill: bool) -> None:
         """Train until this share of the budget is spent."""
         while self.spent < share * self.seconds:
             began = time.process_time()
             if len(self.order) < self.batch:
                 self.order = torch.randperm(len(self.crops)).tolist()
             chosen, self.order = self.order[: self.batch], self.order[self.batch :]
-            decoded = self.pair(self.crops[chosen], distil=distil)
+            decoded = self.pair(self.crops[chosen], distill=distill)
             loss = reconstruction_loss(decoded.student, decoded.target)
             if decoded.latents is not None:
                 loss = loss + decoded.latents
@@ -91,7 +91,7 @@ class Trainer:
             rise = min(1.0, (self.steps + 1) / 20)
             for group in self.optimizer.param_groups:
                 group["lr"] = (
-                    self.rates[distil] * rise * 0.5 * (1 + math.cos(math.pi * min(1, self.spent / self.seconds)))
+                    self.rates[distill] * rise * 0.5 * (1 + math.cos(math.pi * min(1, self.spent / self.seconds)))
                 )
             self.optimizer.zero_grad()
             loss.backward()
@@ -104,12 +104,12 @@ class Trainer:
 def in_8_bits(codec: Codec, calibration: Tensor, held_out: Tensor) -> float:
     """PSNR of a codec whose decoder is INT8, mean over pictures."""
     with tempfile.TemporaryDirectory() as folder:
-        options = QuantiseOptions(output=Path(folder))
-        quantise(codec, "", "", [x.numpy() for x in calibration], options, show=False)
+        options = QuantizeOptions(output=Path(folder))
+        quantize(codec, "", "", [x.numpy() for x in calibration], options, show=False)
         exact, plain = OnnxCodec(Path(folder), exact=True), TorchCodec(codec)
         scores = []
         for x in held_out:
-            shown = exact.synthesise(plain.tables.to_symbols(plain.analyse(x.numpy())))
+            shown = exact.synthesize(plain.tables.to_symbols(plain.analyze(x.numpy())))
             scores.append(psnr(to_8_bits(torch.from_numpy(shown))[None], x[None]).item())
     return sum(scores) / len(scores)
 
@@ -153,7 +153,7 @@ def main() -> None:
         if name != KEPT and GDN_SWAPS[name].trained and options.minutes:
             trainer = Trainer(teacher, student, part, crops, 60 * options.minutes, options)
             for mark in MARKS:
-                trainer.until(mark, distil=mark < 0.9)
+                trainer.until(mark, distill=mark < 0.9)
                 curve.append(cells(measure(teacher, student, pictures), part))
             steps = trainer.steps
             student.requires_grad_(False)

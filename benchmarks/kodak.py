@@ -4,7 +4,7 @@ python -m benchmarks.kodak --pictures DIR [--teachers tiny small.pth] [--checkpo
 python -m benchmarks.kodak --pictures DIR [--teachers tiny small.pth] --encoders    # instead: encoders in fewer bits
 
 Prints the Markdown tables of README.md, docs/deploy.md and docs/benchmarks.md. Real bytes, means over pictures; calibration
-as `codecswap quantise` has it by default, on the photographs inside the package. With four teachers or more: BD-rate
+as `codecswap quantize` has it by default, on the photographs inside the package. With four teachers or more: BD-rate
 against float.
 """
 
@@ -25,21 +25,21 @@ from torch import Tensor
 from codecswap.codecs.protocol import Codec, HyperCodec
 from codecswap.codecs.source import EMBEDDED, EMBEDDED_HYPERPRIOR, Teacher, fingerprint
 from codecswap.codecs.torch_codec import TorchCodec
-from codecswap.config import ExportOptions, QuantiseOptions
+from codecswap.config import ExportOptions, QuantizeOptions
 from codecswap.console import say, track
 from codecswap.data.discovery import list_pictures
+from codecswap.data.samples import sample_pictures
 from codecswap.data.transforms import whole_picture
 from codecswap.evaluation.anchors import anchors
 from codecswap.evaluation.measure import CodecResult, Exported, TeacherAndStudents, evaluate_all
 from codecswap.evaluation.rate_distortion import bd_rate
 from codecswap.export import command as export
-from codecswap.export.verify import sample_pictures
 from codecswap.inference.manifest import read_folder, write_folder
 from codecswap.inference.runtime import OnnxCodec
 from codecswap.processes import cores
-from codecswap.quantise import command as quantise
+from codecswap.quantize import command as quantize
+from codecswap.students.checkpoint import load_student
 from codecswap.swaps.apply import swap
-from codecswap.training.checkpoint import load_student
 
 QUALITIES = (5, 10, 20, 30, 45, 60, 75, 85, 95)
 """Of JPEG, WebP and AVIF; between them PSNR is interpolated over the logarithm of the rate, for each picture."""
@@ -54,7 +54,7 @@ INTEGERS: dict[str, dict[str, Any]] = {
 }
 ABLATIONS: dict[str, dict[str, Any]] = {
     "INT8 without `--refit`": {"refit": False},
-    "INT8 without `--refit` and `--equalise`": {"refit": False, "equalise": False},
+    "INT8 without `--refit` and `--equalize`": {"refit": False, "equalize": False},
     "INT8, `--replacement none`": {"replacement": "none"},
     f"INT8, `--replacement masked --height {FIXED} --width {FIXED}`": {
         "replacement": "masked",
@@ -79,8 +79,8 @@ def main() -> None:
     parser.add_argument("--pictures", type=Path, required=True, help="folder of Kodak's pictures")
     parser.add_argument("--teachers", nargs="+", default=["tiny"], help="codec files, tiny or tiny_hyper")
     parser.add_argument("--checkpoints", nargs="*", default=[], help="students of these teachers")
-    parser.add_argument("--ablations", action="store_true", help="quantise the first teacher in other ways too")
-    parser.add_argument("--encoders", action="store_true", help="measure quantised encoders instead, all else in float")
+    parser.add_argument("--ablations", action="store_true", help="quantize the first teacher in other ways too")
+    parser.add_argument("--encoders", action="store_true", help="measure quantized encoders instead, all else in float")
     parser.add_argument("--threads", type=int, default=cores())
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -127,11 +127,11 @@ def show_encoders(teachers: Sequence[str], pictures: Pictures, threads: int) -> 
             measured = TeacherAndStudents(codec, {}, exported=made)
             evaluate_all([measured], track(f"Measure {path}", pictures, unit="pictures"))
             inputs = [picture.numpy() for _, picture in pictures]
-            theirs = [plain.tables.to_symbols(plain.analyse(x)) for x in inputs]
+            theirs = [plain.tables.to_symbols(plain.analyze(x)) for x in inputs]
             changed = [
                 np.mean(
                     [
-                        np.mean(plain.tables.to_symbols(one.codec.analyse(x)) != y)
+                        np.mean(plain.tables.to_symbols(one.codec.analyze(x)) != y)
                         for x, y in zip(inputs, theirs, strict=True)
                     ]
                 )
@@ -158,30 +158,30 @@ def encoders(codec: Codec, name: str, folder: Path, threads: int) -> Iterator[tu
         if "fp16" in setting:
             export.write(codec, name, "none", ExportOptions(output=part, parts="encoder", **setting))
         else:
-            chosen = QuantiseOptions(output=part, parts="encoder", **setting)
-            quantise.quantise(codec, name, "none", calibration(chosen), chosen, show=False)
+            chosen = QuantizeOptions(output=part, parts="encoder", **setting)
+            quantize.quantize(codec, name, "none", calibration(chosen), chosen, show=False)
         shutil.copy(part / "encoder.onnx", whole)
         write_folder(whole, replace(manifest, encoder=read_folder(part)[0].encoder), codec.entropy_tables())
         yield label, OnnxCodec(whole, threads)
 
 
-def calibration(chosen: QuantiseOptions) -> list[np.ndarray]:
+def calibration(chosen: QuantizeOptions) -> list[np.ndarray]:
     """The package's photographs, as the command takes them."""
-    crops = sample_pictures(None, "--calibration_images", "train", chosen.size or quantise.CROP)
+    crops = sample_pictures(None, "--calibration_images", "train", chosen.size or quantize.CROP)
     return list(islice(crops, chosen.calibration_count))
 
 
 def write(
     codec: Codec, name: str, settings: dict[str, dict[str, Any]], folder: Path, threads: int
 ) -> Iterator[tuple[str, OnnxCodec]]:
-    """Write and open the decoders of a teacher: in float, and quantised with each of the settings."""
+    """Write and open the decoders of a teacher: in float, and quantized with each of the settings."""
     float_codec = swap(codec, "subpixel")[0].requires_grad_(False)
     export.write(float_codec, name, "subpixel", ExportOptions(output=folder / "float", parts="decoder"))
     yield FLOAT, OnnxCodec(folder / "float", threads)
     for index, (label, setting) in enumerate(settings.items()):
-        chosen = QuantiseOptions(output=folder / str(index), **setting)
+        chosen = QuantizeOptions(output=folder / str(index), **setting)
         swapped = codec if chosen.replacement == "none" else swap(codec, chosen.replacement)[0].requires_grad_(False)
-        quantise.quantise(swapped, name, chosen.replacement, calibration(chosen), chosen, show=False)
+        quantize.quantize(swapped, name, chosen.replacement, calibration(chosen), chosen, show=False)
         yield label, OnnxCodec(chosen.output, threads)
 
 

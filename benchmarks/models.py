@@ -29,12 +29,13 @@ from codecswap.codecs.source import load_codec
 from codecswap.codecs.torch_codec import TorchCodec
 from codecswap.config import ExportOptions
 from codecswap.console import show_table
+from codecswap.data.pictures import to_picture
+from codecswap.data.samples import sample_pictures
+from codecswap.entropy import bitstream, rans
+from codecswap.entropy.hyper_synthesis import IntegerNetwork
+from codecswap.entropy.tables import EntropyTables
 from codecswap.export import command as export
-from codecswap.export.verify import sample_pictures
-from codecswap.inference import bitstream, rans
-from codecswap.inference.integers import IntegerNetwork
 from codecswap.inference.runtime import OnnxCodec
-from codecswap.inference.tables import EntropyTables
 from codecswap.swaps.apply import swap
 
 SIZE = (768, 512)
@@ -86,7 +87,7 @@ def exactness(codecs: dict[str, Codec], pictures: list[Any]) -> None:
     rows = []
     for name, codec in codecs.items():
         x = torch.from_numpy(pictures[0])[None]
-        latents = codec.quantise(codec.g_a(x))
+        latents = codec.quantize(codec.g_a(x))
         wanted = codec.g_s(latents)
         row = [name]
         for replacement in ("subpixel", "masked"):
@@ -102,7 +103,7 @@ def coding(codecs: dict[str, Codec], folders: dict[str, Path], pictures: list[An
     sizes: dict[str, list[int]] = defaultdict(lambda: [0, 0])
     opened = {name: OnnxCodec(folder, threads=1) for name, folder in folders.items()}
     for array in [pictures[0], *pictures]:  # the first time, for caches, does not count
-        picture = bitstream.to_picture(array, (array.shape[1], array.shape[2]))
+        picture = to_picture(array, (array.shape[1], array.shape[2]))
         for name, codec in opened.items():
             with parts() as encoding:
                 data = timed(encoding, bitstream.encode, codec, picture)
@@ -147,9 +148,9 @@ def parts() -> Iterator[dict[str, float]]:
         return counting
 
     places = [
-        (OnnxCodec, "analyse", "g_a"),
-        (OnnxCodec, "synthesise", "g_s"),
-        (OnnxCodec, "hyper_analyse", "h_a"),
+        (OnnxCodec, "analyze", "g_a"),
+        (OnnxCodec, "synthesize", "g_s"),
+        (OnnxCodec, "hyper_analyze", "h_a"),
         (IntegerNetwork, "__call__", "h_s"),
         *((rans, name, "entropy coding") for name in ("encode", "decode", "encode_rows", "decode_rows")),
         (EntropyTables, "to_symbols", "entropy coding"),

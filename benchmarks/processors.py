@@ -17,13 +17,14 @@ import numpy as np
 from PIL import Image
 
 from codecswap.codecs.source import load_codec
-from codecswap.config import ExportOptions, QuantiseOptions
+from codecswap.config import ExportOptions, QuantizeOptions
 from codecswap.console import say, show_table
+from codecswap.data.pictures import to_picture
+from codecswap.data.samples import sample_pictures
+from codecswap.entropy import bitstream
 from codecswap.export import command as export
-from codecswap.export.verify import sample_pictures
-from codecswap.inference import bitstream
 from codecswap.inference.runtime import OnnxCodec
-from codecswap.quantise import command as quantise
+from codecswap.quantize import command as quantize
 from codecswap.swaps.apply import swap
 
 WAIT = 600
@@ -39,7 +40,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         root = Path(scratch)
         folders = {name: write(name, root / name) for name in dict.fromkeys(["float", *options.codecs])}
-        picture = bitstream.to_picture(next(sample_pictures(None, "", "val", (128, 128))), (128, 128))
+        picture = to_picture(next(sample_pictures(None, "", "val", (128, 128))), (128, 128))
         coded = root / "picture.csw"
         coded.write_bytes(bitstream.encode(OnnxCodec(folders["float"]), picture))
         means = {name: decoded_here(folder, coded) for name, folder in folders.items()}
@@ -60,8 +61,8 @@ def write(name: str, folder: Path) -> Path:
         export.write(codec, "tiny", "subpixel", ExportOptions(output=folder))
         return folder
     samples = list(islice(sample_pictures(None, "", "train", (384, 256)), 4))
-    settings = QuantiseOptions(output=folder, weight_bits=int(name))  # type: ignore[arg-type]
-    quantise.quantise(codec, "tiny", "subpixel", samples, settings, show=False)
+    settings = QuantizeOptions(output=folder, weight_bits=int(name))  # type: ignore[arg-type]
+    quantize.quantize(codec, "tiny", "subpixel", samples, settings, show=False)
     return folder
 
 

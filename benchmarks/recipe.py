@@ -13,7 +13,7 @@ from codecswap.swaps.apply import swap
 
 
 class Recipe:
-    """Teacher, student and optimiser; `step` trains on one batch."""
+    """Teacher, student and optimizer; `step` trains on one batch."""
 
     def __init__(self, teacher: FactorizedPrior, lr: float = 1e-4) -> None:
         self.teacher = teacher
@@ -22,7 +22,7 @@ class Recipe:
             if isinstance(layer, UpsampleConv2d):
                 layer.fold = False
                 layer.requires_grad_(True)
-        self.optimiser = torch.optim.Adam([p for p in self.student.parameters() if p.requires_grad], lr=lr)
+        self.optimizer = torch.optim.Adam([p for p in self.student.parameters() if p.requires_grad], lr=lr)
 
     def step(self, x: Tensor) -> float:
         """Train on pictures ``(B, 3, 224, 224)``; returns the loss."""
@@ -32,8 +32,8 @@ class Recipe:
             target = self.teacher(x)["x_hat"]
         x_hat = self.student(x)["x_hat"]
         loss = (x_hat - target).abs().mean() + 0.2 * (1 - ms_ssim(x_hat, target, data_range=1))
-        self.optimiser.zero_grad()
+        self.optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_([p for p in self.student.parameters() if p.requires_grad], 1.0)
-        self.optimiser.step()
+        self.optimizer.step()
         return loss.item()

@@ -28,7 +28,7 @@ from codecswap.data.discovery import list_pictures
 from codecswap.data.transforms import whole_picture
 from codecswap.evaluation.measure import evaluate
 from codecswap.export.backends.onnx import export_decoder
-from codecswap.training.checkpoint import load_student
+from codecswap.students.checkpoint import load_student
 
 HEIGHT, WIDTH = 512, 768
 KINDS = {

@@ -83,7 +83,7 @@ def main() -> None:
         code = run("distill", [f"--{key}={value}" for key, value in arguments.items()])
     if code:
         raise SystemExit(code)
-    print(json.dumps(summarise(meter.readings), indent=2))
+    print(json.dumps(summarize(meter.readings), indent=2))
 
 
 def write_pictures(folder: Path) -> None:
@@ -97,7 +97,7 @@ def write_pictures(folder: Path) -> None:
                 photo.crop((left, top, left + 224, top + 224)).save(folder / side / f"{index}.jpg", quality=90)
 
 
-def summarise(readings: list[tuple[int, float, int, int]]) -> dict[str, float]:
+def summarize(readings: list[tuple[int, float, int, int]]) -> dict[str, float]:
     """Slopes per 1,000 steps after the first fifth, and the extremes."""
     steps, memory, handles, processes = np.array(readings[len(readings) // 5 :], float).T
     return {

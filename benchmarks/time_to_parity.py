@@ -57,17 +57,17 @@ class Ours:
             calibrate(teacher, self.student, latents)
         self.pair = TeacherStudent(teacher, self.student).to(memory_format=torch.channels_last)
         self.trained = [p for p in self.student.parameters() if p.requires_grad]
-        self.optimiser = torch.optim.Adam(self.trained, lr=lr)
-        self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimiser, lambda s: min(1.0, (s + 1) / (warmup + 1)))
+        self.optimizer = torch.optim.Adam(self.trained, lr=lr)
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, lambda s: min(1.0, (s + 1) / (warmup + 1)))
 
     def step(self, x: Tensor) -> None:
         """Train on one batch."""
-        decoded = self.pair(x, distil=True)
+        decoded = self.pair(x, distill=True)
         loss = reconstruction_loss(decoded.student, decoded.target)
-        self.optimiser.zero_grad()
+        self.optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.trained, 1.0)
-        self.optimiser.step()
+        self.optimizer.step()
         self.schedule.step()
 
 

@@ -28,19 +28,19 @@ def ours(teacher: FactorizedPrior, precision: torch.dtype | None, compiled: bool
     student, _ = swap(teacher, "upsample")
     pair = TeacherStudent(teacher, student).to(memory_format=torch.channels_last)
     trained = [p for p in student.parameters() if p.requires_grad]
-    optimiser = torch.optim.Adam(trained, lr=1e-4)
+    optimizer = torch.optim.Adam(trained, lr=1e-4)
     if compiled:
         student.g_s.compile()
         teacher.g_s.compile()
 
     def step(x: torch.Tensor) -> None:
         with torch.autocast(x.device.type, dtype=precision, enabled=precision is not None):
-            decoded = pair(x, distil=True)
+            decoded = pair(x, distill=True)
             loss = reconstruction_loss(decoded.student, decoded.target)
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
-        optimiser.step()
+        optimizer.step()
         loss.item()
 
     return step

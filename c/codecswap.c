@@ -821,9 +821,9 @@ csw_error csw_to_symbols(const csw_tables *tables, const csw_size *size, const c
         for (y = tile->first_row; y < tile->end_row; y++)
             for (x = tile->first_column; x < tile->end_column; x++) {
                 size_t from = channel * s.plane + ((size_t)(y - tile->top) * s.width + x - tile->left) * s.pixel;
-                float centred = latents[from] - median; /* (an assignment rounds to float on every machine) */
-                if (!(centred > -BOUND && centred < BOUND)) return CSW_NOT_FINITE;
-                symbols[((size_t)channel * size->rows + y) * size->columns + x] = round_even(centred);
+                float centerd = latents[from] - median; /* (an assignment rounds to float on every machine) */
+                if (!(centerd > -BOUND && centerd < BOUND)) return CSW_NOT_FINITE;
+                symbols[((size_t)channel * size->rows + y) * size->columns + x] = round_even(centerd);
             }
     }
     return CSW_OK;

@@ -79,7 +79,7 @@ def crops(pictures: list[list[Tensor]], side: int, count: int, generator: torch.
         crop = picture[:, top : top + side, left : left + side].float() / 255
         crop = crop.flip(-1) if draw(2) else crop
         crop = crop.transpose(1, 2) if draw(4) == 0 else crop
-        # contrast by a power, and the colours' balance by a gain
+        # contrast by a power, and the colors' balance by a gain
         power, gains = torch.rand((), generator=generator), torch.rand(3, 1, 1, generator=generator)
         cut.append((crop ** (0.8 + 0.45 * power) * (0.9 + 0.2 * gains)).clamp(0, 1))
     return torch.stack(cut)
@@ -89,7 +89,7 @@ def crops(pictures: list[list[Tensor]], side: int, count: int, generator: torch.
 def start_from_components(codec: Codec, x: Tensor, lmbda: float) -> None:
     """Set both transforms to block PCA of what each stage gets, and the entropy models' scales to the latents'.
 
-    A uniform quantiser of step d costs ``lmbda * 255^2 * d^2 / 12`` and saves ``log2(d)`` bits: the sum is least where
+    A uniform quantizer of step d costs ``lmbda * 255^2 * d^2 / 12`` and saves ``log2(d)`` bits: the sum is least where
     ``d^2 = 6 / (lmbda * 255^2 * ln 2)``. That is at high rates; where most latents are zero, twice the step pays.
     """
     step = 2 * GAIN * math.sqrt(6 / (lmbda * 255**2 * math.log(2)))
@@ -111,7 +111,7 @@ def start_from_components(codec: Codec, x: Tensor, lmbda: float) -> None:
             noise = NOISE * kernel.std()
             # divided by the block's side a component keeps a pixel's range: GDN hardly bends it, and IGDN undoes that
             layer.weight.copy_((kernel + noise * torch.randn_like(kernel)) / size)
-            # a 4x4 block overlaps its neighbours by half: every pixel is written four times
+            # a 4x4 block overlaps its neighbors by half: every pixel is written four times
             deconv = deconvs[stage]
             deconv.weight.copy_((kernel / (4 if size == 4 else 1) + noise * torch.randn_like(kernel)) * size)
             nn.init.zeros_(layer.bias)
@@ -170,7 +170,7 @@ def start_from_codec(codec: Codec, start: Codec, x: Tensor) -> None:
 
 
 class Training:
-    """A codec in training: minimise ``lmbda * 255^2 * MSE + bits per pixel`` for a time.
+    """A codec in training: minimize ``lmbda * 255^2 * MSE + bits per pixel`` for a time.
 
     The likelihoods see noise and the decoder rounded latents, straight through (Minnen and Singh, "Channel-wise
     autoregressive entropy models for learned image compression", 2020): it meets in training what a file gives it.
@@ -185,7 +185,7 @@ class Training:
         quantiles = codec.entropy_bottleneck.quantiles
         trained = (parameter for parameter in codec.parameters() if parameter.requires_grad)
         self.weights = [parameter for parameter in trained if parameter is not quantiles]
-        self.optimiser = SOAP(self.weights, lr=PEAK, weight_decay=0.0)
+        self.optimizer = SOAP(self.weights, lr=PEAK, weight_decay=0.0)
         self.quantiles = torch.optim.Adam([quantiles], lr=1e-3)
         self.generator = torch.Generator().manual_seed(0)
         self.step, self.seconds = 0, 0.0
@@ -197,18 +197,18 @@ class Training:
 
     def advance(self, pictures: list[list[Tensor]], share: float) -> tuple[float, float]:
         """One step; returns the batch's PSNR in dB and its bits per pixel."""
-        for group in self.optimiser.param_groups:
+        for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate(share)
         codec = self.codec
         x = crops(pictures, *CROPS[codec.multiple], self.generator)
         y = codec.g_a(x)
         bpp = bits_per_pixel(codec.bits(y, noisy=True), x)
-        error = (codec.g_s(y + (codec.quantise(y) - y).detach()) - x).square().mean()
-        self.optimiser.zero_grad()
+        error = (codec.g_s(y + (codec.quantize(y) - y).detach()) - x).square().mean()
+        self.optimizer.zero_grad()
         self.quantiles.zero_grad()
         (self.lmbda * 255**2 * error + bpp + codec.aux_loss()).backward()
         nn.utils.clip_grad_norm_(self.weights, 1.0)
-        self.optimiser.step()
+        self.optimizer.step()
         self.quantiles.step()
         decay = min(AVERAGED, (1 + self.step) / (10 + self.step))
         with torch.no_grad():
@@ -239,7 +239,7 @@ class Training:
         return {
             "codec": self.codec.state_dict(),
             "averaged": self.averaged.state_dict(),
-            "optimiser": self.optimiser.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
             "quantiles": self.quantiles.state_dict(),
             "generator": self.generator.get_state(),
             "step": self.step,
@@ -250,7 +250,7 @@ class Training:
         """Go on from `state`."""
         self.codec.load_state_dict(state["codec"])
         self.averaged.load_state_dict(state["averaged"])
-        self.optimiser.load_state_dict(state["optimiser"])
+        self.optimizer.load_state_dict(state["optimizer"])
         self.quantiles.load_state_dict(state["quantiles"])
         self.generator.set_state(state["generator"])
         self.step, self.seconds = state["step"], state["seconds"]

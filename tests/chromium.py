@@ -46,8 +46,8 @@ def _missing() -> str | None:
     return None
 
 
-def luminance(colour: str) -> float:
-    """Relative luminance of a colour as browsers compute it, ``rgb(...)``; for contrast."""
-    parts = [int(value) / 255 for value in colour[colour.index("(") + 1 : -1].split(",")[:3]]
+def luminance(color: str) -> float:
+    """Relative luminance of a color as browsers compute it, ``rgb(...)``; for contrast."""
+    parts = [int(value) / 255 for value in color[color.index("(") + 1 : -1].split(",")[:3]]
     linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
     return float(np.dot(linear, (0.2126, 0.7152, 0.0722)))

@@ -16,7 +16,7 @@ from codecswap.codecs.factorized import FactorizedPrior
 from codecswap.codecs.protocol import HyperCodec
 from codecswap.codecs.source import load_codec
 from codecswap.data.discovery import scan
-from codecswap.inference.tables import EntropyTables
+from codecswap.entropy.tables import EntropyTables
 
 PHOTOS = Path(str(files("codecswap") / "assets" / "photos"))
 

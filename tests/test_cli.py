@@ -51,10 +51,10 @@ def test_positional_arguments_and_o() -> None:
 
 
 def test_recipe_defaults() -> None:
-    distil, _ = parse("distill", [])
-    assert (distil.epochs, distil.batch_size, distil.lr, distil.quality) == (15, 16, 1e-4, 8)
-    assert (distil.lambda_l1, distil.lambda_msssim, distil.save_dir) == (1.0, 0.2, "./checkpoints")
-    assert (distil.recon_every, distil.recon_count, distil.recon_subdir, distil.val_ratio) == (5, 16, "recon", 0.02)
+    distill, _ = parse("distill", [])
+    assert (distill.epochs, distill.batch_size, distill.lr, distill.quality) == (15, 16, 1e-4, 8)
+    assert (distill.lambda_l1, distill.lambda_msssim, distill.save_dir) == (1.0, 0.2, "./checkpoints")
+    assert (distill.recon_every, distill.recon_count, distill.recon_subdir, distill.val_ratio) == (5, 16, "recon", 0.02)
     tune, _ = parse("finetune", [])
     assert (tune.epochs, tune.save_dir, tune.recon_subdir) == (10, "./checkpoints_ft", "recon_ft")
 
@@ -152,7 +152,7 @@ def test_bad_input_is_one_sentence_and_leaves_nothing(
 
 
 def test_a_list_is_what_all_its_options_say(tmp_path: Path) -> None:
-    assert parse("quantise", ["--keep", "g_s.6", "--keep=a b, c"])[0].keep == ["g_s.6", "a b, c"]
-    assert parse("quantise", ["--keep", "[g_s.6, g_s.4]"])[0].keep == ["g_s.6", "g_s.4"]
+    assert parse("quantize", ["--keep", "g_s.6", "--keep=a b, c"])[0].keep == ["g_s.6", "a b, c"]
+    assert parse("quantize", ["--keep", "[g_s.6, g_s.4]"])[0].keep == ["g_s.6", "g_s.4"]
     (tmp_path / "c.yaml").write_text("keep: [g_s.0]")
-    assert parse("quantise", ["--config", str(tmp_path / "c.yaml"), "--keep", "g_s.6"])[0].keep == ["g_s.6"]
+    assert parse("quantize", ["--config", str(tmp_path / "c.yaml"), "--keep", "g_s.6"])[0].keep == ["g_s.6"]

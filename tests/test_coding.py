@@ -16,11 +16,11 @@ from codecswap import cli
 from codecswap.codecs.factorized import FactorizedPrior
 from codecswap.codecs.source import load_codec
 from codecswap.codecs.torch_codec import TorchCodec
-from codecswap.data.pictures import load_picture
-from codecswap.inference import bitstream
+from codecswap.data.pictures import load_picture, pad, to_array
+from codecswap.entropy import bitstream
 from codecswap.inference.runtime import OnnxCodec
+from codecswap.students.checkpoint import load_student
 from codecswap.swaps.apply import swap
-from codecswap.training.checkpoint import load_student
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def run(command: str, codec: Path | str, source: Path, target: Path, *more: str)
 
 def test_strings_are_compressais_and_every_student_reads_them(teacher: FactorizedPrior, picture: Image.Image) -> None:
     data = bitstream.encode(TorchCodec(teacher), picture)
-    padded = torch.from_numpy(bitstream.pad(bitstream.to_array(picture), teacher.factor))[None]
+    padded = torch.from_numpy(pad(to_array(picture), teacher.factor))[None]
     assert padded.shape == (1, 3, 160, 208)
     assert data[34:-4] == teacher.compress(padded)["strings"][0][0]
     latents = teacher.entropy_bottleneck.decompress([data[34:-4]], (10, 13))[0].numpy()

@@ -15,9 +15,10 @@ from codecswap.cli import main
 from codecswap.codecs.factorized import FactorizedPrior
 from codecswap.codecs.protocol import HyperCodec
 from codecswap.codecs.torch_codec import TorchCodec
+from codecswap.data.pictures import pad, to_array
+from codecswap.entropy import bitstream
+from codecswap.entropy.bitstream import HYPER_OVERHEAD, BadFile
 from codecswap.errors import UserError
-from codecswap.inference import bitstream
-from codecswap.inference.bitstream import HYPER_OVERHEAD, BadFile, pad, to_array
 from codecswap.swaps.apply import swap
 
 PARALLEL = ["bmshj2018_hyperprior", "mbt2018_mean"]

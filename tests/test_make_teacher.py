@@ -40,7 +40,7 @@ def test_it_makes_a_codec_that_loads_and_has_learnt(
         mid = codec.g_s[6](codec.g_a[0](x))
     assert -10 * math.log10((mid - x)[..., 2:-2, 2:-2].square().mean().item()) > 20
     with torch.no_grad():  # the whole chain does so, coarsely, before any training
-        decoded = codec.g_s(codec.quantise(codec.g_a(x)))
+        decoded = codec.g_s(codec.quantize(codec.g_a(x)))
     assert -10 * math.log10((decoded - x).square().mean().item()) > 15
     arguments = ["make_teacher.py", "--images", str(folder), "--output", str(output), "--N", "24", "--M", "24"]
     monkeypatch.setattr("sys.argv", [*arguments, "--architecture", architecture, "--minutes", "0.05"])

@@ -1,5 +1,5 @@
 /* csw_decode FOLDER picture.csw picture.png: what `codecswap decode` does, with ONNX Runtime's C API, cJSON and libpng.
- * FOLDER is what `codecswap export` or `codecswap quantise` wrote. On a board, only run_network() changes. */
+ * FOLDER is what `codecswap export` or `codecswap quantize` wrote. On a board, only run_network() changes. */
 #include "codecswap.h"
 
 #include <cjson/cJSON.h>

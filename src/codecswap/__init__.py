@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from codecswap.codecs.source import load_codec
     from codecswap.evaluation.measure import evaluate
     from codecswap.metrics import ms_ssim, psnr
+    from codecswap.students.checkpoint import load_student
     from codecswap.swaps.apply import swap
     from codecswap.swaps.calibrate import calibrate
-    from codecswap.training.checkpoint import load_student
 
 __version__ = "0.1.0"
 __all__ = ["calibrate", "encode", "evaluate", "load_codec", "load_student", "ms_ssim", "psnr", "swap"]
@@ -31,7 +31,7 @@ _HOMES = {
     "encode": "codecs.protocol",
     "evaluate": "evaluation.measure",
     "load_codec": "codecs.source",
-    "load_student": "training.checkpoint",
+    "load_student": "students.checkpoint",
     "ms_ssim": "metrics",
     "psnr": "metrics",
     "swap": "swaps.apply",

@@ -87,7 +87,7 @@ def main(options: AdviseOptions, typed: set[str]) -> int:
                 f"{score:.2f}",
                 f"{costs[name] / 1e3:.1f}" + (f" ({plain / 1e3:.1f} plain)" if plain > costs[name] else ""),
                 ", ".join(OPERATORS[name]),
-                "none" if is_exact(name) else "distil + fine-tune",
+                "none" if is_exact(name) else "distill + fine-tune",
             ]
         )
     title = f"{source.name}, measured on {len(measured)} pictures"
@@ -149,7 +149,7 @@ def _recommend(costs: dict[str, float], accepted: set[str] | None, lost: dict[st
     elif runs := [name for name in lost if set(OPERATORS[name]) <= accepted]:
         say(
             f"Only --replacement {' or '.join(runs)} runs on this target: it starts {lost[runs[0]]:.2f} dB below the "
-            "teacher. Distil and fine-tune it, or train the encoder too (--unfreeze_all) if old bitstreams need not decode."
+            "teacher. Distill and fine-tune it, or train the encoder too (--unfreeze_all) if old bitstreams need not decode."
         )
     else:
         say(

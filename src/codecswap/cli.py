@@ -47,15 +47,15 @@ COMMANDS = {
     "advise": Command(config.AdviseOptions, "advise:main"),
     "demo": Command(config.DemoOptions, "demo:main"),
     "export": Command(config.ExportOptions, "export.command:main", extra="deploy"),
-    "quantise": Command(config.QuantiseOptions, "quantise.command:main", extra="deploy"),
+    "quantize": Command(config.QuantizeOptions, "quantize.command:main", extra="deploy"),
     "compile": Command(config.CompileOptions, "compile.command:main", extra="deploy"),
     "page": Command(config.PageOptions, "page.command:main", extra=None, argument="codec"),
     "encode": Command(config.EncodeOptions, "coding:encode", extra=None, argument="input"),
     "decode": Command(config.DecodeOptions, "coding:decode", extra=None, argument="input"),
 }
 
-IN_INTEGERS = Command(config.FinetuneOptions, "compile.in_integers:finetune", extra="deploy")
-"""``finetune --quantised``, which needs what writes files for devices."""
+IN_INTEGERS = Command(config.FinetuneOptions, "compile.finetune:finetune", extra="deploy")
+"""``finetune --quantized``, which needs what writes files for devices."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -64,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(_overview())
         return 0
-    name = {"distil": "distill"}.get(arguments[0], arguments[0])
+    name = {"distil": "distill", "quantise": "quantize"}.get(arguments[0], arguments[0])
     if name not in COMMANDS:
         print(f"codecswap: there is no command {name!r}; the commands are {', '.join(COMMANDS)}.", file=sys.stderr)
         return 2
@@ -80,7 +80,7 @@ def run(name: str, argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         options, typed = parse(name, arguments)
-        if getattr(options, "quantised", None):
+        if getattr(options, "quantized", None):
             command = IN_INTEGERS
         return _function(command)(options, typed) or 0
     except UserError as error:
@@ -121,7 +121,7 @@ def parse(name: str, arguments: Sequence[str]) -> tuple[Any, set[str]]:
     )
     parser.add_argument("--config", action=jsonargparse.ActionConfigFile, help="YAML file with any of these options.")
     parser.add_class_arguments(command.options, nested_key=None, fail_untyped=False)
-    normal = _normalise(command, arguments)
+    normal = _normalize(command, arguments)
     for word in normal:
         key, _, value = word.partition("=")
         if value and len(key) > len("--co") and "--config".startswith(key):  # argparse accepts unique prefixes
@@ -168,7 +168,7 @@ def _check_config(path: Path) -> None:
         raise UserError(f"{path} cannot be read as YAML ({' '.join(str(error).split())}): check --config.") from None
 
 
-def _normalise(command: Command, arguments: Sequence[str]) -> list[str]:
+def _normalize(command: Command, arguments: Sequence[str]) -> list[str]:
     """The arguments as ``--name=value``, which is all that the parser takes.
 
     jsonargparse itself refuses ``--flag`` without a value and a list given twice, knows no hyphens in names, and hands

@@ -11,9 +11,9 @@ from codecswap.config import CodingOptions
 from codecswap.console import say, warn
 from codecswap.data.discovery import scan
 from codecswap.data.pictures import UNREADABLE, load_picture
+from codecswap.entropy import bitstream
 from codecswap.errors import UserError, how_to_install
 from codecswap.files import atomic_write
-from codecswap.inference import bitstream
 from codecswap.inference.runtime import OnnxCodec
 from codecswap.processes import cores
 
@@ -56,7 +56,7 @@ class Source:
             from codecswap.codecs.safe_load import read_state
             from codecswap.codecs.source import Teacher
             from codecswap.codecs.torch_codec import TorchCodec
-            from codecswap.training.checkpoint import load_student
+            from codecswap.students.checkpoint import load_student
         except ModuleNotFoundError as error:
             raise UserError(
                 f"--codec {self.path or 'from the zoo'} needs {error.name}, which is not installed: name an exported folder, "

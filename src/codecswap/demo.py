@@ -25,9 +25,9 @@ from codecswap.inference.runtime import OnnxCodec
 from codecswap.metrics import ms_ssim, psnr
 from codecswap.report import command
 from codecswap.report.contact_sheet import contact_sheet
+from codecswap.students.checkpoint import load_student
 from codecswap.swaps import SWAPS
 from codecswap.swaps.apply import swap
-from codecswap.training.checkpoint import load_student
 from codecswap.training.loop import train
 
 TILE = 256
@@ -62,14 +62,14 @@ def main(options: DemoOptions, typed: set[str]) -> int:
         say("\n2/7  Swap: the student before any training.")
         begin = DistillOptions(**common, save_dir=str(folder / "start"), epochs=0, train_igdn=True, lr=LEARNING_RATE)
         train(begin, set())
-        say("\n3/7  Distil: the student learns its teacher's reconstructions.")
-        distil = replace(
+        say("\n3/7  Distill: the student learns its teacher's reconstructions.")
+        distill = replace(
             begin,
             resume=str(folder / "start" / "last.pt"),
             save_dir=str(folder / "checkpoints"),
             epochs=options.distil_epochs,
         )
-        train(distil, {"resume", "save_dir", "epochs"})
+        train(distill, {"resume", "save_dir", "epochs"})
         say("\n4/7  Fine-tune: the student learns the pictures themselves.")
         tune = FinetuneOptions(
             **common,

@@ -1,4 +1,4 @@
-"""Linear layers fitted in closed form: neighbourhoods at drawn positions, their sums, a ridge towards given weights."""
+"""Linear layers fitted in closed form: neighborhoods at drawn positions, their sums, a ridge towards given weights."""
 
 import torch
 import torch.nn.functional as F

@@ -103,7 +103,7 @@ def _halve(x: Tensor) -> Tensor:
 def _filter(maps: Sequence[Tensor]) -> Tensor:
     """The Gaussian window along both axes of four maps ``(B, C, H, W)``: ``(4, B, C, H - 10, W - 10)``.
 
-    On a CPU without gradients the four are neighbours in memory: a depthwise convolution then takes them together. Else
+    On a CPU without gradients the four are neighbors in memory: a depthwise convolution then takes them together. Else
     banded matrices: their gradient is one product, too, and a GPU does not round them to TF32 as it does convolutions.
     """
     if maps[0].requires_grad or maps[0].device.type != "cpu":

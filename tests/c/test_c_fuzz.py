@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from csw_library import HERE, LIBRARY, SANITIZED, WARNINGS, tool
 
-from codecswap.inference import bitstream
-from codecswap.inference.tables import EntropyTables
+from codecswap.entropy import bitstream
+from codecswap.entropy.tables import EntropyTables
 
 SECONDS = 60
 

@@ -16,10 +16,11 @@ from PIL import Image
 from codecswap.codecs.factorized import FactorizedPrior
 from codecswap.codecs.source import load_codec
 from codecswap.codecs.torch_codec import TorchCodec
-from codecswap.data.pictures import load_picture
-from codecswap.inference import bitstream, rans, tiles
-from codecswap.inference.planes import Planes
-from codecswap.inference.tables import EntropyTables
+from codecswap.data.pictures import load_picture, pad, to_array, to_picture
+from codecswap.entropy import bitstream, rans
+from codecswap.entropy.tables import EntropyTables
+from codecswap.inference import tiles
+from codecswap.inference.split_inputs import Planes
 
 Draw = Callable[..., EntropyTables]
 
@@ -40,7 +41,7 @@ def coded(photos: list[Path]) -> list[tuple[np.ndarray, bytes]]:
     codec, found = TorchCodec(load_codec("tiny")), []
     for number, path in enumerate(photos):
         picture = load_picture(path).crop((0, 0, 201 + 7 * number, 150 - 9 * number))
-        symbols = codec.tables.to_symbols(codec.analyse(bitstream.pad(bitstream.to_array(picture), 16)))
+        symbols = codec.tables.to_symbols(codec.analyze(pad(to_array(picture), 16)))
         found.append((symbols, bitstream.pack(symbols, (picture.height, picture.width), codec.tables)))
     return found
 
@@ -284,7 +285,7 @@ def test_pictures_in_and_out(library: Library, layout: int, tile: tuple[int, int
     for height, width in [(1, 1), (16, 16), (97, 150), (131, 40)]:
         picture = Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8), "RGB")
         rgb = picture.tobytes()
-        padded = bitstream.pad(bitstream.to_array(picture), 16)
+        padded = pad(to_array(picture), 16)
         answer = library.ask("from_rgb", height, width, *tile, FLOAT, layout, data=rgb)
         assert answer == tiled(padded, tile, 16, layout)
         integers = np.rint(padded * 255).astype(np.uint8)
@@ -296,7 +297,7 @@ def test_pictures_in_and_out(library: Library, layout: int, tile: tuple[int, int
         decoded = rng.uniform(-0.3, 1.3, padded.shape).astype("<f4")
         halves = rng.integers(0, 255, decoded.shape).astype("<f4") + np.float32(0.5)
         decoded = np.where(rng.random(decoded.shape) < 0.3, halves / np.float32(255), decoded).astype("<f4")
-        wanted = bitstream.to_picture(decoded.copy(), (height, width)).tobytes()
+        wanted = to_picture(decoded.copy(), (height, width)).tobytes()
         data = tiled(decoded, tile, 16, layout)
         assert library.ask("to_rgb", height, width, *tile, FLOAT, layout, data=data) == wanted
         for bad in (np.nan, np.inf, -np.inf):

@@ -15,9 +15,9 @@ from codecswap.codecs.protocol import encode
 from codecswap.codecs.source import load_codec
 from codecswap.codecs.torch_codec import TorchCodec
 from codecswap.config import ExportOptions
+from codecswap.entropy import bitstream
 from codecswap.evaluation.measure import code, show
 from codecswap.export.command import verify, write
-from codecswap.inference import bitstream
 from codecswap.inference.runtime import OnnxCodec
 from codecswap.layers.gdn import GDN
 from codecswap.swaps.apply import swap

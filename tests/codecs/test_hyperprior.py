@@ -23,7 +23,7 @@ THEIRS = {
 
 
 @pytest.mark.parametrize("name", THEIRS)
-def test_weights_of_any_size_are_recognised(name: str) -> None:
+def test_weights_of_any_size_are_recognized(name: str) -> None:
     for n, m in ((4, 6), (7, 11)):
         codec = untrained(THEIRS[name](n, m).state_dict())
         assert type(codec) is ARCHITECTURES[name] and (n, m) == (codec.N, codec.M)
@@ -106,7 +106,7 @@ def test_the_whole_codec_can_train(name: str, hyper_codec: Callable[[str], Hyper
     teacher = hyper_codec(name)
     student, _ = swap(teacher, "upsample")
     pair = TeacherStudent(teacher, student, unfreeze_all=True)
-    decoded = pair(torch.rand(1, 3, 48, 48), distil=True)
+    decoded = pair(torch.rand(1, 3, 48, 48), distill=True)
     assert decoded.bpp is not None and decoded.teacher_bpp is not None and decoded.teacher_bpp.item() > 0
     ((decoded.student - decoded.target).square().mean() + decoded.bpp).backward()
     trained = {n.split(".")[0] for n, p in student.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}

@@ -10,7 +10,7 @@ import torch
 from codecswap import cli
 from codecswap.codecs.protocol import HyperCodec
 from codecswap.codecs.source import load_codec
-from codecswap.training.checkpoint import load_student
+from codecswap.students.checkpoint import load_student
 
 
 @pytest.fixture(scope="module")

@@ -208,7 +208,7 @@ def test_whole_notebook(tmp_path, monkeypatch):
     )
     assert {path.name for path in (run / "checkpoints" / "recon").iterdir()} == {"pre_e000", "e000"}
     first = (run / "checkpoints" / "metrics.csv").read_text().splitlines()
-    execute(tmp_path, distil_epochs=2, last="distil")  # the same cell goes on where it stopped
+    execute(tmp_path, distil_epochs=2, last="distill")  # the same cell goes on where it stopped
     assert epochs(run / "checkpoints") == [-1, 0, 1]
     assert (run / "checkpoints" / "metrics.csv").read_text().splitlines()[:3] == first
 

@@ -50,7 +50,7 @@ class Fake:
             Placed("g_s.1", "Mul", True),
             Placed("g_s.1", "Sqrt", False, 7),
         )
-        decode = TorchCodec(job.codec).synthesise
+        decode = TorchCodec(job.codec).synthesize
         return Compiled((built, path), "fakec 1.0", operators, 107, 1.25, 2048, decode, ("A note.",))
 
 
@@ -101,7 +101,7 @@ def test_the_job_has_real_symbols_of_the_compiled_size(fake: Fake, arguments: li
     assert len(fake.job.pictures) == len(fake.job.symbols) == 8
     for picture, symbols in zip(fake.job.pictures, fake.job.symbols, strict=True):
         assert picture.shape == (3, 128, 96)
-        assert (teacher.tables.to_symbols(teacher.analyse(picture)) == symbols).all() and symbols.any()
+        assert (teacher.tables.to_symbols(teacher.analyze(picture)) == symbols).all() and symbols.any()
 
 
 def test_without_the_toolchain_the_files_are_written_and_what_is_missing_is_said(

@@ -10,9 +10,8 @@ from test_pack import SIDE, compiled
 from codecswap.codecs.factorized import FactorizedPrior
 from codecswap.codecs.torch_codec import TorchCodec
 from codecswap.data.discovery import scan
-from codecswap.data.pictures import load_picture
-from codecswap.export.backends import graph
-from codecswap.inference.bitstream import to_array
+from codecswap.data.pictures import load_picture, to_array
+from codecswap.graph import onnx_graph as graph
 from codecswap.inference.runtime import OnnxCodec
 
 
@@ -38,7 +37,7 @@ def test_the_float_file_has_no_rounding_and_goes_with_the_pack(folder: Path) -> 
     assert "decoder_float.onnx" in (folder / "README.md").read_text()
 
 
-def test_fake_quantisation_is_as_in_the_sample(folder: Path) -> None:
+def test_fake_quantization_is_as_in_the_sample(folder: Path) -> None:
     model = onnx.load(folder / "decoder.onnx")
     stored = graph.weights(model)
     made = {output: node for node in model.graph.node for output in node.output}
@@ -67,6 +66,6 @@ def test_fake_quantisation_is_as_in_the_sample(folder: Path) -> None:
 def test_it_decodes(teacher: FactorizedPrior, pictures: Path, folder: Path) -> None:
     picture = to_array(load_picture(scan(pictures / "val")[0]).crop((0, 0, SIDE, SIDE)))
     reference, codec = TorchCodec(teacher), OnnxCodec(folder, threads=1)  # opening it computes its stored check
-    symbols = reference.tables.to_symbols(reference.analyse(picture))
-    error = codec.synthesise(symbols) - reference.synthesise(symbols)
+    symbols = reference.tables.to_symbols(reference.analyze(picture))
+    error = codec.synthesize(symbols) - reference.synthesize(symbols)
     assert -10 * np.log10(np.square(error).mean()) > 32

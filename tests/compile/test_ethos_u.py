@@ -15,14 +15,14 @@ from codecswap.codecs.source import load_codec
 from codecswap.codecs.torch_codec import TorchCodec
 from codecswap.compile import ethos_u
 from codecswap.compile.ethos_u import VELA, rsqrt_nodes, rsqrt_table, run_vela, simulator
-from codecswap.config import CompileOptions, QuantiseOptions
+from codecswap.config import CompileOptions, QuantizeOptions
+from codecswap.data.samples import sample_pictures
 from codecswap.errors import UserError
 from codecswap.export.backends.onnx_qdq import read_qdq
 from codecswap.export.operators import load_target
-from codecswap.export.verify import sample_pictures
 from codecswap.inference.check import agreement
 from codecswap.inference.runtime import OnnxCodec
-from codecswap.quantise.command import quantise
+from codecswap.quantize.command import quantize
 from codecswap.swaps.apply import swap
 
 if not VELA.installed(CompileOptions(target="ethos-u55")):
@@ -36,17 +36,17 @@ SIDE = 64
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory):
-    """Quantised subpixel decoders of one small size, by precision."""
+    """Quantized subpixel decoders of one small size, by precision."""
     samples = list(islice(sample_pictures(None, "", "train", (SIDE, SIDE)), 3))
 
     @cache
     def made(precision: str) -> Path:
         path = tmp_path_factory.mktemp("ethos") / precision
-        options = QuantiseOptions(
+        options = QuantizeOptions(
             output=path, width=SIDE, height=SIDE, precision=precision, activations="int8", weight_bits=8
         )
         codec = swap(load_codec("tiny"), "subpixel")[0].requires_grad_(False)
-        quantise(codec, "tiny", "subpixel", samples, options, show=False)
+        quantize(codec, "tiny", "subpixel", samples, options, show=False)
         return path
 
     return made
@@ -109,8 +109,8 @@ def test_the_simulator_is_the_qdq_files_meaning(folder, precision: str, least: f
     decode = simulator(read_qdq(onnx.load(path / "decoder.onnx")), OnnxCodec(path))
     exact = OnnxCodec(path, threads=1, exact=True)
     for picture in islice(sample_pictures(None, "", "val", (SIDE, SIDE)), 2):
-        symbols = teacher.tables.to_symbols(teacher.analyse(picture))
-        assert agreement("decoder", decode(symbols), exact.synthesise(symbols)) > least
+        symbols = teacher.tables.to_symbols(teacher.analyze(picture))
+        assert agreement("decoder", decode(symbols), exact.synthesize(symbols)) > least
 
 
 def test_the_ends_are_what_a_firmware_feeds_in_and_takes_out(folder) -> None:

@@ -28,5 +28,5 @@ def test_files_mean_the_same_to_openvino(
     symbols = np.random.default_rng(0).integers(-3, 4, (80, 6, 5)).astype(np.int32)
     exact = OnnxCodec(tmp_path, exact=True)
     alone = openvino.Core().compile_model(tmp_path / "decoder.xml", "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-    error = alone([exact.decoder_input(symbols)[None]])[0][0] - exact.synthesise(symbols)
+    error = alone([exact.decoder_input(symbols)[None]])[0][0] - exact.synthesize(symbols)
     assert np.sqrt(np.square(error).mean()) < (1e-5 if precision == "float32" else 10 ** (-50 / 20))

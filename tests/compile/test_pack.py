@@ -10,8 +10,7 @@ from codecswap import cli
 from codecswap.codecs.factorized import FactorizedPrior
 from codecswap.codecs.torch_codec import TorchCodec
 from codecswap.data.discovery import scan
-from codecswap.data.pictures import load_picture
-from codecswap.inference.bitstream import to_array
+from codecswap.data.pictures import load_picture, to_array
 from codecswap.inference.runtime import OnnxCodec
 
 SIDE = 80
@@ -41,10 +40,10 @@ def test_inputs_are_the_symbols_of_the_pictures_in_both_layouts(
         assert (one[0].transpose(1, 2, 0) == nhwc).all() and (one == np.rint(one)).all() and np.abs(one).max() > 3
     picture = to_array(load_picture(scan(pictures / "val")[0]).crop((0, 0, SIDE, SIDE)))
     reference = TorchCodec(teacher)
-    symbols = reference.tables.to_symbols(reference.analyse(picture))
-    assert np.abs(codec.synthesise(symbols) - reference.synthesise(symbols)).max() < 1e-4
+    symbols = reference.tables.to_symbols(reference.analyze(picture))
+    assert np.abs(codec.synthesize(symbols) - reference.synthesize(symbols)).max() < 1e-4
     given = codec.decoder_input(symbols)[None]
-    assert np.abs(session.run(None, {"planes": given})[0][0] - reference.synthesise(symbols)).max() < 1e-4
+    assert np.abs(session.run(None, {"planes": given})[0][0] - reference.synthesize(symbols)).max() < 1e-4
 
 
 def test_the_page_names_the_files_and_an_address_for_each_converter(pictures: Path, tmp_path: Path) -> None:

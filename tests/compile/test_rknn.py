@@ -173,6 +173,6 @@ def test_8_bits_run_whole_on_the_npu_and_lose_little(
     quality = json.loads((tmp_path / "out" / "report.json").read_bytes())["quality"]
     # what the file means, and what 8 bits cost; 38 dB where its compiler rounds weights again
     options = CompileOptions(target=target, images=str(pictures / "val"))
-    meant = measure(load_codec("tiny"), OnnxCodec(tmp_path / "out").synthesise, options)
+    meant = measure(load_codec("tiny"), OnnxCodec(tmp_path / "out").synthesize, options)
     assert abs(quality["compiled"] - meant.compiled) < 0.35, (quality, meant)
     assert quality["to_float"] > max(40, meant.to_float - 5), (quality, meant)

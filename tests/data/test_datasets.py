@@ -16,7 +16,7 @@ from codecswap.errors import UserError
 
 
 def write(path: Path, size: tuple[int, int] = (260, 230), **save: int) -> Path:
-    """A picture of random colours in 8x8 blocks."""
+    """A picture of random colors in 8x8 blocks."""
     path.parent.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(len(path.name))
     small = Image.fromarray(rng.integers(0, 255, (32, 32, 3), dtype=np.uint8))
@@ -81,7 +81,7 @@ def test_bad_folders_are_named(tmp_path: Path, make, options: dict, sentence: st
 def test_every_kind_of_picture_becomes_rgb(tmp_path: Path) -> None:
     ramp = np.linspace(0, 65535, 300 * 240).reshape(240, 300)
     kinds = {
-        "grey.png": Image.fromarray((ramp / 257).astype(np.uint8)),
+        "gray.png": Image.fromarray((ramp / 257).astype(np.uint8)),
         "deep.png": Image.fromarray(ramp.astype(np.uint16)),
         "cmyk.jpg": Image.new("CMYK", (300, 240), (0, 255, 255, 0)),
         "palette.png": Image.new("RGB", (300, 240), (9, 8, 7)).quantize(),
@@ -92,8 +92,8 @@ def test_every_kind_of_picture_becomes_rgb(tmp_path: Path) -> None:
         picture.save(tmp_path / name)
         for crop in (training_crop(tmp_path / name, seed=0, epoch=0), validation_crop(tmp_path / name)):
             assert crop.shape == (3, 224, 224) and crop.min() >= 0 and crop.max() <= 1
-    deep, grey = (np.asarray(load_picture(tmp_path / name), dtype=int) for name in ("deep.png", "grey.png"))
-    assert abs(deep - grey).max() <= 1, "16 bits are scaled, not cut off"
+    deep, gray = (np.asarray(load_picture(tmp_path / name), dtype=int) for name in ("deep.png", "gray.png"))
+    assert abs(deep - gray).max() <= 1, "16 bits are scaled, not cut off"
     red = np.asarray(load_picture(tmp_path / "cmyk.jpg"))[0, 0]
     assert red[0] > 200 and red[1] < 60
 

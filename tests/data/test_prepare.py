@@ -256,11 +256,11 @@ def test_equal_names_keep_their_side_and_never_mix(tmp_path, monkeypatch):
 
 def test_every_kind_of_picture(tmp_path):
     square = scene(3, 300, 300)
-    grey16 = Image.fromarray(np.asarray(square.convert("L")).astype(np.uint16) * 257)
+    gray16 = Image.fromarray(np.asarray(square.convert("L")).astype(np.uint16) * 257)
     kinds = {
         "cmyk.jpg": square.convert("CMYK"),
-        "grey.jpg": square.convert("L"),
-        "grey16.png": grey16,
+        "gray.jpg": square.convert("L"),
+        "gray16.png": gray16,
         "palette.png": square.quantize(256),
         "rgba.png": square.convert("RGBA"),
         "tiff.tif": square,
@@ -272,8 +272,8 @@ def test_every_kind_of_picture(tmp_path):
     for name, picture in kinds.items():
         assert crop_picture(tmp_path / name, tmp_path / "crop.png", size=224, format="png") is None
         crop = Image.open(tmp_path / "crop.png")
-        wanted = np.asarray(picture.convert("RGB") if name != "grey16.png" else square.convert("L").convert("RGB"))
-        wanted = expected if wanted.ndim == 3 and "grey" not in name else wanted
+        wanted = np.asarray(picture.convert("RGB") if name != "gray16.png" else square.convert("L").convert("RGB"))
+        wanted = expected if wanted.ndim == 3 and "gray" not in name else wanted
         if wanted is not expected:
             wanted = np.asarray(Image.fromarray(wanted).resize((224, 224), Image.Resampling.LANCZOS), dtype=float)
         assert crop.mode == "RGB" and crop.size == (224, 224)
@@ -282,7 +282,7 @@ def test_every_kind_of_picture(tmp_path):
 
 def test_small_pictures_are_enlarged_and_upright(tmp_path):
     picture = Image.new("RGB", (60, 40))
-    picture.paste((255, 0, 0), (10, 0, 30, 40))  # left half of the centre square
+    picture.paste((255, 0, 0), (10, 0, 30, 40))  # left half of the center square
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned a quarter clockwise: left becomes top
     picture.save(tmp_path / "a.jpg", exif=exif, quality=95)

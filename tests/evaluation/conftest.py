@@ -12,8 +12,8 @@ from PIL import Image
 
 from codecswap.codecs.factorized import FactorizedPrior
 from codecswap.codecs.source import fingerprint, load_codec
+from codecswap.students.checkpoint import StudentRecord
 from codecswap.swaps.apply import swap
-from codecswap.training.checkpoint import StudentRecord
 
 
 @pytest.fixture(scope="session")
@@ -28,7 +28,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, photos: list[Path]) -> Path
 
 @torch.no_grad()
 def coarser(step: float) -> FactorizedPrior:
-    """The embedded codec with quantisation steps ``1 / step`` as wide: the same transforms, another rate."""
+    """The embedded codec with quantization steps ``1 / step`` as wide: the same transforms, another rate."""
     codec = load_codec("tiny")
     codec.g_a[6].weight *= step
     codec.g_a[6].bias *= step

@@ -10,7 +10,7 @@ from codecswap.codecs.source import load_codec
 from codecswap.config import EvalOptions
 from codecswap.errors import UserError
 from codecswap.evaluation.evaluation_set import progress
-from codecswap.training.checkpoint import StudentCheckpoint
+from codecswap.students.checkpoint import StudentCheckpoint
 
 
 def checkpoint(path: Path, stage: str = "distill", **content: Any) -> StudentCheckpoint:

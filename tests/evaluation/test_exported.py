@@ -1,4 +1,4 @@
-"""Exported and quantised folders in `codecswap eval`, beside teachers and alone."""
+"""Exported and quantized folders in `codecswap eval`, beside teachers and alone."""
 
 import json
 from collections.abc import Callable
@@ -11,13 +11,13 @@ from PIL import Image
 
 from codecswap.cli import run
 from codecswap.codecs.source import load_codec
-from codecswap.config import ExportOptions, QuantiseOptions
-from codecswap.data.pictures import load_picture, picture_size
+from codecswap.config import ExportOptions, QuantizeOptions
+from codecswap.data.pictures import load_picture, picture_size, to_array
+from codecswap.entropy import bitstream
 from codecswap.evaluation import command
 from codecswap.export.command import write
-from codecswap.inference import bitstream
 from codecswap.inference.runtime import OnnxCodec
-from codecswap.quantise.command import quantise
+from codecswap.quantize.command import quantize
 from codecswap.swaps.apply import swap
 
 
@@ -51,14 +51,14 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def int8(tmp_path_factory: pytest.TempPathFactory, photos: list[Path]) -> Path:
     """Its decoder in INT8, calibrated on one small picture."""
     folder = tmp_path_factory.mktemp("exported") / "int8"
-    sample = bitstream.to_array(load_picture(photos[0]).crop((100, 100, 260, 260)))
+    sample = to_array(load_picture(photos[0]).crop((100, 100, 260, 260)))
     codec, _ = swap(load_codec("tiny"), "subpixel")
-    quantise(codec.requires_grad_(False), "tiny", "subpixel", [sample], QuantiseOptions(output=folder), show=False)
+    quantize(codec.requires_grad_(False), "tiny", "subpixel", [sample], QuantizeOptions(output=folder), show=False)
     return folder
 
 
 def psnr(x: Image.Image, y: Image.Image) -> float:
-    return float(-10 * np.log10(np.square(bitstream.to_array(x).astype(float) - bitstream.to_array(y)).mean()))
+    return float(-10 * np.log10(np.square(to_array(x).astype(float) - to_array(y)).mean()))
 
 
 def test_folders_stand_beside_the_teacher(folder: Path, tmp_path: Path, both: Path, int8: Path, capsys) -> None:
@@ -68,17 +68,17 @@ def test_folders_stand_beside_the_teacher(folder: Path, tmp_path: Path, both: Pa
     assert "Teacher and exported codecs against the picture: tiny, 2 pictures" in said
     assert "int8 has no encoder: it decodes what teacher encodes" in said and "codec has no encoder" not in said
     found = codecs_of(tmp_path)
-    teacher, mine, quantised = (found[name]["mean"] for name in ("teacher", "codec", "int8"))
+    teacher, mine, quantized = (found[name]["mean"] for name in ("teacher", "codec", "int8"))
     assert [codec["kind"] for codec in found.values()] == ["teacher", "exported", "exported"]
     assert mine["psnr"] == pytest.approx(teacher["psnr"], abs=0.002) and mine["psnr_to_teacher"] > 75
-    assert mine["bpp"] == pytest.approx(teacher["bpp"], rel=1e-3) and quantised["bpp"] == teacher["bpp"]
-    assert 35 < quantised["psnr_to_teacher"] < 60 and quantised["psnr"] < teacher["psnr"]
+    assert mine["bpp"] == pytest.approx(teacher["bpp"], rel=1e-3) and quantized["bpp"] == teacher["bpp"]
+    assert 35 < quantized["psnr_to_teacher"] < 60 and quantized["psnr"] < teacher["psnr"]
     facts = {key: found["int8"][key] for key in ("folder", "precision", "replacement", "encoder")}
     precision = OnnxCodec(int8).manifest.precision
     assert facts == {"folder": str(int8), "precision": precision, "replacement": "subpixel", "encoder": "teacher"}
     rows = (tmp_path / "pictures.csv").read_text("utf-8")
     assert rows.count("\nint8,exported,") == rows.count("\ncodec,exported,") == 2
-    assert all(0 < mean[f"{way}_time"] < 60 for mean in (mine, quantised) for way in ("encoding", "decoding"))
+    assert all(0 < mean[f"{way}_time"] < 60 for mean in (mine, quantized) for way in ("encoding", "decoding"))
 
 
 def test_figures_are_of_the_files_that_encode_writes(folder: Path, tmp_path: Path, both: Path, int8: Path) -> None:
@@ -179,7 +179,7 @@ def test_a_codec_that_fails_on_a_picture_is_told_with_it(folder: Path, both: Pat
     def overflow(self: OnnxCodec, symbols: np.ndarray) -> np.ndarray:
         return np.full((3, 16 * symbols.shape[1], 16 * symbols.shape[2]), np.nan, np.float32)
 
-    monkeypatch.setattr(OnnxCodec, "synthesise", overflow)
+    monkeypatch.setattr(OnnxCodec, "synthesize", overflow)
     assert evaluate(folder, "--codec", both) == 2
     said = capsys.readouterr().err
     assert "codec cannot code a.png: decodes to values that are no picture's" in said and said.count("\n") == 1
@@ -196,7 +196,7 @@ def test_headers_give_upright_sizes(tmp_path: Path) -> None:
 
 def test_the_encoder_runs_once_for_all_that_take_it(folder: Path, both: Path, int8: Path, monkeypatch) -> None:
     encoded: list[object] = []
-    analyse = OnnxCodec.analyse
-    monkeypatch.setattr(OnnxCodec, "analyse", lambda self, x: encoded.append(self.folder) or analyse(self, x))
+    analyze = OnnxCodec.analyze
+    monkeypatch.setattr(OnnxCodec, "analyze", lambda self, x: encoded.append(self.folder) or analyze(self, x))
     assert evaluate(folder, "--codec", both, "--codec", int8) == 0
     assert encoded == [both] * 3, "two pictures, and the first to warm up"

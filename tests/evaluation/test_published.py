@@ -1,4 +1,4 @@
-"""Kodak is recognised, and the zoo's figures on it are compared with those published."""
+"""Kodak is recognized, and the zoo's figures on it are compared with those published."""
 
 import json
 from pathlib import Path
@@ -47,7 +47,7 @@ def test_each_model_of_the_zoo_has_its_own() -> None:
         assert distance({"psnr": psnr, "ms_ssim": 1.0, "bpp": bpp}, 5, model)["psnr"] == pytest.approx(0, abs=1e-3)
 
 
-def test_kodak_is_recognised_by_names_and_sizes() -> None:
+def test_kodak_is_recognized_by_names_and_sizes() -> None:
     right = [(f"{name}.png", (512, 768)) for name in NAMES]
     right[3] = ("sub/KODIM04.PNG", (768, 512))
     assert is_kodak(right)

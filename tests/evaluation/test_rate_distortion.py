@@ -35,8 +35,8 @@ def test_straight_curves_by_hand() -> None:
         max(math.log10(c[0][0]) for c in (reference, tested)),
         min(math.log10(c[-1][0]) for c in (reference, tested)),
     )
-    centre = (low + high) / 2
-    assert bd_psnr(reference, tested).value == pytest.approx((centre + 2) / 0.06 - (centre + 1.8) / 0.05)
+    center = (low + high) / 2
+    assert bd_psnr(reference, tested).value == pytest.approx((center + 2) / 0.06 - (center + 1.8) / 0.05)
 
 
 def test_close_to_bjontegaards_own_polynomials() -> None:

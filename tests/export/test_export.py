@@ -43,8 +43,8 @@ def test_a_target_that_refuses_gives_exit_code_3(tmp_path: Path, pictures: Path,
     assert "Sqrt at g_s.1" in capsys.readouterr().out
     assert not (tmp_path / "encoder.onnx").exists()
     codec = OnnxCodec(tmp_path)
-    assert codec.synthesise(np.zeros((80, 6, 5), np.int32)).shape == (3, 96, 80)
-    assert codec.synthesise(np.zeros((80, 9, 8), np.int32)).shape == (3, 144, 128)  # in tiles of the fixed size
+    assert codec.synthesize(np.zeros((80, 6, 5), np.int32)).shape == (3, 96, 80)
+    assert codec.synthesize(np.zeros((80, 9, 8), np.int32)).shape == (3, 144, 128)  # in tiles of the fixed size
 
 
 def test_float16_and_symbols(tmp_path: Path, pictures: Path, capsys: pytest.CaptureFixture) -> None:
@@ -81,8 +81,8 @@ def test_a_symbol_may_differ_where_the_latent_lies_on_the_boundary(
     latents[:9] += 0.5 - away  # 36 of 288, far more than one in 100,000
     exported = latents.copy()
     exported[:9] += jump
-    monkeypatch.setattr(TorchCodec, "analyse", lambda self, picture: latents)
-    monkeypatch.setattr(OnnxCodec, "analyse", lambda self, picture: exported)
+    monkeypatch.setattr(TorchCodec, "analyze", lambda self, picture: latents)
+    monkeypatch.setattr(OnnxCodec, "analyze", lambda self, picture: exported)
     samples = iter([np.zeros((3, 32, 32), np.float32)])
     if accepted:
         verify(teacher, tmp_path, samples, "float32")
@@ -117,9 +117,9 @@ def test_files_that_differ_from_pytorch_replace_nothing(
 ) -> None:
     assert export("--output", tmp_path, "--images", pictures) == 0
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    honest = OnnxCodec.synthesise
+    honest = OnnxCodec.synthesize
     monkeypatch.setattr(
-        OnnxCodec, "synthesise", lambda self, symbols, means=None: honest(self, symbols) + np.float32(0.01)
+        OnnxCodec, "synthesize", lambda self, symbols, means=None: honest(self, symbols) + np.float32(0.01)
     )
     assert export("--output", tmp_path, "--images", pictures, "--replacement", "subpixel") == 2
     assert "more than rounding" in capsys.readouterr().err

@@ -13,8 +13,9 @@ from PIL import Image
 from codecswap import cli
 from codecswap.codecs.protocol import HyperCodec
 from codecswap.codecs.torch_codec import TorchCodec
+from codecswap.data.pictures import to_array
+from codecswap.entropy import bitstream
 from codecswap.errors import UserError
-from codecswap.inference import bitstream
 from codecswap.inference.manifest import read_folder
 from codecswap.inference.runtime import OnnxCodec
 
@@ -73,7 +74,7 @@ def test_files_come_back_and_cost_what_floating_point_costs(
     with Image.open(picture) as shown, Image.open(tmp_path / "a.png") as decoded:
         in_float = bitstream.encode(torch_codec, shown)
         theirs = bitstream.decode(torch_codec, in_float)
-        apart = np.abs(bitstream.to_array(decoded) - bitstream.to_array(theirs)).mean()
+        apart = np.abs(to_array(decoded) - to_array(theirs)).mean()
     assert apart < 0.01
     size = (tmp_path / "a.csw").stat().st_size
     assert abs(size - len(in_float)) < 0.005 * len(in_float) + 8
@@ -103,9 +104,9 @@ def test_a_fixed_size_is_a_multiple_of_64_and_goes_in_tiles(
     assert cli.main(["export", *teacher, *images, "--height", "320", "--width", "320"]) == 0
     fixed, free = OnnxCodec(tmp_path / "fixed"), OnnxCodec(exported("mbt2018_mean"))
     noise = np.random.default_rng(0).random((3, 384, 448), np.float32)
-    latents = free.analyse(noise)
-    assert np.allclose(fixed.analyse(noise), latents, atol=1e-3)
-    assert np.allclose(fixed.hyper_analyse(latents), free.hyper_analyse(latents), atol=1e-3)
+    latents = free.analyze(noise)
+    assert np.allclose(fixed.analyze(noise), latents, atol=1e-3)
+    assert np.allclose(fixed.hyper_analyze(latents), free.hyper_analyze(latents), atol=1e-3)
 
 
 def test_a_codec_with_a_context_model_is_not_exported(
@@ -132,5 +133,5 @@ def test_damaged_and_mixed_files_are_refused(name: str, exported: Callable[[str]
         shutil.copytree(good, folder, dirs_exist_ok=True)
         (folder / name).unlink() if bad is None else (folder / name).write_bytes(bad)
         with pytest.raises(UserError):
-            OnnxCodec(folder).hyper_analyse(np.zeros((12, 4, 4), np.float32))
+            OnnxCodec(folder).hyper_analyze(np.zeros((12, 4, 4), np.float32))
     assert read_folder(good)

@@ -11,8 +11,8 @@ import torch
 
 from codecswap.codecs.factorized import FactorizedPrior
 from codecswap.errors import UserError
-from codecswap.export.backends import graph
 from codecswap.export.backends.onnx import export_decoder, export_encoder
+from codecswap.graph import onnx_graph as graph
 from codecswap.swaps.apply import swap
 
 LATENTS = (1, 80, 6, 5)

@@ -13,15 +13,15 @@ import torch
 
 from codecswap.codecs.source import load_codec
 from codecswap.codecs.torch_codec import TorchCodec
-from codecswap.config import QuantiseOptions
+from codecswap.config import QuantizeOptions
+from codecswap.data.samples import sample_pictures
 from codecswap.errors import UserError
 from codecswap.export.backends.onnx import export_decoder, export_encoder
 from codecswap.export.backends.onnx_qdq import read_qdq
-from codecswap.export.verify import sample_pictures
 from codecswap.inference.check import agreement
 from codecswap.inference.runtime import OnnxCodec, open_session
-from codecswap.quantise.command import quantise
-from codecswap.quantise.representation import Constant, Operation, Quantisation, QuantisedTransform
+from codecswap.quantize.command import quantize
+from codecswap.quantized.representation import Constant, Operation, Quantization, QuantizedTransform
 from codecswap.swaps.apply import swap, swap_gdn
 from codecswap.swaps.calibrate import calibrate
 
@@ -67,12 +67,12 @@ def operators(content: bytes) -> list[str]:
 @pytest.fixture(scope="module")
 def symbols() -> list[np.ndarray]:
     codec = TorchCodec(load_codec("tiny"))
-    return [codec.tables.to_symbols(codec.analyse(one)) for one in islice(sample_pictures(None, "", "val", SIZE), 2)]
+    return [codec.tables.to_symbols(codec.analyze(one)) for one in islice(sample_pictures(None, "", "val", SIZE), 2)]
 
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Path]:
-    """Quantised folders, by replacement and precision."""
+    """Quantized folders, by replacement and precision."""
 
     @cache
     def made(replacement: str, precision: str) -> Path:
@@ -80,9 +80,9 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Pa
         codec = codec if replacement == "none" else swap(codec, replacement)[0]
         path = tmp_path_factory.mktemp(replacement) / precision
         options = {"precision": precision, "weight_bits": 8, "activations": "uint8" if precision == "w8a8" else "int8"}
-        options = QuantiseOptions(output=path, width=SIZE[0], height=SIZE[1], **options)
+        options = QuantizeOptions(output=path, width=SIZE[0], height=SIZE[1], **options)
         samples = list(islice(sample_pictures(None, "", "train", SIZE), 3))
-        quantise(codec.requires_grad_(False), "tiny", replacement, samples, options, show=False)
+        quantize(codec.requires_grad_(False), "tiny", replacement, samples, options, show=False)
         return path
 
     return made
@@ -116,10 +116,10 @@ def test_integers_are_the_qdq_files(
 ) -> None:
     folder = folders(replacement, precision)
     content = tflite(read_qdq(onnx.load(folder / "decoder.onnx")))
-    quantised, teacher = OnnxCodec(folder, threads=1, exact=True), TorchCodec(load_codec("tiny"))
+    quantized, teacher = OnnxCodec(folder, threads=1, exact=True), TorchCodec(load_codec("tiny"))
     for one in symbols:
-        expected, wanted = quantised.synthesise(one), teacher.synthesise(one)
-        found = run(content, quantised.manifest.planes.of_symbols(one))
+        expected, wanted = quantized.synthesize(one), teacher.synthesize(one)
+        found = run(content, quantized.manifest.planes.of_symbols(one))
         assert agreement("decoder", found, expected) > least
         assert agreement("decoder", found, wanted) > agreement("decoder", expected, wanted) - 1.5
 
@@ -140,9 +140,9 @@ def test_no_form_of_gdn_leaves_a_root(tmp_path: Path, gdn: str) -> None:
     teacher, samples = load_codec("tiny"), list(islice(sample_pictures(None, "", "train", (128, 128)), 8))
     codec = swap_gdn(swap(teacher, "subpixel")[0], gdn, **({"pieces": 2} if gdn == "ramps" else {}))[0]
     codec.requires_grad_(False)
-    calibrate(teacher, codec, teacher.quantise(teacher.g_a(torch.from_numpy(np.stack(samples)))))
+    calibrate(teacher, codec, teacher.quantize(teacher.g_a(torch.from_numpy(np.stack(samples)))))
     torch_codec = TorchCodec(codec)
-    symbols = torch_codec.tables.to_symbols(torch_codec.analyse(samples[0]))
+    symbols = torch_codec.tables.to_symbols(torch_codec.analyze(samples[0]))
     path, latents = tmp_path / "decoder.onnx", symbols.astype(np.float32)
     export_decoder(codec, path, height=128, width=128)
     expected = open_session(path.read_bytes(), 1).run(None, {"latents": latents[None]})[0][0]
@@ -153,26 +153,26 @@ def test_no_form_of_gdn_leaves_a_root(tmp_path: Path, gdn: str) -> None:
     assert set(operators(content)) == shuffled | FORMS[gdn] | ends
     for precision, kind, least in (("w8a8", "uint8", 42), ("w8a16", "int8", 60)):
         options = {"precision": precision, "activations": kind, "weight_bits": 8, "refit": False}
-        options = QuantiseOptions(output=tmp_path / precision, width=128, height=128, **options)
-        quantise(codec, "tiny", "subpixel", samples, options, show=False)
+        options = QuantizeOptions(output=tmp_path / precision, width=128, height=128, **options)
+        quantize(codec, "tiny", "subpixel", samples, options, show=False)
         content = tflite(read_qdq(onnx.load(options.output / "decoder.onnx")))
-        quantised = OnnxCodec(options.output, threads=1, exact=True)
-        found = run(content, quantised.manifest.planes.of_symbols(symbols))
-        assert agreement("decoder", found, quantised.synthesise(symbols)) > least
+        quantized = OnnxCodec(options.output, threads=1, exact=True)
+        found = run(content, quantized.manifest.planes.of_symbols(symbols))
+        assert agreement("decoder", found, quantized.synthesize(symbols)) > least
         unfused = FORMS[gdn] if precision == "w8a16" else FORMS[gdn] - {"RELU"}
         assert set(operators(content)) == shuffled | unfused
 
 
-def convolution(kind: str) -> QuantisedTransform:
+def convolution(kind: str) -> QuantizedTransform:
     """A 1x1 convolution of two channels, with activations of one type."""
     zeros = np.zeros(2, np.int8)
     constants = {
-        "weight": Constant(np.ones((2, 2, 1, 1), np.int8), Quantisation(np.full(2, 0.5, np.float32), zeros, 0)),
-        "bias": Constant(np.array([7, -3], np.int32), Quantisation(np.full(2, 0.25, np.float32), zeros, 0)),
+        "weight": Constant(np.ones((2, 2, 1, 1), np.int8), Quantization(np.full(2, 0.5, np.float32), zeros, 0)),
+        "bias": Constant(np.array([7, -3], np.int32), Quantization(np.full(2, 0.25, np.float32), zeros, 0)),
     }
     step = Operation("", "g_s.0", "Conv", {"pads": [0] * 4, "strides": [1, 1]}, ("x", "weight", "bias"), "y")
-    rounding = Quantisation.fixed(0.5, np.iinfo(kind).min // 2 if kind == "uint16" else np.iinfo("int16").min, kind)
-    return QuantisedTransform("x", (1, 2, 3, 4), "y", (1, 2, 3, 4), (step,), constants, {"x": rounding, "y": rounding})
+    rounding = Quantization.fixed(0.5, np.iinfo(kind).min // 2 if kind == "uint16" else np.iinfo("int16").min, kind)
+    return QuantizedTransform("x", (1, 2, 3, 4), "y", (1, 2, 3, 4), (step,), constants, {"x": rounding, "y": rounding})
 
 
 def test_what_no_tflite_file_says_is_refused(tmp_path: Path) -> None:

@@ -128,13 +128,13 @@ def reconstructions(folder: Path) -> dict[str, bytes]:
 
 
 def assert_same(mine: Path, undisturbed: Path, files: Sequence[str]) -> None:
-    """Two runs ended alike: weights, optimiser, metrics and pictures."""
+    """Two runs ended alike: weights, optimizer, metrics and pictures."""
     for name in files:
         one, other = (torch.load(folder / name, weights_only=True) for folder in (mine, undisturbed))
         for key in ("epoch", "batch", "global_step", "best", "student_sha256", "lr_schedulers", "rate_weight"):
             assert one[key] == other[key], f"{name}: {key}"
         for a, b in zip(_tensors(one["optimizer_states"]), _tensors(other["optimizer_states"]), strict=True):
-            assert torch.equal(a, b), f"{name}: the optimiser's state"
+            assert torch.equal(a, b), f"{name}: the optimizer's state"
     assert rows(mine) == rows(undisturbed)
     assert reconstructions(mine) == reconstructions(undisturbed)
     assert not [path for path in mine.rglob("*") if path.name.endswith((".part", ".tmp"))], "half a file is left"

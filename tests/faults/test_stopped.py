@@ -12,7 +12,7 @@ import ground
 import pytest
 import torch
 
-from codecswap.training.checkpoint import load_student
+from codecswap.students.checkpoint import load_student
 
 COMMAND = [
     *("--teacher", "tiny", "--batch_size", "2", "--epochs", "40", "--recon_every", "5", "--recon_count", "2"),
@@ -56,7 +56,7 @@ def test_a_signal_lets_the_step_finish_and_saves(pictures: Path, tmp_path: Path,
 
 
 def test_a_full_disk_leaves_the_last_checkpoint_whole(pictures: Path, tmp_path: Path) -> None:
-    """The optimiser's moments make every later checkpoint larger than the start's: between the two the disk is full."""
+    """The optimizer's moments make every later checkpoint larger than the start's: between the two the disk is full."""
     argv = ["--coco_dir", str(pictures), *COMMAND]
     assert ground.finish(ground.start("distill", tmp_path / "probe", [*argv, "--epochs", "0"])) == 0
     size = (tmp_path / "probe" / "last.pt").stat().st_size

@@ -24,7 +24,7 @@ def png(rng: random.Random, data: bytes) -> bytes:
     index = rng.randrange(len(chunks))
     kind, content = chunks[index]
     choice = rng.randrange(6)
-    if choice < 2 and len(chunks[0][1]) >= 13:  # IHDR: width, height, depth, colours, compression, filter, interlace
+    if choice < 2 and len(chunks[0][1]) >= 13:  # IHDR: width, height, depth, colors, compression, filter, interlace
         place = rng.randrange(13)
         header = packed(rng, chunks[0][1], ">I", 4 * rng.randrange(2)) if choice else chunks[0][1]
         chunks[0] = (

@@ -16,12 +16,12 @@ from safetensors.torch import save_file
 
 from codecswap import config
 from codecswap.codecs.factorized import FactorizedPrior
+from codecswap.entropy import bitstream
+from codecswap.entropy.tables import EntropyTables
 from codecswap.export.backends.onnx import write_decoder
 from codecswap.export.command import write
-from codecswap.export.lower import lower, take_planes
-from codecswap.inference import bitstream
+from codecswap.graph.lower import lower, take_planes
 from codecswap.inference.manifest import Manifest, describe_network, read_folder, write_folder
-from codecswap.inference.tables import EntropyTables
 from codecswap.swaps.apply import swap
 
 N, M = 8, 12
@@ -162,8 +162,8 @@ def _picture(format: str, mode: str = "RGB", **how: object) -> bytes:
 def _pictures() -> dict[str, dict[str, bytes]]:
     exif = Image.Exif()
     exif[0x0112] = 6  # lies on its side
-    grey16 = io.BytesIO()
-    Image.fromarray(np.asarray(drawing(mode="L")).astype(np.uint16) * 257).save(grey16, "PNG")
+    gray16 = io.BytesIO()
+    Image.fromarray(np.asarray(drawing(mode="L")).astype(np.uint16) * 257).save(gray16, "PNG")
     more = [drawing(30, 20), drawing(30, 20).rotate(180)]
     animation = io.BytesIO()
     drawing(30, 20).save(animation, "WEBP", save_all=True, append_images=more)
@@ -171,7 +171,7 @@ def _pictures() -> dict[str, dict[str, bytes]]:
         "jpeg": {
             "baseline": _picture("JPEG", quality=80, exif=exif),
             "progressive": _picture("JPEG", progressive=True, subsampling=0),
-            "grey": _picture("JPEG", "L"),
+            "gray": _picture("JPEG", "L"),
             "cmyk": _picture("JPEG", "CMYK"),
         },
         "png": {
@@ -179,7 +179,7 @@ def _pictures() -> dict[str, dict[str, bytes]]:
             "rgba": _picture("PNG", "RGBA"),
             "palette": _picture("PNG", "P", transparency=3),
             "bits": _picture("PNG", "1"),
-            "grey16": grey16.getvalue(),
+            "gray16": gray16.getvalue(),
         },
         "webp": {
             "lossy": _picture("WEBP", exif=exif),

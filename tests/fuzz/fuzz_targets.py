@@ -22,12 +22,12 @@ from codecswap.data.prepare.crops import crop_picture
 from codecswap.data.prepare.remote import RemoteFile, extents
 from codecswap.data.prepare.unpack import missing, open_zip, pictures, unpack
 from codecswap.data.transforms import whole_picture
+from codecswap.entropy import bitstream, rans
+from codecswap.entropy.tables import EntropyTables
 from codecswap.errors import UserError
 from codecswap.export.operators import complaints, load_target
-from codecswap.inference import bitstream, rans
 from codecswap.inference.runtime import OnnxCodec
-from codecswap.inference.tables import EntropyTables
-from codecswap.training.checkpoint import load_student
+from codecswap.students.checkpoint import load_student
 
 
 class Targets:
@@ -89,9 +89,9 @@ class Targets:
         folder = self.folders[name]
         shutil.copyfile(path, folder / "codec.json")
         codec = OnnxCodec(folder, threads=1)
-        codec.synthesise(np.ones((codec.tables.channels, 2, 3), np.int32))
+        codec.synthesize(np.ones((codec.tables.channels, 2, 3), np.int32))
         if name == EXPORTED:
-            codec.analyse(np.full((3, 32, 48), 0.5, np.float32))
+            codec.analyze(np.full((3, 32, 48), 0.5, np.float32))
 
     def onnx(self, name: str, path: Path) -> None:
         folder = self.folders[EXPORTED]
@@ -102,9 +102,9 @@ class Targets:
         (folder / "codec.json").write_text(json.dumps(content), "utf-8")
         codec = OnnxCodec(folder, threads=1)
         if name == "decoder":
-            codec.synthesise(np.ones((codec.tables.channels, 2, 3), np.int32))
+            codec.synthesize(np.ones((codec.tables.channels, 2, 3), np.int32))
         else:
-            codec.analyse(np.full((3, 32, 48), 0.5, np.float32))
+            codec.analyze(np.full((3, 32, 48), 0.5, np.float32))
 
     def yaml(self, name: str, path: Path) -> None:
         cli.parse("distill", ["--config", str(path)])
@@ -165,4 +165,4 @@ class _Here:
 
 
 _STRING = np.random.default_rng(0).integers(0, 256, 4000, np.uint8).tobytes()
-_GREY = Image.new("RGB", (40, 30), "grey")
+_GREY = Image.new("RGB", (40, 30), "gray")

@@ -24,12 +24,12 @@ from codecswap.data.prepare import crop_folder as prepared
 from codecswap.data.prepare.crops import crop_picture
 from codecswap.data.prepare.remote import LARGEST, RemoteFile, extents
 from codecswap.data.prepare.unpack import open_zip, pictures, unpack
+from codecswap.entropy import bitstream
+from codecswap.entropy.tables import EntropyTables
 from codecswap.errors import UserError
 from codecswap.export.operators import complaints, load_target
-from codecswap.inference import bitstream
 from codecswap.inference.runtime import OnnxCodec
-from codecswap.inference.tables import EntropyTables
-from codecswap.training.checkpoint import load_student
+from codecswap.students.checkpoint import load_student
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ import codecswap
 from codecswap.codecs import source as codecs
 from codecswap.codecs.source import load_codec
 from codecswap.errors import UserError
-from codecswap.training.checkpoint import load_student
+from codecswap.students.checkpoint import load_student
 
 PACKAGE = Path(codecswap.__file__).parent
 FORBIDDEN = {

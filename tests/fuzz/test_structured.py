@@ -14,10 +14,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from codecswap import cli
+from codecswap.entropy import bitstream, rans
+from codecswap.entropy.tables import PRECISION, EntropyTables
 from codecswap.errors import UserError
-from codecswap.inference import bitstream, rans
 from codecswap.inference.manifest import read_folder
-from codecswap.inference.tables import PRECISION, EntropyTables
 
 quick = settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 numbers = st.integers() | st.integers(-3, 70000) | st.floats(width=64)

@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 from onnx import NodeProto
 
-from codecswap.export.backends import graph
+from codecswap.graph import onnx_graph as graph
 
 Values = dict[str, np.ndarray]
 

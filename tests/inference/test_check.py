@@ -1,4 +1,4 @@
-"""A runtime that does not compute what a quantised file means is found out: when quantising, and when opening."""
+"""A runtime that does not compute what a quantized file means is found out: when quantizing, and when opening."""
 
 import hashlib
 import json
@@ -17,14 +17,15 @@ from saturating import SaturatingSession
 from codecswap import cli
 from codecswap.codecs.source import load_codec
 from codecswap.codecs.torch_codec import TorchCodec
-from codecswap.config import QuantiseOptions
+from codecswap.config import QuantizeOptions
 from codecswap.data.pictures import load_picture
+from codecswap.data.samples import sample_pictures
+from codecswap.entropy import bitstream
 from codecswap.errors import UserError
-from codecswap.export.backends import graph
-from codecswap.export.verify import sample_pictures
-from codecswap.inference import bitstream, check, runtime
+from codecswap.graph import onnx_graph as graph
+from codecswap.inference import check, runtime
 from codecswap.inference.runtime import OnnxCodec
-from codecswap.quantise.command import quantise
+from codecswap.quantize.command import quantize
 from codecswap.swaps.apply import swap
 
 open_session = runtime.open_session
@@ -47,10 +48,10 @@ def overflowing(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Path]]:
     """The embedded codec with weights of 7 and 8 bits, and both networks with a fixed size."""
-    root = tmp_path_factory.mktemp("quantised")
+    root = tmp_path_factory.mktemp("quantized")
     codec, _ = swap(load_codec("tiny"), "subpixel")
     samples = list(islice(sample_pictures(None, "", "train", (192, 128)), 3))
-    base = QuantiseOptions(output=root / "7")
+    base = QuantizeOptions(output=root / "7")
     every = {
         "7": base,
         "8": replace(base, weight_bits=8),
@@ -58,14 +59,14 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Path
     }
     for name, options in every.items():
         options = replace(options, output=root / name)
-        quantise(codec, "tiny", "subpixel", samples, options, show=False)
+        quantize(codec, "tiny", "subpixel", samples, options, show=False)
     yield {name: root / name for name in every}
 
 
 def decode_something(folder: Path) -> np.ndarray:
     codec = OnnxCodec(folder, threads=1)
     height, width = codec.manifest.height or 64, codec.manifest.width or 48
-    return codec.synthesise(np.ones((codec.manifest.M, height // 16, width // 16), np.int32))
+    return codec.synthesize(np.ones((codec.manifest.M, height // 16, width // 16), np.int32))
 
 
 def altered(folder: Path, target: Path, **values: object) -> Path:
@@ -98,11 +99,11 @@ def test_an_overflowing_runtime_is_found_out_when_a_folder_is_opened(
 
 
 @pytest.mark.parametrize(("bits", "code"), [("7", 0), ("8", 2)])
-def test_an_overflowing_runtime_is_found_out_when_quantising(
+def test_an_overflowing_runtime_is_found_out_when_quantizing(
     overflowing: None, tmp_path: Path, capsys: pytest.CaptureFixture, bits: str, code: int
 ) -> None:
     folder = tmp_path / "int8"
-    arguments = ["quantise", "--teacher", "tiny", "--output", str(folder), "--weight_bits", bits]
+    arguments = ["quantize", "--teacher", "tiny", "--output", str(folder), "--weight_bits", bits]
     small = ["--height", "64", "--width", "64", "--calibration_count", "2"]
     assert cli.main([*arguments, *small]) == code
     printed = capsys.readouterr()
@@ -118,7 +119,7 @@ def test_this_processor_computes_what_files_mean(folders: dict[str, Path], name:
     codec, exact = OnnxCodec(folders[name], threads=1), OnnxCodec(folders[name], threads=1, exact=True)
     samples = list(islice(sample_pictures(None, "", "val", (192, 128)), 2))
     native = TorchCodec(load_codec("tiny"))
-    symbols = [native.tables.to_symbols(native.analyse(one)) for one in samples]
+    symbols = [native.tables.to_symbols(native.analyze(one)) for one in samples]
     found = check.compare(codec, exact, samples, symbols)
     assert set(found) == ({"encoder", "decoder"} if name == "fixed" else {"decoder"})
     assert min(found.values()) > 60

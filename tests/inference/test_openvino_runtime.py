@@ -12,12 +12,12 @@ from saturating import SaturatingSession
 
 from codecswap import cli
 from codecswap.codecs.source import load_codec
-from codecswap.config import QuantiseOptions
+from codecswap.config import QuantizeOptions
+from codecswap.data.samples import sample_pictures
 from codecswap.errors import UserError
-from codecswap.export.verify import sample_pictures
 from codecswap.inference import runtime
 from codecswap.inference.runtime import OnnxCodec
-from codecswap.quantise.command import quantise
+from codecswap.quantize.command import quantize
 from codecswap.swaps.apply import swap
 
 
@@ -45,7 +45,7 @@ def test_encode_and_decode_with_openvino(exported: Path, pictures: Path, tmp_pat
 def test_an_overflowing_openvino_is_found_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     codec, _ = swap(load_codec("tiny"), "subpixel")
     samples = list(islice(sample_pictures(None, "", "train", (192, 128)), 2))
-    quantise(codec, "tiny", "subpixel", samples, QuantiseOptions(output=tmp_path, weight_bits=8), show=False)
+    quantize(codec, "tiny", "subpixel", samples, QuantizeOptions(output=tmp_path, weight_bits=8), show=False)
 
     def saturating(content: bytes, threads: int | None) -> Any:
         return SaturatingSession(content)
@@ -53,8 +53,8 @@ def test_an_overflowing_openvino_is_found_out(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(runtime, "OpenVinoSession", saturating)
     symbols = np.ones((codec.M, 4, 4), np.int32)
     with pytest.raises(UserError, match=r"OpenVINO .*--weight_bits 7, update openvino"):
-        OnnxCodec(tmp_path, runtime="openvino").synthesise(symbols)
-    assert np.isfinite(OnnxCodec(tmp_path).synthesise(symbols)).all()
+        OnnxCodec(tmp_path, runtime="openvino").synthesize(symbols)
+    assert np.isfinite(OnnxCodec(tmp_path).synthesize(symbols)).all()
 
 
 def test_what_openvino_cannot_do_is_said(

@@ -28,7 +28,7 @@ def test_tiled_is_whole(teacher: FactorizedPrior, replacement: str) -> None:
     codec = teacher if replacement == "none" else swap(teacher, replacement)[0]
     whole, tiled = TorchCodec(codec), TorchCodec(codec, tile=(7, 6))
     picture = torch.rand(3, 16 * 13, 16 * 17).numpy()
-    latents = whole.analyse(picture)
-    assert np.abs(tiled.analyse(picture) - latents).max() < 1e-4  # latents reach 20
+    latents = whole.analyze(picture)
+    assert np.abs(tiled.analyze(picture) - latents).max() < 1e-4  # latents reach 20
     symbols = whole.tables.to_symbols(latents)
-    assert np.abs(tiled.synthesise(symbols) - whole.synthesise(symbols)).max() < 1e-5
+    assert np.abs(tiled.synthesize(symbols) - whole.synthesize(symbols)).max() < 1e-5

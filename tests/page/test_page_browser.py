@@ -15,7 +15,7 @@ from chromium import SIZES, luminance
 from page_folders import FOLDERS, call, pixels
 from PIL import Image
 
-from codecswap.inference import bitstream
+from codecswap.entropy import bitstream
 from codecswap.inference.manifest import describe_network, read_folder
 from codecswap.inference.tiles import windows
 from codecswap.page.command import page as make_page
@@ -184,7 +184,7 @@ def test_a_network_that_is_none_is_said_and_the_page_goes_on(
     assert page.locator("#state").text_content().startswith("The codec cannot be started in this browser (")
 
 
-def test_a_quantised_codec_is_checked(visit: Callable, folders: dict[str, Path], runtime: Path, tmp_path: Path) -> None:
+def test_a_quantized_codec_is_checked(visit: Callable, folders: dict[str, Path], runtime: Path, tmp_path: Path) -> None:
     shutil.copytree(folders["planes"], tmp_path / "codec")
     with Image.open(tmp_path / "codec" / "check_decoder.png") as picture:
         Image.fromarray(np.asarray(picture) // 2).save(tmp_path / "codec" / "check_decoder.png")

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from chromium import missing
 
-from codecswap.inference import bitstream
-from codecswap.inference.planes import Planes
-from codecswap.inference.tables import EntropyTables
+from codecswap.entropy import bitstream
+from codecswap.entropy.tables import EntropyTables
+from codecswap.inference.split_inputs import Planes
 from codecswap.inference.tiles import windows
 
 PACKAGE = files("codecswap.page")

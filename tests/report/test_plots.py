@@ -1,4 +1,4 @@
-"""Plots: SVG that parses, in the page's colours, with text as text."""
+"""Plots: SVG that parses, in the page's colors, with text as text."""
 
 import math
 import re
@@ -20,7 +20,7 @@ def a_plot(key: str = "psnr", lines: list[Line] = LINES) -> Plot:
     return Plot(key, text("plot_psnr"), text("plot_psnr_described"), lines, text("steps"), "dB")
 
 
-def test_both_renderings_are_svg_in_the_pages_colours() -> None:
+def test_both_renderings_are_svg_in_the_pages_colors() -> None:
     drawings = re.findall(r"<svg.*?</svg>", str(a_plot().drawings), flags=re.DOTALL)
     assert len(drawings) == len(SIZES)
     for drawing, size in zip(drawings, SIZES.values(), strict=True):
@@ -30,7 +30,7 @@ def test_both_renderings_are_svg_in_the_pages_colours() -> None:
         assert title.text == "PSNR" and described.text == text("plot_psnr_described").to("en")
         assert root.attrib["aria-labelledby"].split() == [title.attrib["id"], described.attrib["id"]]
         assert "var(--student)" in drawing and "var(--avif)" in drawing and "var(--jpeg)" not in drawing
-        assert not re.search(r"#[0-9a-f]{6}\b", drawing), "no colour of its own, which would not follow dark mode"
+        assert not re.search(r"#[0-9a-f]{6}\b", drawing), "no color of its own, which would not follow dark mode"
         assert "font-family" not in drawing, "the page's font"
         assert any(element.text == "dB" for element in root.iter("text")), "text is text"
 

@@ -22,8 +22,8 @@ from codecswap.report.measurements import Measurements
 from codecswap.report.page import write_page
 from codecswap.report.run import read_run, read_runs
 from codecswap.report.texts import text
+from codecswap.students.checkpoint import load_student
 from codecswap.swaps.apply import swap
-from codecswap.training.checkpoint import load_student
 
 
 class Elements(HTMLParser):
@@ -300,7 +300,7 @@ def test_exact_students_lose_nothing(hostile: Path, tmp_path: Path) -> None:
     assert "nothing to train" in page and read_run(tmp_path / "run").complete
 
 
-def test_large_pictures_are_measured_in_their_centre_and_shown_where_they_lose(
+def test_large_pictures_are_measured_in_their_center_and_shown_where_they_lose(
     runs: tuple[Path, Path], hostile: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("codecswap.report.measurements.MAX_SIDE", 208)

@@ -316,7 +316,7 @@ def test_the_embedded_codec_gains_on_held_out_pictures() -> None:
     teacher = load_codec("tiny")
     seen, held_out = pictures(24, 128, seed=0), pictures(12, 128, seed=1)
     with torch.no_grad():
-        calibration, latents = (teacher.quantise(teacher.g_a(x)) for x in (seen, held_out))
+        calibration, latents = (teacher.quantize(teacher.g_a(x)) for x in (seen, held_out))
     student = swap(teacher, "upsample")
     weights = psnr(student, latents, held_out)
     fits = calibrate(teacher, student, calibration, positions=8192)

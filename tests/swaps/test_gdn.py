@@ -10,8 +10,8 @@ from codecswap import cli
 from codecswap.codecs.factorized import FactorizedPrior
 from codecswap.codecs.protocol import encode
 from codecswap.data.transforms import first_readable
-from codecswap.export.backends import graph
 from codecswap.export.backends.onnx import export_decoder, export_encoder
+from codecswap.graph import onnx_graph as graph
 from codecswap.layers.gdn import GDN, RampGDN
 from codecswap.swaps import GDN_SWAPS, KEPT
 from codecswap.swaps.apply import swap, swap_gdn
@@ -139,7 +139,7 @@ def test_the_commands_say_the_loss(tmp_path: Path, pictures: Path, capsys: pytes
     said = capsys.readouterr().out
     assert "pictures it was not fitted to" in said and said.index("not fitted to") < said.index("Written")
     assert "DepthToSpace at g_s" in said and "Sqrt at" not in said
-    assert cli.main(["quantise", *common, "--output", str(tmp_path)]) == 0
+    assert cli.main(["quantize", *common, "--output", str(tmp_path)]) == 0
     assert "Sqrt" not in capsys.readouterr().out
     assert cli.main(["export", *common[:-1], "0", "--output", str(tmp_path / "no")]) == 2
     assert "--gdn_tolerance is above 0" in capsys.readouterr().err and not (tmp_path / "no").exists()

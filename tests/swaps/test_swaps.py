@@ -15,12 +15,12 @@ from codecswap import swaps
 from codecswap.advise import multiply_adds
 from codecswap.codecs.factorized import FactorizedPrior
 from codecswap.config import Gdn, Replacement
-from codecswap.export.backends import graph
 from codecswap.export.backends.onnx import export_decoder
+from codecswap.graph import onnx_graph as graph
+from codecswap.students import checkpoint
 from codecswap.swaps.apply import swap
 from codecswap.swaps.calibrate import calibrate
 from codecswap.swaps.swap import copy_convolution
-from codecswap.training import checkpoint
 from codecswap.training.student import TeacherStudent
 
 SOURCE = Path(codecswap.__file__).parent

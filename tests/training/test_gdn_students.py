@@ -9,10 +9,10 @@ from test_loop import FAST, rows, train, weights
 from codecswap.cli import run
 from codecswap.codecs.factorized import FactorizedPrior
 from codecswap.codecs.protocol import encode
-from codecswap.export.backends import graph
+from codecswap.graph import onnx_graph as graph
 from codecswap.layers.gdn import PlainActivation
+from codecswap.students.checkpoint import load_student
 from codecswap.swaps.apply import swap, swap_gdn
-from codecswap.training.checkpoint import load_student
 from codecswap.training.student import LatentCost, TeacherStudent
 
 SMALL = ("--replacement", "subpixel", "--calibration_images", "8", "--lr", "1e-3")
@@ -126,7 +126,7 @@ def test_an_encoder_towards_the_teachers_latents(
     assert student.same_entropy(teacher) and not student.same_latents(teacher)
     y = student.g_a(torch.rand(1, 3, 64, 64))
     read = teacher.decompress_latents(student.compress_latents(y), y.shape[-2:])
-    torch.testing.assert_close(read, student.quantise(y), rtol=0, atol=1e-5)
+    torch.testing.assert_close(read, student.quantize(y), rtol=0, atol=1e-5)
     capsys.readouterr()
     assert run("eval", ["--checkpoint", str(loaded.path), "--images", str(pictures / "val"), "--anchors", "none"]) == 0
     assert "either's decoder reads the other's files" in capsys.readouterr().out

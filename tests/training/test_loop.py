@@ -16,9 +16,9 @@ import yaml
 
 from codecswap.cli import run
 from codecswap.codecs.factorized import FactorizedPrior
+from codecswap.students.checkpoint import load_student
 from codecswap.training import callbacks, saving
 from codecswap.training import loop as training
-from codecswap.training.checkpoint import load_student
 
 FAST = [
     "--teacher",

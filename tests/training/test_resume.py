@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 
 from codecswap.cli import run
 from codecswap.codecs.source import fingerprint
-from codecswap.training.checkpoint import load_student
+from codecswap.students.checkpoint import load_student
 
 FAST = [
     *("--batch_size", "2", "--num_workers", "0", "--recon_count", "1", "--accelerator", "cpu", "--warmup_steps", "0"),
@@ -124,16 +124,16 @@ def test_the_recipes_own_checkpoint_goes_on(
     from codecswap.swaps.apply import swap
 
     student, _ = swap(teacher)
-    optimiser = torch.optim.Adam(student.g_s.parameters(), 1e-4)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, 3)
+    optimizer = torch.optim.Adam(student.g_s.parameters(), 1e-4)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 3)
     recipes = {"epoch": 1, "student_state": student.state_dict(), "best_msssim": 0.5}
-    recipes |= {"opt_state": optimiser.state_dict(), "sched_state": schedule.state_dict()}
+    recipes |= {"opt_state": optimizer.state_dict(), "sched_state": schedule.state_dict()}
     torch.save(recipes, tmp_path / last)
     options = ["--coco_dir", str(pictures), "--save_dir", str(tmp_path), "--teacher", "tiny", *FAST]
     options = [word for word in options if stage == "distill" or word not in ("--init", "weights")]
     assert run(stage, [*options, option, str(tmp_path / last), "--epochs", "3"]) == 0
     said = capsys.readouterr().out
-    assert f"{last} of the original recipe, after 2 epochs" in said and "its optimiser, schedule" in said
+    assert f"{last} of the original recipe, after 2 epochs" in said and "its optimizer, schedule" in said
     assert said.count("epoch 3/3: loss") == 1 and "epoch 1/3" not in said and "epoch 2/3" not in said
     lines = (tmp_path / "metrics.csv").read_text().splitlines()
     assert [line.split(",")[:2] for line in lines[1:]] == [["1", "0"], ["2", "4"]], (
@@ -157,13 +157,13 @@ def test_newer_formats_are_refused_and_older_ones_load(begun: Path, capsys) -> N
     assert run("distill", ["--resume", str(begun / "other.pt"), "--epochs", "2"]) == 0
 
 
-def test_format_3_goes_on_with_a_new_optimiser(begun: Path, capsys) -> None:
+def test_format_3_goes_on_with_a_new_optimizer(begun: Path, capsys) -> None:
     content = torch.load(begun / "last.pt", weights_only=True)
     del content["directions"]
     torch.save(content | {"format": 3, "layer_rates": {"g_s.0.1.weight": 0.2}}, begun / "last.pt")
     assert run("distill", ["--resume", str(begun / "last.pt"), "--epochs", "2"]) == 0
     said = capsys.readouterr().out
-    assert "after 1 epoch: a version with another optimiser" in said and said.count("epoch 2/2: loss") == 1
+    assert "after 1 epoch: a version with another optimizer" in said and said.count("epoch 2/2: loss") == 1
     again = torch.load(begun / "last.pt", weights_only=True)
     assert again["format"] > 3 and "layer_rates" not in again and again["directions"]
 

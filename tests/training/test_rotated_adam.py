@@ -57,7 +57,7 @@ def test_directions_hold_most_of_the_energy(teacher) -> None:
     for index in (0, 6):
         student.g_s[index].requires_grad_(True)
     student.g_a[0].requires_grad_(True)
-    found = brightness_directions(student, x, student.quantise(student.g_a(x)))
+    found = brightness_directions(student, x, student.quantize(student.g_a(x)))
     assert sorted(found) == ["g_a.0.weight", "g_s.0.1.weight", "g_s.6.1.weight"]
     for name, direction in found.items():
         assert torch.isclose(direction.norm(), torch.ones(())), name

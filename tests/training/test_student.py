@@ -44,19 +44,19 @@ def test_a_step_encodes_once_and_nobody_adds_noise(teacher: FactorizedPrior, mon
     calls = []
     teacher.g_a.register_forward_hook(lambda *_: calls.append(1))
     x = torch.rand(2, 3, 32, 32)
-    decoded = pair(x, distil=True)
+    decoded = pair(x, distill=True)
     assert calls == [1]
     torch.testing.assert_close(decoded.student, decoded.target, rtol=0, atol=5e-6)
-    assert torch.equal(pair(x, distil=False).target, x)
+    assert torch.equal(pair(x, distill=False).target, x)
 
 
 def test_with_everything_trained_the_target_is_the_teachers_own(teacher: FactorizedPrior) -> None:
     pair = TeacherStudent(teacher, swap(teacher, "subpixel")[0], unfreeze_all=True)
     x = torch.rand(1, 3, 64, 64)
-    target = pair(x, distil=True).target
+    target = pair(x, distill=True).target
     with torch.no_grad():
         pair.student.g_a[0].weight.mul_(1.5)
-    decoded = pair(x, distil=True)
+    decoded = pair(x, distill=True)
     torch.testing.assert_close(decoded.target, target)
     assert decoded.bpp is not None and decoded.teacher_bpp is not None and decoded.bpp != decoded.teacher_bpp
     (decoded.student.mean() + decoded.bpp).backward()

@@ -50,7 +50,7 @@ class JointAutoregressive(MeanScaleHyperprior, models.JointAutoregressiveHierarc
         return result
 
     @torch.no_grad()
-    def quantise(self, y: Tensor) -> Tensor:
+    def quantize(self, y: Tensor) -> Tensor:
         """Round latents one position after the other, as the encoder does, all pictures of a batch at once."""
         z_hat, _ = self.entropy_bottleneck(self._hyper_latents(y), training=False)
         params = self.h_s(z_hat)
@@ -69,7 +69,7 @@ class JointAutoregressive(MeanScaleHyperprior, models.JointAutoregressiveHierarc
     def bits(self, y: Tensor, *, noisy: bool = False) -> Tensor:  # noqa: D102
         z_hat, z_likelihoods = self.entropy_bottleneck(self._hyper_latents(y), training=noisy)
         params = self.h_s(z_hat)[..., : y.shape[-2], : y.shape[-1]]
-        y_hat = self.gaussian_conditional.quantize(y, "noise") if noisy else self.quantise(y)
+        y_hat = self.gaussian_conditional.quantize(y, "noise") if noisy else self.quantize(y)
         both = torch.cat((params, self.context_prediction(y_hat)), 1)
         scales, means = self.entropy_parameters(both).chunk(2, 1)
         _, likelihoods = self.gaussian_conditional(y, scales, means=means, training=noisy)

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from codecswap.inference.tables import EntropyTables
+from codecswap.entropy.tables import EntropyTables
 
 WIDEST = 1 << 15
 """Symbols that one channel's entropy table may hold; trained ones hold a few hundred."""

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from codecswap.codecs.bottleneck import check_quantiles, tables_of
 from codecswap.codecs.protocol import Codec
-from codecswap.inference.tables import EntropyTables
+from codecswap.entropy.tables import EntropyTables
 
 with warnings.catch_warnings():  # of deprecations in what CompressAI imports, not our user's to mend
     warnings.simplefilter("ignore")
@@ -53,10 +53,10 @@ class FactorizedPrior(models.FactorizedPrior, Codec):
 
     @property
     def medians(self) -> Tensor:
-        """What rounding is centred on, ``(1, M, 1, 1)``."""
+        """What rounding is centerd on, ``(1, M, 1, 1)``."""
         return self.entropy_bottleneck.quantiles[:, 0, 1].detach().view(1, -1, 1, 1)
 
-    def quantise(self, y: Tensor) -> Tensor:  # noqa: D102
+    def quantize(self, y: Tensor) -> Tensor:  # noqa: D102
         return torch.round(y - self.medians) + self.medians
 
     def bits(self, y: Tensor, *, noisy: bool = False) -> Tensor:  # noqa: D102

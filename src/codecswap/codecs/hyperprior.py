@@ -16,7 +16,7 @@ from torch import Tensor
 from codecswap.codecs.bottleneck import check_quantiles, tables_of
 from codecswap.codecs.factorized import encoder_sizes
 from codecswap.codecs.protocol import HyperCodec
-from codecswap.inference.tables import EntropyTables
+from codecswap.entropy.tables import EntropyTables
 
 with warnings.catch_warnings():  # of deprecations in what CompressAI imports, not our user's to mend
     warnings.simplefilter("ignore")
@@ -67,7 +67,7 @@ class ScaleHyperprior(models.ScaleHyperprior, HyperCodec):
     def scale_table(self) -> Tensor:  # noqa: D102
         return self.gaussian_conditional.scale_table
 
-    def quantise(self, y: Tensor) -> Tensor:  # noqa: D102
+    def quantize(self, y: Tensor) -> Tensor:  # noqa: D102
         z_hat, _ = self.entropy_bottleneck(self._hyper_latents(y), training=False)
         _, means = self._gaussians(z_hat, y)
         return torch.round(y - means) + means

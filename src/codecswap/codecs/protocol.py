@@ -7,11 +7,11 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor, nn
 
-from codecswap.inference.tables import EntropyTables
+from codecswap.entropy.tables import EntropyTables
 
 
 class Codec(nn.Module, ABC):
-    """A learned codec: ``picture -> g_a -> y -> quantise -> y_hat -> g_s -> picture``.
+    """A learned codec: ``picture -> g_a -> y -> quantize -> y_hat -> g_s -> picture``.
 
     It is a class and no `typing.Protocol`, because everyone needs `torch.nn.Module`'s methods of it, too.
     """
@@ -51,7 +51,7 @@ class Codec(nn.Module, ABC):
         return self.factor * self.hyper_factor
 
     @abstractmethod
-    def quantise(self, y: Tensor) -> Tensor:
+    def quantize(self, y: Tensor) -> Tensor:
         """The latents that a real bitstream carries, rounded, for ``y: (B, M, h, w)``."""
 
     @abstractmethod
@@ -146,7 +146,7 @@ class HyperCodec(Codec):
         """The standard deviation of each row, ascending."""
 
 
-def analyse(codec: Codec, x: Tensor) -> Tensor:
+def analyze(codec: Codec, x: Tensor) -> Tensor:
     """A codec's latents before rounding, in float32 whatever the surrounding precision: `encode` says why."""
     with torch.autocast(x.device.type, enabled=False):
         return codec.g_a(x.float())
@@ -159,4 +159,4 @@ def encode(codec: Codec, x: Tensor) -> Tensor:
     In float32 whatever the surrounding precision: in bfloat16 other symbols than the bitstream's would come out.
     """
     with torch.autocast(x.device.type, enabled=False):
-        return codec.quantise(analyse(codec, x))
+        return codec.quantize(analyze(codec, x))

@@ -7,14 +7,14 @@ import numpy as np
 import torch
 
 from codecswap.codecs.protocol import Codec, HyperCodec
+from codecswap.entropy.side_information import FLOAT, SideInformation
+from codecswap.entropy.tables import EntropyTables
 from codecswap.errors import UserError
-from codecswap.inference.side_information import FLOAT, SideInformation
-from codecswap.inference.tables import EntropyTables
 from codecswap.inference.tiles import TILE, Size, in_tiles
 
 
 class TorchPrediction:
-    """Rows and means computed by h_s in PyTorch (`codecswap.inference.side_information.Prediction`).
+    """Rows and means computed by h_s in PyTorch (`codecswap.entropy.side_information.Prediction`).
 
     Another machine, another number of threads or another version of PyTorch may round a scale to the other side of a step.
     """
@@ -69,18 +69,18 @@ class TorchCodec:
         prediction = TorchPrediction(self.codec, self.tables)
         return SideInformation(self.tables, self.codec.gaussian_tables(), prediction, self.codec.hyper_factor)
 
-    def analyse(self, picture: np.ndarray) -> np.ndarray:
+    def analyze(self, picture: np.ndarray) -> np.ndarray:
         """Latents y ``(M, H/16, W/16)``, before rounding, of ``picture: (3, H, W)``, float32 in [0, 1]."""
         return self._run(self.codec.g_a, picture, scale_in=self.factor, scale_out=1)
 
     @torch.inference_mode()
-    def hyper_analyse(self, latents: np.ndarray) -> np.ndarray:
+    def hyper_analyze(self, latents: np.ndarray) -> np.ndarray:
         """Hyper-latents ``(N, h/4, w/4)``, before rounding, of latents ``(M, h, w)`` of a codec that has them."""
         assert isinstance(self.codec, HyperCodec)
         y = torch.from_numpy(latents)[None].to(next(self.codec.parameters()).device)
         return self.codec.hyper_latents(y)[0].cpu().numpy()
 
-    def synthesise(self, symbols: np.ndarray, means: np.ndarray | None = None) -> np.ndarray:
+    def synthesize(self, symbols: np.ndarray, means: np.ndarray | None = None) -> np.ndarray:
         """The picture ``(3, H, W)``, float32, not clamped, of ``symbols: (M, H/16, W/16)``, int32, and their means."""
         latents = self.tables.to_latents(symbols) if means is None else symbols.astype(np.float32) + means
         return self._run(self.codec.g_s, latents, scale_in=1, scale_out=self.factor)

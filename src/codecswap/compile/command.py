@@ -16,14 +16,14 @@ from codecswap.compile import TOOLCHAINS
 from codecswap.compile.toolchain import Compiled, Decode, Job
 from codecswap.config import CompileOptions
 from codecswap.console import say, show_table, track
+from codecswap.data.samples import sample_pictures
 from codecswap.errors import UserError
 from codecswap.export.operators import Target, chips, complaints, load_target
-from codecswap.export.source import gdn_label, load_source, with_gdn
-from codecswap.export.verify import sample_pictures
 from codecswap.inference.manifest import replaced_folder
 from codecswap.inference.tiles import in_tiles
-from codecswap.layers.integers import IntegerSynthesis
 from codecswap.metrics import psnr, to_8_bits
+from codecswap.quantized.synthesis import IntegerSynthesis
+from codecswap.students.source import gdn_label, load_source, with_gdn
 
 CPU_NEEDED = 3
 """Exit code where an operator does not run on the NPU."""
@@ -65,7 +65,7 @@ def main(options: CompileOptions, typed: set[str]) -> int:
         if codec.g_s.target != target.toolchain:
             raise UserError(
                 f"{name} was not fine-tuned in {options.target}'s integers: compile its student of before, or fine-tune that "
-                f"with --quantised and --target {options.target}."
+                f"with --quantized and --target {options.target}."
             )
         precision = codec.g_s.precision
     if codec.hyper_factor > 1:
@@ -110,7 +110,7 @@ def job_for(
     """
     given = sample_pictures(options.calibration_images, "--calibration_images", "train", options.size)
     pictures, teacher = list(islice(given, options.calibration_count)), TorchCodec(codec)
-    symbols = [teacher.tables.to_symbols(teacher.analyse(one)) for one in pictures]
+    symbols = [teacher.tables.to_symbols(teacher.analyze(one)) for one in pictures]
     made, label = with_gdn(codec, options), gdn_label(replacement, options)
     return Job(made, name, label, folder, target, precision, options, pictures, symbols)
 
@@ -123,8 +123,8 @@ def measure(codec: Codec, decode: Decode, options: CompileOptions) -> Quality:
     found = sample_pictures(options.images, "--images", "val", None, codec.factor)
     scores: list[tuple[float, ...]] = []
     for picture in track("Measure", [_at_least(one, options) for one in found], unit="pictures"):
-        symbols = teacher.tables.to_symbols(teacher.analyse(picture))
-        wanted = teacher.synthesise(symbols)
+        symbols = teacher.tables.to_symbols(teacher.analyze(picture))
+        wanted = teacher.synthesize(symbols)
         got = in_tiles(decode, symbols, size, codec.margin, scale_in=1, scale_out=codec.factor)
         x, y, z = (torch.from_numpy(one)[None] for one in (picture, wanted, got))
         pairs = ((to_8_bits(y), x), (to_8_bits(z), x), (z, y))

@@ -2,9 +2,9 @@
 
 Two ways lead through DRP-AI TVM (https://github.com/renesas-rz/rzv_drp-ai_tvm, commit a557552 of 2025-12-25, read 2026-11-25):
 
-- Its quantiser chooses the scales from real inputs: decoder_float.onnx and the calibration pack. README.md of its folder QAT
+- Its quantizer chooses the scales from real inputs: decoder_float.onnx and the calibration pack. README.md of its folder QAT
   recommends this one first.
-- Scales are taken from a fake-quantised file (``--qat --qat_type pytorch``): decoder.onnx. As in its sample, QAT's
+- Scales are taken from a fake-quantized file (``--qat --qat_type pytorch``): decoder.onnx. As in its sample, QAT's
   qat_retrain.py: opset 13; float weights that pass QuantizeLinear and DequantizeLinear, int8, symmetric, per channel; float
   biases; activations uint8, per tensor, with half of the range (``reduce_range``), which the sample says is essential. We keep
   symbols and picture at 8 bits.
@@ -17,13 +17,13 @@ import numpy as np
 import onnx
 from onnx import ModelProto, helper, numpy_helper
 
-from codecswap.compile.folder import rewrite, write_quantised
+from codecswap.compile.folder import rewrite, write_quantized
 from codecswap.compile.pack import OPSET, write_pack
 from codecswap.compile.toolchain import Compiled, Job, Scheme
-from codecswap.config import CompileOptions, QuantiseOptions
-from codecswap.export.backends import graph
-from codecswap.layers.integers import IntegerSynthesis
-from codecswap.quantise.representation import Constant, Quantisation, QuantisedTransform
+from codecswap.config import CompileOptions, QuantizeOptions
+from codecswap.graph import onnx_graph as graph
+from codecswap.quantized.representation import Constant, Quantization, QuantizedTransform
+from codecswap.quantized.synthesis import IntegerSynthesis
 
 IR_VERSION = 8
 """The newest that ONNX 1.12 reads."""
@@ -32,7 +32,7 @@ NOTES = (
     "Nothing was compiled. Checked against https://github.com/renesas-rz/rzv_drp-ai_tvm (commit a557552, read 2026-11-25): "
     f"opset {OPSET}, IR version {IR_VERSION} at most, one size; weights int8, symmetric, per channel; activations uint8, per "
     "tensor.",
-    f"{FLOAT} with calibration/ is for its quantiser, which Renesas recommends first; decoder.onnx, fake-quantised, for --qat. "
+    f"{FLOAT} with calibration/ is for its quantizer, which Renesas recommends first; decoder.onnx, fake-quantized, for --qat. "
     "Its activations have 7 bits, as Renesas's sample demands: compare both in its interpreter (target InterpreterQuant).",
 )
 
@@ -48,22 +48,22 @@ class DrpAi:
 
     def scheme(self, precision: str) -> Scheme:
         """Activations of 7 bits, as the sample has them."""
-        return Scheme(QuantiseOptions(opset=OPSET, weight_bits=8), _as_the_sample)
+        return Scheme(QuantizeOptions(opset=OPSET, weight_bits=8), _as_the_sample)
 
     def compile(self, job: Job) -> Compiled:
-        """Write decoder.onnx (fake-quantised), decoder_float.onnx and the calibration pack."""
+        """Write decoder.onnx (fake-quantized), decoder_float.onnx and the calibration pack."""
         pack: list[Path] = []
         if not isinstance(job.codec.g_s, IntegerSynthesis):  # else there is nothing in float
             pack = write_pack(job, FLOAT)
             model = onnx.load(pack[0])
             _read_by_onnx_1_12(model)
             onnx.save(model, pack[0])
-        path = write_quantised(job, self.scheme(job.precision))
-        rewrite(path, _fake_quantised)
+        path = write_quantized(job, self.scheme(job.precision))
+        rewrite(path, _fake_quantized)
         return Compiled((path, *pack), None, notes=NOTES)
 
 
-def _as_the_sample(transform: QuantisedTransform) -> QuantisedTransform:
+def _as_the_sample(transform: QuantizedTransform) -> QuantizedTransform:
     """Activations of 7 bits, except symbols and picture, which are exact in 8; the biases' scales follow."""
     ends = (transform.input, transform.output)
     activations = {name: value if name in ends else _half(value) for name, value in transform.activations.items()}
@@ -72,21 +72,21 @@ def _as_the_sample(transform: QuantisedTransform) -> QuantisedTransform:
         if step.operator not in ("Conv", "ConvTranspose"):
             continue
         given, weight, bias = step.inputs
-        scales = constants[weight].quantisation
+        scales = constants[weight].quantization
         assert scales
         unit = activations[given].scale * scales.scale
-        rounding = Quantisation(unit, np.zeros(unit.shape, np.int32), 0)
-        constants[bias] = Constant(rounding.quantise(constants[bias].real.astype(np.float64)), rounding)
+        rounding = Quantization(unit, np.zeros(unit.shape, np.int32), 0)
+        constants[bias] = Constant(rounding.quantize(constants[bias].real.astype(np.float64)), rounding)
     return replace(transform, activations=activations, constants=constants)
 
 
-def _half(rounding: Quantisation) -> Quantisation:
+def _half(rounding: Quantization) -> Quantization:
     """Of the same range, on the integers 0 to 127."""
     zero_point = np.rint(rounding.zero_point * np.float32(127 / 255)).astype(rounding.zero_point.dtype)
-    return Quantisation((rounding.scale * np.float32(255 / 127)).astype(np.float32), zero_point)
+    return Quantization((rounding.scale * np.float32(255 / 127)).astype(np.float32), zero_point)
 
 
-def _fake_quantised(model: ModelProto) -> None:
+def _fake_quantized(model: ModelProto) -> None:
     """Store weights and biases as floats, and round weights in the graph: they are whole multiples of their scale already."""
     stored, nodes, initializers = graph.weights(model), list(model.graph.node), model.graph.initializer
     del model.graph.node[:]
@@ -95,15 +95,15 @@ def _fake_quantised(model: ModelProto) -> None:
         if node.op_type == "DequantizeLinear" and name in stored:
             axis = next(item.i for item in node.attribute if item.name == "axis")
             scale, zero_point = (stored[parameter] for parameter in parameters)
-            rounding = Quantisation(scale, zero_point, axis)
+            rounding = Quantization(scale, zero_point, axis)
             initializers.remove(next(tensor for tensor in initializers if tensor.name == name))
             if zero_point.dtype == np.int32:
                 unused = [tensor for tensor in initializers if tensor.name in parameters]
                 for tensor in unused:
                     initializers.remove(tensor)
-                initializers.append(numpy_helper.from_array(rounding.dequantise(stored[name]), node.output[0]))
+                initializers.append(numpy_helper.from_array(rounding.dequantize(stored[name]), node.output[0]))
                 continue
-            initializers.append(numpy_helper.from_array(rounding.dequantise(stored[name]), f"{name}_float"))
+            initializers.append(numpy_helper.from_array(rounding.dequantize(stored[name]), f"{name}_float"))
             inputs = [f"{name}_float", *parameters]
             model.graph.node.append(
                 helper.make_node("QuantizeLinear", inputs, [name], f"{name}/QuantizeLinear", axis=axis)

@@ -16,14 +16,14 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from codecswap.compile.folder import write_quantised
+from codecswap.compile.folder import write_quantized
 from codecswap.compile.toolchain import Compiled, Decode, Job, Placed, Scheme
-from codecswap.config import CompileOptions, QuantiseOptions
+from codecswap.config import CompileOptions, QuantizeOptions
 from codecswap.errors import UserError
-from codecswap.export.backends.graph import layer_in
 from codecswap.export.backends.onnx_qdq import read_qdq
+from codecswap.graph.onnx_graph import layer_in
 from codecswap.inference.runtime import OnnxCodec
-from codecswap.quantise.representation import QuantisedTransform
+from codecswap.quantized.representation import QuantizedTransform
 
 NAME = "ethos-u-vela"
 SIDES = (256, 192, 128, 96)
@@ -44,11 +44,11 @@ class Vela:
 
     def scheme(self, precision: str) -> Scheme:
         """TFLite's types: int8, or int16 around 0."""
-        return Scheme(QuantiseOptions(precision=precision, activations="int8", weight_bits=8))  # type: ignore[arg-type]
+        return Scheme(QuantizeOptions(precision=precision, activations="int8", weight_bits=8))  # type: ignore[arg-type]
 
     def compile(self, job: Job) -> Compiled:
         """Write decoder.onnx (QDQ); with Vela, decoder.tflite and decoder_vela.tflite, which the NPU's driver loads."""
-        path = write_quantised(job, self.scheme(job.precision))
+        path = write_quantized(job, self.scheme(job.precision))
         compiler = self.installed(job.options)
         if compiler is None:  # LiteRT's schema is what TFLite files are written with
             return Compiled((path,), None)
@@ -123,7 +123,7 @@ def run_vela(path: Path, chip: str) -> VelaReport:
         )
 
 
-def simulator(transform: QuantisedTransform, codec: OnnxCodec) -> Decode:
+def simulator(transform: QuantizedTransform, codec: OnnxCodec) -> Decode:
     """A decoder in LiteRT, with Ethos-U's table.
 
     Args:
@@ -192,7 +192,7 @@ def _table(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def _tiles(job: Job, transform: QuantisedTransform, whole: VelaReport) -> list[str]:
+def _tiles(job: Job, transform: QuantizedTransform, whole: VelaReport) -> list[str]:
     """What the compiled size and smaller tiles need, for boards with less memory."""
     if job.options.form == "resize":  # whose masks have one size
         return []

@@ -1,4 +1,4 @@
-"""The codec's part of a compiled folder: decoder.onnx, entropy tables and codec.json, as export and quantise write them."""
+"""The codec's part of a compiled folder: decoder.onnx, entropy tables and codec.json, as export and quantize write them."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,7 +11,7 @@ from codecswap.compile.toolchain import Job, Scheme
 from codecswap.config import ExportOptions
 from codecswap.export.command import write
 from codecswap.inference.manifest import describe_network, read_folder, write_folder
-from codecswap.quantise.command import quantise
+from codecswap.quantize.command import quantize
 
 
 def write_float(job: Job, opset: int) -> Path:
@@ -29,8 +29,8 @@ def write_float(job: Job, opset: int) -> Path:
     return job.folder / "decoder.onnx"
 
 
-def write_quantised(job: Job, scheme: Scheme) -> Path:
-    """Write the decoder quantised, with one size; returns its file."""
+def write_quantized(job: Job, scheme: Scheme) -> Path:
+    """Write the decoder quantized, with one size; returns its file."""
     options = job.options
     given = replace(
         scheme.options,
@@ -40,7 +40,7 @@ def write_quantised(job: Job, scheme: Scheme) -> Path:
         height=options.height,
         width=options.width,
     )
-    quantise(job.codec, job.name, job.replacement, job.pictures, given, show=False, adapt=scheme.adapt)
+    quantize(job.codec, job.name, job.replacement, job.pictures, given, show=False, adapt=scheme.adapt)
     return job.folder / "decoder.onnx"
 
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from codecswap.compile.folder import write_float, write_quantised
+from codecswap.compile.folder import write_float, write_quantized
 from codecswap.compile.toolchain import Compiled, Job, Scheme
-from codecswap.config import CompileOptions, QuantiseOptions
+from codecswap.config import CompileOptions, QuantizeOptions
 from codecswap.inference import openvino
 from codecswap.inference.runtime import OnnxCodec
 
@@ -33,21 +33,21 @@ class OpenVino:
 
     def scheme(self, precision: str) -> Scheme:
         """With weights of 7 bits: OpenVINO has the instructions that overflow with 8."""
-        return Scheme(QuantiseOptions(opset=OPSET, weight_bits=7))
+        return Scheme(QuantizeOptions(opset=OPSET, weight_bits=7))
 
     def compile(self, job: Job) -> Compiled:
         """Write decoder.onnx and, with OpenVINO, its own format; time it beside ONNX Runtime."""
         in_float = job.precision == "float32"
-        path = write_float(job, OPSET) if in_float else write_quantised(job, self.scheme(job.precision))
+        path = write_float(job, OPSET) if in_float else write_quantized(job, self.scheme(job.precision))
         if (compiler := self.installed(job.options)) is None:
             return Compiled((path,), None)
         ours, theirs = (OnnxCodec(path.parent, threads=1, runtime=name) for name in ("openvino", "onnxruntime"))
-        ms, ms_there = _fastest(partial(ours.synthesise, job.symbols[0]), partial(theirs.synthesise, job.symbols[0]))
+        ms, ms_there = _fastest(partial(ours.synthesize, job.symbols[0]), partial(theirs.synthesize, job.symbols[0]))
         return Compiled(
             (*_converted(path), path),
             compiler,
             milliseconds=ms,
-            decode=ours.synthesise,
+            decode=ours.synthesize,
             notes=(
                 f"Measured on this machine's CPU, one thread: {ms:.1f} ms, with ONNX Runtime {ms_there:.1f} ms; in turns, the "
                 f"fastest of {ROUNDS}. The whole decoder runs on one device: OpenVINO leaves nothing to another.",

@@ -1,6 +1,6 @@
-"""The calibration pack: what a converter that quantises by itself takes. Nobody has a decoder's input lying around.
+"""The calibration pack: what a converter that quantizes by itself takes. Nobody has a decoder's input lying around.
 
-decoder.onnx is float32 and equalised, so that one scale for all channels of an activation costs little; its input is the
+decoder.onnx is float32 and equalized, so that one scale for all channels of an activation costs little; its input is the
 symbols of real pictures, as the entropy decoder gives them (planes: codec.json has the layout).
 """
 
@@ -12,11 +12,11 @@ from string import Template
 import numpy as np
 
 from codecswap.compile.toolchain import Compiled, Job, Scheme
-from codecswap.config import CompileOptions, QuantiseOptions
+from codecswap.config import CompileOptions, QuantizeOptions
 from codecswap.errors import UserError
 from codecswap.export.backends.onnx import latent_size, write_decoder
 from codecswap.inference.manifest import Manifest, describe_network, write_folder
-from codecswap.quantise.command import lowered_decoder
+from codecswap.quantize.command import lowered_decoder
 
 FOLDER, NHWC, LIST, README = "calibration", "calibration_nhwc.npy", "dataset.txt", "README.md"
 OPSET = 13
@@ -37,7 +37,7 @@ class Pack:
         Raises:
             UserError: always.
         """
-        raise UserError("pack holds a decoder in float, which converters quantise by themselves.")
+        raise UserError("pack holds a decoder in float, which converters quantize by themselves.")
 
     def compile(self, job: Job) -> Compiled:
         """Write the pack."""
@@ -45,7 +45,7 @@ class Pack:
 
 
 def write_pack(job: Job, name: str = "decoder.onnx") -> list[Path]:
-    """Write the equalised float decoder as ``name``, the real inputs in both layouts, the list of them and the page.
+    """Write the equalized float decoder as ``name``, the real inputs in both layouts, the list of them and the page.
 
     ``calibration/000.npy`` and so on are ``(1, C, h, w)``, calibration_nhwc.npy is ``(N, h, w, C)``, all float32.
 
@@ -53,7 +53,7 @@ def write_pack(job: Job, name: str = "decoder.onnx") -> list[Path]:
     """
     options, codec, tables = job.options, job.codec, job.codec.entropy_tables()
     size = latent_size(options.height, options.width, codec.factor)
-    how = QuantiseOptions(form=options.form or "native", height=options.height, width=options.width)
+    how = QuantizeOptions(form=options.form or "native", height=options.height, width=options.width)
     lowered, inputs, planes = lowered_decoder(codec, job.symbols, [None] * len(job.symbols), tables, how)
     path = job.folder / name
     write_decoder(lowered, inputs[0].shape[1], path, opset=OPSET, size=size, input="planes")

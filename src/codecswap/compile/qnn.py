@@ -1,6 +1,6 @@
 """Qualcomm's HTP: ONNX Runtime's plugin onnxruntime-qnn, which compiles for it and emulates it on x86.
 
-What it takes and what we know of it (version 2.7.0): the file of `codecswap quantise`, with one size. In w8a16, with 16-bit
+What it takes and what we know of it (version 2.7.0): the file of `codecswap quantize`, with one size. In w8a16, with 16-bit
 activations, it is as good as the file's exact meaning; in mixed it computes the products of the GDNs, whose factors have
 different types, in float. A convolution with 8-bit input and 16-bit output it does not take.
 """
@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 
-from codecswap.compile.folder import write_quantised
+from codecswap.compile.folder import write_quantized
 from codecswap.compile.toolchain import Compiled, Job, Placed, Scheme
-from codecswap.config import CompileOptions, QuantiseOptions
+from codecswap.config import CompileOptions, QuantizeOptions
 from codecswap.errors import UserError
-from codecswap.export.backends.graph import layer_in
+from codecswap.graph.onnx_graph import layer_in
 from codecswap.inference.runtime import OnnxCodec
 
 NAME = "onnxruntime-qnn"
@@ -23,7 +23,7 @@ PROVIDER = "QNNExecutionProvider"
 BINARY = "decoder_htp.onnx"
 """The compiled network in ONNX Runtime's own wrapping (EPContext), which a session on the device opens."""
 DATA_TYPES = ("QuantizeLinear", "DequantizeLinear", "Cast", "Transpose")
-"""Operators that only say how numbers are stored; the compiler merges them into their neighbours."""
+"""Operators that only say how numbers are stored; the compiler merges them into their neighbors."""
 
 
 class Qnn:
@@ -40,11 +40,11 @@ class Qnn:
 
     def scheme(self, precision: str) -> Scheme:
         """With weights of 8 bits, which it adds up in 32."""
-        return Scheme(QuantiseOptions(opset=13, precision=precision, weight_bits=8))  # type: ignore[arg-type]
+        return Scheme(QuantizeOptions(opset=13, precision=precision, weight_bits=8))  # type: ignore[arg-type]
 
     def compile(self, job: Job) -> Compiled:
         """Write decoder.onnx, and decoder_htp.onnx for the HTP if all of it runs there."""
-        path = write_quantised(job, self.scheme(job.precision))
+        path = write_quantized(job, self.scheme(job.precision))
         compiler = self.installed(job.options)
         if compiler is None:
             return Compiled((path,), None)

@@ -1,7 +1,7 @@
 """Rockchip's NPUs: rknn-toolkit2, which wants a Python environment of its own (``make rknn``) and is called as a subprocess.
 
 What is known of version 2.5.0, from running it: everything runs on the NPU in float16. In 8 bits every square root goes to
-the CPU, unless its output is not quantised: then it is computed in float16, on the NPU. The scales of a QDQ file are taken
+the CPU, unless its output is not quantized: then it is computed in float16, on the NPU. The scales of a QDQ file are taken
 as they are, if the weights use all of 8 bits; those that use 7 are rounded again. On the rk3588 a transposed convolution
 with ``output_padding`` does not build.
 """
@@ -20,13 +20,13 @@ from typing import IO
 import numpy as np
 from onnx import ModelProto
 
-from codecswap.compile.folder import rewrite, write_float, write_quantised
+from codecswap.compile.folder import rewrite, write_float, write_quantized
 from codecswap.compile.toolchain import Compiled, Job, Placed, Scheme
-from codecswap.config import CompileOptions, QuantiseOptions
+from codecswap.config import CompileOptions, QuantizeOptions
 from codecswap.errors import UserError
-from codecswap.export.backends.graph import layer_in
+from codecswap.graph.onnx_graph import layer_in
 from codecswap.inference.runtime import OnnxCodec
-from codecswap.quantise.representation import QuantisedTransform
+from codecswap.quantized.representation import QuantizedTransform
 
 FOUND_IN = Path(".venv-rknn/bin/python")
 """The Python that ``make rknn`` makes."""
@@ -61,13 +61,13 @@ class Rknn:
 
     def scheme(self, precision: str) -> Scheme:
         """With roots in float, which the NPU computes in float16."""
-        return Scheme(QuantiseOptions(opset=OPSET, weight_bits=8), _roots_in_float)
+        return Scheme(QuantizeOptions(opset=OPSET, weight_bits=8), _roots_in_float)
 
     def compile(self, job: Job) -> Compiled:
         """Write decoder.onnx and, with the toolkit, decoder.rknn."""
         compiler = self.installed(job.options)  # a wrong --toolchain_python is said before the work
         in_float = job.precision == "float16"
-        path = write_float(job, OPSET) if in_float else write_quantised(job, self.scheme(job.precision))
+        path = write_float(job, OPSET) if in_float else write_quantized(job, self.scheme(job.precision))
         rewrite(path, _without_output_padding)
         if compiler is None:
             return Compiled((path,), None)
@@ -162,7 +162,7 @@ def read_memory(log: str) -> int | None:
     return round(1024 * sum(map(float, found))) or None
 
 
-def _roots_in_float(transform: QuantisedTransform) -> QuantisedTransform:
+def _roots_in_float(transform: QuantizedTransform) -> QuantizedTransform:
     roots = {step.output for step in transform.operations if step.operator == "Sqrt"}
     kept = {name: value for name, value in transform.activations.items() if name not in roots}
     return replace(transform, activations=kept)

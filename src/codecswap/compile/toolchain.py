@@ -8,9 +8,9 @@ from typing import Protocol
 import numpy as np
 
 from codecswap.codecs.protocol import Codec
-from codecswap.config import CompileOptions, QuantiseOptions
+from codecswap.config import CompileOptions, QuantizeOptions
 from codecswap.export.operators import Target
-from codecswap.quantise.representation import QuantisedTransform
+from codecswap.quantized.representation import QuantizedTransform
 
 Decode = Callable[[np.ndarray], np.ndarray]
 """Symbols ``(M, h, w)``, int32, of the compiled size, to a picture ``(3, H, W)``, float32, not clamped."""
@@ -40,12 +40,12 @@ class Job:
 
 @dataclass(frozen=True)
 class Scheme:
-    """How a decoder is quantised for a toolchain."""
+    """How a decoder is quantized for a toolchain."""
 
-    options: QuantiseOptions
+    options: QuantizeOptions
     """Folder, form and size are the job's."""
-    adapt: Callable[[QuantisedTransform], QuantisedTransform] = lambda transform: transform
-    """Changes the quantised transform before it is written."""
+    adapt: Callable[[QuantizedTransform], QuantizedTransform] = lambda transform: transform
+    """Changes the quantized transform before it is written."""
 
 
 @dataclass(frozen=True)

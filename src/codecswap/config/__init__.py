@@ -13,7 +13,7 @@ from codecswap.config.deployment import (
     ExportOptions,
     OnnxOptions,
     PageOptions,
-    QuantiseOptions,
+    QuantizeOptions,
 )
 from codecswap.config.measuring import AdviseOptions, DemoOptions, EvalOptions, ReportOptions
 from codecswap.config.shared import (
@@ -50,7 +50,7 @@ __all__ = [
     "Part",
     "PictureOptions",
     "PrepareOptions",
-    "QuantiseOptions",
+    "QuantizeOptions",
     "Replacement",
     "ReportOptions",
     "TeacherOptions",

@@ -10,7 +10,7 @@ from codecswap.errors import UserError
 
 @dataclass(kw_only=True)
 class DeployOptions(TeacherOptions, GdnOptions):
-    """What export, quantise and compile have in common."""
+    """What export, quantize and compile have in common."""
 
     checkpoint: str | None = None
     """Checkpoint of a student. Default: the teacher given by --teacher or --quality, with --replacement."""
@@ -50,14 +50,14 @@ class DeployOptions(TeacherOptions, GdnOptions):
 
 @dataclass(kw_only=True)
 class OnnxOptions(DeployOptions):
-    """What export and quantise have in common."""
+    """What export and quantize have in common."""
 
     form: Literal["native", "resize", "subpixel"] = "native"
     """How to write upsampling layers: as they are, as Resize and Conv, or as Conv and DepthToSpace."""
     parts: Literal["all", "encoder", "decoder"] = "all"
     """Networks to write."""
     opset: int = 13
-    """ONNX opset, 11 to 20; quantise: 13 to 20."""
+    """ONNX opset, 11 to 20; quantize: 13 to 20."""
 
     opsets: ClassVar[range] = range(11, 21)
     """DepthToSpace has its CRD order since 11; PyTorch's exporter ends at 20."""
@@ -110,15 +110,15 @@ class DecodeOptions(CodingOptions):
 
 
 @dataclass(kw_only=True)
-class QuantiseOptions(OnnxOptions):
+class QuantizeOptions(OnnxOptions):
     """Write a codec as ONNX files of 8-bit weights and 8- or 16-bit activations. The folder is like that of export."""
 
     replacement: Literal["none", Replacement] = "subpixel"
     """Replacement of a teacher's transposed convolutions, without training. subpixel gains the most speed from INT8."""
-    output: Path = Path("quantised")
+    output: Path = Path("quantized")
     """Folder for encoder.onnx, decoder.onnx, entropy.json, entropy.bin and codec.json."""
     parts: Literal["all", "encoder", "decoder"] = "decoder"
-    """Networks to write. A quantised encoder writes other bitstreams than a float encoder; a quantised decoder changes none."""
+    """Networks to write. A quantized encoder writes other bitstreams than a float encoder; a quantized decoder changes none."""
     precision: Literal["w8a8", "mixed", "w8a16"] = "w8a8"
     """8-bit weights and 8-bit activations, 16-bit activations, or mixed: 16 bits except inside GDN layers."""
     method: Literal["minmax", "entropy", "percentile"] = "minmax"
@@ -129,10 +129,10 @@ class QuantiseOptions(OnnxOptions):
     """Type of 8-bit activations; 16-bit ones are uint16, or int16 around 0. uint8 is faster on x86 processors with VNNI."""
     weight_bits: Literal[7, 8] | None = None
     """Bits of the weights. Default: 7 between 8-bit activations, where 8 overflow on many x86 processors without VNNI; or 8."""
-    equalise: bool = True
+    equalize: bool = True
     """First scale the channels around GDN layers to the same range. This does not change the float codec."""
     refit: bool = True
-    """Refit the weights to quantised inputs, then round them with GPTQ-style error compensation."""
+    """Refit the weights to quantized inputs, then round them with GPTQ-style error compensation."""
     keep: list[str] = field(default_factory=list)
     """Layers to keep in float, e.g. g_s.6. With w8a8 the encoder's last layer always stays in float."""
 
@@ -175,7 +175,7 @@ class PageOptions:
     """Write one HTML file that decodes .csw files, and encodes pictures, in any browser; nothing leaves the browser."""
 
     codec: Path | None = None
-    """Folder of `codecswap export` or `codecswap quantise`; with its encoder, if it has one."""
+    """Folder of `codecswap export` or `codecswap quantize`; with its encoder, if it has one."""
     output: Path = Path("decoder.html")
     """The file to write."""
     onnxruntime_web: Path | None = None

@@ -23,7 +23,7 @@ class EvalOptions(PictureOptions):
     checkpoint: list[str] = field(default_factory=list)
     """Checkpoint of a student, or several. The teacher is read from it. Default: only the teacher is measured."""
     codec: list[str] = field(default_factory=list)
-    """Exported, quantised or compiled folder, or several. One without an encoder takes the teacher's. Given alone, folders are
+    """Exported, quantized or compiled folder, or several. One without an encoder takes the teacher's. Given alone, folders are
     measured without a teacher."""
     images: str | None = None
     """Instead of --coco_dir: a folder of pictures of any size. All of them are evaluated, uncropped."""

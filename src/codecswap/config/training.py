@@ -101,7 +101,7 @@ class FinetuneOptions(TrainingOptions):
     """Train a student further, with the original pictures as the target."""
 
     lr: float = 5e-5
-    """Maximum learning rate; half of distillation's, so that fine-tuning does not undo it. With --quantised: 3e-4."""
+    """Maximum learning rate; half of distillation's, so that fine-tuning does not undo it. With --quantized: 3e-4."""
     epochs: int = 10
     """Number of passes over the pictures. 0: save the initial student and stop."""
     freeze_igdn: bool = False
@@ -114,17 +114,17 @@ class FinetuneOptions(TrainingOptions):
     """Checkpoint of the distilled student to start from. Teacher, quality and replacement are taken from it."""
     resume_ft: str | None = None
     """Checkpoint (ft_last.pt) to continue from. Options not given are taken from it. auto: the newest in --save_dir, if any."""
-    quantised: Literal["w8a8", "mixed", "w8a16"] | None = None
-    """Train the decoder in integers of this --precision of `codecswap quantise`, from what that makes of the student."""
+    quantized: Literal["w8a8", "mixed", "w8a16"] | None = None
+    """Train the decoder in integers of this --precision of `codecswap quantize`, from what that makes of the student."""
     target: str | None = None
-    """With --quantised: the NPU whose integers they are, e.g. qnn-v73 (docs/npu.md). Default: those of `codecswap quantise`."""
+    """With --quantized: the NPU whose integers they are, e.g. qnn-v73 (docs/npu.md). Default: those of `codecswap quantize`."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.target and not self.quantised:
-            raise UserError(f"--target {self.target} goes with --quantised, e.g. --quantised w8a8.")
+        if self.target and not self.quantized:
+            raise UserError(f"--target {self.target} goes with --quantized, e.g. --quantized w8a8.")
         for name, value in (("unfreeze_all", self.unfreeze_all), ("freeze_igdn", self.freeze_igdn)):
-            if self.quantised and value:
-                raise UserError(f"--quantised trains the decoder, and all of its layers: leave out --{name}.")
-        if self.quantised and self.part != "decoder":
-            raise UserError(f"--quantised trains the decoder alone: leave out --part {self.part}.")
+            if self.quantized and value:
+                raise UserError(f"--quantized trains the decoder, and all of its layers: leave out --{name}.")
+        if self.quantized and self.part != "decoder":
+            raise UserError(f"--quantized trains the decoder alone: leave out --part {self.part}.")

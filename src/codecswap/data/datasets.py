@@ -69,7 +69,7 @@ class TrainingPictures(Dataset):
 
 
 class ValidationPictures(Dataset):
-    """Pictures in the order of ``paths``, as ``read`` reads them: by default their centre crops."""
+    """Pictures in the order of ``paths``, as ``read`` reads them: by default their center crops."""
 
     def __init__(self, paths: list[Path], read: Callable[[Path], Tensor] = validation_crop) -> None:
         self.paths, self.read = paths, read

@@ -41,7 +41,7 @@ class PictureLoaders(L.LightningDataModule):
         return self._loader(dataset, self.options.batch_size // world, sampler)
 
     def val_dataloader(self) -> DataLoader:
-        """Centre crops, each on one process."""
+        """Center crops, each on one process."""
         rank, world = self._place()
         dataset = ValidationPictures(self.pictures.val)
         return self._loader(Subset(dataset, range(rank, len(dataset), world)), min(16, self.options.batch_size), None)

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
 UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError)
@@ -21,7 +22,7 @@ MOST_SCANNED = 4_000_000_000
 def load_picture(path: str | Path, *, at_least: int | None = None) -> Image.Image:
     """Read a picture of any mode as 8-bit RGB, upright.
 
-    16-bit grey is scaled to 8 bits; CMYK, palettes and transparency are converted by Pillow.
+    16-bit gray is scaled to 8 bits; CMYK, palettes and transparency are converted by Pillow.
 
     Args:
         path: the picture's file.
@@ -82,3 +83,22 @@ def _refuse_bomb(path: Path, size: tuple[int, int], progressive: bool) -> None:
         raise ValueError(f"{size[0]}x{size[1]} pixels are more than {most:,}, the most for such a file")
     if progressive and pixels * path.read_bytes().count(b"\xff\xda") > MOST_SCANNED:
         raise ValueError(f"its {size[0]}x{size[1]} pixels are scanned too many times")
+
+
+def to_array(picture: Image.Image) -> np.ndarray:
+    """An RGB picture as ``(3, H, W)``, float32 in [0, 1]."""
+    return np.ascontiguousarray(np.asarray(picture, np.float32).transpose(2, 0, 1) / np.float32(255))
+
+
+def pad(picture: np.ndarray, factor: int) -> np.ndarray:
+    """Repeat the lower and right edge of ``picture: (3, H, W)`` until both sides are multiples of ``factor``."""
+    height, width = picture.shape[-2:]
+    return np.pad(picture, ((0, 0), (0, -height % factor), (0, -width % factor)), mode="edge")
+
+
+def to_picture(decoded: np.ndarray, size: tuple[int, int]) -> Image.Image:
+    """Crop ``decoded: (3, H, W)`` to the height and width ``size``, clamp it to [0, 1] and round it to 8 bits."""
+    values = decoded[:, : size[0], : size[1]].clip(0, 1)
+    values *= 255
+    pixels = np.rint(values, out=values).astype(np.uint8)
+    return Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0)), "RGB")

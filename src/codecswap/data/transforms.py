@@ -33,7 +33,7 @@ def training_crop(path: Path, *, seed: int, epoch: int) -> Tensor:
 
 
 def validation_crop(path: Path) -> Tensor:
-    """The centre of a picture, ``(3, 224, 224)`` in [0, 1]; a prepared crop as it is."""
+    """The center of a picture, ``(3, 224, 224)`` in [0, 1]; a prepared crop as it is."""
     picture = load_picture(path)
     return _to_tensor(picture) if picture.size == (CROP, CROP) else _val_crop(picture)
 

@@ -110,7 +110,7 @@ class EvaluationPictures:
     def __init__(self, options: EvalOptions) -> None:
         if not options.images and not options.coco_dir:
             raise UserError(
-                "No pictures given: name a folder with --images (taken whole) or --coco_dir (centre crops)."
+                "No pictures given: name a folder with --images (taken whole) or --coco_dir (center crops)."
             )
         self.read: Callable[[Path], Tensor]
         if options.images:

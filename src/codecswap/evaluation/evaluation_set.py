@@ -13,8 +13,8 @@ from codecswap.config import EvalOptions
 from codecswap.errors import UserError
 from codecswap.evaluation.exported import Folder, curve_names, open_folders
 from codecswap.evaluation.measure import Exported, ExportedCodecs, MeasuredCodecs, TeacherAndStudents
+from codecswap.students.checkpoint import StudentCheckpoint, load_student
 from codecswap.training import start
-from codecswap.training.checkpoint import StudentCheckpoint, load_student
 from codecswap.training.stages import STAGES
 
 

@@ -1,4 +1,4 @@
-"""Exported, quantised and compiled folders in an evaluation: opened, and each paired with who encodes for it."""
+"""Exported, quantized and compiled folders in an evaluation: opened, and each paired with who encodes for it."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ class Folder:
     lender: str | None
     """Name of the codec whose encoder it takes; None: it has its own."""
     encoder: Any
-    """A `codecswap.inference.bitstream.Codec`."""
+    """A `codecswap.entropy.bitstream.Codec`."""
     teacher: int | None
     """Index of the teacher with its entropy tables; None: there is none, the folder stands alone."""
 
@@ -56,7 +56,7 @@ def open_folders(paths: Sequence[str], names: Sequence[str], teachers: dict[str,
         UserError: one is no exported codec, has no decoder, or has no encoder and nobody here has its entropy tables.
     """
     opened = [OnnxCodec(Path(path), torch.get_num_threads()) for path in paths]
-    # files of `codecswap.inference.bitstream` hold no hyper-latents: a teacher with them encodes for no folder
+    # files of `codecswap.entropy.bitstream` hold no hyper-latents: a teacher with them encodes for no folder
     lenders: dict[int, tuple[str, Any]] = {
         index: (name, TorchCodec(codec))
         for index, (name, codec) in enumerate(teachers.items())

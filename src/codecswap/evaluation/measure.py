@@ -12,9 +12,10 @@ from PIL import Image
 from torch import Tensor
 
 from codecswap.codecs.protocol import Codec
+from codecswap.data.pictures import to_array
+from codecswap.entropy import bitstream
+from codecswap.entropy.tables import LARGEST
 from codecswap.errors import UserError
-from codecswap.inference import bitstream
-from codecswap.inference.tables import LARGEST
 from codecswap.metrics import SMALLEST_SIDE, bits_per_pixel, ms_ssim, psnr, to_8_bits
 
 Lpips = Callable[[Tensor, Tensor], float | None]
@@ -207,7 +208,7 @@ class ExportedCodecs:
                 decoded, decoding_time = timed(x.device, bitstream.decode, each.codec, file)
             except (UserError, bitstream.BadFile) as error:
                 raise UserError(f"{each.name} cannot code {picture}: {error}") from error
-            y = torch.from_numpy(bitstream.to_array(decoded))[None].to(x.device)
+            y = torch.from_numpy(to_array(decoded))[None].to(x.device)
             against = None if by_teacher is None else Scores.of(y, by_teacher)
             bpp = bits_per_pixel(8 * (len(file) - bitstream.overhead(file)), x)
             coded.append(Coded(picture, bpp, Scores.of(y, x, lpips), encoding_time, decoding_time, against))

@@ -37,7 +37,7 @@ def bd_rate(reference: Points, tested: Points) -> Delta:
     """The rate that ``tested`` needs more than ``reference`` for the same PSNR, in percent (below 0: less).
 
     Bjontegaard, "Calculation of average PSNR differences between RD-curves", VCEG-M33, 2001; the logarithm of the rate is
-    interpolated by piecewise cubic Hermite polynomials, as standardisation does.
+    interpolated by piecewise cubic Hermite polynomials, as standardization does.
     """
     return _delta(reference, tested, against=1)
 

@@ -10,15 +10,15 @@ from codecswap.codecs.protocol import Codec, HyperCodec
 from codecswap.codecs.torch_codec import TorchCodec
 from codecswap.config import ExportOptions
 from codecswap.console import say, show_table, warn
+from codecswap.data.samples import sample_pictures
+from codecswap.entropy.hyper_synthesis import IntegerNetwork
+from codecswap.entropy.tables import EntropyTables
 from codecswap.errors import UserError
-from codecswap.export.backends import graph
 from codecswap.export.backends.onnx import export_decoder, export_encoder, export_hyper_encoder
-from codecswap.export.integers import integer_network
 from codecswap.export.operators import complaints, load_target
-from codecswap.export.source import gdn_label, load_source, with_gdn
-from codecswap.export.verify import sample_pictures, verify
+from codecswap.export.verify import verify
 from codecswap.files import atomic_write
-from codecswap.inference.integers import IntegerNetwork
+from codecswap.graph import onnx_graph as graph
 from codecswap.inference.manifest import (
     Manifest,
     Network,
@@ -27,7 +27,8 @@ from codecswap.inference.manifest import (
     replaced_folder,
     write_folder,
 )
-from codecswap.inference.tables import EntropyTables
+from codecswap.quantize.hyper_synthesis import integer_network
+from codecswap.students.source import gdn_label, load_source, with_gdn
 from codecswap.swaps import SWAPS
 
 REFUSED = 3
@@ -138,7 +139,7 @@ def side_of(codec: HyperCodec) -> tuple[EntropyTables, IntegerNetwork]:
     torch_codec = TorchCodec(codec)
     symbols = []
     for sample in islice(sample_pictures(None, "", "train", RANGED_AT), RANGED_ON):
-        symbols.append(torch_codec.tables.to_symbols(torch_codec.hyper_analyse(torch_codec.analyse(sample))))
+        symbols.append(torch_codec.tables.to_symbols(torch_codec.hyper_analyze(torch_codec.analyze(sample))))
     return codec.gaussian_tables(), integer_network(codec, symbols)
 
 

@@ -31,8 +31,8 @@ import onnx
 from torch import nn
 
 from codecswap.errors import UserError
-from codecswap.export.backends import graph
-from codecswap.export.lower import FORMS, Form
+from codecswap.graph import onnx_graph as graph
+from codecswap.graph.lower import FORMS, Form
 from codecswap.swaps import GDN_SWAPS, replacing
 
 TARGETS = ("rknn", "qnn", "ethos-u", "ethos-u85", "openvino", "drp-ai", "pack", "opset13")

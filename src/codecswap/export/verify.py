@@ -2,54 +2,20 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from importlib.resources import files
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
 
 from codecswap.codecs.protocol import Codec
 from codecswap.codecs.torch_codec import TorchCodec
 from codecswap.console import say, track
-from codecswap.data.discovery import scan
-from codecswap.data.pictures import UNREADABLE, load_picture
+from codecswap.data.samples import VERIFIED_ON
 from codecswap.errors import UserError
-from codecswap.inference.bitstream import pad, to_array
 from codecswap.inference.runtime import OnnxCodec
 
-VERIFIED_ON = 3
-"""Pictures that the files are verified on."""
 BOUNDARY, ERROR = 1e-3, 1e-4
 """Most that float32 files may be away from PyTorch: latents (in steps of rounding) that become other symbols, and pictures."""
-
-
-def sample_pictures(
-    folder: str | None, option: str, side: str, size: tuple[int, int] | None, factor: int = 1
-) -> Iterator[np.ndarray]:
-    """Pictures of a folder, or the package's photographs, ``(3, H, W)``, float32 in [0, 1].
-
-    Args:
-        folder: None: the package's.
-        option: the option that named the folder.
-        side: ``train`` or ``val``, of the package's photographs.
-        size: width and height that they are cut to; None: whole.
-        factor: sides are padded to multiples of it.
-
-    Raises:
-        UserError: the folder holds none that can be read.
-    """
-    found = 0
-    for path in scan(folder or str(files("codecswap") / "assets" / "photos" / side)):
-        try:
-            picture = load_picture(path)
-        except UNREADABLE:
-            continue
-        found += 1
-        cut = ImageOps.fit(picture, size, Image.Resampling.LANCZOS) if size else picture
-        yield pad(to_array(cut), factor)
-    if not found:
-        raise UserError(f"{option} {folder} holds no picture that can be read.")
 
 
 @dataclass
@@ -62,10 +28,10 @@ class Symbols:
     boundary: float = 0.0
     """Largest distance of PyTorch's latent from the interval that is rounded to the symbol of the file."""
 
-    def add(self, latents: np.ndarray, given: np.ndarray, centre: np.ndarray) -> None:
-        """Take in PyTorch's latents, the file's, and what rounding is centred on."""
-        symbols, theirs = np.rint(latents - centre), np.rint(given - centre)
-        beyond = np.abs(latents - centre - theirs) - 0.5
+    def add(self, latents: np.ndarray, given: np.ndarray, center: np.ndarray) -> None:
+        """Take in PyTorch's latents, the file's, and what rounding is centerd on."""
+        symbols, theirs = np.rint(latents - center), np.rint(given - center)
+        beyond = np.abs(latents - center - theirs) - 0.5
         self.count += symbols.size
         self.differing += int((theirs != symbols).sum())
         self.boundary = max(self.boundary, float(beyond.max(initial=0, where=theirs != symbols)))
@@ -98,22 +64,22 @@ def compare(codec: Codec, folder: Path, samples: Iterator[np.ndarray]) -> Differ
     tables, result = torch_codec.tables, Differences()
     medians = tables.medians[:, None, None]
     for sample in track("Check", list(islice(samples, VERIFIED_ON)), unit="pictures"):
-        latents = torch_codec.analyse(sample)
+        latents = torch_codec.analyze(sample)
         result.pictures += 1
         means: np.ndarray | None = None
         if exported.side and torch_codec.side:
-            hyper = torch_codec.hyper_analyse(latents)
-            symbols, _, _, means = exported.side.quantise(latents, hyper)
+            hyper = torch_codec.hyper_analyze(latents)
+            symbols, _, _, means = exported.side.quantize(latents, hyper)
             result.float_bytes += torch_codec.side.encode(latents, hyper).size
             result.integer_bytes += exported.side.encode(latents, hyper).size
             if exported.manifest.hyper_encoder:
-                result.hyper_latents.add(hyper, exported.hyper_analyse(latents), medians)
+                result.hyper_latents.add(hyper, exported.hyper_analyze(latents), medians)
         else:
             symbols = tables.to_symbols(latents)
         if exported.manifest.encoder:
-            result.latents.add(latents, exported.analyse(sample), medians if means is None else means)
+            result.latents.add(latents, exported.analyze(sample), medians if means is None else means)
         if exported.manifest.decoder:
-            error = exported.synthesise(symbols, means) - torch_codec.synthesise(symbols, means)
+            error = exported.synthesize(symbols, means) - torch_codec.synthesize(symbols, means)
             result.picture = max(result.picture, float(np.abs(error).max()))
             result.squared += float(np.square(error, dtype=np.float64).mean())
     return result

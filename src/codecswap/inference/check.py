@@ -1,10 +1,10 @@
-"""Whether a runtime computes what a quantised file means, on the processor at hand.
+"""Whether a runtime computes what a quantized file means, on the processor at hand.
 
 A file's exact meaning is its graph computed operator by operator, in float between the rounding that the file asks for
 (`codecswap.inference.runtime.open_session`, ``exact``). Integer kernels are faster, and some overflow: x86 processors without
 VNNI add two products of 8 bits in 16.
 
-A quantised folder holds, for each of its networks, a small coded picture and a PNG that belong together by the exact meaning:
+A quantized folder holds, for each of its networks, a small coded picture and a PNG that belong together by the exact meaning:
 decoding ``check_decoder.csw`` gives ``check_decoder.png``, encoding ``check_encoder.png`` gives ``check_encoder.csw``.
 """
 
@@ -17,9 +17,10 @@ import numpy as np
 import onnxruntime
 from PIL import Image
 
-from codecswap.data.pictures import UNREADABLE, load_picture
+from codecswap.data.pictures import UNREADABLE, load_picture, to_array, to_picture
+from codecswap.entropy import bitstream
 from codecswap.errors import UserError
-from codecswap.inference import bitstream, openvino
+from codecswap.inference import openvino
 from codecswap.inference.manifest import MANIFEST, Manifest, check_names, file_bytes
 
 AGREEMENT = 50.0
@@ -52,7 +53,7 @@ def demand(file: Path, found: float, runtime: str = "onnxruntime") -> None:
     if not found >= AGREEMENT:  # NaN too
         raise UserError(
             f"{file} is computed wrongly here: {_name(runtime)} on this processor ({_processor()}) is at "
-            f"{found:.1f} dB from what the file means, and {AGREEMENT:.0f} are the least: quantise the codec with "
+            f"{found:.1f} dB from what the file means, and {AGREEMENT:.0f} are the least: quantize the codec with "
             f"--weight_bits 7, update {runtime}, or take a float codec of `codecswap export`."
         )
 
@@ -74,11 +75,11 @@ def compare(
     """
     found = {}
     if codec.manifest.encoder:
-        pairs = [(codec.analyse(one), exact.analyse(one)) for one in pictures]
+        pairs = [(codec.analyze(one), exact.analyze(one)) for one in pictures]
         found["encoder"] = min(agreement("encoder", *pair) for pair in pairs)
     if codec.manifest.decoder:
         given = zip(symbols, means or [None] * len(symbols), strict=True)
-        pairs = [(codec.synthesise(*one), exact.synthesise(*one)) for one in given]
+        pairs = [(codec.synthesize(*one), exact.synthesize(*one)) for one in given]
         found["decoder"] = min(agreement("decoder", *pair) for pair in pairs)
     return found
 
@@ -100,9 +101,9 @@ def write_checks(exact: Any, pictures: Sequence[np.ndarray], symbols: Sequence[n
     if exact.manifest.encoder:
         rows, columns = (slice(exact.factor * start, exact.factor * (start + SIDE)) for start in (top, left))
         picture = pictures[index][:, rows, columns]
-        written += _write("encoder", exact, bitstream.to_picture(picture, size), _encoded(exact, picture))
+        written += _write("encoder", exact, to_picture(picture, size), _encoded(exact, picture))
     if exact.manifest.decoder:
-        written += _write("decoder", exact, bitstream.to_picture(_decoded(exact, part), size), part)
+        written += _write("decoder", exact, to_picture(_decoded(exact, part), size), part)
     return written
 
 
@@ -122,10 +123,10 @@ def check(codec: Any, part: str) -> None:
     symbols, picture = _read(codec, names)
     if part == "decoder":
         size = (picture.height, picture.width)
-        result = bitstream.to_array(bitstream.to_picture(_decoded(codec, symbols), size))
-        found = agreement(part, result, bitstream.to_array(picture))
+        result = to_array(to_picture(_decoded(codec, symbols), size))
+        found = agreement(part, result, to_array(picture))
     else:
-        found = agreement(part, _encoded(codec, bitstream.to_array(picture)), symbols)
+        found = agreement(part, _encoded(codec, to_array(picture)), symbols)
     demand(codec.folder / getattr(codec.manifest, part).file, found, codec.runtime)
 
 
@@ -154,19 +155,19 @@ def _read(codec: Any, names: tuple[str, str]) -> tuple[np.ndarray, Image.Image]:
             raise ValueError(f"{symbols.shape} and {picture.size}")
     except UNREADABLE as error:  # bitstream.BadFile is a ValueError
         raise UserError(
-            f"{codec.folder / MANIFEST} has checks that cannot be read: quantise the codec again."
+            f"{codec.folder / MANIFEST} has checks that cannot be read: quantize the codec again."
         ) from error
     return symbols, picture
 
 
 def _decoded(codec: Any, symbols: np.ndarray) -> np.ndarray:
     height, width = (side * codec.factor for side in symbols.shape[1:])
-    return codec.synthesise(_filled(symbols, codec.manifest, 1))[:, :height, :width]
+    return codec.synthesize(_filled(symbols, codec.manifest, 1))[:, :height, :width]
 
 
 def _encoded(codec: Any, picture: np.ndarray) -> np.ndarray:
     height, width = (side // codec.factor for side in picture.shape[1:])
-    latents = codec.analyse(_filled(picture, codec.manifest, codec.factor))
+    latents = codec.analyze(_filled(picture, codec.manifest, codec.factor))
     return codec.tables.to_symbols(latents)[:, :height, :width]
 
 

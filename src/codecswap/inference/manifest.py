@@ -11,12 +11,12 @@ from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from codecswap.entropy.hyper_synthesis import IntegerNetwork
+from codecswap.entropy.side_information import SideInformation
+from codecswap.entropy.tables import EntropyTables
 from codecswap.errors import UserError
 from codecswap.files import atomic_write
-from codecswap.inference.integers import IntegerNetwork
-from codecswap.inference.planes import Planes
-from codecswap.inference.side_information import SideInformation
-from codecswap.inference.tables import EntropyTables
+from codecswap.inference.split_inputs import Planes
 from codecswap.inference.tiles import TILE
 
 FORMAT = "codecswap exported codec"
@@ -41,7 +41,7 @@ class Network:
 
 @dataclass(frozen=True)
 class Side:
-    """Of a codec with hyper-latents (`codecswap.inference.side_information`)."""
+    """Of a codec with hyper-latents (`codecswap.entropy.side_information`)."""
 
     factor: int
     """Latents that a hyper-latent stands for on either axis."""
@@ -76,11 +76,11 @@ class Manifest:
     planes: Planes | None
     """How symbols are handed to a decoder whose input is ``planes``."""
     tables_sha256: str
-    """`codecswap.inference.tables.EntropyTables.digest`: files of codecs with the same one can be exchanged."""
+    """`codecswap.entropy.tables.EntropyTables.digest`: files of codecs with the same one can be exchanged."""
     margin: int = 2
     """How far a transform sees, in latents (`codecswap.inference.tiles`); folders of before do not say it."""
     checks: dict[str, str] | None = None
-    """SHA-256 of the files of `codecswap.inference.check`, by name; None: not quantised, or of before."""
+    """SHA-256 of the files of `codecswap.inference.check`, by name; None: not quantized, or of before."""
     hyper_encoder: Network | None = None
     """Latents to hyper-latents, of a codec that has them."""
     side: Side | None = None

@@ -23,7 +23,7 @@ def open_session(
     Args:
         model: its bytes or its path.
         threads: None: as many as ONNX Runtime likes.
-        exact: compute operator by operator, without its optimisations: a quantised graph's exact meaning.
+        exact: compute operator by operator, without its optimizations: a quantized graph's exact meaning.
     """
     options = onnxruntime.SessionOptions()
     if exact:
@@ -32,7 +32,7 @@ def open_session(
     options.add_session_config_entry("session.x64quantprecision", "1")
     # it would round weights of convolutions that the file has in float (``--keep``), all of a layer to one scale
     options.add_session_config_entry("optimization.disable_specified_optimizers", "WeightBiasQuantization")
-    options.log_severity_level = 3  # its warnings are about its own optimiser
+    options.log_severity_level = 3  # its warnings are about its own optimizer
     if threads is None:  # a machine that others use too: waiting threads shall sleep
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     else:
@@ -45,10 +45,10 @@ class OnnxCodec:
     """Encoder and decoder of an exported folder; each is loaded when it is first used.
 
     Args:
-        folder: what `codecswap export` or `codecswap quantise` wrote.
+        folder: what `codecswap export` or `codecswap quantize` wrote.
         threads: of the runtime; None: as many as it likes.
         tile: height and width in latents above which a picture is computed in tiles.
-        exact: compute a quantised folder's exact meaning (`codecswap.inference.check`); slow.
+        exact: compute a quantized folder's exact meaning (`codecswap.inference.check`); slow.
         runtime: ``onnxruntime`` or ``openvino``.
 
     Raises:
@@ -75,7 +75,7 @@ class OnnxCodec:
         self._tile = tile
         self._sessions: dict[str, Any] = {}
 
-    def analyse(self, picture: np.ndarray) -> np.ndarray:
+    def analyze(self, picture: np.ndarray) -> np.ndarray:
         """Latents y ``(M, H/16, W/16)``, before rounding, of ``picture: (3, H, W)``, float32 in [0, 1].
 
         Raises:
@@ -83,15 +83,15 @@ class OnnxCodec:
         """
         return self._run("encoder", picture, scale_in=self.factor, scale_out=1)
 
-    def hyper_analyse(self, latents: np.ndarray) -> np.ndarray:
+    def hyper_analyze(self, latents: np.ndarray) -> np.ndarray:
         """Hyper-latents ``(N, h/4, w/4)``, before rounding, of latents ``(M, h, w)`` of a codec that has them.
 
         Raises:
-            UserError: as `analyse`.
+            UserError: as `analyze`.
         """
         return self._run("hyper_encoder", latents, scale_in=self.side.factor if self.side else 1, scale_out=1)
 
-    def synthesise(self, symbols: np.ndarray, means: np.ndarray | None = None) -> np.ndarray:
+    def synthesize(self, symbols: np.ndarray, means: np.ndarray | None = None) -> np.ndarray:
         """The picture ``(3, H, W)``, float32, not clamped, of ``symbols: (M, H/16, W/16)``, int32, and their means.
 
         Raises:

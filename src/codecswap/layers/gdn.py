@@ -25,7 +25,7 @@ __all__ = [
 
 
 def effective(gdn: GDN) -> tuple[Tensor, Tensor]:
-    """What a GDN computes with once its reparametrisation is done: ``beta: (C,)`` and ``gamma: (C, C)``, non-negative."""
+    """What a GDN computes with once its reparametrization is done: ``beta: (C,)`` and ``gamma: (C, C)``, non-negative."""
     return gdn.beta_reparam(gdn.beta).detach(), gdn.gamma_reparam(gdn.gamma).detach()
 
 

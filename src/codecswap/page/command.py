@@ -31,7 +31,7 @@ TILE = 48
 def main(options: PageOptions, typed: set[str]) -> int:
     """Write the page."""
     if options.codec is None:
-        raise UserError("Name the codec with --codec: a folder that `codecswap export` or `codecswap quantise` wrote.")
+        raise UserError("Name the codec with --codec: a folder that `codecswap export` or `codecswap quantize` wrote.")
     if options.output.is_dir():
         raise UserError(
             f"{options.output} is a folder: name a file with --output, e.g. {options.output / 'decoder.html'}."
@@ -51,7 +51,7 @@ def page(folder: Path, runtime_folder: Path | None = None) -> str:
     """The page of an exported codec.
 
     Args:
-        folder: what `codecswap export` or `codecswap quantise` wrote.
+        folder: what `codecswap export` or `codecswap quantize` wrote.
         runtime_folder: `codecswap.page.onnxruntime_web.load`.
 
     Raises:

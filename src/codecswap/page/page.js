@@ -276,7 +276,7 @@
     for (const card of fresh) card.queue();
   }
 
-  /* Of a quantised codec: the small picture that says whether this browser computes it rightly. */
+  /* Of a quantized codec: the small picture that says whether this browser computes it rightly. */
   async function check() {
     const [coded, picture] = data.check.map((text) => Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0)));
     const { psnr } = await send({ coded, original: await pixels(new Blob([picture], { type: "image/png" })) });

@@ -13,7 +13,7 @@ from codecswap.report.run import STAGES, Run
 from codecswap.report.texts import Text, text
 
 ANCHORS = {"JPEG": ("jpeg", "s"), "WebP": ("webp", "^"), "AVIF": ("avif", "D")}
-"""Colour and marker of the anchors."""
+"""Color and marker of the anchors."""
 
 Row = tuple[str, dict[str, float]]
 """A stage's name and a row of its metrics, with ``x``: steps since the first stage began, and ``minutes``."""
@@ -41,8 +41,8 @@ def time_line(runs: list[Run]) -> tuple[list[Row], list[float]]:
 def training_plots(rows: list[Row], borders: list[float]) -> list[Plot]:
     """PSNR, MS-SSIM, loss, rate where it was trained, learning rate and wall time, over steps."""
 
-    def line(name: str, column: str, colour: str, dash: str = "solid") -> Line:
-        return Line(text(name), colour, [r["x"] for _, r in rows], [r.get(column, math.nan) for _, r in rows], dash)
+    def line(name: str, column: str, color: str, dash: str = "solid") -> Line:
+        return Line(text(name), color, [r["x"] for _, r in rows], [r.get(column, math.nan) for _, r in rows], dash)
 
     def plot(key: str, unit: str, *lines: Line) -> Plot:
         title, described = text(f"plot_{key}"), text(f"plot_{key}_described")
@@ -78,9 +78,9 @@ def _rate_plot(key: str, unit: str, measure: str, column: str, comparison: Compa
     known = published(name_of(comparison.checkpoint.student))["results"]
     lines = [Line(text("published_kodak"), "published", known["bpp"], known[column], "dotted", "*")]
     for name, points in _by_format(comparison.anchors):
-        colour, marker = ANCHORS[name]
+        color, marker = ANCHORS[name]
         means = [point.mean() for point in points]
-        lines.append(Line(name, colour, [m["bpp"] for m in means], [m[measure] for m in means], "dashed", marker))
+        lines.append(Line(name, color, [m["bpp"] for m in means], [m[measure] for m in means], "dashed", marker))
     for result, name in ((comparison.teacher, "teacher"), (comparison.student, "student")):
         mean = comparison.beside_anchors(result)
         lines.append(Line(text(name), name, [mean["bpp"]], [mean[measure]], marker="o"))

@@ -24,12 +24,12 @@ from codecswap.evaluation.measure import CodecResult, code, evaluate, show
 from codecswap.processes import cores
 from codecswap.report.run import Run
 from codecswap.report.texts import Text, text
+from codecswap.students.checkpoint import StudentCheckpoint, load_student
 from codecswap.swaps import SWAPS
 from codecswap.swaps.apply import swap
-from codecswap.training.checkpoint import StudentCheckpoint, load_student
 
 MAX_SIDE = 1024
-"""Of larger pictures, the centre of at most this many pixels per side is measured."""
+"""Of larger pictures, the center of at most this many pixels per side is measured."""
 ERROR_COUNT, REGION = 5, 384
 """How many pictures with the largest errors are shown, and the side of the region shown, in pixels."""
 SAMPLE = 128
@@ -94,7 +94,7 @@ class Comparison:
     held_out: int
     """Pictures that the run held out; the results are of some of them."""
     cropped: int
-    """Pictures of which only the centre was measured."""
+    """Pictures of which only the center was measured."""
     errors: list[LargestError]
 
     def beside_anchors(self, result: CodecResult) -> dict[str, float]:

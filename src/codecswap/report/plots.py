@@ -1,4 +1,4 @@
-"""Plots as SVG with text as text: in the page's own colours, wide for a desk and narrow for a phone."""
+"""Plots as SVG with text as text: in the page's own colors, wide for a desk and narrow for a phone."""
 
 import io
 import math
@@ -29,8 +29,8 @@ COLOURS = {
     "#010106": "var(--avif)",
     "#010107": "var(--published)",
 }
-"""Stand-ins that matplotlib draws with -> the page's colours, which follow light and dark."""
-_STAND_IN = {colour.removeprefix("var(--").removesuffix(")"): code for code, colour in COLOURS.items()}
+"""Stand-ins that matplotlib draws with -> the page's colors, which follow light and dark."""
+_STAND_IN = {color.removeprefix("var(--").removesuffix(")"): code for code, color in COLOURS.items()}
 DASHES = {"solid": (None, None), "dashed": (6, 4), "dotted": (1.5, 3)}
 
 
@@ -39,7 +39,7 @@ class Line:
     """One curve, or one point."""
 
     name: Text | str
-    colour: str
+    color: str
     """Its name in the page's style."""
     x: Sequence[float]
     y: Sequence[float]
@@ -131,7 +131,7 @@ class Plot:
         axes.plot(
             [x for x, _ in points],
             [y for _, y in points],
-            color=_STAND_IN[line.colour],
+            color=_STAND_IN[line.color],
             linewidth=2,
             dashes=DASHES[line.dash],
             marker=line.marker or ("o" if alone else ""),
@@ -139,14 +139,14 @@ class Plot:
         )
 
     def _on_the_page(self, drawn: str, name: str) -> Markup:
-        """An SVG of matplotlib's, without what only a file needs, in the page's font and colours."""
+        """An SVG of matplotlib's, without what only a file needs, in the page's font and colors."""
         body = drawn[drawn.index("<defs>") : drawn.rindex("</svg>")]
         body = re.sub(r"<(metadata|style)\b.*?</\1>", "", body, flags=re.DOTALL)
         body = re.sub(r"\bid=\"([\w.]+)\"", rf'id="{self.key}-{name}-\1"', body)
         body = re.sub(r"(url\(|href=\")#([\w.]+)", rf"\1#{self.key}-{name}-\2", body)
         body = re.sub(r" font-family: [^;\"]*;", "", body)
-        for stand_in, colour in COLOURS.items():
-            body = body.replace(stand_in, colour)
+        for stand_in, color in COLOURS.items():
+            body = body.replace(stand_in, color)
         width, height = SIZES[name]
         head = Markup(
             '<svg class="{0}" viewBox="0 0 {1} {2}" role="img" aria-labelledby="{3}-{0}-title {3}-{0}-described">'
@@ -185,4 +185,4 @@ def legend_marker(line: Line) -> Markup:
         '<svg class="legend-marker" viewBox="0 0 30 12" aria-hidden="true" style="color: var(--{})">'
         '<path d="M0 6H30" fill="none" stroke="currentColor" stroke-width="2" stroke-dasharray="{}"/>'
         '<g fill="currentColor">{}</g></svg>'
-    ).format(Markup(line.colour), Markup(dash), Markup(shapes[line.marker]))
+    ).format(Markup(line.color), Markup(dash), Markup(shapes[line.marker]))

@@ -120,7 +120,7 @@
     save();
   }
 
-  // ---- zoom and pan: one centre and one scale for all windows. zoom 0 fits, else it is CSS pixels for a picture's pixel
+  // ---- zoom and pan: one center and one scale for all windows. zoom 0 fits, else it is CSS pixels for a picture's pixel
   const open = () => windows.find((element) => element.offsetWidth) || windows[0];
   const fitted = () => open().clientWidth / picture().size[0];
   const scale = () => state.zoom || fitted();

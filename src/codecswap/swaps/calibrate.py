@@ -59,7 +59,7 @@ def calibrate(
     Args:
         teacher: the codec with the transposed convolutions.
         student: what `codecswap.swaps.apply.swap` made of it; its layers' parameters change.
-        latents: ``(n, M, h, w)``, rounded as a bitstream carries them (`codecswap.codecs.protocol.Codec.quantise`),
+        latents: ``(n, M, h, w)``, rounded as a bitstream carries them (`codecswap.codecs.protocol.Codec.quantize`),
             on any device; they are taken to the codecs', and to their dtype, a batch at a time.
         ridge: strength of the pull on an unknown, as a fraction of the energy of its input; above 0. On held-out pictures
             1e-2 is as good as 1e-3 where there are many latents and 0.1 to 0.4 dB better where there are few.

@@ -71,7 +71,7 @@ class Training(L.LightningModule):
         self.pair = pair.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.options, self.state, self.steps_per_epoch = options, state, steps_per_epoch
         self.shown, self.directions = shown, directions
-        self.distil = stage.target == "teacher"
+        self.distill = stage.target == "teacher"
         self.strict_loading = False  # the student is rebuilt before Lightning restores the rest
         self.clock = time.perf_counter()
         self.rate_weight: Tensor
@@ -128,7 +128,7 @@ class Training(L.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """One batch: decode, compare, and with a trained encoder weigh the rate."""
         self._warn_unreadable(batch)
-        decoded = self.pair(batch.images, distil=self.distil)
+        decoded = self.pair(batch.images, distill=self.distill)
         loss = reconstruction_loss(
             decoded.student,
             decoded.target,
@@ -228,7 +228,7 @@ def train(options: TrainingOptions, typed: set[str], in_integers: start.InIntege
     folder = start.make_folder(stage, options, origin.resume)
     L.seed_everything(options.seed, workers=True, verbose=False)
     pair, record, more = start.build(
-        stage, origin, pictures, in_integers if getattr(options, "quantised", None) else None
+        stage, origin, pictures, in_integers if getattr(options, "quantized", None) else None
     )
     forced += more
     say(

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from codecswap.console import say, warn
 from codecswap.errors import UserError
-from codecswap.training.checkpoint import StudentCheckpoint, load_student
+from codecswap.students.checkpoint import StudentCheckpoint, load_student
 from codecswap.training.stages.stage import Stage
 from codecswap.training.state import place
 from codecswap.training.student import choose_trained
@@ -24,7 +24,7 @@ FIXED = (
     "unfreeze_all",
     "train_igdn",
     "freeze_igdn",
-    "quantised",
+    "quantized",
     "target",
 )
 """Options that decide what an optimizer's state belongs to: they cannot change on resuming."""
@@ -103,7 +103,7 @@ def _from_recipe(options: Any, student: StudentCheckpoint) -> Origin:
     epochs = student.progress[0]
     say(
         f"Resuming {student.path} of the original recipe, after {place(epochs, 0)}: its weights and its epoch are taken over; "
-        "its optimiser, schedule, random numbers and best value are not (the learning rate follows --lr and --epochs from "
+        "its optimizer, schedule, random numbers and best value are not (the learning rate follows --lr and --epochs from "
         "here, the best is measured anew), nor are its options (type them)."
     )
     return Origin(options, student, epochs_done=epochs)
@@ -113,8 +113,8 @@ def _without_optimizer(options: Any, student: StudentCheckpoint) -> Origin:
     """Go on from a checkpoint of format 3, whose Adam had a learning rate for each layer."""
     epochs = student.progress[0]
     say(
-        f"Resuming {student.path}, after {place(epochs, 0)}: a version with another optimiser wrote it, so its weights, "
-        "options and epoch are taken over, and the optimiser starts anew."
+        f"Resuming {student.path}, after {place(epochs, 0)}: a version with another optimizer wrote it, so its weights, "
+        "options and epoch are taken over, and the optimizer starts anew."
     )
     return Origin(options, student, epochs_done=epochs)
 

@@ -18,7 +18,7 @@ from codecswap.codecs.source import state_digest
 from codecswap.config import TrainingOptions
 from codecswap.errors import Interrupted, RunFailure
 from codecswap.files import atomic_write
-from codecswap.training.checkpoint import FORMAT, StudentRecord
+from codecswap.students.checkpoint import FORMAT, StudentRecord
 from codecswap.training.resume import AUTO
 from codecswap.training.stages.stage import Stage
 from codecswap.training.state import TrainingState

@@ -20,13 +20,14 @@ from codecswap.data.discovery import Pictures
 from codecswap.data.transforms import first_readable
 from codecswap.errors import UserError
 from codecswap.files import atomic_write
-from codecswap.layers.integers import IntegerSynthesis
 from codecswap.metrics import psnr
+from codecswap.quantized.synthesis import IntegerSynthesis
+from codecswap.students.checkpoint import StudentRecord
+from codecswap.students.teacher import check_teacher
 from codecswap.swaps import GDN_SWAPS, KEPT, SWAPS, replacing
 from codecswap.swaps.apply import PARTS, swap, swap_gdn
 from codecswap.swaps.calibrate import calibrate
 from codecswap.swaps.closed_form import measure, swap_and_fit
-from codecswap.training.checkpoint import StudentCheckpoint, StudentRecord
 from codecswap.training.resume import Origin
 from codecswap.training.stages.stage import Stage
 from codecswap.training.student import TeacherStudent
@@ -204,36 +205,15 @@ def _check_integers(decoder: IntegerSynthesis, origin: Origin) -> None:
     """
     assert origin.student
     options, path = origin.options, origin.student.path
-    if not hasattr(options, "quantised"):
+    if not hasattr(options, "quantized"):
         raise UserError(f"{path} holds a decoder in integers: only finetune trains it.")
-    if options.quantised not in (None, decoder.precision):
+    if options.quantized not in (None, decoder.precision):
         raise UserError(
-            f"{path} holds a decoder in {decoder.precision}: --quantised {options.quantised} cannot change it."
+            f"{path} holds a decoder in {decoder.precision}: --quantized {options.quantized} cannot change it."
         )
     if options.target and not origin.resume:
         raise UserError(f"{path} holds a decoder in integers, which --target cannot change: leave it out.")
     say(f"Its decoder is in integers ({decoder.precision}), and stays so.")
-
-
-def check_teacher(student: StudentCheckpoint, identity: str, name: str, *, force: bool = False) -> list[str]:
-    """Refuse a teacher that is not the one the student was made from.
-
-    Returns: what ``force`` overrode.
-
-    Raises:
-        UserError: the weights differ.
-    """
-    expected = student.record.teacher_sha256 if student.record else None
-    if not expected or expected == identity:
-        return []
-    difference = (
-        f"The teacher {name} is not the one that {student.path} was made from (weights {identity[:12]}, expected "
-        f"{expected[:12]})"
-    )
-    if not force:
-        raise UserError(f"{difference}: name the right one with --teacher.")
-    warn(f"{difference}; --force goes on.")
-    return [difference]
 
 
 def prove_exact(pair: TeacherStudent, pictures: Tensor, replacement: str) -> None:

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from codecswap.codecs.protocol import Codec, analyse, encode
+from codecswap.codecs.protocol import Codec, analyze, encode
 from codecswap.layers.gdn import GDN
-from codecswap.layers.integers import IntegerSynthesis
 from codecswap.metrics import bits_per_pixel
+from codecswap.quantized.synthesis import IntegerSynthesis
 from codecswap.swaps import maker
 from codecswap.swaps.apply import PARTS
 
@@ -145,30 +145,30 @@ class TeacherStudent(nn.Module):
         """The teacher's reconstruction ``(B, 3, H, W)`` of rounded latents, not clamped."""
         return self.teacher.g_s(latents)
 
-    def forward(self, x: Tensor, *, distil: bool) -> Decoded:
-        """Decode a batch of pictures for training; ``distil`` chooses the teacher's reconstruction as the target."""
+    def forward(self, x: Tensor, *, distill: bool) -> Decoded:
+        """Decode a batch of pictures for training; ``distill`` chooses the teacher's reconstruction as the target."""
         if self.trains_encoder:
-            return self._train_encoder(x, distil)
+            return self._train_encoder(x, distill)
         teacher_latents, latents = self.both_latents(x)
-        return Decoded(self.student.g_s(latents), self.teach(teacher_latents) if distil else x)
+        return Decoded(self.student.g_s(latents), self.teach(teacher_latents) if distill else x)
 
-    def _train_encoder(self, x: Tensor, distil: bool) -> Decoded:
+    def _train_encoder(self, x: Tensor, distill: bool) -> Decoded:
         """Straight-through rounding for the decoder, noise for the likelihoods, the teacher's own latents for its target.
 
         Where decoder and entropy model stay the teacher's, distillation takes its latents for the target instead of a rate.
         """
         y = self.student.g_a(x)
-        straight_through = y + (self.student.quantise(y) - y).detach()
-        if distil and not self.unfreeze_all:
-            wanted = analyse(self.teacher, x)
+        straight_through = y + (self.student.quantize(y) - y).detach()
+        if distill and not self.unfreeze_all:
+            wanted = analyze(self.teacher, x)
             assert self.latent_cost is not None
-            target = self.teach(self.teacher.quantise(wanted))
+            target = self.teach(self.teacher.quantize(wanted))
             return Decoded(self.student.g_s(straight_through), target, latents=self.latent_cost(y.float(), wanted))
         bits = self.student.bits(y.float(), noisy=True)
-        theirs = analyse(self.teacher, x)
+        theirs = analyze(self.teacher, x)
         with torch.no_grad():
             teacher_bits = self.teacher.bits(theirs)
-            target = self.teach(self.teacher.quantise(theirs)) if distil else x
+            target = self.teach(self.teacher.quantize(theirs)) if distill else x
         return Decoded(
             self.student.g_s(straight_through),
             target,
@@ -190,6 +190,6 @@ class TeacherStudent(nn.Module):
     def rates(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Teacher's and student's estimated bits per pixel, two scalars."""
         x = x.contiguous(memory_format=torch.channels_last)
-        student = self.student.bits(analyse(self.student, x))
-        teacher = student if self.same_latents else self.teacher.bits(analyse(self.teacher, x))
+        student = self.student.bits(analyze(self.student, x))
+        teacher = student if self.same_latents else self.teacher.bits(analyze(self.teacher, x))
         return bits_per_pixel(teacher, x), bits_per_pixel(student, x)

@@ -1,4 +1,4 @@
-"""Cropping pictures: the centre square, resampled once, in one process per core."""
+"""Cropping pictures: the center square, resampled once, in one process per core."""
 
 import math
 import multiprocessing
@@ -33,7 +33,7 @@ Job = tuple[Path, Path]
 
 
 def crop_picture(source: Path, target: Path, *, size: int, format: str) -> str | None:
-    """Write the centre square of a picture as ``size`` x ``size`` pixels, 8-bit RGB, upright.
+    """Write the center square of a picture as ``size`` x ``size`` pixels, 8-bit RGB, upright.
 
     A JPEG whose shorter side is at least twice ``size`` is decoded at 1/2, 1/4 or 1/8 scale (never below ``size``); the
     one resampling (Lanczos) follows. Smaller pictures are enlarged.

@@ -16,7 +16,7 @@ THREADS = 16
 SMALLEST = 1 << 16
 """Bytes of the smallest request, except for members named to `expect`."""
 LARGEST = 1 << 21
-"""Most bytes of one request: neighbouring members share one up to this size."""
+"""Most bytes of one request: neighboring members share one up to this size."""
 
 
 class RemoteFile(io.RawIOBase):
@@ -86,7 +86,7 @@ class RemoteFile(io.RawIOBase):
 
 
 def extents(archive: ZipFile, members: Sequence[ZipInfo]) -> list[tuple[int, int]]:
-    """Where members are in their zip, headers included: (first byte, byte after the last); neighbours share an extent.
+    """Where members are in their zip, headers included: (first byte, byte after the last); neighbors share an extent.
 
     None is longer than `LARGEST` bytes, whatever the zip's directory says, since many are held in memory.
     """

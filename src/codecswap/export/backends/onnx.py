@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from codecswap.codecs.protocol import Codec, HyperCodec
 from codecswap.errors import UserError
-from codecswap.export.backends import graph
-from codecswap.export.lower import Form, lower
 from codecswap.files import atomic_write
+from codecswap.graph import onnx_graph as graph
+from codecswap.graph.lower import Form, lower
 
 DecoderInput = Literal["latents", "symbols"]
 """What a decoder takes: rounded latents y_hat, or the integers ``y_hat - median`` that the entropy coder gives."""
@@ -79,10 +79,10 @@ def export_decoder(
         raise UserError(
             "--input symbols is for a factorized prior; this codec's symbols have means of their own: leave it out."
         )
-    centre = None
+    center = None
     if input == "symbols":
-        centre = torch.from_numpy(codec.entropy_tables().medians).view(1, -1, 1, 1)
-    write_decoder(lower(codec.g_s, form, size), codec.M, path, opset=opset, size=size, input=input, centre=centre)
+        center = torch.from_numpy(codec.entropy_tables().medians).view(1, -1, 1, 1)
+    write_decoder(lower(codec.g_s, form, size), codec.M, path, opset=opset, size=size, input=input, center=center)
 
 
 def export_encoder(
@@ -126,19 +126,19 @@ def write_decoder(
     opset: int,
     size: tuple[int, int] | None,
     input: str,
-    centre: Tensor | None = None,
+    center: Tensor | None = None,
 ) -> None:
-    """Write a lowered synthesis transform (`codecswap.export.lower.lower`) as it is.
+    """Write a lowered synthesis transform (`codecswap.graph.lower.lower`) as it is.
 
     Args:
         channels: of its input.
         size: height and width of its input, in latents; None: dynamic.
         input: the input's name.
-        centre: ``(1, M, 1, 1)``, added to the input.
+        center: ``(1, M, 1, 1)``, added to the input.
     """
     example = torch.zeros(1, channels, *(size or (4, 6)))
     axes = {input: {0: "batch", 2: "rows", 3: "columns"}, "picture": _PICTURE}
-    _export(_Decoder(g_s.cpu(), centre), example, Path(path), opset, axes, dynamic=size is None)
+    _export(_Decoder(g_s.cpu(), center), example, Path(path), opset, axes, dynamic=size is None)
 
 
 def write_encoder(g_a: nn.Module, path: str | Path, *, opset: int, size: tuple[int, int] | None, factor: int) -> None:

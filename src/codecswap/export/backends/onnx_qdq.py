@@ -1,4 +1,4 @@
-"""ONNX's QDQ form of a quantised transform: QuantizeLinear and DequantizeLinear around float operators."""
+"""ONNX's QDQ form of a quantized transform: QuantizeLinear and DequantizeLinear around float operators."""
 
 from pathlib import Path
 from typing import Any
@@ -6,9 +6,9 @@ from typing import Any
 import onnx
 from onnx import ModelProto, NodeProto, helper, numpy_helper
 
-from codecswap.export.backends import graph
 from codecswap.files import atomic_write
-from codecswap.quantise.representation import Constant, Operation, Quantisation, QuantisedTransform
+from codecswap.graph import onnx_graph as graph
+from codecswap.quantized.representation import Constant, Operation, Quantization, QuantizedTransform
 
 CONTRIBUTED = "com.microsoft"
 """ONNX Runtime's domain, whose QuantizeLinear and DequantizeLinear take 16 bits in every opset."""
@@ -16,18 +16,18 @@ _WIDE_SINCE = 21
 """The opset from which ONNX's own take them."""
 
 
-def domain_of(quantisation: Quantisation, opset: int) -> str:
+def domain_of(quantization: Quantization, opset: int) -> str:
     """The domain of the operators that round to these integers; empty: ONNX's own."""
-    wide = quantisation.zero_point.dtype.name in ("uint16", "int16")
+    wide = quantization.zero_point.dtype.name in ("uint16", "int16")
     return CONTRIBUTED if wide and opset < _WIDE_SINCE else ""
 
 
-def write_qdq(transform: QuantisedTransform, path: Path, opset: int) -> None:
-    """Write a quantised transform as an ONNX file of this opset, at least 13."""
+def write_qdq(transform: QuantizedTransform, path: Path, opset: int) -> None:
+    """Write a quantized transform as an ONNX file of this opset, at least 13."""
     nodes, stored, read_as = [], {}, {}
 
-    def parameters(name: str, quantisation: Quantisation) -> list[str]:
-        stored[f"{name}_scale"], stored[f"{name}_zero_point"] = quantisation.scale, quantisation.zero_point
+    def parameters(name: str, quantization: Quantization) -> list[str]:
+        stored[f"{name}_scale"], stored[f"{name}_zero_point"] = quantization.scale, quantization.zero_point
         return [f"{name}_scale", f"{name}_zero_point"]
 
     def add(operator: str, inputs: list[str], output: str, **attributes: Any) -> None:
@@ -40,14 +40,14 @@ def write_qdq(transform: QuantisedTransform, path: Path, opset: int) -> None:
         read_as[name] = rounded
 
     for name, constant in transform.constants.items():
-        if constant.quantisation is None:
+        if constant.quantization is None:
             stored[name] = constant.values
             continue
         stored[f"{name}_quantized"], read_as[name] = constant.values, f"{name}_dequantized"
-        more: dict[str, Any] = {} if constant.quantisation.axis is None else {"axis": constant.quantisation.axis}
-        if domain := domain_of(constant.quantisation, opset):  # a mask between 16-bit activations
+        more: dict[str, Any] = {} if constant.quantization.axis is None else {"axis": constant.quantization.axis}
+        if domain := domain_of(constant.quantization, opset):  # a mask between 16-bit activations
             more["domain"] = domain
-        add("DequantizeLinear", [f"{name}_quantized", *parameters(name, constant.quantisation)], read_as[name], **more)
+        add("DequantizeLinear", [f"{name}_quantized", *parameters(name, constant.quantization)], read_as[name], **more)
     if transform.input in transform.activations:
         add_rounding(transform.input, transform.input, f"{transform.input}_dequantized")
     for step in transform.operations:
@@ -75,24 +75,24 @@ def write_qdq(transform: QuantisedTransform, path: Path, opset: int) -> None:
         onnx.save(model, beside)
 
 
-def read_qdq(model: ModelProto) -> QuantisedTransform:
-    """Read back what `write_qdq`, or ONNX Runtime's static quantiser, wrote of a transform.
+def read_qdq(model: ModelProto) -> QuantizedTransform:
+    """Read back what `write_qdq`, or ONNX Runtime's static quantizer, wrote of a transform.
 
     Raises:
-        ValueError: an operation reads a tensor from before its rounding, which no `QuantisedTransform` says.
+        ValueError: an operation reads a tensor from before its rounding, which no `QuantizedTransform` says.
     """
     stored, operations = graph.weights(model), []
     constants: dict[str, Constant] = {}
-    activations: dict[str, Quantisation] = {}
+    activations: dict[str, Quantization] = {}
     means: dict[str, str] = {}  # what the integers, and the values made of them, are of
     output = model.graph.output[0].name
     for node in model.graph.node:
         if node.op_type == "QuantizeLinear":
             means[node.output[0]] = node.input[0]
-            activations[node.input[0]] = _quantisation(node, stored)
+            activations[node.input[0]] = _quantization(node, stored)
         elif node.op_type == "DequantizeLinear" and node.input[0] in stored:
             means[node.output[0]] = name = node.input[0].removesuffix("_quantized")
-            constants[name] = Constant(stored[node.input[0]], _quantisation(node, stored))
+            constants[name] = Constant(stored[node.input[0]], _quantization(node, stored))
         elif node.op_type == "DequantizeLinear":
             means[node.output[0]] = means[node.input[0]]
         else:
@@ -110,7 +110,7 @@ def read_qdq(model: ModelProto) -> QuantisedTransform:
         name = means.get(name, name)
         return names.get(name, name)
 
-    return QuantisedTransform(
+    return QuantizedTransform(
         input=model.graph.input[0].name,
         input_shape=_shape(model.graph.input[0]),
         output=output,
@@ -127,14 +127,14 @@ def read_qdq(model: ModelProto) -> QuantisedTransform:
             for node in operations
         ),
         constants=constants,
-        activations={named(name): quantisation for name, quantisation in activations.items()},
+        activations={named(name): quantization for name, quantization in activations.items()},
     )
 
 
-def _quantisation(node: NodeProto, stored: dict[str, Any]) -> Quantisation:
+def _quantization(node: NodeProto, stored: dict[str, Any]) -> Quantization:
     scale, zero_point = (stored[name] for name in node.input[1:3])
     axis = next((item.i for item in node.attribute if item.name == "axis"), 1)
-    return Quantisation(scale, zero_point, axis if scale.ndim else None)
+    return Quantization(scale, zero_point, axis if scale.ndim else None)
 
 
 def _shape(value: onnx.ValueInfoProto) -> tuple[int | str, ...]:

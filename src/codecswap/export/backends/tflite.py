@@ -1,4 +1,4 @@
-"""TFLite's form of a quantised transform: integer operators in NHWC that an Arm Ethos-U runs, written without TensorFlow.
+"""TFLite's form of a quantized transform: integer operators in NHWC that an Arm Ethos-U runs, written without TensorFlow.
 
 Where ONNX has an operator that no Ethos-U runs, others stand for it:
 
@@ -20,20 +20,20 @@ from ai_edge_litert.schema_py_generated import Padding
 from codecswap.errors import UserError
 from codecswap.export.backends.tflite_file import TfliteFile
 from codecswap.files import atomic_write
-from codecswap.quantise.representation import Operation, Quantisation, QuantisedTransform
+from codecswap.quantized.representation import Operation, Quantization, QuantizedTransform
 
 Table = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """Of the scales of a 16-bit RSQRT's input and output: its results ``(32768,)`` for 0 to 32767, int16."""
 
 
-def write_tflite(transform: QuantisedTransform, path: Path) -> None:
+def write_tflite(transform: QuantizedTransform, path: Path) -> None:
     """Write `tflite` into a file, which is replaced whole."""
     content = tflite(transform)
     with atomic_write(path) as beside:
         beside.write_bytes(content)
 
 
-def tflite(transform: QuantisedTransform, rsqrt: Table | None = None) -> bytes:
+def tflite(transform: QuantizedTransform, rsqrt: Table | None = None) -> bytes:
     """A transform of a fixed size as a TFLite file, whose input and output are ``(1, H, W, C)``.
 
     Args:
@@ -52,11 +52,11 @@ def tflite(transform: QuantisedTransform, rsqrt: Table | None = None) -> bytes:
             raise UserError(f"A TFLite file for an NPU is all integers, and {kept[0]} is in float: leave out --keep.")
     else:
         types = {rounding.zero_point.dtype.name for rounding in transform.activations.values()}
-        centred = not any(rounding.zero_point for rounding in transform.activations.values())
-        if not types <= {"uint8", "int8"} and (types != {"int16"} or not centred):
+        centerd = not any(rounding.zero_point for rounding in transform.activations.values())
+        if not types <= {"uint8", "int8"} and (types != {"int16"} or not centerd):
             raise UserError(
                 f"A TFLite file has activations of 8 bits, or int16 around 0, and this has {', '.join(sorted(types))}: "
-                "quantise with --precision w8a8, or w8a16 and --activations int8."
+                "quantize with --precision w8a8, or w8a16 and --activations int8."
             )
     return _Translation(transform, rsqrt).file.content(transform.input, transform.output)
 
@@ -85,7 +85,7 @@ class _Kernel:
 class _Translation:
     """A transform, operator by operator; tensors keep its names."""
 
-    def __init__(self, transform: QuantisedTransform, rsqrt: Table | None) -> None:
+    def __init__(self, transform: QuantizedTransform, rsqrt: Table | None) -> None:
         self.transform, self.rsqrt, self.file = transform, rsqrt, TfliteFile()
         _, channels, height, width = transform.input_shape
         self.file.tensor(transform.input, (1, int(height), int(width), int(channels)), self._input_rounding())
@@ -165,7 +165,7 @@ class _Translation:
         low, high = (self.transform.constants[name].real.reshape(1, 1, 1, 1) for name in step.inputs[1:])
         ends = {"MAXIMUM": low, "MINIMUM": high}
         if rounding:
-            ends = {operator: rounding.quantise(end) for operator, end in ends.items()}
+            ends = {operator: rounding.quantize(end) for operator, end in ends.items()}
             if ends["MINIMUM"].item() == np.iinfo(ends["MINIMUM"].dtype).max:
                 del ends["MINIMUM"]
         for operator, end in ends.items():
@@ -179,7 +179,7 @@ class _Translation:
 
     # TFLite's
 
-    def _convolve(self, step: Operation, kernel: _Kernel, output: str, rounding: Quantisation | None) -> None:
+    def _convolve(self, step: Operation, kernel: _Kernel, output: str, rounding: Quantization | None) -> None:
         x, before, stride = step.inputs[0], step.attributes["pads"][0], step.attributes["strides"][0]
         _, height, width, _ = self.file.shapes[x]
         depthwise = step.attributes.get("group", 1) > 1
@@ -209,17 +209,17 @@ class _Translation:
         """A convolution's parameters; ``outputs`` is the axis of its weight that they are on."""
         weight, bias = (self.transform.constants[name] for name in step.inputs[1:])
         order = (0, 2, 3, 1) if outputs == 0 else (1, 2, 3, 0)
-        scale = weight.quantisation.scale if weight.quantisation else None
+        scale = weight.quantization.scale if weight.quantization else None
         return _Kernel(weight.values.transpose(order), bias.values, scale)
 
     def _stored(self, output: str, x: str, kernel: _Kernel, axis: int = 0) -> tuple[str, str]:
         """The weight and the bias of a convolution of ``x``, by name; ``axis`` is where the weight has its outputs."""
         names, given, bias = (f"{output}/weight", f"{output}/bias"), self.file.roundings[x], kernel.bias
-        roundings: tuple[Quantisation | None, ...] = (None, None)
+        roundings: tuple[Quantization | None, ...] = (None, None)
         if given and kernel.scale is not None:
             bias = bias.astype(np.int64 if given.zero_point.dtype == np.int16 else np.int32)
             zeros = np.zeros(len(bias), np.int8)
-            roundings = (Quantisation(kernel.scale, zeros, axis), Quantisation(kernel.scale * given.scale, zeros, 0))
+            roundings = (Quantization(kernel.scale, zeros, axis), Quantization(kernel.scale * given.scale, zeros, 0))
         for name, values, rounding in zip(names, (kernel.weight.swapaxes(0, axis), bias), roundings, strict=True):
             self.file.constant(name, values, rounding)
         return names
@@ -229,25 +229,25 @@ class _Translation:
         values, given = self.transform.constants[name].real.transpose(0, 2, 3, 1), self._input_rounding()
         if given is None:
             return self.file.constant(name, values)
-        one = Quantisation(np.array(1, np.float32), np.zeros_like(given.zero_point))
-        return self.file.constant(name, one.quantise(values), one)
+        one = Quantization(np.array(1, np.float32), np.zeros_like(given.zero_point))
+        return self.file.constant(name, one.quantize(values), one)
 
     def _integers(self, values: tuple[int, ...]) -> str:
         return self.file.constant(f"size {values}", np.array(values, np.int32))
 
-    def _rounding(self, name: str) -> Quantisation | None:
+    def _rounding(self, name: str) -> Quantization | None:
         found = self.transform.activations.get(name)
         if found is None or found.zero_point.dtype != np.uint8:
             return found
-        return Quantisation(found.scale, (found.zero_point.astype(int) - 128).astype(np.int8))
+        return Quantization(found.scale, (found.zero_point.astype(int) - 128).astype(np.int8))
 
-    def _input_rounding(self) -> Quantisation | None:
+    def _input_rounding(self) -> Quantization | None:
         """The input's; or where that has none, the one of what it becomes first (by Resize)."""
         name = self.transform.input
         first = next(step.output for step in self.transform.operations if name in step.inputs)
         return self._rounding(name) or self._rounding(first)
 
-    def _inverse_rounding(self, step: Operation) -> Quantisation | None:
+    def _inverse_rounding(self, step: Operation) -> Quantization | None:
         """Of rsqrt(n), so that ``n * rsqrt(n)`` is closest to the root, on average over what n may be.
 
         Small norms are more frequent, and in 8 bits it matters: their density is taken to fall as the power -2/3 from 1/16 of
@@ -272,7 +272,7 @@ class _Translation:
             return float((density * np.square(values * inverse - np.sqrt(values))).sum())
 
         largest = min(np.geomspace(values[-1] ** -0.5, values[0] ** -0.5, 64), key=error)
-        return Quantisation(np.array(largest / levels, np.float32), np.array(lowest, given.zero_point.dtype))
+        return Quantization(np.array(largest / levels, np.float32), np.array(lowest, given.zero_point.dtype))
 
     def _only_user(self, name: str, operator: str) -> Operation | None:
         """The one operation that reads a tensor, if it is such an operator."""

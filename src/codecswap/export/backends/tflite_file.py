@@ -7,7 +7,7 @@ import flatbuffers
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
-from codecswap.quantise.representation import Quantisation
+from codecswap.quantized.representation import Quantization
 
 OPERATORS: dict[str, tuple[str, dict[str, int]]] = {
     "ABS": ("", {"int8": 2, "int16": 3}),
@@ -33,14 +33,14 @@ class TfliteFile:
 
     def __init__(self) -> None:
         self.shapes: dict[str, tuple[int, ...]] = {}
-        self.roundings: dict[str, Quantisation | None] = {}
+        self.roundings: dict[str, Quantization | None] = {}
         self._index: dict[str, int] = {}
         self._tensors: list[Any] = []
         self._buffers = [schema.BufferT()]  # the first one is empty, and that of every tensor that is computed
         self._operators: list[Any] = []
         self._codes: list[tuple[str, int]] = []
 
-    def tensor(self, name: str, shape: Sequence[int], rounding: Quantisation | None) -> None:
+    def tensor(self, name: str, shape: Sequence[int], rounding: Quantization | None) -> None:
         """Say what goes in, or what an operator will put out: integers of ``rounding``; float32 without."""
         self._declare(name, shape, rounding.zero_point.dtype if rounding else np.dtype(np.float32), rounding, 0)
 
@@ -49,7 +49,7 @@ class TfliteFile:
         self._declare(name, shape, np.dtype(np.int32), None, 0)
         return name
 
-    def constant(self, name: str, values: np.ndarray, rounding: Quantisation | None = None) -> str:
+    def constant(self, name: str, values: np.ndarray, rounding: Quantization | None = None) -> str:
         """Store values as they are; returns their name."""
         if name not in self._index:
             buffer = schema.BufferT()
@@ -91,7 +91,7 @@ class TfliteFile:
         return bytes(builder.Output())
 
     def _declare(
-        self, name: str, shape: Sequence[int], dtype: np.dtype, rounding: Quantisation | None, buffer: int
+        self, name: str, shape: Sequence[int], dtype: np.dtype, rounding: Quantization | None, buffer: int
     ) -> None:
         entry = schema.TensorT()
         entry.name, entry.shape, entry.buffer = name.strip("/"), list(shape), buffer

@@ -1,0 +1,42 @@
+"""Sample pictures as arrays: of a folder, or the photographs inside the package."""
+
+from collections.abc import Iterator
+from importlib.resources import files
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from codecswap.data.discovery import scan
+from codecswap.data.pictures import UNREADABLE, load_picture, pad, to_array
+from codecswap.errors import UserError
+
+VERIFIED_ON = 3
+"""Pictures that written files are verified on."""
+
+
+def sample_pictures(
+    folder: str | None, option: str, side: str, size: tuple[int, int] | None, factor: int = 1
+) -> Iterator[np.ndarray]:
+    """Pictures of a folder, or the package's photographs, ``(3, H, W)``, float32 in [0, 1].
+
+    Args:
+        folder: None: the package's.
+        option: the option that named the folder.
+        side: ``train`` or ``val``, of the package's photographs.
+        size: width and height that they are cut to; None: whole.
+        factor: sides are padded to multiples of it.
+
+    Raises:
+        UserError: the folder holds none that can be read.
+    """
+    found = 0
+    for path in scan(folder or str(files("codecswap") / "assets" / "photos" / side)):
+        try:
+            picture = load_picture(path)
+        except UNREADABLE:
+            continue
+        found += 1
+        cut = ImageOps.fit(picture, size, Image.Resampling.LANCZOS) if size else picture
+        yield pad(to_array(cut), factor)
+    if not found:
+        raise UserError(f"{option} {folder} holds no picture that can be read.")

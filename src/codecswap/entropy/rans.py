@@ -1,0 +1,197 @@
+"""The entropy coder: rANS over 16-bit tables, byte for byte the strings that CompressAI writes and reads.
+
+A range variant of asymmetric numeral systems (Duda, "Asymmetric numeral systems: entropy coding combining speed of Huffman
+coding with compression rate of arithmetic coding", 2013) with 63 bits of state that is flushed in 32-bit words. A symbol
+outside its channel's table is written as the table's last entry, then as an integer in groups of four bits.
+
+The work is done in C (c/codecswap.c, the library for boards). Where the package was installed without a compiler, the same
+loops run here in Python: equal bytes, some 100 times as slow.
+"""
+
+from bisect import bisect_right
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache, lru_cache
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+
+from codecswap.console import warn
+from codecswap.entropy.tables import PRECISION, EntropyTables
+
+_coder: Any
+try:
+    _coder = import_module("codecswap._coder")
+except ImportError:
+    _coder = None
+
+_LOW = 1 << 31
+"""The state is never below this between symbols, and starts here."""
+_BYPASS = 4
+"""Bits in a group of an integer that no table holds."""
+_CORRUPT = "the string does not end where its symbols do"
+_GROUPS = 7
+"""Such an integer has 28 bits at most; with more, CompressAI's encoder would not end."""
+
+
+class CorruptString(ValueError):
+    """A string that no encoder with these tables has written."""
+
+
+def encode(symbols: np.ndarray, tables: EntropyTables) -> bytes:
+    """Code ``symbols: (M, h, w)``, int32; the last channel's last symbol is coded first, as a decoder runs forward."""
+    symbols = np.ascontiguousarray(symbols, np.int32)
+    if _coder:
+        return _coder.encode(_opened(tables.binary), symbols)
+    _say_slow()
+    return _encode(symbols, _channels(tables, symbols.shape[1:]), tables)
+
+
+def decode(string: bytes, shape: tuple[int, int], tables: EntropyTables) -> np.ndarray:
+    """Read what `encode` wrote back as ``(M, h, w)``, int32.
+
+    Raises:
+        CorruptString: the string is too short, too long, or was not written with these tables.
+    """
+    _check_length(string)
+    symbols = np.empty((tables.channels, *shape), np.int32)
+    if _coder:
+        with _refusing():
+            _coder.decode(_opened(tables.binary), string, symbols)
+        return symbols
+    _say_slow()
+    return _decode(string, _channels(tables, shape), tables)
+
+
+def encode_rows(symbols: np.ndarray, rows: np.ndarray, tables: EntropyTables) -> bytes:
+    """Code ``symbols``, int32 of any shape, each with the table's row that ``rows``, uint8 of the same shape, names."""
+    symbols, rows = np.ascontiguousarray(symbols, np.int32), np.ascontiguousarray(rows, np.uint8)
+    if _coder:
+        return _coder.encode_rows(_opened(tables.binary), rows, symbols)
+    _say_slow()
+    return _encode(symbols, rows, tables)
+
+
+def decode_rows(string: bytes, rows: np.ndarray, tables: EntropyTables) -> np.ndarray:
+    """Read what `encode_rows` wrote with the same ``rows``.
+
+    Raises:
+        CorruptString: the string is too short, too long, or was not written with these tables and rows.
+    """
+    _check_length(string)
+    rows = np.ascontiguousarray(rows, np.uint8)
+    if _coder:
+        symbols = np.empty(rows.shape, np.int32)
+        with _refusing():
+            _coder.decode_rows(_opened(tables.binary), rows, string, symbols)
+        return symbols
+    _say_slow()
+    return _decode(string, rows, tables)
+
+
+def _check_length(string: bytes) -> None:
+    if len(string) % 4 or len(string) < 8:
+        raise CorruptString(f"{len(string)} bytes cannot be a coded string")
+
+
+@contextmanager
+def _refusing() -> Iterator[None]:
+    try:
+        yield
+    except ValueError:
+        raise CorruptString(_CORRUPT) from None
+
+
+def _channels(tables: EntropyTables, shape: tuple[int, ...]) -> np.ndarray:
+    """The row of each symbol where every channel has its own, ``(M, h, w)``."""
+    return np.broadcast_to(np.arange(tables.channels)[:, None, None], (tables.channels, *shape))
+
+
+@lru_cache(8)
+def _opened(binary: bytes) -> Any:
+    return _coder.open(binary)
+
+
+@cache
+def _say_slow() -> None:
+    warn(
+        "codecswap was installed where no C compiler was, so entropy coding runs in Python, some 100 times as slow. Install "
+        "one (Debian: apt-get install gcc python3-dev), then codecswap again, with pip's options --force-reinstall --no-deps "
+        "--no-cache-dir."
+    )
+
+
+def _rows(tables: EntropyTables) -> list[list[int]]:
+    return [row[:length].tolist() for row, length in zip(tables.cdf, tables.lengths, strict=True)]
+
+
+def _encode(symbols: np.ndarray, rows: np.ndarray, tables: EntropyTables) -> bytes:
+    """Code symbols, each with its row of the tables."""
+    state, words = _LOW, []  # the last word first
+    known = _rows(tables)
+    values = symbols - tables.offsets[rows]
+    for value, number in zip(values.ravel()[::-1].tolist(), rows.ravel()[::-1].tolist(), strict=True):
+        row = known[number]
+        entry, last = value, len(row) - 2
+        if value < 0 or value >= last:
+            entry = last
+            raw = 2 * (value - last) if value >= 0 else -2 * value - 1
+            groups = -(-raw.bit_length() // _BYPASS)
+            if groups > _GROUPS:
+                raise ValueError(f"a symbol of more than {_BYPASS * _GROUPS} bits")
+            for group in range(groups, -1, -1):  # the count comes first when read, so last here
+                bits = raw >> (_BYPASS * (group - 1)) & 15 if group else groups
+                if state >= 1 << (63 - _BYPASS):
+                    words.append(state & 0xFFFFFFFF)
+                    state >>= 32
+                state = state << _BYPASS | bits
+        start = row[entry]
+        width = row[entry + 1] - start
+        if state >= width << (63 - PRECISION):
+            words.append(state & 0xFFFFFFFF)
+            state >>= 32
+        state = (state // width << PRECISION) + state % width + start
+    words += [state >> 32, state & 0xFFFFFFFF]
+    return np.array(words[::-1], "<u4").tobytes()
+
+
+def _decode(string: bytes, rows: np.ndarray, tables: EntropyTables) -> np.ndarray:
+    """The symbols of a string, in the shape of ``rows``.
+
+    Raises:
+        CorruptString: the string does not end where they do.
+    """
+    words = np.frombuffer(string, "<u4").tolist()
+    state = words[0] | words[1] << 32
+    if not _LOW <= state < 1 << 63:
+        raise CorruptString(_CORRUPT)
+    words = words[:1:-1]  # the next word last
+    known, read = _rows(tables), []
+    try:
+        for number in rows.ravel().tolist():
+            row = known[number]
+            last = len(row) - 2
+            slot = state & 0xFFFF
+            value = bisect_right(row, slot) - 1  # the last entry that begins at or before the slot
+            start = row[value]
+            state = (row[value + 1] - start) * (state >> PRECISION) + slot - start
+            if state < _LOW:
+                state = state << 32 | words.pop()
+            if value == last:
+                raw, groups, state = 0, state & 15, state >> _BYPASS
+                if state < _LOW:
+                    state = state << 32 | words.pop()
+                if groups > _GROUPS:
+                    raise CorruptString(_CORRUPT)
+                for group in range(groups):
+                    raw, state = raw | (state & 15) << (_BYPASS * group), state >> _BYPASS
+                    if state < _LOW:
+                        state = state << 32 | words.pop()
+                value = -(raw >> 1) - 1 if raw & 1 else (raw >> 1) + last
+            read.append(value)
+    except IndexError:  # the string ends before its symbols do
+        raise CorruptString(_CORRUPT) from None
+    if words or state != _LOW:
+        raise CorruptString(_CORRUPT)
+    return np.array(read, np.int32).reshape(rows.shape) + tables.offsets[rows]

@@ -1,0 +1,201 @@
+"""A codec's transforms rewritten, weights and all, in the few operators that an NPU's converter should see.
+
+What training needs and a device does not goes: GDN's reparametrization becomes the weights of a 1x1 convolution, its
+square a product, a mask made on the fly a constant. The result computes the same function to float rounding.
+"""
+
+import copy
+import math
+from collections import OrderedDict
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from codecswap.entropy.tables import EntropyTables
+from codecswap.errors import UserError
+from codecswap.inference.split_inputs import Planes
+from codecswap.layers.gdn import GDN, GDN1, PlainActivation, RsqrtGDN, effective
+from codecswap.layers.upsampling import ConstantMask, SubpixelConv2d, UpsampleConv2d
+from codecswap.quantized.synthesis import IntegerSynthesis
+from codecswap.swaps import maker
+from codecswap.swaps.masked import MASKED
+from codecswap.swaps.subpixel import SUBPIXEL
+from codecswap.swaps.swap import Swap
+
+Form = Literal["native", "resize", "subpixel"]
+"""How a doubling layer is written: as the codec has it, as Resize (and Mul) and Conv, or as Conv and DepthToSpace."""
+FORMS: dict[str, Swap] = {"resize": MASKED, "subpixel": SUBPIXEL}
+"""The exact swap that writes a teacher's layer in a form other than its own."""
+
+
+class LoweredGDN(PlainActivation):
+    """GDN or IGDN in Conv, Mul, Sqrt and Div: ``x / sqrt(beta + gamma x^2)`` or ``x * sqrt(beta + gamma x^2)``.
+
+    With ``reciprocal`` in Conv, Mul, Sqrt and Reciprocal: ONNX has no Rsqrt, and converters make one of these two.
+
+    ``(B, C, H, W) -> (B, C, H, W)``; ``norm.weight: (C, C, 1, 1)`` is gamma and ``norm.bias: (C,)`` is beta.
+    """
+
+    def __init__(self, beta: Tensor, gamma: Tensor, *, inverse: bool, reciprocal: bool = False) -> None:
+        super().__init__()
+        self.inverse, self.reciprocal = inverse, reciprocal
+        self.norm = _conv(gamma[:, :, None, None], beta)
+
+    @classmethod
+    def of(cls, gdn: GDN) -> "LoweredGDN":
+        """The same function as ``gdn``."""
+        return cls(*effective(gdn), inverse=gdn.inverse, reciprocal=isinstance(gdn, RsqrtGDN))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Compute ``(B, C, H, W) -> (B, C, H, W)``."""
+        norm = self.norm(x * x)  # x ** 2 would be exported as Pow
+        if self.reciprocal:
+            root = torch.sqrt(norm).reciprocal()
+            return x * (norm * root) if self.inverse else x * root
+        root = torch.sqrt(norm)
+        return x * root if self.inverse else x / root
+
+    def rescale(self, inside: Tensor, outside: Tensor) -> Tensor:  # noqa: D102
+        factor = (inside * outside).square()
+        factor = factor if self.inverse else 1 / factor
+        self.norm.weight *= factor[:, None, None, None] * inside.square()[None, :, None, None]
+        assert self.norm.bias is not None
+        self.norm.bias *= factor
+        return outside
+
+
+class LoweredGDN1(PlainActivation):
+    """GDN1 or its inverse in Abs, Conv, and Div or Mul: ``x / (beta + gamma |x|)`` or ``x * (beta + gamma |x|)``.
+
+    Shapes and names as in `LoweredGDN`.
+    """
+
+    def __init__(self, gdn: GDN1) -> None:
+        super().__init__()
+        beta, gamma = effective(gdn)
+        self.inverse = gdn.inverse
+        self.norm = _conv(gamma[:, :, None, None], beta)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Compute ``(B, C, H, W) -> (B, C, H, W)``."""
+        norm = self.norm(x.abs())
+        return x * norm if self.inverse else x / norm
+
+    def rescale(self, inside: Tensor, outside: Tensor) -> Tensor:  # noqa: D102
+        factor = inside * outside if self.inverse else 1 / (inside * outside)
+        self.norm.weight *= factor[:, None, None, None] * inside[None, :, None, None]
+        assert self.norm.bias is not None
+        self.norm.bias *= factor
+        return outside
+
+
+class FixedMask(nn.Module):
+    """`codecswap.layers.upsampling.ConstantMask` for one size only: the mask ``(1, 1, 2H, 2W)`` is a constant of the graph."""
+
+    def __init__(self, height: int, width: int) -> None:
+        super().__init__()
+        self.mask: Tensor
+        self.register_buffer("mask", ConstantMask()(torch.ones(1, 1, height, width)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Mask ``x: (B, C, 2H, 2W)``."""
+        return x * self.mask
+
+
+def lower(transform: nn.Module, form: Form = "native", size: tuple[int, int] | None = None) -> nn.Sequential:
+    """Copy an analysis or synthesis transform and write it in few operators; the original is left as it is.
+
+    Args:
+        transform: ``g_a`` or ``g_s``: a sequence of (transposed) convolutions, GDNs and this project's layers.
+        form: how the layers that double the resolution are written.
+        size: height and width of the latents; only masks (of a synthesis transform) need it.
+
+    Raises:
+        UserError: a layer cannot be written in that form, or has a mask and there is no size; or it is in integers already.
+    """
+    if isinstance(transform, IntegerSynthesis):
+        raise UserError(
+            "The decoder was fine-tuned in integers, and has no form in float: write it with `codecswap quantize`, or with "
+            "`codecswap compile` for the NPU that it was trained for."
+        )
+    result = nn.Sequential()
+    for name, layer in transform.named_children():
+        result.add_module(name, _lowered_layer(f"g_s.{name}", layer, form, size))
+        made_by = maker(layer)
+        if size and nn.ConvTranspose2d in (type(layer), made_by and made_by.replaces):
+            size = (2 * size[0], 2 * size[1])
+    for layer in result.modules():  # integer convolutions of ONNX Runtime and TFLite want a bias
+        if isinstance(layer, nn.Conv2d) and layer.bias is None:
+            layer.bias = nn.Parameter(layer.weight.new_zeros(layer.out_channels))
+    return result.eval().requires_grad_(False)
+
+
+def convolution(layer: nn.Module) -> nn.Conv2d | nn.ConvTranspose2d:
+    """The convolution inside a layer of a lowered transform that is no GDN."""
+    return next(module for module in layer.modules() if isinstance(module, nn.Conv2d | nn.ConvTranspose2d))
+
+
+@torch.no_grad()
+def take_planes(transform: nn.Module, tables: EntropyTables) -> Planes:
+    """Make a lowered synthesis transform of latents one of planes (`codecswap.inference.split_inputs`), in place.
+
+    Returns: the layout of its new input.
+    """
+    conv = convolution(next(transform.children()))
+    axis = 0 if isinstance(conv, nn.ConvTranspose2d) else 1
+    left = torch.from_numpy(tables.medians - np.rint(tables.medians))
+    constant = (conv.weight * left.view((-1, 1, 1, 1) if axis == 0 else (1, -1, 1, 1))).sum(axis, keepdim=True)
+    # a constant above 1 keeps its weights from widening the others' range
+    planes = Planes.of(tables, max(1, math.ceil((constant.abs().amax() / conv.weight.abs().amax()).item())))
+    spread = conv.weight.index_select(axis, torch.tensor(planes.channels))
+    conv.weight = nn.Parameter(torch.cat([spread, constant / planes.constant], axis), requires_grad=False)
+    return planes
+
+
+def _lowered_layer(name: str, layer: nn.Module, form: Form, size: tuple[int, int] | None) -> nn.Module:
+    if isinstance(layer, GDN1):
+        return LoweredGDN1(layer)
+    if isinstance(layer, GDN):
+        return LoweredGDN.of(layer)
+    written_as = FORMS.get(form)
+    if written_as and isinstance(layer, written_as.replaces):
+        if reason := written_as.refusal(layer):
+            raise UserError(f"The layer {name} cannot be exported with --form {form}: {reason}.")
+        layer, _ = written_as.replace(layer)
+    if isinstance(layer, SubpixelConv2d) and form == "resize":
+        raise UserError(
+            f"The layer {name} is a subpixel convolution, which has no form with Resize: leave out --form resize."
+        )
+    if isinstance(layer, UpsampleConv2d):
+        return _folded(layer) if written_as is SUBPIXEL else _unfolded(name, layer, size)
+    return copy.deepcopy(layer)
+
+
+def _folded(layer: UpsampleConv2d) -> nn.Module:
+    bias = None if layer.conv.bias is None else layer.conv.bias.detach().repeat_interleave(4)
+    return nn.Sequential(_conv(layer.folded_weight().detach(), bias), nn.PixelShuffle(2))
+
+
+def _unfolded(name: str, layer: UpsampleConv2d, size: tuple[int, int] | None) -> nn.Module:
+    parts: OrderedDict[str, nn.Module] = OrderedDict(resize=nn.Upsample(scale_factor=2, mode="nearest"))
+    if layer.masked:
+        if size is None:
+            raise UserError(
+                f"The layer {name} multiplies by a constant mask of one size: fix it with --height and --width, "
+                "or take --form subpixel, which goes with every size."
+            )
+        parts["mask"] = FixedMask(2 * size[0], 2 * size[1])
+    parts["conv"] = copy.deepcopy(layer.conv)
+    return nn.Sequential(parts)
+
+
+def _conv(weight: Tensor, bias: Tensor | None) -> nn.Conv2d:
+    """A convolution of stride 1 that keeps the size, with this weight ``(O, I, k, k)`` and bias ``(O,)``."""
+    outputs, inputs, kernel, _ = weight.shape
+    conv = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=bias is not None)
+    conv.weight = nn.Parameter(weight.clone(), requires_grad=False)
+    if bias is not None:
+        conv.bias = nn.Parameter(bias.clone(), requires_grad=False)
+    return conv

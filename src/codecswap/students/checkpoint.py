@@ -1,0 +1,190 @@
+"""Student checkpoints: what is in them, and how they are read back into a codec."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from codecswap.codecs.architectures import ARCHITECTURES, check, untrained
+from codecswap.codecs.protocol import Codec
+from codecswap.codecs.safe_load import read_state
+from codecswap.codecs.source import state_digest
+from codecswap.config import ZOO
+from codecswap.errors import UserError
+from codecswap.quantized.synthesis import IntegerSynthesis
+from codecswap.swaps import GDN_SWAPS, KEPT, SWAPS
+from codecswap.swaps.apply import swap, swap_gdn
+from codecswap.swaps.subpixel import SUBPIXEL
+from codecswap.swaps.upsample import UPSAMPLE
+
+FORMAT = 6
+"""Version of a checkpoint's layout; 5 had no decoders in integers, 4 no GDN swaps, 3 learning rates by layer, 2 plain Adam, 1
+no place within an epoch."""
+
+
+@dataclass(frozen=True)
+class StudentRecord:
+    """How to rebuild a student and find its teacher; stored in every checkpoint under ``codec``."""
+
+    N: int
+    """Channels inside the transforms."""
+    M: int
+    """Channels of the latents."""
+    replacement: str
+    """A name in `codecswap.swaps.SWAPS`."""
+    kernel_size: int | None
+    """Kernel of the replacement where it is not the teacher's."""
+    teacher: str | None
+    """The teacher's path, ``tiny``, or None for the zoo."""
+    quality: int
+    """The zoo's quality."""
+    metric: str
+    """The zoo's metric."""
+    teacher_sha256: str | None
+    """`codecswap.codecs.source.fingerprint` of the teacher."""
+    same_latents: bool
+    """Encoder and entropy model are the teacher's: its bitstreams decode."""
+    model: str = ZOO
+    """The zoo's architecture; files of before do not say it."""
+    gdn: str = KEPT
+    """A name in `codecswap.swaps.GDN_SWAPS`, or ``sqrt``."""
+    gdn_pieces: int | None = None
+    """Size of the GDN swap, where it has sizes."""
+    gdn_part: str = "decoder"
+    """Where GDNs were replaced: a name in `codecswap.swaps.apply.PARTS`."""
+    integers: dict[str, Any] | None = None
+    """The layout of a decoder in integers (`codecswap.quantized.synthesis.IntegerSynthesis.layout`); None: it is in float."""
+
+    @property
+    def exact(self) -> bool:
+        """Whether the decoder equals what was there."""
+        return (
+            self.integers is None and SWAPS[self.replacement].exact and (self.gdn == KEPT or GDN_SWAPS[self.gdn].exact)
+        )
+
+
+@dataclass(frozen=True)
+class StudentCheckpoint:
+    """A student read back from a file."""
+
+    path: Path
+    student: Codec
+    """The student, in eval mode."""
+    replacement: str
+    """A name in `codecswap.swaps.SWAPS`."""
+    kernel_size: int | None
+    """Kernel of the replacement where it is not the teacher's."""
+    record: StudentRecord | None
+    """None for files of the original recipe, which do not know their teacher."""
+    content: dict[str, Any]
+    """All that the file holds."""
+
+    @property
+    def exact(self) -> bool:
+        """Whether the decoder equals what was there."""
+        return self.record.exact if self.record else SWAPS[self.replacement].exact
+
+    @property
+    def label(self) -> str:
+        """The replacements by name, and the precision of a decoder in integers, e.g. ``subpixel, gdn relu, w8a8``."""
+        words, record = [self.replacement], self.record
+        if record and record.gdn != KEPT:
+            words.append(f"gdn {record.gdn}")
+        if record and record.integers:
+            words.append(record.integers["precision"])
+        return ", ".join(words)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """Options of the run that wrote the file."""
+        return dict(self.content.get("config", {}))
+
+    @property
+    def from_recipe(self) -> bool:
+        """Whether the original recipe wrote the file."""
+        return self.record is None and "stage" not in self.content
+
+    @property
+    def progress(self) -> tuple[int, int]:
+        """Finished epochs, and batches done in the one begun."""
+        return int(self.content.get("epoch", -1)) + 1, int(self.content.get("batch", 0))
+
+
+def load_student(path: str | Path) -> StudentCheckpoint:
+    """Rebuild the student stored in a checkpoint of this project, or of the original recipe (``{'student_state': ...}``).
+
+    Raises:
+        UserError: the file is missing, damaged, no checkpoint, not a student, or of a newer version of codecswap.
+    """
+    path = Path(path)
+    content = read_state(path)
+    _check_format(path, content.get("format", 1))  # files of the original recipe have none
+    state = content.get("student_state")
+    if not isinstance(state, dict):
+        raise UserError(
+            f"{path} holds no student (no student_state in it): name a checkpoint that distill or finetune wrote."
+        )
+    if not isinstance(content.get("config", {}), dict):
+        raise UserError(f"{path} is damaged (its config is no table of options): copy it again or name another.")
+    try:
+        state = {name.removeprefix("module."): value for name, value in state.items()}
+        record = StudentRecord(**content["codec"]) if "codec" in content else None
+        with torch.random.fork_rng(devices=[]):  # building draws numbers that would disturb a seeded run
+            codec = untrained(state)
+            replacement, kernel = _replacement(state, codec, record)
+            student, _ = swap(codec, replacement, kernel_size=kernel, init="random")
+            if record:
+                student, _ = swap_gdn(student, record.gdn, record.gdn_part, pieces=record.gdn_pieces, init="random")
+            if record and record.integers:
+                prefix = "g_s."
+                decoder = {key.removeprefix(prefix): one for key, one in state.items() if key.startswith(prefix)}
+                student.g_s = IntegerSynthesis.of(record.integers, decoder)
+        student.load_state_dict(state)
+        digest = state_digest(state)
+    except UserError:
+        raise
+    except (KeyError, TypeError, ValueError, RuntimeError, IndexError, AttributeError) as error:
+        raise UserError(
+            f"{path} holds a student of another architecture: only {', '.join(ARCHITECTURES)} codecs are known."
+        ) from error
+    if content.get("student_sha256", digest) != digest:
+        raise UserError(
+            f"{path} is damaged (its weights are not those that were saved): copy it again or name another."
+        )
+    check(student, path)
+    return StudentCheckpoint(path, student.eval(), replacement, kernel, record, content)
+
+
+def _check_format(path: Path, version: object) -> None:
+    """Refuse a layout that this version does not know."""
+    if not isinstance(version, int):
+        raise UserError(f"{path} is damaged (its format is no number): copy it again or name another.")
+    if version > FORMAT:
+        raise UserError(
+            f"{path} was written by a newer version of codecswap (format {version}, this one reads up to {FORMAT}): "
+            "update codecswap."
+        )
+
+
+def _replacement(state: dict[str, Tensor], codec: Codec, record: StudentRecord | None) -> tuple[str, int | None]:
+    """Replacement and kernel of a student of that codec; the original recipe's files show them by their weights alone.
+
+    Raises:
+        KeyError, ValueError, AttributeError: the weights are of another architecture, or not the record's.
+    """
+    n, m = codec.N, codec.M
+    if record and (n, m) != (record.N, record.M):
+        raise ValueError(f"the record has {record.N} and {record.M} channels, the weights have {n} and {m}")
+    if record and record.gdn != KEPT and record.gdn_pieces not in (None, *GDN_SWAPS[record.gdn].sizes):
+        raise ValueError(f"{record.gdn} has no {record.gdn_pieces} pieces")
+    if record:
+        replacement, kernel = record.replacement, record.kernel_size
+    elif "g_s.0.0.weight" in state:
+        replacement, kernel = SUBPIXEL.name, None
+    else:
+        replacement, kernel = UPSAMPLE.name, state["g_s.0.1.weight"].shape[-1]
+    if kernel is not None and kernel not in SWAPS[replacement].sizes:
+        raise ValueError(f"{replacement} has no kernel of {kernel}")
+    return replacement, kernel
