@@ -27,7 +27,7 @@ from codecswap.errors import UserError
 from codecswap.export.backends.onnx_qdq import read_qdq
 from codecswap.export.backends.tflite import write_tflite
 from codecswap.quantize.command import quantize
-from codecswap.quantized.representation import QuantizedTransform
+from codecswap.quantized.representation import TransformGraph
 from codecswap.swaps.apply import swap
 
 CHIPS = ("ethos-u55-32", "ethos-u55-128", "ethos-u55-256", "ethos-u65-256", "ethos-u65-512")
@@ -68,7 +68,7 @@ def random_codec(n: int, m: int) -> Codec:
     return codec.eval()
 
 
-def quantized(codec: Codec, form: str, precision: str, width: int, height: int) -> QuantizedTransform:
+def quantized(codec: Codec, form: str, precision: str, width: int, height: int) -> TransformGraph:
     """The decoder for pictures of a size."""
     side = (width, height) if form == "masked" else (CALIBRATED_AT, CALIBRATED_AT)
     samples = list(islice(sample_pictures(None, "", "train", side), 2))

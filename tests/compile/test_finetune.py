@@ -13,7 +13,7 @@ from codecswap.codecs.torch_codec import TorchCodec
 from codecswap.compile.finetune import in_integers
 from codecswap.config import FinetuneOptions
 from codecswap.inference.runtime import OnnxCodec
-from codecswap.quantized.synthesis import IntegerSynthesis
+from codecswap.quantized.synthesis import QuantizedSynthesis
 from codecswap.students.checkpoint import load_student
 from codecswap.training import saving
 
@@ -58,7 +58,7 @@ def test_training_gains_and_its_files_are_what_was_trained(
     assert float(log[-1]["train_loss"]) < float(log[1]["train_loss"])
     loaded = load_student(tmp_path / "f" / "ft_last.pt")
     start = load_student(tmp_path / "f" / "ft_best.pt")
-    assert isinstance(loaded.student.g_s, IntegerSynthesis) and loaded.label == "subpixel, w8a8" and not loaded.exact
+    assert isinstance(loaded.student.g_s, QuantizedSynthesis) and loaded.label == "subpixel, w8a8" and not loaded.exact
     assert loaded.record and loaded.record.same_latents
     ranges = (loaded.student.g_s.start.activations, start.student.g_s.start.activations)
     assert {name: (float(one.scale), int(one.zero_point)) for name, one in ranges[0].items()} == {
@@ -120,7 +120,7 @@ def test_the_scheme_is_the_targets(
     assert finetune(student, pictures, tmp_path / "f", *options) == 0
     checkpoint = tmp_path / "f" / "ft_last.pt"
     decoder = load_student(checkpoint).student.g_s
-    assert isinstance(decoder, IntegerSynthesis)
+    assert isinstance(decoder, QuantizedSynthesis)
     widest = max(np.abs(decoder.start.constants[step.inputs[1]].values).max() for _, step in decoder._convolutions())
     assert (widest > 64) == (target == "drp-ai"), "8 bits there, 7 for CPUs without VNNI"
     compiled = ["--checkpoint", str(checkpoint), "--images", str(pictures), "--height", "96", "--width", "96"]

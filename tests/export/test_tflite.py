@@ -21,7 +21,7 @@ from codecswap.export.backends.onnx_qdq import read_qdq
 from codecswap.inference.check import agreement
 from codecswap.inference.runtime import OnnxCodec, open_session
 from codecswap.quantize.command import quantize
-from codecswap.quantized.representation import Constant, Operation, Quantization, QuantizedTransform
+from codecswap.quantized.representation import Constant, Operation, Quantization, TransformGraph
 from codecswap.swaps.apply import swap, swap_gdn
 from codecswap.swaps.calibrate import calibrate
 
@@ -163,7 +163,7 @@ def test_no_form_of_gdn_leaves_a_root(tmp_path: Path, gdn: str) -> None:
         assert set(operators(content)) == shuffled | unfused
 
 
-def convolution(kind: str) -> QuantizedTransform:
+def convolution(kind: str) -> TransformGraph:
     """A 1x1 convolution of two channels, with activations of one type."""
     zeros = np.zeros(2, np.int8)
     constants = {
@@ -172,7 +172,7 @@ def convolution(kind: str) -> QuantizedTransform:
     }
     step = Operation("", "g_s.0", "Conv", {"pads": [0] * 4, "strides": [1, 1]}, ("x", "weight", "bias"), "y")
     rounding = Quantization.fixed(0.5, np.iinfo(kind).min // 2 if kind == "uint16" else np.iinfo("int16").min, kind)
-    return QuantizedTransform("x", (1, 2, 3, 4), "y", (1, 2, 3, 4), (step,), constants, {"x": rounding, "y": rounding})
+    return TransformGraph("x", (1, 2, 3, 4), "y", (1, 2, 3, 4), (step,), constants, {"x": rounding, "y": rounding})
 
 
 def test_what_no_tflite_file_says_is_refused(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from codecswap.inference.check import agreement
 from codecswap.inference.runtime import OnnxCodec
 from codecswap.quantize.command import quantize
 from codecswap.quantize.ranges import LARGEST_BIAS
-from codecswap.quantized.representation import Constant, Operation, Quantization, QuantizedTransform
+from codecswap.quantized.representation import Constant, Operation, Quantization, TransformGraph
 from codecswap.swaps.apply import swap
 
 SIZE = (64, 48)
@@ -32,7 +32,7 @@ CASES = {
 """By the replacement, and what tells two of one replacement apart: options of a folder."""
 
 
-def compute(transform: QuantizedTransform, x: np.ndarray) -> np.ndarray:
+def compute(transform: TransformGraph, x: np.ndarray) -> np.ndarray:
     """What a transform means, in float64 between roundings."""
     values = {name: constant.real.astype(np.float64) for name, constant in transform.constants.items()}
 
@@ -162,7 +162,7 @@ def test_zero_insertion_leaves_the_symbols_exact(folders: dict[str, Path]) -> No
     assert len(moved) == 2 and all(transform.activations[name].range == (-128, 127) for name in moved)
 
 
-def dtypes(transform: QuantizedTransform, layer: str) -> list[str]:
+def dtypes(transform: TransformGraph, layer: str) -> list[str]:
     """Types of what a layer's operations put out, in order."""
     steps = [step for step in transform.operations if step.layer == layer]
     return [transform.activations[step.output].zero_point.dtype.name for step in steps]

@@ -23,7 +23,7 @@ from codecswap.inference.check import agreement
 from codecswap.inference.runtime import OnnxCodec
 from codecswap.quantize.command import quantize
 from codecswap.quantized.representation import Quantization
-from codecswap.quantized.synthesis import IntegerSynthesis, rounded
+from codecswap.quantized.synthesis import QuantizedSynthesis, rounded
 from codecswap.swaps.apply import swap, swap_gdn
 
 SIZE = (64, 48)
@@ -34,14 +34,14 @@ def samples() -> list[np.ndarray]:
     return list(islice(sample_pictures(None, "", "train", SIZE), 3))
 
 
-def in_integers(folder: Path, codec: Codec, samples: Sequence[np.ndarray], **how: Any) -> IntegerSynthesis:
+def in_integers(folder: Path, codec: Codec, samples: Sequence[np.ndarray], **how: Any) -> QuantizedSynthesis:
     options = QuantizeOptions(output=folder, **how)
     made = quantize(codec.requires_grad_(False), "", "", samples, options, show=False)
     transform = read_qdq(onnx.load(folder / "decoder.onnx"))
-    return IntegerSynthesis(transform, made.planes, codec.entropy_tables().medians, precision=options.precision)
+    return QuantizedSynthesis(transform, made.planes, codec.entropy_tables().medians, precision=options.precision)
 
 
-def decoded(decoder: IntegerSynthesis, folder: Path, sample: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def decoded(decoder: QuantizedSynthesis, folder: Path, sample: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """A picture by PyTorch, and by the file's exact meaning, both clamped."""
     codec = TorchCodec(load_codec("tiny"))
     symbols = codec.tables.to_symbols(codec.analyze(sample))
@@ -69,7 +69,7 @@ def test_it_is_what_the_file_means(
     decoder = in_integers(tmp_path, codec, samples, **how)
     ours, exact = decoded(decoder, tmp_path, samples[0])
     assert agreement("decoder", ours, exact) > 70
-    again = IntegerSynthesis.of(json.loads(json.dumps(decoder.layout())), decoder.state_dict())
+    again = QuantizedSynthesis.of(json.loads(json.dumps(decoder.layout())), decoder.state_dict())
     again.load_state_dict(decoder.state_dict())
     assert np.array_equal(decoded(again, tmp_path, samples[0])[0], ours)
 
@@ -102,7 +102,7 @@ def test_what_was_trained_is_written(tmp_path: Path, samples: list[np.ndarray]) 
         lower(decoder)
 
 
-def weights(decoder: IntegerSynthesis) -> list[tuple[Any, str]]:
+def weights(decoder: QuantizedSynthesis) -> list[tuple[Any, str]]:
     transform = decoder.transform()
     return [(transform, step.inputs[1]) for step in transform.operations if step.operator == "Conv"]
 

@@ -22,7 +22,7 @@ from codecswap.export.operators import Target, chips, complaints, load_target
 from codecswap.inference.manifest import replaced_folder
 from codecswap.inference.tiles import in_tiles
 from codecswap.metrics import psnr, to_8_bits
-from codecswap.quantized.synthesis import IntegerSynthesis
+from codecswap.quantized.synthesis import QuantizedSynthesis
 from codecswap.students.source import gdn_label, load_source, with_gdn
 
 CPU_NEEDED = 3
@@ -61,7 +61,7 @@ def main(options: CompileOptions, typed: set[str]) -> int:
     if precision not in target.precisions:
         raise UserError(f"{options.target} has no --precision {precision}: it is {' or '.join(target.precisions)}.")
     codec, name, replacement = load_source(options, typed)
-    if isinstance(codec.g_s, IntegerSynthesis):
+    if isinstance(codec.g_s, QuantizedSynthesis):
         if codec.g_s.target != target.toolchain:
             raise UserError(
                 f"{name} was not fine-tuned in {options.target}'s integers: compile its student of before, or fine-tune that "
@@ -153,7 +153,7 @@ def show(job: Job, compiled: Compiled, quality: Quality | None) -> None:
     if compiled.compiler:
         say(f"{compiled.compiler}: {'; '.join(filter(None, figures)) or 'compiled'}.")
     if quality:
-        trained = isinstance(job.codec.g_s, IntegerSynthesis)
+        trained = isinstance(job.codec.g_s, QuantizedSynthesis)
         reference = "as it was trained, in PyTorch" if trained else "in float32"
         say(
             f"PSNR over {quality.pictures} pictures: {quality.compiled:.3f} dB, {quality.float32:.3f} {reference} "

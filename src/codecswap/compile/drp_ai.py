@@ -22,8 +22,8 @@ from codecswap.compile.pack import OPSET, write_pack
 from codecswap.compile.toolchain import Compiled, Job, Scheme
 from codecswap.config import CompileOptions, QuantizeOptions
 from codecswap.graph import onnx_graph as graph
-from codecswap.quantized.representation import Constant, Quantization, QuantizedTransform
-from codecswap.quantized.synthesis import IntegerSynthesis
+from codecswap.quantized.representation import Constant, Quantization, TransformGraph
+from codecswap.quantized.synthesis import QuantizedSynthesis
 
 IR_VERSION = 8
 """The newest that ONNX 1.12 reads."""
@@ -53,7 +53,7 @@ class DrpAi:
     def compile(self, job: Job) -> Compiled:
         """Write decoder.onnx (fake-quantized), decoder_float.onnx and the calibration pack."""
         pack: list[Path] = []
-        if not isinstance(job.codec.g_s, IntegerSynthesis):  # else there is nothing in float
+        if not isinstance(job.codec.g_s, QuantizedSynthesis):  # else there is nothing in float
             pack = write_pack(job, FLOAT)
             model = onnx.load(pack[0])
             _read_by_onnx_1_12(model)
@@ -63,7 +63,7 @@ class DrpAi:
         return Compiled((path, *pack), None, notes=NOTES)
 
 
-def _as_the_sample(transform: QuantizedTransform) -> QuantizedTransform:
+def _as_the_sample(transform: TransformGraph) -> TransformGraph:
     """Activations of 7 bits, except symbols and picture, which are exact in 8; the biases' scales follow."""
     ends = (transform.input, transform.output)
     activations = {name: value if name in ends else _half(value) for name, value in transform.activations.items()}

@@ -23,7 +23,7 @@ from codecswap.errors import UserError
 from codecswap.export.backends.onnx_qdq import read_qdq
 from codecswap.graph.onnx_graph import layer_in
 from codecswap.inference.runtime import OnnxCodec
-from codecswap.quantized.representation import QuantizedTransform
+from codecswap.quantized.representation import TransformGraph
 
 NAME = "ethos-u-vela"
 SIDES = (256, 192, 128, 96)
@@ -123,7 +123,7 @@ def run_vela(path: Path, chip: str) -> VelaReport:
         )
 
 
-def simulator(transform: QuantizedTransform, codec: OnnxCodec) -> Decode:
+def simulator(transform: TransformGraph, codec: OnnxCodec) -> Decode:
     """A decoder in LiteRT, with Ethos-U's table.
 
     Args:
@@ -192,7 +192,7 @@ def _table(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def _tiles(job: Job, transform: QuantizedTransform, whole: VelaReport) -> list[str]:
+def _tiles(job: Job, transform: TransformGraph, whole: VelaReport) -> list[str]:
     """What the compiled size and smaller tiles need, for boards with less memory."""
     if job.options.form == "resize":  # whose masks have one size
         return []

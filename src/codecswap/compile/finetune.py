@@ -18,7 +18,7 @@ from codecswap.export.backends.onnx_qdq import read_qdq
 from codecswap.export.operators import load_target
 from codecswap.layers.upsampling import UpsampleConv2d
 from codecswap.quantize.command import quantize
-from codecswap.quantized.synthesis import IntegerSynthesis
+from codecswap.quantized.synthesis import QuantizedSynthesis
 from codecswap.training.loop import train
 
 LEARNING_RATE = 3e-4
@@ -32,7 +32,7 @@ def finetune(options: FinetuneOptions, typed: set[str]) -> int:
     return train(options, typed, in_integers)
 
 
-def in_integers(codec: Codec, options: FinetuneOptions, pictures: Sequence[np.ndarray]) -> IntegerSynthesis:
+def in_integers(codec: Codec, options: FinetuneOptions, pictures: Sequence[np.ndarray]) -> QuantizedSynthesis:
     """A student's decoder as `codecswap quantize`, or `codecswap compile` for a target, would write it.
 
     Args:
@@ -55,7 +55,7 @@ def in_integers(codec: Codec, options: FinetuneOptions, pictures: Sequence[np.nd
     say(f"The decoder trains in integers ({given.precision}): weights, their scales and biases.")
     medians = codec.entropy_tables().medians if made.planes else np.zeros(codec.M)
     assert options.quantized
-    return IntegerSynthesis(transform, made.planes, medians, precision=options.quantized, target=toolchain)
+    return QuantizedSynthesis(transform, made.planes, medians, precision=options.quantized, target=toolchain)
 
 
 def _scheme(options: FinetuneOptions) -> tuple[Scheme, str | None, str | None]:

@@ -26,7 +26,7 @@ from codecswap.config import CompileOptions, QuantizeOptions
 from codecswap.errors import UserError
 from codecswap.graph.onnx_graph import layer_in
 from codecswap.inference.runtime import OnnxCodec
-from codecswap.quantized.representation import QuantizedTransform
+from codecswap.quantized.representation import TransformGraph
 
 FOUND_IN = Path(".venv-rknn/bin/python")
 """The Python that ``make rknn`` makes."""
@@ -162,7 +162,7 @@ def read_memory(log: str) -> int | None:
     return round(1024 * sum(map(float, found))) or None
 
 
-def _roots_in_float(transform: QuantizedTransform) -> QuantizedTransform:
+def _roots_in_float(transform: TransformGraph) -> TransformGraph:
     roots = {step.output for step in transform.operations if step.operator == "Sqrt"}
     kept = {name: value for name, value in transform.activations.items() if name not in roots}
     return replace(transform, activations=kept)

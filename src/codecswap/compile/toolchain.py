@@ -10,7 +10,7 @@ import numpy as np
 from codecswap.codecs.protocol import Codec
 from codecswap.config import CompileOptions, QuantizeOptions
 from codecswap.export.operators import Target
-from codecswap.quantized.representation import QuantizedTransform
+from codecswap.quantized.representation import TransformGraph
 
 Decode = Callable[[np.ndarray], np.ndarray]
 """Symbols ``(M, h, w)``, int32, of the compiled size, to a picture ``(3, H, W)``, float32, not clamped."""
@@ -44,7 +44,7 @@ class Scheme:
 
     options: QuantizeOptions
     """Folder, form and size are the job's."""
-    adapt: Callable[[QuantizedTransform], QuantizedTransform] = lambda transform: transform
+    adapt: Callable[[TransformGraph], TransformGraph] = lambda transform: transform
     """Changes the quantized transform before it is written."""
 
 

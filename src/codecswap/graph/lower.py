@@ -18,7 +18,7 @@ from codecswap.errors import UserError
 from codecswap.inference.split_inputs import Planes
 from codecswap.layers.gdn import GDN, GDN1, PlainActivation, RsqrtGDN, effective
 from codecswap.layers.upsampling import ConstantMask, SubpixelConv2d, UpsampleConv2d
-from codecswap.quantized.synthesis import IntegerSynthesis
+from codecswap.quantized.synthesis import QuantizedSynthesis
 from codecswap.swaps import maker
 from codecswap.swaps.masked import MASKED
 from codecswap.swaps.subpixel import SUBPIXEL
@@ -115,7 +115,7 @@ def lower(transform: nn.Module, form: Form = "native", size: tuple[int, int] | N
     Raises:
         UserError: a layer cannot be written in that form, or has a mask and there is no size; or it is in integers already.
     """
-    if isinstance(transform, IntegerSynthesis):
+    if isinstance(transform, QuantizedSynthesis):
         raise UserError(
             "The decoder was fine-tuned in integers, and has no form in float: write it with `codecswap quantize`, or with "
             "`codecswap compile` for the NPU that it was trained for."

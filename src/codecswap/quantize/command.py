@@ -42,8 +42,8 @@ from codecswap.quantize.ranges import calibrate
 from codecswap.quantize.report import report, show_costs
 from codecswap.quantize.rounding import SplitConv2d, round_weights
 from codecswap.quantized.precision import Precision, weight_levels
-from codecswap.quantized.representation import Quantization, QuantizedTransform
-from codecswap.quantized.synthesis import IntegerSynthesis
+from codecswap.quantized.representation import Quantization, TransformGraph
+from codecswap.quantized.synthesis import QuantizedSynthesis
 from codecswap.students.source import CROP, gdn_label, load_source, with_gdn
 
 PARTS = {"decoder": ("g_s", "planes", "picture"), "encoder": ("g_a", "picture", "latents")}
@@ -59,7 +59,7 @@ def main(options: QuantizeOptions, typed: set[str]) -> int:
     layers = [f"{part}.{index}" for part in ("g_a", "g_s") for index, _ in codec.get_submodule(part).named_children()]
     if unknown := [layer for layer in options.keep if layer not in layers]:
         raise UserError(f"--keep {unknown[0]}: the codec's layers are {', '.join(layers)}.")
-    if isinstance(codec.g_s, IntegerSynthesis):
+    if isinstance(codec.g_s, QuantizedSynthesis):
         options = replace(options, precision=codec.g_s.precision)  # type: ignore[arg-type]
     codec, replacement = with_gdn(codec, options), gdn_label(replacement, options)
     found = sample_pictures(options.calibration_images, "--calibration_images", "train", options.size or CROP)
@@ -89,7 +89,7 @@ def quantize(
     *,
     show: bool = True,
     advance: Callable[[int], None] = lambda steps: None,
-    adapt: Callable[[QuantizedTransform], QuantizedTransform] = lambda transform: transform,
+    adapt: Callable[[TransformGraph], TransformGraph] = lambda transform: transform,
 ) -> Manifest:
     """Write a codec's quantized files into ``options.output``.
 
@@ -119,7 +119,7 @@ def quantize(
         if options.parts not in ("all", part):
             continue
         path, (_, input, output) = folder / f"{part}.onnx", PARTS[part]
-        if part == "decoder" and isinstance(codec.g_s, IntegerSynthesis):
+        if part == "decoder" and isinstance(codec.g_s, QuantizedSynthesis):
             planes = codec.g_s.planes
             write_qdq(codec.g_s.transform(latent_size(*sides, codec.factor)), path, options.opset)
             networks[part] = describe_network(path, input if planes else "latents", output)
@@ -295,7 +295,7 @@ def _calibrated(
     known: dict[str, Quantization],
     options: QuantizeOptions,
     factor: int,
-) -> tuple[onnx.ModelProto, QuantizedTransform]:
+) -> tuple[onnx.ModelProto, TransformGraph]:
     """The float graph of a transform, and the transform quantized."""
     precision = _precision(options)
     size = latent_size(options.height, options.width, factor)

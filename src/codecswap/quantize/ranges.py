@@ -18,7 +18,7 @@ from codecswap.export.backends.onnx_qdq import domain_of, read_qdq
 from codecswap.graph import onnx_graph as graph
 from codecswap.inference.runtime import open_session
 from codecswap.quantized.precision import Precision, inner_tensors, weight_levels
-from codecswap.quantized.representation import Constant, Quantization, QuantizedTransform
+from codecswap.quantized.representation import Constant, Quantization, TransformGraph
 
 METHODS = {
     "minmax": CalibrationMethod.MinMax,
@@ -64,7 +64,7 @@ def calibrate(
     known: Mapping[str, Quantization],
     gdns: Sequence[str],
     keep: Sequence[str],
-) -> QuantizedTransform:
+) -> TransformGraph:
     """Quantize a float graph: int8 weights per channel, activations per tensor, int32 biases.
 
     Args:
@@ -104,7 +104,7 @@ def calibrate(
         return floor_scales(found, graph.weights(model), weight_bits)
 
 
-def with_headroom(transform: QuantizedTransform, known: Collection[str]) -> QuantizedTransform:
+def with_headroom(transform: TransformGraph, known: Collection[str]) -> TransformGraph:
     """Widen the ranges of 16-bit activations that calibration found, since other pictures may go beyond them."""
     widened = {
         name: replace(one, scale=(HEADROOM * one.scale).astype(np.float32))
@@ -115,8 +115,8 @@ def with_headroom(transform: QuantizedTransform, known: Collection[str]) -> Quan
 
 
 def floor_scales(
-    transform: QuantizedTransform, floats: Mapping[str, np.ndarray], weight_bits: int | None
-) -> QuantizedTransform:
+    transform: TransformGraph, floats: Mapping[str, np.ndarray], weight_bits: int | None
+) -> TransformGraph:
     """Widen the scales of weights where they, or a bias, would be too large a whole number.
 
     A bias is in multiples of its input's scale times its weights' scale, which is small where the weights are: in a GDN whose
@@ -188,7 +188,7 @@ class Cost:
     """Mean squared error of the result against the float graph's."""
 
 
-def costs(model: ModelProto, transform: QuantizedTransform, feed: np.ndarray) -> list[Cost]:
+def costs(model: ModelProto, transform: TransformGraph, feed: np.ndarray) -> list[Cost]:
     """Round each activation of a float graph alone, as the transform made of it does."""
     name = model.graph.input[0].name
     reference = open_session(model.SerializeToString(), exact=True).run(None, {name: feed})[0]

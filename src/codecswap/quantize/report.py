@@ -21,14 +21,14 @@ from codecswap.export import command as export
 from codecswap.inference.runtime import OnnxCodec
 from codecswap.metrics import SMALLEST_SIDE, ms_ssim, psnr, to_8_bits
 from codecswap.quantize.ranges import costs
-from codecswap.quantized.representation import QuantizedTransform
-from codecswap.quantized.synthesis import IntegerSynthesis
+from codecswap.quantized.representation import TransformGraph
+from codecswap.quantized.synthesis import QuantizedSynthesis
 
 REPEATS = 5
 """Times that a picture is decoded to say how long it takes; the fastest counts."""
 
 
-def show_costs(part: str, model: onnx.ModelProto, transform: QuantizedTransform, feed: np.ndarray) -> None:
+def show_costs(part: str, model: onnx.ModelProto, transform: TransformGraph, feed: np.ndarray) -> None:
     """Print what rounding each tensor alone costs: the decoder's in dB against the float picture."""
     found = sorted(costs(model, transform, feed), key=lambda cost: -cost.mse)
     total = sum(cost.mse for cost in found) or 1e-30
@@ -46,7 +46,7 @@ def report(codec: Codec, name: str, replacement: str, options: QuantizeOptions) 
     reference, measured = TorchCodec(codec), []
     found = sample_pictures(options.images, "--images", "val", options.size, codec.multiple)
     pictures = list(islice(found, VERIFIED_ON))
-    if not isinstance(codec.g_s, IntegerSynthesis):  # else there is none in float
+    if not isinstance(codec.g_s, QuantizedSynthesis):  # else there is none in float
         with tempfile.TemporaryDirectory() as scratch:
             fields = {key: getattr(options, key) for key in ("opset", "height", "width", "form", "parts")}
             export.write(codec, name, replacement, ExportOptions(output=Path(scratch), **fields))

@@ -1,4 +1,4 @@
-"""A quantized transform as data, from which files for devices are written (ONNX QDQ is one format). NumPy only.
+"""A transform as data, float or quantized, from which files for devices are written. NumPy only.
 
 What it computes, exactly: operations run in order in float32, on constants that are converted to float32 first; a tensor
 with an entry in ``activations`` is rounded once, where it is put out, and every operation after that reads rounded values.
@@ -82,8 +82,11 @@ class Operation:
 
 
 @dataclass(frozen=True)
-class QuantizedTransform:
-    """An analysis or synthesis transform with integer weights."""
+class TransformGraph:
+    """An analysis or synthesis transform as operators of ONNX.
+
+    In float, constants have no quantization and there are no ``activations``.
+    """
 
     input: str
     input_shape: tuple[int | str, ...]

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from codecswap.inference.split_inputs import LARGEST, Planes
-from codecswap.quantized.representation import Constant, Operation, Quantization, QuantizedTransform
+from codecswap.quantized.representation import Constant, Operation, Quantization, TransformGraph
 
 OPERATORS: dict[str, Callable[..., Tensor]] = {
     "Abs": torch.abs,
@@ -37,7 +37,7 @@ LEVELS_A_STEP = 30
 """Levels that a weight moves where its ``shift`` moves by 1: it has some +-64, and all train with one learning rate."""
 
 
-class IntegerSynthesis(nn.Module):
+class QuantizedSynthesis(nn.Module):
     """Rounded latents ``(B, M, h, w)`` to a picture ``(B, 3, H, W)``, not clamped, as a device's integers give it.
 
     Parameters, for each convolution in integers by its place among the operations: ``gains.<place>: (O,)``, which its
@@ -54,7 +54,7 @@ class IntegerSynthesis(nn.Module):
 
     def __init__(
         self,
-        transform: QuantizedTransform,
+        transform: TransformGraph,
         planes: Planes | None,
         medians: np.ndarray,
         *,
@@ -80,7 +80,7 @@ class IntegerSynthesis(nn.Module):
             self.shifts[place] = nn.Parameter(torch.zeros(shape))
 
     @classmethod
-    def of(cls, layout: Mapping[str, Any], state: Mapping[str, Tensor]) -> "IntegerSynthesis":
+    def of(cls, layout: Mapping[str, Any], state: Mapping[str, Tensor]) -> "QuantizedSynthesis":
         """Rebuild one from its `layout` and its state, which is not loaded but for the buffers.
 
         Raises:
@@ -94,7 +94,7 @@ class IntegerSynthesis(nn.Module):
                 scale = scale if axis is not None else scale.reshape(())
                 rounding = Quantization(scale, np.zeros(scale.shape, values.dtype), axis)
             constants[name] = Constant(values, rounding)
-        transform = QuantizedTransform(
+        transform = TransformGraph(
             operations=tuple(Operation(**{**step, "inputs": tuple(step["inputs"])}) for step in layout["operations"]),
             constants=constants,
             activations={
@@ -132,7 +132,7 @@ class IntegerSynthesis(nn.Module):
             },
         }
 
-    def transform(self, size: tuple[int, int] | None = None) -> QuantizedTransform:
+    def transform(self, size: tuple[int, int] | None = None) -> TransformGraph:
         """The transform as it is now, for files; ``size`` is that of the latents, where files fix it."""
         constants, start = dict(self.start.constants), self.start
         for place, step in self._convolutions():
@@ -224,7 +224,7 @@ def _along(values: Tensor, axis: int, dimensions: int) -> Tensor:
     return values.view([-1 if place == axis else 1 for place in range(dimensions)])
 
 
-def _factor(transform: QuantizedTransform) -> int:
+def _factor(transform: TransformGraph) -> int:
     """Pixels for each latent, on either axis."""
     doubling = ("ConvTranspose", "DepthToSpace", "Resize")
     return 2 ** sum(step.operator in doubling for step in transform.operations)

@@ -13,7 +13,7 @@ from codecswap.codecs.safe_load import read_state
 from codecswap.codecs.source import state_digest
 from codecswap.config import ZOO
 from codecswap.errors import UserError
-from codecswap.quantized.synthesis import IntegerSynthesis
+from codecswap.quantized.synthesis import QuantizedSynthesis
 from codecswap.swaps import GDN_SWAPS, KEPT, SWAPS
 from codecswap.swaps.apply import swap, swap_gdn
 from codecswap.swaps.subpixel import SUBPIXEL
@@ -55,7 +55,7 @@ class StudentRecord:
     gdn_part: str = "decoder"
     """Where GDNs were replaced: a name in `codecswap.swaps.apply.PARTS`."""
     integers: dict[str, Any] | None = None
-    """The layout of a decoder in integers (`codecswap.quantized.synthesis.IntegerSynthesis.layout`); None: it is in float."""
+    """The layout of a decoder in integers (`codecswap.quantized.synthesis.QuantizedSynthesis.layout`); None: it is in float."""
 
     @property
     def exact(self) -> bool:
@@ -140,7 +140,7 @@ def load_student(path: str | Path) -> StudentCheckpoint:
             if record and record.integers:
                 prefix = "g_s."
                 decoder = {key.removeprefix(prefix): one for key, one in state.items() if key.startswith(prefix)}
-                student.g_s = IntegerSynthesis.of(record.integers, decoder)
+                student.g_s = QuantizedSynthesis.of(record.integers, decoder)
         student.load_state_dict(state)
         digest = state_digest(state)
     except UserError:

@@ -12,7 +12,7 @@ from codecswap.config import DeployOptions
 from codecswap.console import say, show_table, warn
 from codecswap.data.samples import VERIFIED_ON, sample_pictures
 from codecswap.errors import UserError
-from codecswap.quantized.synthesis import IntegerSynthesis
+from codecswap.quantized.synthesis import QuantizedSynthesis
 from codecswap.students.checkpoint import load_student
 from codecswap.swaps import GDN_SWAPS, KEPT
 from codecswap.swaps.apply import swap
@@ -60,7 +60,7 @@ def load_source(options: Any, typed: set[str]) -> tuple[Codec, str, str]:
     gdn = loaded.record.gdn if loaded.record else KEPT
     if gdn != KEPT and options.gdn != KEPT:
         raise UserError(f"{loaded.path} holds a student with --gdn {gdn}, not {options.gdn}: leave out --gdn.")
-    if isinstance(decoder := loaded.student.g_s, IntegerSynthesis):
+    if isinstance(decoder := loaded.student.g_s, QuantizedSynthesis):
         same = {"precision"} if getattr(options, "precision", None) == decoder.precision else set()
         if decided := sorted(typed & DECIDED - same):
             raise UserError(

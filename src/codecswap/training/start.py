@@ -21,7 +21,7 @@ from codecswap.data.transforms import first_readable
 from codecswap.errors import UserError
 from codecswap.files import atomic_write
 from codecswap.metrics import psnr
-from codecswap.quantized.synthesis import IntegerSynthesis
+from codecswap.quantized.synthesis import QuantizedSynthesis
 from codecswap.students.checkpoint import StudentRecord
 from codecswap.students.teacher import check_teacher
 from codecswap.swaps import GDN_SWAPS, KEPT, SWAPS, replacing
@@ -66,7 +66,7 @@ def make_folder(stage: Stage, options: Any, resumed: str | None) -> Path:
     return folder
 
 
-InIntegers = Callable[[Codec, Any, Sequence[np.ndarray]], IntegerSynthesis]
+InIntegers = Callable[[Codec, Any, Sequence[np.ndarray]], QuantizedSynthesis]
 """Of a student in float, the run's options and training pictures ``(3, H, W)``: its decoder in integers."""
 
 
@@ -93,7 +93,7 @@ def build(
             gdn = {key: getattr(origin.student.record, key) for key in ("gdn", "gdn_pieces", "gdn_part")}
         forced = check_teacher(origin.student, identity, source.name, force=options.force)
         say(f"Student: {origin.student.path}.")
-        if isinstance(student.g_s, IntegerSynthesis):
+        if isinstance(student.g_s, QuantizedSynthesis):
             _check_integers(student.g_s, origin)
         elif in_integers:
             crops, _ = first_readable(pictures.train, CALIBRATED_ON)
@@ -118,7 +118,7 @@ def build(
         teacher_sha256=identity,
         same_latents=pair.same_latents,
         model=source.model,
-        integers=student.g_s.layout() if isinstance(student.g_s, IntegerSynthesis) else None,
+        integers=student.g_s.layout() if isinstance(student.g_s, QuantizedSynthesis) else None,
         **gdn,
     )
     return pair, made, forced
@@ -197,7 +197,7 @@ def _say_the_loss(options: DistillOptions, teacher: Codec, student: Codec, pictu
         say(f"--replacement {exact} lose nothing and need no training.")
 
 
-def _check_integers(decoder: IntegerSynthesis, origin: Origin) -> None:
+def _check_integers(decoder: QuantizedSynthesis, origin: Origin) -> None:
     """A decoder in integers keeps those it has.
 
     Raises:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from codecswap.codecs.protocol import Codec, analyze, encode
 from codecswap.layers.gdn import GDN
 from codecswap.metrics import bits_per_pixel
-from codecswap.quantized.synthesis import IntegerSynthesis
+from codecswap.quantized.synthesis import QuantizedSynthesis
 from codecswap.swaps import maker
 from codecswap.swaps.apply import PARTS
 
@@ -48,7 +48,7 @@ def choose_trained(
     """
     student.requires_grad_(unfreeze_all)
     for transform in PARTS["both" if unfreeze_all else part]:
-        if isinstance(in_integers := student.get_submodule(transform), IntegerSynthesis):
+        if isinstance(in_integers := student.get_submodule(transform), QuantizedSynthesis):
             in_integers.requires_grad_(True)
             continue
         for layer in student.get_submodule(transform).children():

@@ -8,7 +8,7 @@ from onnx import ModelProto, NodeProto, helper, numpy_helper
 
 from codecswap.files import atomic_write
 from codecswap.graph import onnx_graph as graph
-from codecswap.quantized.representation import Constant, Operation, Quantization, QuantizedTransform
+from codecswap.quantized.representation import Constant, Operation, Quantization, TransformGraph
 
 CONTRIBUTED = "com.microsoft"
 """ONNX Runtime's domain, whose QuantizeLinear and DequantizeLinear take 16 bits in every opset."""
@@ -22,7 +22,7 @@ def domain_of(quantization: Quantization, opset: int) -> str:
     return CONTRIBUTED if wide and opset < _WIDE_SINCE else ""
 
 
-def write_qdq(transform: QuantizedTransform, path: Path, opset: int) -> None:
+def write_qdq(transform: TransformGraph, path: Path, opset: int) -> None:
     """Write a quantized transform as an ONNX file of this opset, at least 13."""
     nodes, stored, read_as = [], {}, {}
 
@@ -75,11 +75,11 @@ def write_qdq(transform: QuantizedTransform, path: Path, opset: int) -> None:
         onnx.save(model, beside)
 
 
-def read_qdq(model: ModelProto) -> QuantizedTransform:
+def read_qdq(model: ModelProto) -> TransformGraph:
     """Read back what `write_qdq`, or ONNX Runtime's static quantizer, wrote of a transform.
 
     Raises:
-        ValueError: an operation reads a tensor from before its rounding, which no `QuantizedTransform` says.
+        ValueError: an operation reads a tensor from before its rounding, which no `TransformGraph` says.
     """
     stored, operations = graph.weights(model), []
     constants: dict[str, Constant] = {}
@@ -110,7 +110,7 @@ def read_qdq(model: ModelProto) -> QuantizedTransform:
         name = means.get(name, name)
         return names.get(name, name)
 
-    return QuantizedTransform(
+    return TransformGraph(
         input=model.graph.input[0].name,
         input_shape=_shape(model.graph.input[0]),
         output=output,

@@ -20,20 +20,20 @@ from ai_edge_litert.schema_py_generated import Padding
 from codecswap.errors import UserError
 from codecswap.export.backends.tflite_file import TfliteFile
 from codecswap.files import atomic_write
-from codecswap.quantized.representation import Operation, Quantization, QuantizedTransform
+from codecswap.quantized.representation import Operation, Quantization, TransformGraph
 
 Table = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """Of the scales of a 16-bit RSQRT's input and output: its results ``(32768,)`` for 0 to 32767, int16."""
 
 
-def write_tflite(transform: QuantizedTransform, path: Path) -> None:
+def write_tflite(transform: TransformGraph, path: Path) -> None:
     """Write `tflite` into a file, which is replaced whole."""
     content = tflite(transform)
     with atomic_write(path) as beside:
         beside.write_bytes(content)
 
 
-def tflite(transform: QuantizedTransform, rsqrt: Table | None = None) -> bytes:
+def tflite(transform: TransformGraph, rsqrt: Table | None = None) -> bytes:
     """A transform of a fixed size as a TFLite file, whose input and output are ``(1, H, W, C)``.
 
     Args:
@@ -85,7 +85,7 @@ class _Kernel:
 class _Translation:
     """A transform, operator by operator; tensors keep its names."""
 
-    def __init__(self, transform: QuantizedTransform, rsqrt: Table | None) -> None:
+    def __init__(self, transform: TransformGraph, rsqrt: Table | None) -> None:
         self.transform, self.rsqrt, self.file = transform, rsqrt, TfliteFile()
         _, channels, height, width = transform.input_shape
         self.file.tensor(transform.input, (1, int(height), int(width), int(channels)), self._input_rounding())
