@@ -10,6 +10,7 @@ import pytest
 import torch
 from chromium import chromium
 from PIL import Image
+from residual import residual_checkpoint
 
 from codecswap.codecs.architectures import ARCHITECTURES
 from codecswap.codecs.factorized import FactorizedPrior
@@ -31,6 +32,12 @@ def one_thread() -> None:
 def teacher() -> FactorizedPrior:
     """The embedded codec, a fresh copy."""
     return load_codec("tiny")
+
+
+@pytest.fixture
+def residual(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The file of a codec with residual and attention blocks, whose architecture is known until the test's end."""
+    return residual_checkpoint(tmp_path_factory.mktemp("residual"), monkeypatch)
 
 
 @pytest.fixture(scope="session")
