@@ -188,9 +188,9 @@ typedef struct {
     uint32_t length;
     int32_t offset;  /* the symbol that the first interval stands for */
     float median;
-    int32_t shift;   /* the median, rounded: what planes add to a symbol */
-    uint32_t planes;
-    uint32_t first_plane;  /* where planes are counted from channel to channel; row_at() does not know it */
+    int32_t shift;   /* the median, rounded: added to a symbol before it is split */
+    uint32_t split_inputs;
+    uint32_t first_input;  /* index of the channel's first one; row_at() does not know it */
 } row;
 
 static uint32_t frequency(const row *r, uint32_t entry) { return load32(r->cdf + 4 * (size_t)entry); }
@@ -212,8 +212,8 @@ static row row_at(const csw_tables *tables, uint32_t channel, const unsigned cha
     if (first < 0) first = -first;
     if (end < 0) end = -end;
     if (end > first) first = end;
-    r.planes = first > LARGEST ? ((uint32_t)first + LARGEST - 1) / LARGEST : 1;
-    r.first_plane = 0;
+    r.split_inputs = first > LARGEST ? ((uint32_t)first + LARGEST - 1) / LARGEST : 1;
+    r.first_input = 0;
     return r;
 }
 
@@ -245,7 +245,7 @@ csw_error csw_tables_open(csw_tables *tables, const void *bytes, size_t size)
     const unsigned char *p = bytes, *cdf;
     unsigned char digest[32], digits[8];
     uint32_t channel, number, entries = 0;
-    uint64_t planes = 1;
+    uint64_t split_inputs = 1;
     size_t count = 0;
     sha s;
 
@@ -286,13 +286,13 @@ csw_error csw_tables_open(csw_tables *tables, const void *bytes, size_t size)
         }
         if (previous != 1 << PRECISION) return CSW_TABLES_DAMAGED;
         r = row_at(tables, channel, cdf);
-        planes += r.planes;
+        split_inputs += r.split_inputs;
         tables->fewest_bits += fewest_bits(widest);
         entries += length;
         cdf += 4 * (size_t)length;
     }
-    if (entries != tables->entries || planes > UINT32_MAX) return CSW_TABLES_DAMAGED;
-    tables->planes = (uint32_t)planes;
+    if (entries != tables->entries || split_inputs > UINT32_MAX) return CSW_TABLES_DAMAGED;
+    tables->split_inputs = (uint32_t)split_inputs;
     return CSW_OK;
 }
 
@@ -456,15 +456,15 @@ static csw_error read_all(const csw_tables *tables, const unsigned char *string,
 {
     const unsigned char *cdf = first_row(tables);
     reader coded;
-    uint32_t channel, planes = 0;
+    uint32_t channel, split_inputs = 0;
     csw_error error = reader_start(&coded, string, length);
     for (channel = 0; !error && channel < tables->channels; channel++) {
         row r = row_at(tables, channel, cdf);
         row_index index;
         int32_t values[RUN];
         size_t done, some;
-        r.first_plane = planes;
-        planes += r.planes;
+        r.first_input = split_inputs;
+        split_inputs += r.split_inputs;
         index_row(&index, &r);
         for (done = 0; !error && done < count; done += some) {
             some = count - done < RUN ? count - done : RUN;
@@ -617,10 +617,10 @@ csw_error csw_open(csw_file *file, const csw_tables *tables, const void *bytes, 
 
 uint32_t csw_channels(const csw_tables *tables, csw_form form)
 {
-    return form == CSW_PLANES || form == CSW_PLANES_FLOAT ? tables->planes : tables->channels;
+    return form == CSW_SPLIT_INPUTS || form == CSW_SPLIT_INPUTS_FLOAT ? tables->split_inputs : tables->channels;
 }
 
-size_t csw_value_size(csw_form form) { return form == CSW_PLANES ? 1 : 4; }
+size_t csw_value_size(csw_form form) { return form == CSW_SPLIT_INPUTS ? 1 : 4; }
 
 uint64_t csw_read_size(const csw_tables *tables, const csw_size *size, csw_form form)
 {
@@ -634,9 +634,9 @@ typedef struct {
     size_t per_channel, per_index;
 } target;
 
-static void fill_plane(const target *t, size_t at, int value)
+static void fill_input(const target *t, size_t at, int value)
 {
-    if (t->form == CSW_PLANES)
+    if (t->form == CSW_SPLIT_INPUTS)
         ((signed char *)t->out)[at] = (signed char)value;
     else
         ((float *)t->out)[at] = (float)value;
@@ -646,7 +646,7 @@ static void take_run(void *to, const row *r, uint32_t channel, size_t index, con
 {
     target *t = to;
     size_t i, at = channel * t->per_channel + index * t->per_index, step = t->per_index;
-    uint32_t plane;
+    uint32_t input;
     switch (t->form) {
     case CSW_SYMBOLS:
         for (i = 0; i < count; i++, at += step) ((int32_t *)t->out)[at] = values[i];
@@ -659,13 +659,13 @@ static void take_run(void *to, const row *r, uint32_t channel, size_t index, con
         return;
     default: break;
     }
-    for (plane = 0; plane < r->planes; plane++) {
-        at = (size_t)(r->first_plane + plane) * t->per_channel + index * step;
+    for (input = 0; input < r->split_inputs; input++) {
+        at = (size_t)(r->first_input + input) * t->per_channel + index * step;
         for (i = 0; i < count; i++, at += step) {
-            int32_t value = values[i] + r->shift, beyond = LARGEST * (int32_t)plane;
+            int32_t value = values[i] + r->shift, beyond = LARGEST * (int32_t)input;
             int32_t rest = (value < 0 ? -value : value) - beyond;
             rest = rest < 0 ? 0 : rest > LARGEST ? LARGEST : rest;
-            fill_plane(t, at, value < 0 ? -rest : rest);
+            fill_input(t, at, value < 0 ? -rest : rest);
         }
     }
 }
@@ -688,8 +688,8 @@ csw_error csw_read(const csw_tables *tables, const csw_file *file, csw_form form
     csw_error error;
     if (csw_read_size(tables, &file->size, form) > capacity) return CSW_ROOM;
     error = read_all(tables, file->string, file->length, count, take_run, &t);
-    if (!error && (form == CSW_PLANES || form == CSW_PLANES_FLOAT))
-        for (i = 0; i < count; i++) fill_plane(&t, (tables->planes - 1) * t.per_channel + i * t.per_index, constant);
+    if (!error && (form == CSW_SPLIT_INPUTS || form == CSW_SPLIT_INPUTS_FLOAT))
+        for (i = 0; i < count; i++) fill_input(&t, (tables->split_inputs - 1) * t.per_channel + i * t.per_index, constant);
     return error;
 }
 

@@ -48,7 +48,7 @@ typedef struct {
     const unsigned char *bytes;
     uint32_t channels;     /* M */
     uint32_t entries;      /* of all channels' cumulative frequencies together */
-    uint32_t planes;       /* of a decoder that takes 8-bit planes, the constant one included */
+    uint32_t split_inputs; /* channels of a decoder's 8-bit split inputs, the constant one included */
     uint64_t fewest_bits;  /* of one place of the latents, all channels together, in 1/65536 bit */
 } csw_tables;
 
@@ -96,11 +96,11 @@ typedef struct {
 csw_error csw_open(csw_file *file, const csw_tables *tables, const void *bytes, size_t size);
 
 typedef enum {
-    CSW_SYMBOLS,         /* int32_t */
-    CSW_SYMBOLS_FLOAT,   /* the same as float: a decoder whose input is `symbols` */
-    CSW_LATENTS,         /* float, symbol + median: a decoder whose input is `latents` */
-    CSW_PLANES,          /* int8_t, whole numbers in +-127: a decoder whose input is `planes` */
-    CSW_PLANES_FLOAT     /* the same as float */
+    CSW_SYMBOLS,           /* int32_t */
+    CSW_SYMBOLS_FLOAT,     /* the same as float: a decoder whose input is `symbols` */
+    CSW_LATENTS,           /* float, symbol + median: a decoder whose input is `latents` */
+    CSW_SPLIT_INPUTS,      /* int8_t, whole numbers in +-127: a decoder whose input is `split_inputs` */
+    CSW_SPLIT_INPUTS_FLOAT /* the same as float */
 } csw_form;
 
 typedef enum { CSW_NCHW, CSW_NHWC } csw_layout;
@@ -113,7 +113,7 @@ size_t csw_value_size(csw_form form);
 uint64_t csw_read_size(const csw_tables *tables, const csw_size *size, csw_form form);
 
 /* Decode a file into `out`, aligned for its values.
- * constant: the value of the last plane, from the manifest (`planes`, `constant`); not used for other forms. */
+ * constant: the value of the last channel of split inputs, from the manifest (`split_inputs`, `constant`); not used for other forms. */
 csw_error csw_read(const csw_tables *tables, const csw_file *file, csw_form form, csw_layout layout, int constant,
                    void *out, size_t capacity);
 

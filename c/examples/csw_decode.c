@@ -77,7 +77,7 @@ static csw_form form_of(const char *input)
 {
     if (!strcmp(input, "latents")) return CSW_LATENTS;
     if (!strcmp(input, "symbols")) return CSW_SYMBOLS_FLOAT;
-    if (!strcmp(input, "planes")) return CSW_PLANES_FLOAT;
+    if (!strcmp(input, "split_inputs")) return CSW_SPLIT_INPUTS_FLOAT;
     fail("codec.json", "names an input that this program does not know: update it");
     return CSW_LATENTS;
 }
@@ -168,8 +168,8 @@ int main(int count, char **arguments)
     decoder = cJSON_GetObjectItemCaseSensitive(root, "decoder");
     if (!cJSON_IsObject(decoder)) fail(arguments[1], "holds no decoder: export it with --parts all or --parts decoder");
     form = form_of(text_of(decoder, "input"));
-    if (form == CSW_PLANES_FLOAT)
-        constant = (int)number_of(cJSON_GetObjectItemCaseSensitive(root, "planes"), "constant");
+    if (form == CSW_SPLIT_INPUTS_FLOAT)
+        constant = (int)number_of(cJSON_GetObjectItemCaseSensitive(root, "split_inputs"), "constant");
 
     binary = read_file(arguments[1], "entropy.bin");
     if ((error = csw_tables_open(&tables, binary.bytes, binary.size))) fail("entropy.bin", csw_error_text(error));

@@ -5,14 +5,14 @@
  * fast scratch, input, output), and that the output's scale is 1/255 with zero point -128, so that adding 128 gives RGB.
  *
  * The command stream and the weights are Vela's (`--output-format raw`) for an INT8 decoder of a fixed size whose input is
- * `planes`, at scale 1 and zero point 0: NHWC, as TFLite has it. */
+ * `split_inputs`, at scale 1 and zero point 0: NHWC, as TFLite has it. */
 #include "codecswap.h"
 #include "ethosu_driver.h"
 
 typedef struct {
     struct ethosu_driver *driver;
     csw_tables tables;
-    int constant;            /* planes, constant of codec.json */
+    int constant;            /* split_inputs, constant of codec.json */
     uint32_t rows, columns;  /* the network's height and width, a sixteenth */
     const void *commands, *weights;
     size_t commands_size, weights_size;
@@ -22,14 +22,14 @@ typedef struct {
 
 enum { CSW_ETHOS_U_FAILED = 100 };  /* beside csw_error */
 
-/* One file. Buffers are the caller's: `whole` holds csw_read_size() bytes of the picture, `in` and `out` one tile's bytes (planes x
+/* One file. Buffers are the caller's: `whole` holds csw_read_size() bytes of the picture, `in` and `out` one tile's bytes (split inputs x
  * rows x columns, and 3 x 16 rows x 16 columns), `rgb` height x width x 3 bytes. Returns 0, a csw_error or CSW_ETHOS_U_FAILED. */
 int csw_ethos_u_decode(const csw_ethos_u *d, const csw_file *file, void *whole, size_t whole_size, signed char *in, unsigned char *out,
                        unsigned char *rgb)
 {
     const uint32_t count = csw_tiles(&file->size, d->rows, d->columns);
     uint32_t index;
-    csw_error error = csw_read(&d->tables, file, CSW_PLANES, CSW_NHWC, d->constant, whole, whole_size);
+    csw_error error = csw_read(&d->tables, file, CSW_SPLIT_INPUTS, CSW_NHWC, d->constant, whole, whole_size);
     if (error) return error;
     if (!count || file->size.rows < d->rows || file->size.columns < d->columns) return CSW_SIZE;
     for (index = 0; index < count; index++) {
@@ -37,7 +37,7 @@ int csw_ethos_u_decode(const csw_ethos_u *d, const csw_file *file, void *whole, 
         const size_t area = (size_t)tile.rows * tile.columns;
         uint64_t addresses[5];
         size_t sizes[5], i;
-        csw_cut(&d->tables, &file->size, CSW_PLANES, CSW_NHWC, &tile, whole, in);
+        csw_cut(&d->tables, &file->size, CSW_SPLIT_INPUTS, CSW_NHWC, &tile, whole, in);
         addresses[0] = (uint64_t)(uintptr_t)d->weights;
         addresses[1] = (uint64_t)(uintptr_t)d->scratch;
         addresses[2] = (uint64_t)(uintptr_t)d->fast_scratch;
@@ -46,7 +46,7 @@ int csw_ethos_u_decode(const csw_ethos_u *d, const csw_file *file, void *whole, 
         sizes[0] = d->weights_size;
         sizes[1] = d->scratch_size;
         sizes[2] = d->fast_scratch_size;
-        sizes[3] = area * d->tables.planes;
+        sizes[3] = area * d->tables.split_inputs;
         sizes[4] = area * 768;
         if (ethosu_invoke_v3(d->driver, d->commands, (int)d->commands_size, addresses, sizes, 5, NULL)) return CSW_ETHOS_U_FAILED;
         for (i = 0; i < sizes[4]; i++) out[i] = (unsigned char)(out[i] + 128); /* int8 to uint8 */

@@ -11,8 +11,8 @@
 typedef struct {
     rknn_context context;
     csw_tables tables;
-    csw_form form;           /* CSW_LATENTS, CSW_SYMBOLS_FLOAT or CSW_PLANES_FLOAT, as codec.json has it */
-    int constant;            /* planes, constant of codec.json */
+    csw_form form;           /* CSW_LATENTS, CSW_SYMBOLS_FLOAT or CSW_SPLIT_INPUTS_FLOAT, as codec.json has it */
+    int constant;            /* split_inputs, constant of codec.json */
     uint32_t rows, columns;  /* the model's height and width, a sixteenth */
 } csw_rknn;
 

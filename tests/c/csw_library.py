@@ -34,11 +34,11 @@ SLOW = ("valgrind",)
 class Form(IntEnum):
     """`csw_form`."""
 
-    SYMBOLS, SYMBOLS_FLOAT, LATENTS, PLANES, PLANES_FLOAT = range(5)
+    SYMBOLS, SYMBOLS_FLOAT, LATENTS, SPLIT_INPUTS, SPLIT_INPUTS_FLOAT = range(5)
 
     @property
     def dtype(self) -> str:
-        return {Form.SYMBOLS: "<i4", Form.PLANES: "i1"}.get(self, "<f4")
+        return {Form.SYMBOLS: "<i4", Form.SPLIT_INPUTS: "i1"}.get(self, "<f4")
 
 
 NCHW, NHWC = range(2)

@@ -56,7 +56,7 @@ static void read_all_forms(const csw_tables *tables, const csw_file *file, csw_l
     csw_file second;
     csw_tile tile;
     uint32_t count, index;
-    for (form = CSW_PLANES_FLOAT;; form--) { /* symbols last, in their order */
+    for (form = CSW_SPLIT_INPUTS_FLOAT;; form--) { /* symbols last, in their order */
         uint64_t size = csw_read_size(tables, &file->size, form);
         csw_error error;
         if (size > MOST) return;

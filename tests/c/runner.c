@@ -197,7 +197,7 @@ int main(void)
         } else if (operation == TABLES) {
             put(digest, opened.channels);
             put(digest + 4, opened.entries);
-            put(digest + 8, opened.planes);
+            put(digest + 8, opened.split_inputs);
             put(digest + 12, (uint32_t)opened.fewest_bits);
             put(digest + 16, (uint32_t)(opened.fewest_bits >> 32));
             memcpy(digest + 20, csw_tables_digest(&opened), 32);

@@ -18,7 +18,7 @@ FOLDERS = {  # how each is exported
     "latents": ["export", "--replacement", "subpixel"],
     "symbols": ["export", "--replacement", "none", "--input", "symbols"],
     "tiles": ["export", "--replacement", "subpixel", "--height", "128", "--width", "112"],
-    "planes": ["quantize", "--replacement", "subpixel", "--calibration_count", "2", "--refit", "false"],
+    "split_inputs": ["quantize", "--replacement", "subpixel", "--calibration_count", "2", "--refit", "false"],
 }
 
 

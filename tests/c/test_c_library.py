@@ -20,13 +20,13 @@ from codecswap.data.pictures import load_picture, pad, to_array, to_picture
 from codecswap.entropy import bitstream, rans
 from codecswap.entropy.tables import EntropyTables
 from codecswap.inference import tiles
-from codecswap.inference.split_inputs import Planes
+from codecswap.inference.split_inputs import SplitInputs
 
 Draw = Callable[..., EntropyTables]
 
 
 def with_medians(tables: EntropyTables, rng: np.random.Generator) -> EntropyTables:
-    """Tables whose channels need one to several planes."""
+    """Tables whose channels need one to several split inputs."""
     scale = np.float32(10.0) ** rng.integers(-1, 4, tables.channels).astype(np.float32)
     return replace(tables, medians=rng.standard_normal(tables.channels).astype(np.float32) * scale)
 
@@ -86,13 +86,13 @@ def test_every_form_of_a_decoders_input(library: Library, random_tables: Draw, l
         size = tuple(map(int, rng.integers(1, 400, 2)))
         symbols = (rng.standard_normal((tables.channels, *(-(-side // 16) for side in size))) * 200).astype(np.int32)
         data = bitstream.pack(symbols, size, tables)
-        planes = Planes.of(tables, 3).of_symbols(symbols)
+        split_inputs = SplitInputs.for_tables(tables, 3).split(symbols)
         wanted = {
             Form.SYMBOLS: symbols,
             Form.SYMBOLS_FLOAT: symbols,
             Form.LATENTS: tables.to_latents(symbols),
-            Form.PLANES: planes,
-            Form.PLANES_FLOAT: planes,
+            Form.SPLIT_INPUTS: split_inputs,
+            Form.SPLIT_INPUTS_FLOAT: split_inputs,
         }
         for form, values in wanted.items():
             read, read_size = library.read(tables, data, form, layout, constant=3)
@@ -106,9 +106,11 @@ def test_tables_are_checked(library: Library, random_tables: Draw, teacher: Fact
     rng = np.random.default_rng(0)
     for tables in [teacher.entropy_tables(), *(with_medians(random_tables(rng, 5), rng) for _ in range(20))]:
         binary = tables.binary
-        channels, entries, planes, low, high, digest = struct.unpack("<5I32s", library.ask("tables", tables=binary))
+        channels, entries, split_inputs, low, high, digest = struct.unpack(
+            "<5I32s", library.ask("tables", tables=binary)
+        )
         assert (channels, entries) == (tables.channels, tables.lengths.sum())
-        assert planes == len(Planes.of(tables).channels) + 1
+        assert split_inputs == len(SplitInputs.for_tables(tables).channels) + 1
         assert digest == tables.digest()
         assert 0 <= tables.fewest_bits() - (low + (high << 32)) / 65536 < 2e-4 * channels
         for place in [*range(48), *rng.integers(48, len(binary), 40)]:

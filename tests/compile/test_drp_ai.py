@@ -55,7 +55,7 @@ def test_fake_quantization_is_as_in_the_sample(folder: Path) -> None:
         elif node.op_type == "QuantizeLinear" and node.input[0] not in stored:
             scale, zero_point = (stored[name] for name in node.input[1:])
             assert scale.shape == () and zero_point.dtype == np.uint8
-            if node.input[0] not in ("planes", "picture_float"):  # 7 bits, but for what is exact in 8
+            if node.input[0] not in ("split_inputs", "picture_float"):  # 7 bits, but for what is exact in 8
                 assert zero_point <= 127
     assert all(
         tensor.data_type in (onnx.TensorProto.FLOAT, onnx.TensorProto.INT8, onnx.TensorProto.UINT8)

@@ -120,7 +120,7 @@ def test_the_ends_are_what_a_firmware_feeds_in_and_takes_out(folder) -> None:
         interpreter = litert.Interpreter(model_content=written(folder(precision)).read_bytes())
         details = (interpreter.get_input_details()[0], interpreter.get_output_details()[0])
         assert [one["shape"][1:3].tolist() for one in details] == [[SIDE // 16] * 2, [SIDE] * 2]
-        assert details[0]["shape"][3] == len(OnnxCodec(folder(precision)).manifest.planes.channels) + 1
+        assert details[0]["shape"][3] == len(OnnxCodec(folder(precision)).manifest.split_inputs.channels) + 1
         ends[precision] = [(one["dtype"], one["quantization"]) for one in details]
     assert ends["w8a8"] == [(np.int8, (1, 0)), (np.int8, (pytest.approx(1 / 255), -128))]
     (kind, (scale, zero)), result = ends["w8a16"]

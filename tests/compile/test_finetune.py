@@ -109,7 +109,7 @@ def test_a_hyperprior_takes_crops_of_any_size() -> None:
     decoder = in_integers(codec.requires_grad_(False), FinetuneOptions(quantized="w8a8"), crops)
     latents = codec.g_a(torch.from_numpy(crops[0][None, :, :192, :192])).round()
     close = (decoder(latents) - codec.g_s(latents)).clamp(0, 1).square().mean()
-    assert decoder.planes is None and close < 1e-3
+    assert decoder.split_inputs is None and close < 1e-3
 
 
 @pytest.mark.parametrize("target", ["drp-ai", "openvino"])

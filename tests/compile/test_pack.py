@@ -43,7 +43,7 @@ def test_inputs_are_the_symbols_of_the_pictures_in_both_layouts(
     symbols = reference.tables.to_symbols(reference.analyze(picture))
     assert np.abs(codec.synthesize(symbols) - reference.synthesize(symbols)).max() < 1e-4
     given = codec.decoder_input(symbols)[None]
-    assert np.abs(session.run(None, {"planes": given})[0][0] - reference.synthesize(symbols)).max() < 1e-4
+    assert np.abs(session.run(None, {"split_inputs": given})[0][0] - reference.synthesize(symbols)).max() < 1e-4
 
 
 def test_the_page_names_the_files_and_an_address_for_each_converter(pictures: Path, tmp_path: Path) -> None:

@@ -56,7 +56,7 @@ def test_all_of_it_runs_there_and_it_means_what_the_file_means(
     codec = OnnxCodec(folder, exact=True)
     session = qnn._opened(folder / "decoder.onnx", "v73", tmp_path / "again.onnx")
     assert session
-    error = session.run(None, {"planes": codec.decoder_input(symbols)[None]})[0][0] - codec.synthesize(symbols)
+    error = session.run(None, {"split_inputs": codec.decoder_input(symbols)[None]})[0][0] - codec.synthesize(symbols)
     assert -10 * np.log10(np.square(error).mean()) > 48
 
 
@@ -64,7 +64,7 @@ def test_what_it_refuses_is_named_by_layer(
     one: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     narrow = property(lambda self: Quantization.fixed(1, -128, "uint8"))
-    monkeypatch.setattr(precision.Precision, "planes", narrow)  # a convolution with 8-bit input and 16-bit output
+    monkeypatch.setattr(precision.Precision, "split_inputs", narrow)  # a convolution with 8-bit input and 16-bit output
     folder = tmp_path / "refused"
     assert compiled(one, folder) == 3
     operators = json.loads((folder / "report.json").read_text())["operators"]

@@ -119,7 +119,7 @@ def test_integers_are_the_qdq_files(
     quantized, teacher = OnnxCodec(folder, threads=1, exact=True), TorchCodec(load_codec("tiny"))
     for one in symbols:
         expected, wanted = quantized.synthesize(one), teacher.synthesize(one)
-        found = run(content, quantized.manifest.planes.of_symbols(one))
+        found = run(content, quantized.manifest.split_inputs.split(one))
         assert agreement("decoder", found, expected) > least
         assert agreement("decoder", found, wanted) > agreement("decoder", expected, wanted) - 1.5
 
@@ -157,7 +157,7 @@ def test_no_form_of_gdn_leaves_a_root(tmp_path: Path, gdn: str) -> None:
         quantize(codec, "tiny", "subpixel", samples, options, show=False)
         content = tflite(read_qdq(onnx.load(options.output / "decoder.onnx")))
         quantized = OnnxCodec(options.output, threads=1, exact=True)
-        found = run(content, quantized.manifest.planes.of_symbols(symbols))
+        found = run(content, quantized.manifest.split_inputs.split(symbols))
         assert agreement("decoder", found, quantized.synthesize(symbols)) > least
         unfused = FORMS[gdn] if precision == "w8a16" else FORMS[gdn] - {"RELU"}
         assert set(operators(content)) == shuffled | unfused

@@ -20,13 +20,13 @@ from codecswap.entropy import bitstream
 from codecswap.entropy.tables import EntropyTables
 from codecswap.export.backends.onnx import write_decoder
 from codecswap.export.command import write
-from codecswap.graph.lower import lower, take_planes
+from codecswap.graph.lower import lower, take_split_inputs
 from codecswap.inference.manifest import Manifest, describe_network, read_folder, write_folder
 from codecswap.swaps.apply import swap
 
 N, M = 8, 12
-EXPORTED, PLANES = "exported", "planes"
-"""Folders of the exported codec, and of one whose decoder takes planes."""
+EXPORTED, SPLIT_INPUTS = "exported", "split_inputs"
+"""Folders of the exported codec, and of one whose decoder takes split inputs."""
 
 
 def make_seeds(root: Path) -> None:
@@ -52,7 +52,7 @@ def make_seeds(root: Path) -> None:
     (root / "safetensors").mkdir(parents=True)
     save_file(tensors, root / "safetensors" / "codec")
     _export(codec, root)
-    files["manifest"] = {name: (root / name / "codec.json").read_bytes() for name in (EXPORTED, PLANES)}
+    files["manifest"] = {name: (root / name / "codec.json").read_bytes() for name in (EXPORTED, SPLIT_INPUTS)}
     files["onnx"] = {name: (root / EXPORTED / f"{name}.onnx").read_bytes() for name in ("encoder", "decoder")}
     for format, contents in files.items():
         for name, content in contents.items():
@@ -63,13 +63,17 @@ def make_seeds(root: Path) -> None:
 def _export(codec: FactorizedPrior, root: Path) -> None:
     manifest = write(codec, "small", "none", config.ExportOptions(output=root / EXPORTED))
     _, tables = read_folder(root / EXPORTED)
-    folder = root / PLANES
+    folder = root / SPLIT_INPUTS
     folder.mkdir()
     transform = lower(codec.g_s)
-    planes = take_planes(transform, tables)
+    split_inputs = take_split_inputs(transform, tables)
     path = folder / "decoder.onnx"
-    write_decoder(transform, len(planes.channels) + 1, path, opset=13, size=None, input="planes")
-    parts = {"encoder": None, "decoder": describe_network(path, "planes", "picture"), "planes": planes}
+    write_decoder(transform, len(split_inputs.channels) + 1, path, opset=13, size=None, input="split_inputs")
+    parts = {
+        "encoder": None,
+        "decoder": describe_network(path, "split_inputs", "picture"),
+        "split_inputs": split_inputs,
+    }
     write_folder(folder, Manifest(**(vars(manifest) | parts)), tables)
 
 

@@ -45,7 +45,7 @@ class Targets:
         self.seeds, self.room = seeds, room
         self.codec = OnnxCodec(seeds / EXPORTED, threads=1)
         self.folders: dict[str, Path] = {}
-        for name in (EXPORTED, "planes"):
+        for name in (EXPORTED, "split_inputs"):
             self.folders[name] = room.parent / f"{room.name}.{name}"
             shutil.copytree(seeds / name, self.folders[name])
 

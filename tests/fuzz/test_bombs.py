@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from fuzz_seeds import EXPORTED, PLANES
+from fuzz_seeds import EXPORTED, SPLIT_INPUTS
 from fuzz_texts import LAUGHS
 from PIL import Image
 
@@ -222,12 +222,12 @@ def test_symbols_that_overflow_the_decoder_are_no_picture(seeds: Path) -> None:
         {"height": 64},
         {"decoder": {"file": "../exported/decoder.onnx", "sha256": "", "input": "latents", "output": "picture"}},
         {"decoder": {"file": "decoder.onnx", "sha256": "", "input": ["x"], "output": "picture"}},
-        {"planes": {"channels": [0] * 10, "shift": [0], "constant": 1}},
-        {"planes": {"channels": "x", "shift": None, "constant": -5}},
+        {"split_inputs": {"channels": [0] * 10, "shift": [0], "constant": 1}},
+        {"split_inputs": {"channels": "x", "shift": None, "constant": -5}},
         {"tables_sha256": None},
     ],
 )
-@pytest.mark.parametrize("name", [EXPORTED, PLANES])
+@pytest.mark.parametrize("name", [EXPORTED, SPLIT_INPUTS])
 def test_manifests_are_refused_before_anything_is_run(seeds: Path, tmp_path: Path, name: str, change: dict) -> None:
     for path in (seeds / name).iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())

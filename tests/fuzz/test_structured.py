@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from fuzz_seeds import EXPORTED, PLANES
+from fuzz_seeds import EXPORTED, SPLIT_INPUTS
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -84,7 +84,7 @@ def test_headers_whose_checksum_is_right(seeds: Path, height, width, version, le
 
 
 @quick
-@given(st.sampled_from([EXPORTED, PLANES]), st.data())
+@given(st.sampled_from([EXPORTED, SPLIT_INPUTS]), st.data())
 def test_manifests_with_any_value_anywhere(seeds: Path, tmp_path_factory, name: str, data) -> None:
     content = json.loads((seeds / name / "codec.json").read_bytes())
     original = copy.deepcopy(content)

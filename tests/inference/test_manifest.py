@@ -15,7 +15,7 @@ def test_factor_and_margin_come_from_the_folder(teacher: FactorizedPrior, tmp_pa
     tables = teacher.entropy_tables()
     sizes = {"N": 48, "M": 80, "factor": 16, "opset": 13, "height": None, "width": None}
     words = {"name": "x", "replacement": "none", "precision": "float32", "tables_sha256": tables.digest().hex()}
-    write_folder(tmp_path, Manifest(**sizes, **words, encoder=None, decoder=None, planes=None, margin=4), tables)
+    write_folder(tmp_path, Manifest(**sizes, **words, encoder=None, decoder=None, split_inputs=None, margin=4), tables)
     assert OnnxCodec(tmp_path).factor == 16 and read_folder(tmp_path)[0].margin == 4
     content = json.loads((tmp_path / MANIFEST).read_text())
     del content["margin"]  # a folder of an earlier version

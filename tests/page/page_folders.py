@@ -22,7 +22,7 @@ FOLDERS = {  # how each is exported
         "--width",
         "112",
     ],
-    "planes": ["quantize", "--replacement", "subpixel", "--calibration_count", "2", "--refit", "false"],
+    "split_inputs": ["quantize", "--replacement", "subpixel", "--calibration_count", "2", "--refit", "false"],
 }
 
 

@@ -136,7 +136,7 @@ def test_damaged_files_get_a_sentence_and_stop_nobody(
     (tmp_path / "newer.csw").write_bytes(good[:4] + b"\7" + good[5:])
     (tmp_path / "text.png").write_text("no picture")
     names = ("cut.csw", "text.csw", "empty.csw", "newer.csw", "text.png")
-    page = visit(pages["planes"])
+    page = visit(pages["split_inputs"])
     drop(page, *(tmp_path / name for name in names), coded / "a.csw", coded / "b.png")
     by_name = dict(zip(page.locator("h3").all_text_contents(), said(page), strict=True))
     assert by_name == {
@@ -185,7 +185,7 @@ def test_a_network_that_is_none_is_said_and_the_page_goes_on(
 
 
 def test_a_quantized_codec_is_checked(visit: Callable, folders: dict[str, Path], runtime: Path, tmp_path: Path) -> None:
-    shutil.copytree(folders["planes"], tmp_path / "codec")
+    shutil.copytree(folders["split_inputs"], tmp_path / "codec")
     with Image.open(tmp_path / "codec" / "check_decoder.png") as picture:
         Image.fromarray(np.asarray(picture) // 2).save(tmp_path / "codec" / "check_decoder.png")
     manifest = json.loads((tmp_path / "codec" / "codec.json").read_text())
@@ -199,7 +199,7 @@ def test_a_quantized_codec_is_checked(visit: Callable, folders: dict[str, Path],
 
 @pytest.mark.parametrize("size", SIZES)
 def test_the_wipe(visit: Callable, pages: dict[str, Path], coded: Path, size: str) -> None:
-    page = visit(pages["planes"], size)
+    page = visit(pages["split_inputs"], size)
     drop(page, coded / "a.csw")
     assert page.locator(".wipe").is_hidden()
     drop(page, coded / "a.png")
@@ -226,7 +226,7 @@ def test_an_original_of_another_name_or_size(
     visit: Callable, pages: dict[str, Path], coded: Path, tmp_path: Path
 ) -> None:
     shutil.copy(coded / "a.png", tmp_path / "before.png")
-    page = visit(pages["planes"])
+    page = visit(pages["split_inputs"])
     drop(page, coded / "a.csw", tmp_path / "before.png")
     assert page.locator(".card").count() == 1 and page.locator(".wipe").is_visible()
     page.get_by_role("button", name="Remove a.csw").click()
@@ -237,7 +237,7 @@ def test_an_original_of_another_name_or_size(
 
 
 def test_files_can_be_dropped_anywhere(visit: Callable, pages: dict[str, Path], coded: Path) -> None:
-    page = visit(pages["planes"])
+    page = visit(pages["split_inputs"])
     page.evaluate(
         "(content) => { const data = new DataTransfer();"
         " data.items.add(new File([new Uint8Array(content)], 'a.csw'));"
@@ -254,7 +254,7 @@ def test_files_can_be_dropped_anywhere(visit: Callable, pages: dict[str, Path], 
 def test_both_languages_fit_every_screen(
     visit: Callable, pages: dict[str, Path], coded: Path, tmp_path: Path, size: str, language: str
 ) -> None:
-    page = visit(pages["planes"], size, locale=language)
+    page = visit(pages["split_inputs"], size, locale=language)
     assert page.evaluate("document.documentElement.lang") == language[:2]
     (tmp_path / f"{'long' * 40}.csw").write_text("no picture")
     drop(page, coded / "b.csw", coded / "b.png", tmp_path / f"{'long' * 40}.csw")
@@ -273,7 +273,7 @@ def test_both_languages_fit_every_screen(
 
 
 def test_keyboard_and_screen_reader(visit: Callable, pages: dict[str, Path], coded: Path) -> None:
-    page = visit(pages["planes"])
+    page = visit(pages["split_inputs"])
     drop(page, coded / "b.csw", coded / "b.png")
     assert (
         page.locator("#state").text_content() == "b.csw: Decoded." and page.locator("#state[role=status]").count() == 1
@@ -299,7 +299,7 @@ def test_keyboard_and_screen_reader(visit: Callable, pages: dict[str, Path], cod
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_contrast(visit: Callable, pages: dict[str, Path], tmp_path: Path, scheme: str) -> None:
-    page = visit(pages["planes"], color_scheme=scheme)
+    page = visit(pages["split_inputs"], color_scheme=scheme)
     (tmp_path / "a.csw").write_text("no picture")
     drop(page, tmp_path / "a.csw")
 
@@ -320,11 +320,11 @@ def test_from_a_server(visit: Callable, pages: dict[str, Path], coded: Path) -> 
         def log_message(self, format: str, *arguments: object) -> None:
             asked.append(self.path)
 
-    handler = partial(Handler, directory=str(pages["planes"].parent))
+    handler = partial(Handler, directory=str(pages["split_inputs"].parent))
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        page = visit(f"http://127.0.0.1:{server.server_port}/planes.html")
+        page = visit(f"http://127.0.0.1:{server.server_port}/split_inputs.html")
         drop(page, coded / "a.csw")
         assert said(page) == ["Decoded."]
         server.shutdown()
-    assert asked == ["/planes.html"]
+    assert asked == ["/split_inputs.html"]

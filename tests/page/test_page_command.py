@@ -49,7 +49,7 @@ def test_everything_is_in_it(folders: dict[str, Path], stand_in: Path) -> None:
         "decoder": (folder / "decoder.onnx").read_bytes(),
         "encoder": (folder / "encoder.onnx").read_bytes(),
     }
-    assert "encoder" not in parts(page(folders["planes"], stand_in))
+    assert "encoder" not in parts(page(folders["split_inputs"], stand_in))
     code = re.findall(r"<script>(.*?)</script>", content, re.DOTALL)
     digest = base64.b64encode(hashlib.sha256(code[0].encode()).digest()).decode()
     policy = re.search(r'Content-Security-Policy" content="([^"]*)"', content)

@@ -15,7 +15,7 @@ from chromium import missing
 
 from codecswap.entropy import bitstream
 from codecswap.entropy.tables import EntropyTables
-from codecswap.inference.split_inputs import Planes
+from codecswap.inference.split_inputs import SplitInputs
 from codecswap.inference.tiles import windows
 
 PACKAGE = files("codecswap.page")
@@ -92,7 +92,7 @@ def example(random_tables: Callable[..., EntropyTables]) -> tuple[EntropyTables,
 
 def test_symbols_are_pythons_in_every_form(call: Callable, example: tuple[EntropyTables, np.ndarray, bytes]) -> None:
     tables, symbols, coded = example
-    wanted = [symbols.astype(np.float32), tables.to_latents(symbols), Planes.of(tables, 3).of_symbols(symbols)]
+    wanted = [symbols.astype(np.float32), tables.to_latents(symbols), SplitInputs.for_tables(tables, 3).split(symbols)]
     for form, values in zip((1, 2, 4), wanted, strict=True):
         height, width, read = call(tables, READ, coded, form)
         assert (height, width) == (45, 75)

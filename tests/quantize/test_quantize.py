@@ -17,9 +17,9 @@ from codecswap.data.discovery import scan
 from codecswap.data.pictures import load_picture
 from codecswap.entropy import bitstream
 from codecswap.graph import onnx_graph as graph
-from codecswap.graph.lower import lower, take_planes
+from codecswap.graph.lower import lower, take_split_inputs
 from codecswap.inference.runtime import OnnxCodec
-from codecswap.inference.split_inputs import Planes
+from codecswap.inference.split_inputs import SplitInputs
 from codecswap.quantize import command
 from codecswap.quantize.rounding import round_weights
 from codecswap.swaps.apply import swap
@@ -27,26 +27,26 @@ from codecswap.swaps.apply import swap
 
 @pytest.mark.parametrize("replacement", ["none", "masked", "subpixel"])
 @torch.no_grad()
-def test_planes_are_the_latents_borders_included(teacher: FactorizedPrior, replacement: str) -> None:
+def test_split_inputs_are_the_latents_borders_included(teacher: FactorizedPrior, replacement: str) -> None:
     codec = teacher if replacement == "none" else swap(teacher, replacement)[0]
     tables = codec.entropy_tables()
     rng = np.random.default_rng(0)
     wide = np.minimum(tables.lengths - 3, 200)[:, None, None]
     symbols = (tables.offsets[:, None, None] + rng.integers(0, wide + 1, (80, 4, 3))).astype(np.int32)
     transform = lower(codec.g_s, size=(4, 3))
-    planes = take_planes(transform, tables)
-    given = planes.of_symbols(symbols)
-    assert len(given) == len(planes.channels) + 1 > 73  # the widest channel needs more than one
+    split_inputs = take_split_inputs(transform, tables)
+    given = split_inputs.split(symbols)
+    assert len(given) == len(split_inputs.channels) + 1 > 73  # the widest channel needs more than one
     assert (np.rint(given) == given).all() and np.abs(given).max() <= 127
     expected = codec.g_s(torch.from_numpy(tables.to_latents(symbols))[None])
     error = (transform(torch.from_numpy(given)[None]) - expected).abs().max()
     assert error < 1e-5 * expected.abs().max()
 
 
-def test_a_channel_beyond_8_bits_is_split_into_planes_that_add_up() -> None:
-    planes = Planes([0, 1, 1, 1], [0, 5], 1)
+def test_a_channel_beyond_8_bits_is_split_into_parts_that_add_up() -> None:
+    split_inputs = SplitInputs([0, 1, 1, 1], [0, 5], 1)
     symbols = np.array([-3, 4, 0, 127, -127, -300, 300, 376]).reshape(2, 4, 1).astype(np.int32)
-    given = planes.of_symbols(symbols)
+    given = split_inputs.split(symbols)
     assert (given[0] == symbols[0]).all()
     assert (given[1:4].sum(0) == symbols[1] + 5).all()
     assert (given[4] == 1).all()
@@ -98,7 +98,11 @@ def test_the_command_makes_a_codec_that_decodes_what_the_teacher_wrote(
     printed = capsys.readouterr().out
     assert "g_s.5 Mul" in printed and precision in printed
     manifest = json.loads((folder / "codec.json").read_text())
-    assert (manifest["precision"], manifest["decoder"]["input"], manifest["encoder"]) == (precision, "planes", None)
+    assert (manifest["precision"], manifest["decoder"]["input"], manifest["encoder"]) == (
+        precision,
+        "split_inputs",
+        None,
+    )
     weights = graph.weights(onnx.load(folder / "decoder.onnx"))
     assert weights["g_s.2.0.weight_quantized"].dtype == np.int8
     assert (folder / "decoder.onnx").stat().st_size < 0.3 * 4 * 303_132

@@ -36,7 +36,7 @@ def test_rows_of_gamma_near_zero_leave_the_bias_in_int32(tmp_path: Path, name: s
     gamma[4] = 0
     module = nn.Sequential(LoweredGDN(torch.rand(6) + 0.5, gamma, inverse=True))
     path = tmp_path / "float.onnx"
-    write_decoder(module, 6, path, opset=13, size=(8, 8), input="planes")
+    write_decoder(module, 6, path, opset=13, size=(8, 8), input="split_inputs")
     model, feed = onnx.load(path), torch.randn(1, 6, 8, 8).numpy()
     transform = calibrate(
         model,
@@ -70,14 +70,14 @@ def test_rows_of_gamma_near_zero_leave_the_bias_in_int32(tmp_path: Path, name: s
 def test_16_bits_have_room_for_other_pictures(tmp_path: Path, name: str, clips: bool) -> None:
     torch.manual_seed(0)
     module, path = nn.Sequential(LoweredGDN(torch.rand(6) + 0.5, 0.1 * torch.rand(6, 6), inverse=True)), tmp_path / "f"
-    write_decoder(module, 6, path, opset=13, size=(8, 8), input="planes")
+    write_decoder(module, 6, path, opset=13, size=(8, 8), input="split_inputs")
     feed = torch.randn(1, 6, 8, 8)
     precision = Precision.of(name, "uint8")
     how: dict[str, Any] = {"method": "minmax", "percentile": 100, "weight_bits": 8, "gdns": ["g_s.0"], "keep": []}
     transform = calibrate(onnx.load(path), [feed.numpy()], precision=precision, known={}, **how)
     write_qdq(transform, tmp_path / "q", 13)
     louder = 1.3 * feed  # 1.7 times the square, and its root's input
-    (found,) = open_session(str(tmp_path / "q"), exact=True).run(None, {"planes": louder.numpy()})
+    (found,) = open_session(str(tmp_path / "q"), exact=True).run(None, {"split_inputs": louder.numpy()})
     wanted = module(louder).detach().numpy()
     assert (np.abs(found - wanted).max() > 0.2 * np.abs(wanted).max()) == clips
 

@@ -15,12 +15,12 @@ def test_a_picture_files_levels_and_symbols_lose_nothing(name: str, activations:
     rounded = precision.picture.dequantize(precision.picture.quantize(levels))
     assert np.abs(rounded - levels).max() < 1e-6
     symbols = np.arange(-127, 128, dtype=np.float32)
-    assert (precision.planes.dequantize(precision.planes.quantize(symbols)) == symbols).all()
+    assert (precision.split_inputs.dequantize(precision.split_inputs.quantize(symbols)) == symbols).all()
 
 
 def test_int16_is_symmetric() -> None:
     precision = Precision.of("w8a16", "int8")
-    assert precision.picture.zero_point == precision.planes.zero_point == 0
+    assert precision.picture.zero_point == precision.split_inputs.zero_point == 0
 
 
 def test_weights_have_7_bits_only_where_a_runtime_computes_in_integers() -> None:
@@ -31,13 +31,15 @@ def test_weights_have_7_bits_only_where_a_runtime_computes_in_integers() -> None
 
 def test_inner_tensors_are_those_that_only_their_layer_reads() -> None:
     nodes = [
-        helper.make_node("Conv", ["planes", "w"], ["x"], "/g_s/g_s.0/Conv"),
+        helper.make_node("Conv", ["split_inputs", "w"], ["x"], "/g_s/g_s.0/Conv"),
         helper.make_node("Mul", ["x", "x"], ["square"], "/g_s/g_s.1/Mul"),
         helper.make_node("Relu", ["square"], ["ramp"], "/g_s/g_s.1/Relu"),
         helper.make_node("Mul", ["x", "ramp"], ["product"], "/g_s/g_s.1/Mul_1"),
         helper.make_node("Conv", ["product", "w"], ["y"], "/g_s/g_s.2/Conv"),
         helper.make_node("Mul", ["y", "y"], ["picture"], "/g_s/g_s.3/Mul"),
     ]
-    given, put_out = (helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in ("planes", "picture"))
+    given, put_out = (
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in ("split_inputs", "picture")
+    )
     model = helper.make_model(helper.make_graph(nodes, "", [given], [put_out]))
     assert inner_tensors(model, ["g_s.1", "g_s.3"]) == ["square", "ramp"]

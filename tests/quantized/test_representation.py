@@ -125,7 +125,7 @@ def test_numpy_and_onnx_runtime_compute_the_same(
     transform = read_qdq(onnx.load(folders[name] / f"{part}.onnx"))
     for picture, symbols in zip(*pictures_and_symbols, strict=True):
         if part == "decoder":
-            expected, given = folder.synthesize(symbols), folder.manifest.planes.of_symbols(symbols)
+            expected, given = folder.synthesize(symbols), folder.manifest.split_inputs.split(symbols)
         else:
             expected, given = folder.analyze(picture), picture
         found = compute(transform, given[None])[0]
@@ -153,7 +153,7 @@ def test_weights_are_integers_with_scales_and_kept_layers_are_float(folders: dic
         assert np.allclose(bias.quantization.scale, product, rtol=1e-6)  # so that a device adds it to its int32 sums
         assert transform.activations[step.output].zero_point.dtype == np.int8
     assert kept == {"g_s.6"}
-    assert transform.activations["planes"].range == (-128, 127)
+    assert transform.activations["split_inputs"].range == (-128, 127)
 
 
 def test_zero_insertion_leaves_the_symbols_exact(folders: dict[str, Path]) -> None:
@@ -173,7 +173,9 @@ def test_mixed_has_8_bits_inside_gdns_only(folders: dict[str, Path]) -> None:
         read_qdq(onnx.load(folders["subpixel mixed"] / f"{part}.onnx")) for part in ("decoder", "encoder")
     )
     assert (
-        decoder.activations["planes"].zero_point.dtype == encoder.activations["picture"].zero_point.dtype == np.uint16
+        decoder.activations["split_inputs"].zero_point.dtype
+        == encoder.activations["picture"].zero_point.dtype
+        == np.uint16
     )
     assert dtypes(decoder, "g_s.0") == dtypes(decoder, "g_s.2") == ["uint16", "uint16"]
     assert dtypes(decoder, "g_s.1") == ["uint8", "uint8", "uint8", "uint16"]  # square, weighted sum, root, product

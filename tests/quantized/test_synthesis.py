@@ -38,7 +38,7 @@ def in_integers(folder: Path, codec: Codec, samples: Sequence[np.ndarray], **how
     options = QuantizeOptions(output=folder, **how)
     made = quantize(codec.requires_grad_(False), "", "", samples, options, show=False)
     transform = read_qdq(onnx.load(folder / "decoder.onnx"))
-    return QuantizedSynthesis(transform, made.planes, codec.entropy_tables().medians, precision=options.precision)
+    return QuantizedSynthesis(transform, made.split_inputs, codec.entropy_tables().medians, precision=options.precision)
 
 
 def decoded(decoder: QuantizedSynthesis, folder: Path, sample: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

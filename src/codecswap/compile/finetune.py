@@ -53,9 +53,9 @@ def in_integers(codec: Codec, options: FinetuneOptions, pictures: Sequence[np.nd
         made = quantize(codec, "", "", cut, given, show=False, adapt=scheme.adapt)
         transform = read_qdq(onnx.load(Path(folder) / "decoder.onnx"))
     say(f"The decoder trains in integers ({given.precision}): weights, their scales and biases.")
-    medians = codec.entropy_tables().medians if made.planes else np.zeros(codec.M)
+    medians = codec.entropy_tables().medians if made.split_inputs else np.zeros(codec.M)
     assert options.quantized
-    return QuantizedSynthesis(transform, made.planes, medians, precision=options.quantized, target=toolchain)
+    return QuantizedSynthesis(transform, made.split_inputs, medians, precision=options.quantized, target=toolchain)
 
 
 def _scheme(options: FinetuneOptions) -> tuple[Scheme, str | None, str | None]:

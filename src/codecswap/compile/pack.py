@@ -1,7 +1,7 @@
 """The calibration pack: what a converter that quantizes by itself takes. Nobody has a decoder's input lying around.
 
 decoder.onnx is float32 and equalized, so that one scale for all channels of an activation costs little; its input is the
-symbols of real pictures, as the entropy decoder gives them (planes: codec.json has the layout).
+symbols of real pictures, as the entropy decoder gives them (split inputs: codec.json has the layout).
 """
 
 from collections.abc import Sequence
@@ -54,9 +54,9 @@ def write_pack(job: Job, name: str = "decoder.onnx") -> list[Path]:
     options, codec, tables = job.options, job.codec, job.codec.entropy_tables()
     size = latent_size(options.height, options.width, codec.factor)
     how = QuantizeOptions(form=options.form or "native", height=options.height, width=options.width)
-    lowered, inputs, planes = lowered_decoder(codec, job.symbols, [None] * len(job.symbols), tables, how)
+    lowered, inputs, split_inputs = lowered_decoder(codec, job.symbols, [None] * len(job.symbols), tables, how)
     path = job.folder / name
-    write_decoder(lowered, inputs[0].shape[1], path, opset=OPSET, size=size, input="planes")
+    write_decoder(lowered, inputs[0].shape[1], path, opset=OPSET, size=size, input="split_inputs")
     manifest = Manifest(
         name=job.name,
         N=codec.N,
@@ -69,8 +69,8 @@ def write_pack(job: Job, name: str = "decoder.onnx") -> list[Path]:
         height=options.height,
         width=options.width,
         encoder=None,
-        decoder=describe_network(path, "planes", "picture"),
-        planes=planes,
+        decoder=describe_network(path, "split_inputs", "picture"),
+        split_inputs=split_inputs,
         tables_sha256=tables.digest().hex(),
     )
     write_folder(job.folder, manifest, tables)

@@ -108,7 +108,7 @@ def write(codec: Codec, name: str, replacement: str, options: ExportOptions) -> 
         width=width,
         encoder=encoder,
         decoder=decoder,
-        planes=None,
+        split_inputs=None,
         tables_sha256=tables.digest().hex(),
         hyper_encoder=hyper_encoder,
         side=describe_side(codec.hyper_factor, *side) if side else None,

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from codecswap.entropy.tables import EntropyTables
 from codecswap.errors import UserError
-from codecswap.inference.split_inputs import Planes
+from codecswap.inference.split_inputs import SplitInputs
 from codecswap.layers.gdn import GDN, GDN1, PlainActivation, RsqrtGDN, effective
 from codecswap.layers.upsampling import ConstantMask, SubpixelConv2d, UpsampleConv2d
 from codecswap.quantized.synthesis import QuantizedSynthesis
@@ -138,8 +138,8 @@ def convolution(layer: nn.Module) -> nn.Conv2d | nn.ConvTranspose2d:
 
 
 @torch.no_grad()
-def take_planes(transform: nn.Module, tables: EntropyTables) -> Planes:
-    """Make a lowered synthesis transform of latents one of planes (`codecswap.inference.split_inputs`), in place.
+def take_split_inputs(transform: nn.Module, tables: EntropyTables) -> SplitInputs:
+    """Make a lowered synthesis transform of latents take split inputs (`codecswap.inference.split_inputs`), in place.
 
     Returns: the layout of its new input.
     """
@@ -148,10 +148,12 @@ def take_planes(transform: nn.Module, tables: EntropyTables) -> Planes:
     left = torch.from_numpy(tables.medians - np.rint(tables.medians))
     constant = (conv.weight * left.view((-1, 1, 1, 1) if axis == 0 else (1, -1, 1, 1))).sum(axis, keepdim=True)
     # a constant above 1 keeps its weights from widening the others' range
-    planes = Planes.of(tables, max(1, math.ceil((constant.abs().amax() / conv.weight.abs().amax()).item())))
-    spread = conv.weight.index_select(axis, torch.tensor(planes.channels))
-    conv.weight = nn.Parameter(torch.cat([spread, constant / planes.constant], axis), requires_grad=False)
-    return planes
+    split_inputs = SplitInputs.for_tables(
+        tables, max(1, math.ceil((constant.abs().amax() / conv.weight.abs().amax()).item()))
+    )
+    spread = conv.weight.index_select(axis, torch.tensor(split_inputs.channels))
+    conv.weight = nn.Parameter(torch.cat([spread, constant / split_inputs.constant], axis), requires_grad=False)
+    return split_inputs
 
 
 def _lowered_layer(name: str, layer: nn.Module, form: Form, size: tuple[int, int] | None) -> nn.Module:

@@ -16,7 +16,7 @@ from codecswap.entropy.side_information import SideInformation
 from codecswap.entropy.tables import EntropyTables
 from codecswap.errors import UserError
 from codecswap.files import atomic_write
-from codecswap.inference.split_inputs import Planes
+from codecswap.inference.split_inputs import SplitInputs
 from codecswap.inference.tiles import TILE
 
 FORMAT = "codecswap exported codec"
@@ -24,7 +24,7 @@ VERSION, SIDE_VERSION = 1, 2
 """Of codec.json; the second where there is side information, which programs of before would not miss."""
 MANIFEST, TABLES, BINARY_TABLES = "codec.json", "entropy.json", "entropy.bin"
 GAUSSIANS, PREDICTION = "gaussians.json", "hyper_decoder.bin"
-INPUTS = ("picture", "latents", "symbols", "planes")
+INPUTS = ("picture", "latents", "symbols", "split_inputs")
 """What a network may take."""
 
 
@@ -35,7 +35,7 @@ class Network:
     file: str
     sha256: str
     input: str
-    """Name and meaning of its input: ``picture``, ``latents``, ``symbols`` or ``planes``."""
+    """Name and meaning of its input: ``picture``, ``latents``, ``symbols`` or ``split_inputs``."""
     output: str
 
 
@@ -73,8 +73,8 @@ class Manifest:
     width: int | None
     encoder: Network | None
     decoder: Network | None
-    planes: Planes | None
-    """How symbols are handed to a decoder whose input is ``planes``."""
+    split_inputs: SplitInputs | None
+    """How symbols are handed to a decoder whose input is ``split_inputs``."""
     tables_sha256: str
     """`codecswap.entropy.tables.EntropyTables.digest`: files of codecs with the same one can be exchanged."""
     margin: int = 2
@@ -201,10 +201,10 @@ def read_folder(folder: Path) -> tuple[Manifest, EntropyTables]:
     binary = folder / BINARY_TABLES  # a folder of an earlier version has none
     if binary.is_file() and binary.read_bytes() != tables.binary:
         raise UserError(f"{binary} is not the one that {path} was written with: export the codec again.")
-    planes = manifest.planes
-    if planes and (wanted := Planes.of(tables, planes.constant)) != planes:
+    split_inputs = manifest.split_inputs
+    if split_inputs and (wanted := SplitInputs.for_tables(tables, split_inputs.constant)) != split_inputs:
         raise UserError(
-            f"{path} has other planes than its tables ask for ({len(wanted.channels)}): export the codec again."
+            f"{path} has other split inputs than its tables ask for ({len(wanted.channels)}): export the codec again."
         )
     return manifest, tables
 
@@ -270,7 +270,13 @@ def _values(content: dict[str, Any]) -> dict[str, Any]:
 
 
 def _parts(content: dict[str, Any]) -> dict[str, Any]:
-    kinds = {"encoder": Network, "decoder": Network, "planes": Planes, "hyper_encoder": Network, "side": Side}
+    kinds = {
+        "encoder": Network,
+        "decoder": Network,
+        "split_inputs": SplitInputs,
+        "hyper_encoder": Network,
+        "side": Side,
+    }
     if content["version"] == VERSION:
         content = content | {"hyper_encoder": None, "side": None}
     return {part: kind(**content[part]) if content[part] else None for part, kind in kinds.items()}
@@ -295,8 +301,8 @@ def _check(manifest: Manifest) -> None:
         words += manifest.checks.values()
     if sides != [None, None]:
         counts += sides  # type: ignore[arg-type]
-    if manifest.planes:
-        counts.append(manifest.planes.constant)
+    if manifest.split_inputs:
+        counts.append(manifest.split_inputs.constant)
     if not all(type(count) is int and 0 < count < 1 << 31 for count in counts):
         raise ValueError(counts)
     if not all(isinstance(word, str) for word in words) or any(side and side % manifest.multiple for side in sides):

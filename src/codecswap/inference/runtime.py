@@ -127,8 +127,8 @@ class OnnxCodec:
     def decoder_input(self, symbols: np.ndarray) -> np.ndarray:
         """What the decoder's network takes, ``(C, H/16, W/16)``, float32, for ``symbols: (M, H/16, W/16)``, int32."""
         input = self._network("decoder").input
-        if input == "planes" and self.manifest.planes:
-            return self.manifest.planes.of_symbols(symbols)
+        if input == "split_inputs" and self.manifest.split_inputs:
+            return self.manifest.split_inputs.split(symbols)
         return symbols.astype(np.float32) if input == "symbols" else self.tables.to_latents(symbols)
 
     def _network(self, part: str) -> Network:

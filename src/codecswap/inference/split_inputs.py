@@ -1,9 +1,9 @@
-"""How symbols go into an integer decoder: as planes of 8-bit integers at scale 1, so that nothing of them is rounded.
+"""How symbols go into an integer decoder: split into 8-bit integers at scale 1, so that nothing of them is rounded.
 
-A latent is ``symbol + median``. The median's whole part is added to the symbol, which stays an integer. The part of it that
-is left, constant over the picture, becomes one more plane of a constant; its weights are the sum of the others', each
-times what is left of its median, so that a layer's zero padding treats it as it treats the latents, borders included. A
-channel whose symbols need more than 8 bits gets several planes that add up to it, with equal weights.
+A latent is ``symbol + median``. The rounded median is added to the symbol, which stays an integer. The fraction that is left,
+constant over the picture, becomes one more input, a constant; its weights are the sum of the others', each times what is left
+of its median, so that a layer's zero padding treats it as it treats the latents, borders included. A channel whose
+symbols need more than 8 bits is split into several inputs that add up to it, with equal weights.
 """
 
 from dataclasses import dataclass
@@ -17,30 +17,30 @@ LARGEST = 127
 
 
 @dataclass(frozen=True)
-class Planes:
+class SplitInputs:
     """The layout of a decoder's input ``(1, len(channels) + 1, h, w)``."""
 
     channels: list[int]
-    """Which channel each plane is of; the second one of a channel takes what is beyond +-127, and so on."""
+    """Channel of the latents that each input belongs to; a channel's second input takes what is beyond +-127, and so on."""
     shift: list[int]
-    """What is added to each channel's symbols: its median, rounded."""
+    """Added to each channel's symbols: its median, rounded."""
     constant: int
-    """The value of the last plane."""
+    """The value of the last input."""
 
     @classmethod
-    def of(cls, tables: EntropyTables, constant: int = 1) -> "Planes":
-        """Enough planes for every symbol that the tables hold (what is escaped beyond them may be clipped)."""
+    def for_tables(cls, tables: EntropyTables, constant: int = 1) -> "SplitInputs":
+        """Enough inputs for every symbol that the tables hold (what is escaped beyond them may be clipped)."""
         shift = np.rint(tables.medians).astype(int)
         first = tables.offsets + shift
         last = first + tables.lengths - 3  # the last interval stands for what the table does not hold
         needed = np.maximum(1, -(-np.maximum(abs(first), abs(last)) // LARGEST))
         return cls(np.repeat(np.arange(tables.channels), needed).tolist(), shift.tolist(), constant)
 
-    def of_symbols(self, symbols: np.ndarray) -> np.ndarray:
-        """Split ``symbols: (M, h, w)`` into planes ``(len(channels) + 1, h, w)``, float32, whole numbers in +-127."""
+    def split(self, symbols: np.ndarray) -> np.ndarray:
+        """Split ``symbols: (M, h, w)`` into ``(len(channels) + 1, h, w)``, float32, integers in +-127."""
         channels = np.array(self.channels)
         shifted = (symbols + np.array(self.shift)[:, None, None])[channels]
-        first = np.searchsorted(channels, channels)  # where the planes of the same channel begin
+        first = np.searchsorted(channels, channels)  # index of the first input of the same channel
         taken = LARGEST * (np.arange(len(channels)) - first)[:, None, None]
         parts = np.sign(shifted) * (abs(shifted) - taken).clip(0, LARGEST)
         constant = np.full((1, *symbols.shape[1:]), self.constant)

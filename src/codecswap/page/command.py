@@ -112,7 +112,7 @@ def _codec(manifest: Manifest) -> dict[str, Any]:
         | {
             "tables": manifest.tables_sha256[:8],
             "form": networks["decoder"]["input"],
-            "constant": manifest.planes.constant if manifest.planes else 0,
+            "constant": manifest.split_inputs.constant if manifest.split_inputs else 0,
             "tile": sides,
             "fixed": manifest.height is not None,
             "runtime": onnxruntime_web.VERSION,

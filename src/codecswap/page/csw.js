@@ -1,7 +1,7 @@
 /* The C library (c/codecswap.h) in WebAssembly. Addresses are numbers; the structs have the layout of wasm32. */
 "use strict";
 
-const FORMS = { symbols: 1, latents: 2, planes: 4 };  // csw_form, by what a decoder takes; all as float
+const FORMS = { symbols: 1, latents: 2, split_inputs: 4 };  // csw_form, by what a decoder takes; all as float
 const NCHW = 0, FLOAT = 0;
 const FACTOR = 16;
 

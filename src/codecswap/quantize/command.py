@@ -24,7 +24,7 @@ from codecswap.export import command as export
 from codecswap.export.backends.onnx import export_hyper_encoder, latent_size, write_decoder, write_encoder
 from codecswap.export.backends.onnx_qdq import write_qdq
 from codecswap.graph import onnx_graph as graph
-from codecswap.graph.lower import lower, take_planes
+from codecswap.graph.lower import lower, take_split_inputs
 from codecswap.inference.check import compare, demand, write_checks
 from codecswap.inference.manifest import (
     Manifest,
@@ -35,7 +35,7 @@ from codecswap.inference.manifest import (
     write_folder,
 )
 from codecswap.inference.runtime import OnnxCodec
-from codecswap.inference.split_inputs import Planes
+from codecswap.inference.split_inputs import SplitInputs
 from codecswap.layers.gdn import PlainActivation
 from codecswap.quantize.equalize import equalize
 from codecswap.quantize.ranges import calibrate
@@ -46,7 +46,7 @@ from codecswap.quantized.representation import Quantization, TransformGraph
 from codecswap.quantized.synthesis import QuantizedSynthesis
 from codecswap.students.source import CROP, gdn_label, load_source, with_gdn
 
-PARTS = {"decoder": ("g_s", "planes", "picture"), "encoder": ("g_a", "picture", "latents")}
+PARTS = {"decoder": ("g_s", "split_inputs", "picture"), "encoder": ("g_a", "picture", "latents")}
 """Per network: the codec's transform, input and output."""
 STEPS = 4
 """Of a network's quantization: equalize, refit and round the weights, choose the ranges, measure what each tensor costs."""
@@ -114,22 +114,22 @@ def quantize(
         means.append(center)
         advance(1)
     networks: dict[str, Network] = {}
-    planes, sides = None, (options.height, options.width)
+    split_inputs, sides = None, (options.height, options.width)
     for part in PARTS:
         if options.parts not in ("all", part):
             continue
         path, (_, input, output) = folder / f"{part}.onnx", PARTS[part]
         if part == "decoder" and isinstance(codec.g_s, QuantizedSynthesis):
-            planes = codec.g_s.planes
+            split_inputs = codec.g_s.split_inputs
             write_qdq(codec.g_s.transform(latent_size(*sides, codec.factor)), path, options.opset)
-            networks[part] = describe_network(path, input if planes else "latents", output)
+            networks[part] = describe_network(path, input if split_inputs else "latents", output)
             advance(STEPS)
             continue
         if part == "decoder":
-            lowered, inputs, planes = lowered_decoder(codec, symbols, means, tables, options)
+            lowered, inputs, split_inputs = lowered_decoder(codec, symbols, means, tables, options)
         else:
             lowered, inputs = _lowered_encoder(codec, samples, options)
-        input = "latents" if part == "decoder" and planes is None else input
+        input = "latents" if part == "decoder" and split_inputs is None else input
         advance(1)
         known = _rounded(lowered, inputs, part, input, options)
         advance(1)
@@ -161,7 +161,7 @@ def quantize(
         width=options.width,
         encoder=networks.get("encoder"),
         decoder=networks.get("decoder"),
-        planes=planes,
+        split_inputs=split_inputs,
         tables_sha256=tables.digest().hex(),
         hyper_encoder=networks.get("hyper_encoder"),
         side=describe_side(codec.hyper_factor, *side) if side else None,
@@ -204,15 +204,15 @@ def lowered_decoder(
     means: Sequence[np.ndarray | None],
     tables: EntropyTables,
     options: QuantizeOptions,
-) -> tuple[nn.Sequential, list[np.ndarray], Planes | None]:
+) -> tuple[nn.Sequential, list[np.ndarray], SplitInputs | None]:
     """A codec's synthesis transform, equalized if the options say so, still in float.
 
     Args:
         symbols: of calibration pictures, ``(M, h, w)``.
         means: of their latents; None with a factorized prior.
 
-    Returns: the transform, its inputs ``(1, C, h, w)``, and the layout of its planes; None where its inputs are latents, which
-        are no whole numbers where means are predicted.
+    Returns: the transform, its inputs ``(1, C, h, w)``, and the layout of its split inputs; None where it takes latents,
+        which are no integers where means are predicted.
     """
     lowered = lower(codec.g_s, options.form, latent_size(options.height, options.width, codec.factor))
     pairs = list(zip(symbols, means, strict=True))
@@ -221,8 +221,8 @@ def lowered_decoder(
         equalize(lowered, [torch.from_numpy(one)[None] for one in latents])
     if codec.hyper_factor > 1:
         return lowered, [one[None] for one in latents], None
-    planes = take_planes(lowered, tables)
-    return lowered, [planes.of_symbols(one)[None] for one in symbols], planes
+    split_inputs = take_split_inputs(lowered, tables)
+    return lowered, [split_inputs.split(one)[None] for one in symbols], split_inputs
 
 
 def _lowered_encoder(
@@ -307,7 +307,7 @@ def _calibrated(
             write_encoder(lowered, path, opset=options.opset, size=size, factor=factor)
         model = onnx.load(path)
     if input != "latents":
-        known = known | {input: precision.planes if part == "decoder" else precision.picture}
+        known = known | {input: precision.split_inputs if part == "decoder" else precision.picture}
     stored = {tensor.name for tensor in model.graph.initializer}
     for node in model.graph.node:  # zero insertion moves the input's integers, and changes none
         if node.input[0] in known and (node.op_type == "Resize" or (node.op_type == "Mul" and node.input[1] in stored)):

@@ -51,7 +51,7 @@ class Precision:
         return Quantization.fixed(1 / _STEPS[self.outside], -32768 if self.outside == "int16" else 0, self.outside)
 
     @property
-    def planes(self) -> Quantization:
+    def split_inputs(self) -> Quantization:
         """Of a decoder's input, which is integers in +-127; in 16 bits finer, so that the whole range is used.
 
         Qualcomm's HTP multiplies with an absolute precision: integers at scale 1 in 16 bits would lose their lower bits there.

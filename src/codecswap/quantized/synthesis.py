@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from codecswap.inference.split_inputs import LARGEST, Planes
+from codecswap.inference.split_inputs import LARGEST, SplitInputs
 from codecswap.quantized.representation import Constant, Operation, Quantization, TransformGraph
 
 OPERATORS: dict[str, Callable[..., Tensor]] = {
@@ -45,8 +45,8 @@ class QuantizedSynthesis(nn.Module):
     weights and scales start from are buffers.
 
     Args:
-        transform: of planes, or of latents.
-        planes: how latents become its input; None: they are.
+        transform: takes split inputs, or latents.
+        split_inputs: how latents become its input; None: they are.
         medians: of the latents, ``(M,)``.
         precision: its name, one of ``--precision``.
         target: the NPU that it is for, by the name of its toolchain; None: any device that reads QDQ files.
@@ -55,14 +55,14 @@ class QuantizedSynthesis(nn.Module):
     def __init__(
         self,
         transform: TransformGraph,
-        planes: Planes | None,
+        split_inputs: SplitInputs | None,
         medians: np.ndarray,
         *,
         precision: str,
         target: str | None = None,
     ) -> None:
         super().__init__()
-        self.start, self.planes, self.precision, self.target = transform, planes, precision, target
+        self.start, self.split_inputs, self.precision, self.target = transform, split_inputs, precision, target
         self.gains, self.biases, self.shifts = nn.ParameterDict(), nn.ParameterDict(), nn.ParameterDict()
         self.medians: Tensor
         self.register_buffer("medians", torch.from_numpy(medians.astype(np.float32)).view(1, -1, 1, 1))
@@ -108,9 +108,9 @@ class QuantizedSynthesis(nn.Module):
         )
         if unknown := {step.operator for step in transform.operations} - OPERATORS.keys():
             raise ValueError(f"unknown operators {unknown}")
-        planes = layout["planes"] and Planes(**layout["planes"])
+        split_inputs = layout["split_inputs"] and SplitInputs(**layout["split_inputs"])
         medians = state["medians"].flatten().numpy()
-        return cls(transform, planes, medians, precision=layout["precision"], target=layout["target"])
+        return cls(transform, split_inputs, medians, precision=layout["precision"], target=layout["target"])
 
     def layout(self) -> dict[str, Any]:
         """All that its state does not say, in plain values."""
@@ -118,7 +118,7 @@ class QuantizedSynthesis(nn.Module):
         return {
             "precision": self.precision,
             "target": self.target,
-            "planes": self.planes and asdict(self.planes),
+            "split_inputs": self.split_inputs and asdict(self.split_inputs),
             **{key: getattr(start, key) for key in ("input", "output")},
             **{key: list(getattr(start, key)) for key in ("input_shape", "output_shape")},
             "operations": [{**asdict(step), "inputs": list(step.inputs)} for step in start.operations],
@@ -156,7 +156,9 @@ class QuantizedSynthesis(nn.Module):
         """Decode, in float32 whatever the surrounding precision."""
         with torch.autocast(latents.device.type, enabled=False):
             latents = latents.float()
-            computed = {self.start.input: latents if self.planes is None else self._of_planes(latents, self.planes)}
+            computed = {
+                self.start.input: latents if self.split_inputs is None else self._split(latents, self.split_inputs)
+            }
             for place, step in enumerate(self.start.operations):
                 inputs = [computed[name] if name in computed else self._constant(name) for name in step.inputs if name]
                 x = self._compute(str(place), step, inputs)
@@ -203,14 +205,14 @@ class QuantizedSynthesis(nn.Module):
         moved = torch.minimum(torch.maximum(values + LEVELS_A_STEP * self.shifts[place], -largest), largest)
         return moved + (moved.round() - moved).detach()
 
-    def _of_planes(self, latents: Tensor, planes: Planes) -> Tensor:
-        """As `Planes.of_symbols` has it."""
-        channels = torch.tensor(planes.channels, device=latents.device)
-        symbols = torch.round(latents - self.medians) + latents.new_tensor(planes.shift).view(1, -1, 1, 1)
+    def _split(self, latents: Tensor, split_inputs: SplitInputs) -> Tensor:
+        """As `SplitInputs.split` has it."""
+        channels = torch.tensor(split_inputs.channels, device=latents.device)
+        symbols = torch.round(latents - self.medians) + latents.new_tensor(split_inputs.shift).view(1, -1, 1, 1)
         shifted = symbols[:, channels]
         taken = LARGEST * (torch.arange(len(channels), device=latents.device) - torch.searchsorted(channels, channels))
         parts = shifted.sign() * (shifted.abs() - taken.view(1, -1, 1, 1)).clamp(0, LARGEST)
-        return torch.cat([parts, torch.full_like(parts[:, :1], planes.constant)], 1)
+        return torch.cat([parts, torch.full_like(parts[:, :1], split_inputs.constant)], 1)
 
 
 def rounded(x: Tensor, rounding: Quantization) -> Tensor:
