@@ -4,7 +4,7 @@
     python -m benchmarks.gdn --teacher small.pth --images DIR --held_out DIR --minutes 3
     python -m benchmarks.gdn --part encoder                    # the same for the encoder: symbols, bits and PSNR
 
-The minutes are processor time of one thread; two thirds distill, one third fine-tunes (`codecswap.training.stages`). All
+The minutes are processor time of one thread; two thirds distill, one third fine-tunes (`codecswap.stages`). All
 figures are of pictures that nothing was fitted to or trained on. Decoders' latents are the teacher's: equal bits.
 """
 

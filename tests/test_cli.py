@@ -67,7 +67,7 @@ def test_configuration_file_then_typed_options(tmp_path: Path) -> None:
 
 
 def test_the_saved_configuration_is_a_configuration_file(tmp_path: Path) -> None:
-    from codecswap.training.stages import STAGES
+    from codecswap.stages import STAGES
     from codecswap.training.start import make_folder
 
     options, _ = parse("finetune", ["--epochs", "2", "--save_dir", str(tmp_path), "--freeze_igdn"])

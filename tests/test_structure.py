@@ -19,6 +19,8 @@ ALLOWED = {
     "metrics": set(),
     "least_squares": set(),
     "layers": set(),
+    "devices": BASE,
+    "stages": BASE,
     "data": BASE,
     "entropy": BASE | {"data", "inference"},
     "inference": BASE | {"data", "entropy"},
@@ -29,8 +31,8 @@ ALLOWED = {
     "quantize": BASE
     | {"metrics", "data", "layers", "least_squares", "entropy", "inference", "codecs", "swaps", "graph", "quantized"},
     "students": BASE | {"data", "quantized", "codecs", "swaps"},
-    "training": BASE | {"metrics", "data", "layers", "quantized", "codecs", "swaps", "students"},
-    "evaluation": BASE | {"metrics", "data", "entropy", "inference", "codecs", "students"},
+    "training": BASE | {"devices", "stages", "metrics", "data", "layers", "quantized", "codecs", "swaps", "students"},
+    "evaluation": BASE | {"devices", "stages", "metrics", "data", "entropy", "inference", "codecs", "students"},
     "export": BASE
     | {
         "metrics",
@@ -62,19 +64,16 @@ ALLOWED = {
     "advise": BASE | {"metrics", "data", "layers", "codecs", "swaps", "graph", "export", "compile"},
     "coding": BASE | {"data", "entropy", "inference", "codecs", "students"},
     "page": BASE | {"entropy", "inference"},
-    "report": BASE | {"metrics", "data", "codecs", "swaps", "students", "training", "evaluation"},
+    "report": BASE | {"stages", "metrics", "data", "codecs", "swaps", "students", "evaluation"},
     "demo": BASE
     | {"metrics", "data", "inference", "codecs", "swaps", "training", "evaluation", "export", "report", "coding"},
-    "cli": BASE | {"training"},  # its table of stages, which needs no PyTorch
+    "cli": BASE | {"stages"},
     "__main__": {"cli"},
 }
 """What the modules of a folder (or a module at the top) may import of the others, deferred imports included."""
 TO_MOVE: set[tuple[str, str]] = {
     ("compile.finetune", "training.loop"),
     ("demo", "students.checkpoint"),
-    ("evaluation.command", "training.devices"),
-    ("evaluation.evaluation_set", "training.stages"),
-    ("evaluation.evaluation_set", "training.start"),
     ("quantize.command", "export.backends.onnx"),
     ("quantize.command", "export.backends.onnx_qdq"),
     ("quantize.command", "export.command"),

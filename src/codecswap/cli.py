@@ -14,7 +14,7 @@ from typing import Any, NoReturn, get_args, get_origin
 
 from codecswap import config
 from codecswap.errors import UserError, how_to_install
-from codecswap.training.stages import STAGES
+from codecswap.stages import STAGES
 
 MOST_CONFIG = 1 << 20
 """Most bytes of a YAML file of options."""

@@ -16,6 +16,7 @@ from codecswap.data.datasets import ValidationPictures
 from codecswap.data.discovery import CROP, find_pictures, list_pictures
 from codecswap.data.pictures import UNREADABLE, picture_size
 from codecswap.data.transforms import validation_crop, whole_picture
+from codecswap.devices import use_cuda
 from codecswap.errors import UserError
 from codecswap.evaluation import results as results_files
 from codecswap.evaluation.anchors import Anchors
@@ -25,7 +26,6 @@ from codecswap.evaluation.measure import CodecResult, MeasuredCodecs, evaluate_a
 from codecswap.evaluation.perceptual import load_lpips
 from codecswap.evaluation.published import distance, is_kodak, published
 from codecswap.evaluation.rate_distortion import Delta, bd_psnr, bd_rate, curves
-from codecswap.training.devices import use_cuda
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as in a shell."""

@@ -13,9 +13,9 @@ from codecswap.config import EvalOptions
 from codecswap.errors import UserError
 from codecswap.evaluation.exported import Folder, curve_names, open_folders
 from codecswap.evaluation.measure import Exported, ExportedCodecs, MeasuredCodecs, TeacherAndStudents
+from codecswap.stages import STAGES
 from codecswap.students.checkpoint import StudentCheckpoint, load_student
-from codecswap.training import start
-from codecswap.training.stages import STAGES
+from codecswap.students.teacher import check_teacher
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ def _teacher_index(
 ) -> int:
     """Index of a student's teacher: by the checkpoint's record, or (the original recipe's files have none) by the encoder."""
     if len(teachers) == 1:
-        start.check_teacher(student, identities[0], teachers[0].name)
+        check_teacher(student, identities[0], teachers[0].name)
         teacher, mine = codecs[0], student.student
         if (mine.N, mine.M) != (teacher.N, teacher.M):
             raise UserError(

@@ -12,8 +12,8 @@ from typing import Any
 import yaml
 
 from codecswap.errors import UserError
+from codecswap.stages import STAGES, Stage
 from codecswap.swaps import GDN_SWAPS, SWAPS
-from codecswap.training.stages import STAGES, Stage
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from torchvision.utils import make_grid
 from codecswap.config import TrainingOptions
 from codecswap.console import say, warn
 from codecswap.files import atomic_write
-from codecswap.training.stages.stage import Stage
+from codecswap.stages.stage import Stage
 from codecswap.training.state import TrainingState
 
 

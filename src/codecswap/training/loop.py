@@ -1,4 +1,4 @@
-"""One module and one loop for every stage (`codecswap.training.stages`)."""
+"""One module and one loop for every stage (`codecswap.stages`)."""
 
 import logging
 import math
@@ -21,16 +21,16 @@ from codecswap.data.datasets import Batch
 from codecswap.data.discovery import Pictures, find_pictures
 from codecswap.data.loaders import PictureLoaders
 from codecswap.data.transforms import first_readable
+from codecswap.devices import check_device
 from codecswap.errors import RunFailure, UserError
 from codecswap.metrics import ms_ssim, psnr, to_8_bits
+from codecswap.stages import STAGES, Stage
 from codecswap.training import resume, start
 from codecswap.training.callbacks import EpochLog, Reconstructions, wandb_logger
-from codecswap.training.devices import check_device
 from codecswap.training.losses import reconstruction_loss
 from codecswap.training.record import write_record
 from codecswap.training.rotated_adam import RotatedAdam, brightness_directions
 from codecswap.training.saving import Checkpoints
-from codecswap.training.stages import STAGES, Stage
 from codecswap.training.state import TrainingState
 from codecswap.training.student import LatentCost, TeacherStudent
 

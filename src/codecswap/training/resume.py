@@ -8,8 +8,8 @@ from torch import Tensor
 
 from codecswap.console import say, warn
 from codecswap.errors import UserError
+from codecswap.stages.stage import Stage
 from codecswap.students.checkpoint import StudentCheckpoint, load_student
-from codecswap.training.stages.stage import Stage
 from codecswap.training.state import place
 from codecswap.training.student import choose_trained
 

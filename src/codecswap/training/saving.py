@@ -18,9 +18,9 @@ from codecswap.codecs.source import state_digest
 from codecswap.config import TrainingOptions
 from codecswap.errors import Interrupted, RunFailure
 from codecswap.files import atomic_write
+from codecswap.stages.stage import Stage
 from codecswap.students.checkpoint import FORMAT, StudentRecord
 from codecswap.training.resume import AUTO
-from codecswap.training.stages.stage import Stage
 from codecswap.training.state import TrainingState
 
 IN_A_ROW = 20

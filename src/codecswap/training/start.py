@@ -22,6 +22,7 @@ from codecswap.errors import UserError
 from codecswap.files import atomic_write
 from codecswap.metrics import psnr
 from codecswap.quantized.synthesis import QuantizedSynthesis
+from codecswap.stages.stage import Stage
 from codecswap.students.checkpoint import StudentRecord
 from codecswap.students.teacher import check_teacher
 from codecswap.swaps import GDN_SWAPS, KEPT, SWAPS, replacing
@@ -29,7 +30,6 @@ from codecswap.swaps.apply import PARTS, swap, swap_gdn
 from codecswap.swaps.calibrate import calibrate
 from codecswap.swaps.closed_form import measure, swap_and_fit
 from codecswap.training.resume import Origin
-from codecswap.training.stages.stage import Stage
 from codecswap.training.student import TeacherStudent
 
 SIZED_ON = 64

@@ -5,9 +5,9 @@ import subprocess
 import pytest
 import torch
 
+from codecswap import devices
 from codecswap.cli import run
 from codecswap.errors import UserError
-from codecswap.training import devices
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 from typing import Any
 
 from codecswap.config import DistillOptions
-from codecswap.training.stages.stage import Stage
+from codecswap.stages.stage import Stage
 
 
 def _trained(options: DistillOptions) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import torch
 
 from codecswap.config import DistillOptions, FinetuneOptions
 from codecswap.errors import UserError
-from codecswap.training.stages import STAGES
+from codecswap.stages import STAGES
 from codecswap.training.state import TrainingState
 
 
@@ -20,7 +20,7 @@ def test_stages_have_files_and_options_of_their_own_and_need_no_pytorch() -> Non
         options = stage.options()
         assert options.recon_subdir == stage.recon and hasattr(options, stage.resume)
         assert stage.student is None or hasattr(options, stage.student)
-    code = "import sys, codecswap.training.stages; sys.exit('torch' in sys.modules)"
+    code = "import sys, codecswap.stages; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
