@@ -80,7 +80,6 @@ TO_MOVE: set[tuple[str, str]] = {
     ("quantize.command", "students.source"),
     ("quantize.ranges", "export.backends.onnx_qdq"),
     ("quantize.report", "export.command"),
-    ("quantized.precision", "graph.onnx_graph"),
 }
 """Imports upward that are still to go."""
 COMMANDS_TO_MOVE: set[tuple[str, str]] = {

@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from onnx import TensorProto, helper
 from torch import nn
 
 from codecswap.codecs.protocol import Codec
@@ -22,7 +23,7 @@ from codecswap.graph import onnx_graph as graph
 from codecswap.graph.lower import LoweredGDN
 from codecswap.inference.runtime import OnnxCodec, open_session
 from codecswap.quantize.command import quantize
-from codecswap.quantize.ranges import LARGEST_BIAS, calibrate
+from codecswap.quantize.ranges import LARGEST_BIAS, calibrate, inner_tensors
 from codecswap.quantized.precision import Precision
 from codecswap.swaps.apply import swap, swap_gdn
 from codecswap.swaps.calibrate import calibrate as fit
@@ -43,8 +44,7 @@ def test_rows_of_gamma_near_zero_leave_the_bias_in_int32(tmp_path: Path, name: s
         [feed],
         method="minmax",
         percentile=100,
-        precision=Precision.of(name, "uint8"),
-        weight_bits=8,
+        precision=Precision.of(name, "uint8", 8),
         known={},
         gdns=["g_s.0"],
         keep=[],
@@ -72,8 +72,8 @@ def test_16_bits_have_room_for_other_pictures(tmp_path: Path, name: str, clips: 
     module, path = nn.Sequential(LoweredGDN(torch.rand(6) + 0.5, 0.1 * torch.rand(6, 6), inverse=True)), tmp_path / "f"
     write_decoder(module, 6, path, opset=13, size=(8, 8), input="split_inputs")
     feed = torch.randn(1, 6, 8, 8)
-    precision = Precision.of(name, "uint8")
-    how: dict[str, Any] = {"method": "minmax", "percentile": 100, "weight_bits": 8, "gdns": ["g_s.0"], "keep": []}
+    precision = Precision.of(name, "uint8", 8)
+    how: dict[str, Any] = {"method": "minmax", "percentile": 100, "gdns": ["g_s.0"], "keep": []}
     transform = calibrate(onnx.load(path), [feed.numpy()], precision=precision, known={}, **how)
     write_qdq(transform, tmp_path / "q", 13)
     louder = 1.3 * feed  # 1.7 times the square, and its root's input
@@ -122,3 +122,19 @@ def test_a_gain_stays_between_its_ends(tmp_path: Path, precision: str, activatio
         assert (transform.constants[low].real, transform.constants[high].real) == (0.5, 2)
         assert before.range[1] == pytest.approx(2, rel=1e-6)
         assert before.range[0] == pytest.approx(-2 if before.zero_point.dtype == np.int16 else 0, rel=1e-4)
+
+
+def test_inner_tensors_are_those_that_only_their_layer_reads() -> None:
+    nodes = [
+        helper.make_node("Conv", ["split_inputs", "w"], ["x"], "/g_s/g_s.0/Conv"),
+        helper.make_node("Mul", ["x", "x"], ["square"], "/g_s/g_s.1/Mul"),
+        helper.make_node("Relu", ["square"], ["ramp"], "/g_s/g_s.1/Relu"),
+        helper.make_node("Mul", ["x", "ramp"], ["product"], "/g_s/g_s.1/Mul_1"),
+        helper.make_node("Conv", ["product", "w"], ["y"], "/g_s/g_s.2/Conv"),
+        helper.make_node("Mul", ["y", "y"], ["picture"], "/g_s/g_s.3/Mul"),
+    ]
+    given, put_out = (
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in ("split_inputs", "picture")
+    )
+    model = helper.make_model(helper.make_graph(nodes, "", [given], [put_out]))
+    assert inner_tensors(model, ["g_s.1", "g_s.3"]) == ["square", "ramp"]

@@ -1,14 +1,33 @@
-"""Which activations are 16 bits wide, and that integers' ends fit pictures and symbols."""
+"""Precisions are values; integers' ends fit pictures and symbols; weights have 7 bits where sums may have 16."""
+
+import re
+from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
-from onnx import TensorProto, helper
 
-from codecswap.quantized.precision import Precision, inner_tensors, weight_levels
+import codecswap
+from codecswap.config import QuantizeOptions
+from codecswap.config.training import FinetuneOptions
+from codecswap.quantized.precision import PRECISIONS, Precision
+
+
+def test_no_name_is_compared() -> None:
+    names = "|".join(PRECISIONS)
+    comparison = re.compile(rf"""([!=]=|\bin)\s*[(\[{{]?\s*["']({names})["']|["']({names})["']\s*[!=]=""")
+    source = Path(codecswap.__file__).parent
+    lines = [(path.name, line) for path in source.rglob("*.py") for line in path.read_text("utf-8").splitlines()]
+    assert not [found for found in lines if comparison.search(found[1])]
+
+
+def test_options_have_the_names_of_the_table() -> None:
+    assert get_args(QuantizeOptions.__annotations__["precision"]) == tuple(PRECISIONS)
+    assert get_args(get_args(FinetuneOptions.__annotations__["quantized"])[0]) == tuple(PRECISIONS)
 
 
 @pytest.mark.parametrize("activations", ["uint8", "int8"])
-@pytest.mark.parametrize("name", ["w8a8", "mixed", "w8a16"])
+@pytest.mark.parametrize("name", PRECISIONS)
 def test_a_picture_files_levels_and_symbols_lose_nothing(name: str, activations: str) -> None:
     precision = Precision.of(name, activations)
     levels = np.arange(256, dtype=np.float32) / np.float32(255)
@@ -20,26 +39,13 @@ def test_a_picture_files_levels_and_symbols_lose_nothing(name: str, activations:
 
 def test_int16_is_symmetric() -> None:
     precision = Precision.of("w8a16", "int8")
+    assert (precision.between, precision.inside, precision.steps) == ("int16", "int16", 65535)
     assert precision.picture.zero_point == precision.split_inputs.zero_point == 0
 
 
 def test_weights_have_7_bits_only_where_a_runtime_computes_in_integers() -> None:
-    assert weight_levels(None, "uint8", "uint8") == 64
-    assert weight_levels(None, "uint8", "uint16") == weight_levels(None, "uint16", "uint16") == 127
-    assert (weight_levels(8, "uint8", "uint8"), weight_levels(7, "uint16", "uint16")) == (127, 64)
-
-
-def test_inner_tensors_are_those_that_only_their_layer_reads() -> None:
-    nodes = [
-        helper.make_node("Conv", ["split_inputs", "w"], ["x"], "/g_s/g_s.0/Conv"),
-        helper.make_node("Mul", ["x", "x"], ["square"], "/g_s/g_s.1/Mul"),
-        helper.make_node("Relu", ["square"], ["ramp"], "/g_s/g_s.1/Relu"),
-        helper.make_node("Mul", ["x", "ramp"], ["product"], "/g_s/g_s.1/Mul_1"),
-        helper.make_node("Conv", ["product", "w"], ["y"], "/g_s/g_s.2/Conv"),
-        helper.make_node("Mul", ["y", "y"], ["picture"], "/g_s/g_s.3/Mul"),
-    ]
-    given, put_out = (
-        helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in ("split_inputs", "picture")
-    )
-    model = helper.make_model(helper.make_graph(nodes, "", [given], [put_out]))
-    assert inner_tensors(model, ["g_s.1", "g_s.3"]) == ["square", "ramp"]
+    plain = Precision.of("mixed")
+    assert plain.weight_levels("uint8", "uint8") == 64
+    assert plain.weight_levels("uint8", "uint16") == plain.weight_levels("uint16", "uint16") == 127
+    assert Precision.of("mixed", weight_bits=8).weight_levels("uint8", "uint8") == 127
+    assert Precision.of("mixed", weight_bits=7).weight_levels("uint16", "uint16") == 64

@@ -18,6 +18,7 @@ from codecswap.export.backends.onnx_qdq import read_qdq
 from codecswap.export.operators import load_target
 from codecswap.layers.upsampling import UpsampleConv2d
 from codecswap.quantize.command import quantize
+from codecswap.quantized.precision import PRECISIONS
 from codecswap.quantized.synthesis import QuantizedSynthesis
 from codecswap.training.loop import train
 
@@ -64,9 +65,7 @@ def _scheme(options: FinetuneOptions) -> tuple[Scheme, str | None, str | None]:
     if options.target is None:
         return Scheme(QuantizeOptions(precision=options.quantized)), None, None
     target = load_target(options.target)
-    known = (
-        [name for name in target.precisions if not name.startswith("float")] if target.toolchain in TOOLCHAINS else []
-    )
+    known = [name for name in target.precisions if name in PRECISIONS] if target.toolchain in TOOLCHAINS else []
     if options.quantized not in known:
         raise UserError(
             f"--target {options.target} takes no {options.quantized}: it takes {' or '.join(known) or 'nothing in integers'}."

@@ -15,6 +15,7 @@ from codecswap.compile.toolchain import Compiled, Job, Scheme
 from codecswap.config import CompileOptions, QuantizeOptions
 from codecswap.inference import openvino
 from codecswap.inference.runtime import OnnxCodec
+from codecswap.quantized.precision import PRECISIONS
 
 OPSET = 13
 ROUNDS = 7
@@ -37,7 +38,7 @@ class OpenVino:
 
     def compile(self, job: Job) -> Compiled:
         """Write decoder.onnx and, with OpenVINO, its own format; time it beside ONNX Runtime."""
-        in_float = job.precision == "float32"
+        in_float = job.precision not in PRECISIONS
         path = write_float(job, OPSET) if in_float else write_quantized(job, self.scheme(job.precision))
         if (compiler := self.installed(job.options)) is None:
             return Compiled((path,), None)

@@ -26,6 +26,7 @@ from codecswap.config import CompileOptions, QuantizeOptions
 from codecswap.errors import UserError
 from codecswap.graph.onnx_graph import layer_in
 from codecswap.inference.runtime import OnnxCodec
+from codecswap.quantized.precision import PRECISIONS
 from codecswap.quantized.representation import TransformGraph
 
 FOUND_IN = Path(".venv-rknn/bin/python")
@@ -66,7 +67,7 @@ class Rknn:
     def compile(self, job: Job) -> Compiled:
         """Write decoder.onnx and, with the toolkit, decoder.rknn."""
         compiler = self.installed(job.options)  # a wrong --toolchain_python is said before the work
-        in_float = job.precision == "float16"
+        in_float = job.precision not in PRECISIONS
         path = write_float(job, OPSET) if in_float else write_quantized(job, self.scheme(job.precision))
         rewrite(path, _without_output_padding)
         if compiler is None:

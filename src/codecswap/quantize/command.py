@@ -41,7 +41,7 @@ from codecswap.quantize.equalize import equalize
 from codecswap.quantize.ranges import calibrate
 from codecswap.quantize.report import report, show_costs
 from codecswap.quantize.rounding import SplitConv2d, round_weights
-from codecswap.quantized.precision import Precision, weight_levels
+from codecswap.quantized.precision import Precision
 from codecswap.quantized.representation import Quantization, TransformGraph
 from codecswap.quantized.synthesis import QuantizedSynthesis
 from codecswap.students.source import CROP, gdn_label, load_source, with_gdn
@@ -235,7 +235,7 @@ def _lowered_encoder(
     if last not in _kept(lowered, "encoder", "picture", options):
         # channels of large latents have large weights, and an error of theirs costs as much as another's
         name = last.removeprefix("g_a.")
-        levels = weight_levels(options.weight_bits, precision.outside, precision.outside)
+        levels = precision.weight_levels(precision.between, precision.between)
         lowered.set_submodule(name, SplitConv2d(lowered.get_submodule(name), levels))  # type: ignore[arg-type]
     return lowered, inputs
 
@@ -254,7 +254,7 @@ def _rounded(
         lowered,
         tensors,
         exact_input=True,
-        levels=weight_levels(options.weight_bits, precision.outside, precision.outside),
+        levels=precision.weight_levels(precision.between, precision.between),
         steps=precision.steps,
         float_layers=kept,
         # least squares would shrink latents, which costs more than it gains
@@ -269,15 +269,17 @@ def _rounded(
 
 
 def _precision(options: QuantizeOptions) -> Precision:
-    return Precision.of(options.precision, options.activations)
+    return Precision.of(options.precision, options.activations, options.weight_bits)
 
 
 def _kept(lowered: nn.Sequential, part: str, input: str, options: QuantizeOptions) -> list[str]:
     """Layers left in float: at the scale of the widest channel, 8 bits would change most latents, put out or taken in."""
     kept = list(options.keep)
-    if options.precision == "w8a8" and part == "encoder":
+    if not _precision(options).float_latents:
+        return kept
+    if part == "encoder":
         kept.append(_last(lowered, part))
-    if options.precision == "w8a8" and input == "latents":
+    elif input == "latents":
         kept.append(f"{PARTS[part][0]}.{next(name for name, _ in lowered.named_children())}")
     return kept
 
@@ -315,7 +317,7 @@ def _calibrated(
     constants = graph.weights(model)
     for node in model.graph.node:
         if node.op_type == "Clip":
-            known |= dict.fromkeys((node.input[0], node.output[0]), precision.gain(float(constants[node.input[2]])))
+            known |= dict.fromkeys((node.input[0], node.output[0]), precision.clipped(float(constants[node.input[2]])))
     keep = _kept(lowered, part, input, options)
     if part == "decoder" and (last := _last(lowered, part)) not in keep:
         ends = ("Conv", "ConvTranspose", "DepthToSpace")
@@ -328,7 +330,6 @@ def _calibrated(
         method=options.method,
         percentile=options.percentile,
         precision=precision,
-        weight_bits=options.weight_bits,
         known=known,
         gdns=[
             f"{PARTS[part][0]}.{key}" for key, layer in lowered.named_children() if isinstance(layer, PlainActivation)

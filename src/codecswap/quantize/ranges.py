@@ -17,7 +17,7 @@ from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, Q
 from codecswap.export.backends.onnx_qdq import domain_of, read_qdq
 from codecswap.graph import onnx_graph as graph
 from codecswap.inference.runtime import open_session
-from codecswap.quantized.precision import Precision, inner_tensors, weight_levels
+from codecswap.quantized.precision import Precision
 from codecswap.quantized.representation import Constant, Quantization, TransformGraph
 
 METHODS = {
@@ -38,7 +38,7 @@ OPERATORS = [
     "Resize",
     "Sqrt",
 ]
-"""All that a codec's graphs hold, but for Clip: what it reads and puts out has one range (`Precision.gain`)."""
+"""All that a codec's graphs hold, but for Clip: what it reads and puts out has one range (`Precision.clipped`)."""
 TYPES = {
     "uint8": QuantType.QUInt8,
     "int8": QuantType.QInt8,
@@ -60,7 +60,6 @@ def calibrate(
     method: str,
     percentile: float,
     precision: Precision,
-    weight_bits: int | None,
     known: Mapping[str, Quantization],
     gdns: Sequence[str],
     keep: Sequence[str],
@@ -72,8 +71,7 @@ def calibrate(
         feeds: values of its input that ranges are taken from.
         method: one of `METHODS`.
         percentile: of the method of that name, in percent.
-        precision: types of the activations; int16 is symmetric around 0.
-        weight_bits: 8, or 7 for weights in +-64; None: as suits the activations (`weight_levels`).
+        precision: types of the activations and bits of the weights; int16 is symmetric around 0.
         known: of tensors and weights whose scales are chosen already, by name.
         gdns: layers that are a GDN, e.g. ``g_s.1``.
         keep: layers left in float (`codecswap.graph.onnx_graph.layer_of`).
@@ -89,19 +87,30 @@ def calibrate(
             quant_format=QuantFormat.QDQ,
             op_types_to_quantize=OPERATORS,
             per_channel=True,
-            activation_type=TYPES[precision.outside],
+            activation_type=TYPES[precision.between],
             weight_type=QuantType.QInt8,
             nodes_to_exclude=excluded,
             calibrate_method=METHODS[method],
             extra_options={
                 "TensorQuantOverrides": overrides | {name: _override(value) for name, value in known.items()},
                 "CalibPercentile": percentile,
-                "ActivationSymmetric": precision.outside == "int16",
+                "ActivationSymmetric": precision.between == "int16",
                 "QDQDisableWeightAdjustForInt32Bias": True,  # it would fill the whole of int32
             },
         )
         found = with_headroom(read_qdq(onnx.load(path)), known)
-        return floor_scales(found, graph.weights(model), weight_bits)
+        return floor_scales(found, graph.weights(model), precision)
+
+
+def inner_tensors(model: ModelProto, layers: Collection[str]) -> list[str]:
+    """Tensors of a graph that are put out in one of ``layers``, e.g. ``g_s.1``, and read nowhere else."""
+    read_outside = {output.name for output in model.graph.output}
+    made: dict[str, str] = {}
+    for node in model.graph.node:
+        layer = graph.layer_of(node)
+        read_outside.update(name for name in node.input if made.get(name, layer) != layer)
+        made.update(dict.fromkeys(node.output, layer))
+    return [name for name, layer in made.items() if layer in layers and name not in read_outside]
 
 
 def with_headroom(transform: TransformGraph, known: Collection[str]) -> TransformGraph:
@@ -114,9 +123,7 @@ def with_headroom(transform: TransformGraph, known: Collection[str]) -> Transfor
     return replace(transform, activations=dict(transform.activations) | widened)
 
 
-def floor_scales(
-    transform: TransformGraph, floats: Mapping[str, np.ndarray], weight_bits: int | None
-) -> TransformGraph:
+def floor_scales(transform: TransformGraph, floats: Mapping[str, np.ndarray], precision: Precision) -> TransformGraph:
     """Widen the scales of weights where they, or a bias, would be too large a whole number.
 
     A bias is in multiples of its input's scale times its weights' scale, which is small where the weights are: in a GDN whose
@@ -124,7 +131,7 @@ def floor_scales(
 
     Args:
         floats: the weights and biases that were quantized, by name.
-        weight_bits: as in `calibrate`.
+        precision: as in `calibrate`.
     """
     constants = dict(transform.constants)
     for step in transform.operations:
@@ -134,7 +141,7 @@ def floor_scales(
         old = constants[weight].quantization
         assert old is not None and old.axis is not None
         types = (transform.activations[name].zero_point.dtype.name for name in (given, step.output))
-        largest = np.abs(floats[weight]).max(tuple({0, 1, 2, 3} - {old.axis})) / weight_levels(weight_bits, *types)
+        largest = np.abs(floats[weight]).max(tuple({0, 1, 2, 3} - {old.axis})) / precision.weight_levels(*types)
         exact, unit = floats[bias].astype(np.float64), transform.activations[given].scale
         floor = np.abs(exact) / (unit.astype(np.float64) * LARGEST_BIAS)
         # the quantizer gives a row of zeros the scale 1, which would round its bias coarsely
