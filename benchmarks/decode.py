@@ -74,7 +74,7 @@ def main() -> None:
 
 
 def write(codec: nn.Module, replacement: str, form: str, kind: str, path: Path, size: tuple[int, int]) -> None:
-    fixed = {"width": size[0], "height": size[1], "form": form, "parts": "decoder", "output": path}
+    fixed = {"width": size[0], "height": size[1], "form": form, "part": "decoder", "output": path}
     if kind == "float32":
         export.write(codec, "", replacement, ExportOptions(**fixed))
         return

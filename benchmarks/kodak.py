@@ -154,11 +154,11 @@ def encoders(codec: Codec, name: str, folder: Path, threads: int) -> Iterator[tu
     """Write and open a teacher's encoders, each with the decoder in float."""
     for index, (label, setting) in enumerate(ENCODERS.items()):
         whole, part = folder / str(index), folder / f"{index}.encoder"
-        manifest = export.write(codec, name, "none", ExportOptions(output=whole, parts="decoder"))
+        manifest = export.write(codec, name, "none", ExportOptions(output=whole, part="decoder"))
         if "fp16" in setting:
-            export.write(codec, name, "none", ExportOptions(output=part, parts="encoder", **setting))
+            export.write(codec, name, "none", ExportOptions(output=part, part="encoder", **setting))
         else:
-            chosen = QuantizeOptions(output=part, parts="encoder", **setting)
+            chosen = QuantizeOptions(output=part, part="encoder", **setting)
             quantize.quantize(codec, name, "none", calibration(chosen), chosen, show=False)
         shutil.copy(part / "encoder.onnx", whole)
         write_folder(whole, replace(manifest, encoder=read_folder(part)[0].encoder), codec.entropy_tables())
@@ -176,7 +176,7 @@ def write(
 ) -> Iterator[tuple[str, OnnxCodec]]:
     """Write and open the decoders of a teacher: in float, and quantized with each of the settings."""
     float_codec = swap(codec, "subpixel")[0].requires_grad_(False)
-    export.write(float_codec, name, "subpixel", ExportOptions(output=folder / "float", parts="decoder"))
+    export.write(float_codec, name, "subpixel", ExportOptions(output=folder / "float", part="decoder"))
     yield FLOAT, OnnxCodec(folder / "float", threads)
     for index, (label, setting) in enumerate(settings.items()):
         chosen = QuantizeOptions(output=folder / str(index), **setting)

@@ -12,7 +12,6 @@ weights, whose pictures mean nothing.
 import argparse
 import json
 import tempfile
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +29,7 @@ from codecswap.export.operators import chips, load_target
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "npu.md"
 BEGIN, END = "<!-- made by benchmarks/npu.py -->", "<!-- end -->"
-FORMS = ("native", "resize", "subpixel")
+FORMS = ("native", "masked", "subpixel")
 COLUMNS = (
     "| `codecswap compile ...` | compiles | NPU / CPU | 10^6 cycles | ms | KiB | dB | to float, dB |\n"
     + "|---|---" * 4
@@ -88,7 +87,7 @@ def make(given: argparse.Namespace, images: str | None) -> None:
                     continue
                 with tempfile.TemporaryDirectory() as folder:
                     job = job_for(
-                        codec, given.teacher, "none", Path(folder), target, precision, replace(options, form=form)
+                        codec, given.teacher, "none", Path(folder), target, precision, options.replace(form=form)
                     )
                     try:
                         compiled = toolchain.compile(job)

@@ -49,13 +49,13 @@ def test_advise_and_export_show_their_progress(tmp_path, capsys) -> None:
     assert steps(capsys.readouterr().out)["Check"] == ("3", "3")
 
 
-@pytest.mark.parametrize("parts", ["all", "encoder", "decoder"])
-def test_quantize_counts_its_steps(tmp_path, monkeypatch: pytest.MonkeyPatch, capsys, parts: str) -> None:
+@pytest.mark.parametrize("part", ["both", "encoder", "decoder"])
+def test_quantize_counts_its_steps(tmp_path, monkeypatch: pytest.MonkeyPatch, capsys, part: str) -> None:
     from codecswap.quantize import command, report
 
     pictures = [np.random.default_rng(seed).random((3, 64, 64), dtype=np.float32) for seed in range(2)]
     for module in (command, report):
         monkeypatch.setattr(module, "sample_pictures", lambda *arguments: iter(pictures))
-    assert run("quantize", ["--teacher", "tiny", "--parts", parts, "--output", str(tmp_path)]) == 0
+    assert run("quantize", ["--teacher", "tiny", "--part", part, "--output", str(tmp_path)]) == 0
     found = steps(capsys.readouterr().out)
     assert found["Quantize"][0] == found["Quantize"][1] and found["Measure w8a8"] == ("2", "2")

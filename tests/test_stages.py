@@ -29,8 +29,8 @@ def test_options_refuse_what_is_too_small(options: type) -> None:
     for name in ("epochs", "batch_size", "recon_every", "num_workers", "warmup_steps", "save_every_minutes"):
         with pytest.raises(UserError, match=f"--{name} is at least [01], not -1"):
             options(**{name: -1})
-    with pytest.raises(UserError, match="--calibration_images is at least 1, not 0"):
-        DistillOptions(calibration_images=0)
+    with pytest.raises(UserError, match="--calibration_count is at least 1, not 0"):
+        DistillOptions(calibration_count=0)
 
 
 def test_the_state_goes_through_a_checkpoint_within_an_epoch() -> None:

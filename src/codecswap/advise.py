@@ -60,7 +60,7 @@ def cheapest_exact(costs: dict[str, float], accepted: set[str] | None) -> str | 
 
 
 @torch.no_grad()
-def main(options: AdviseOptions, typed: set[str]) -> int:
+def main(options: AdviseOptions) -> int:
     """``codecswap advise``: measure, print the table, and say what to do."""
     source = Teacher.of(options)
     teacher = source.load()

@@ -32,7 +32,7 @@ class Command:
     options: type
     """Dataclass of its options."""
     function: str
-    """``module:function`` inside codecswap; it takes the options and the names of those that were given."""
+    """``module:function`` inside codecswap; it takes the options."""
     extra: str | None = "train"
     """The extra that must be installed for it."""
     argument: str | None = None
@@ -79,10 +79,10 @@ def run(name: str, argv: Sequence[str] | None = None) -> int:
     command = COMMANDS[name]
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
-        options, typed = parse(name, arguments)
+        options = parse(name, arguments)
         if getattr(options, "quantized", None):
             command = IN_INTEGERS
-        return _function(command)(options, typed) or 0
+        return _function(command)(options) or 0
     except UserError as error:
         print(f"codecswap {name}: {error}", file=sys.stderr)
         return error.exit_code
@@ -102,12 +102,12 @@ def launch(name: str) -> NoReturn:
     sys.exit(run(name))
 
 
-def parse(name: str, arguments: Sequence[str]) -> tuple[Any, set[str]]:
+def parse(name: str, arguments: Sequence[str]) -> Any:
     """Read a command's options from its arguments (and ``--config FILE.yaml``).
 
     Hyphens and underscores in names are the same; a boolean option takes ``--flag``, ``--flag true`` or ``--flag false``.
 
-    Returns: the options, and the names of those given on the command line or in the file.
+    Returns: the options; they know which of them were given on the command line or in the file.
 
     Raises:
         UserError: an argument is unknown, or a value is not allowed.
@@ -127,19 +127,15 @@ def parse(name: str, arguments: Sequence[str]) -> tuple[Any, set[str]]:
         if value and len(key) > len("--co") and "--config".startswith(key):  # argparse accepts unique prefixes
             _check_config(Path(value))
     try:
-        given = parser.parse_args(normal, defaults=False)
-        typed = {key for key in vars(given) if key != "config"}
-        values = {key: value for key, value in vars(parser.parse_args(normal)).items() if key != "config"}
+        values = {k: v for k, v in vars(parser.parse_args(normal, defaults=False)).items() if k != "config"}
     except (jsonargparse.ArgumentError, ValueError, OverflowError) as error:  # (the last: numbers that are too long)
         sentence = " ".join(str(getattr(error, "message", error) or error).split())
         sentence = sentence if len(sentence) < MOST_WORDS else f"{sentence[:MOST_WORDS]} [...]"
         raise UserError(f"{sentence.rstrip('.')}. See `codecswap {name} --help`.") from None
-    for field in fields(command.options):
-        if values[field.name] is None and type(None) not in get_args(
-            field.type
-        ):  # the parser accepts null for any option
+    for field in fields(command.options):  # the parser accepts null for any option
+        if values.get(field.name, field) is None and type(None) not in get_args(field.type):
             raise UserError(f"--{field.name} is given without a value (null): give it one, or omit it.")
-    return command.options(**values), typed
+    return command.options(**values)
 
 
 def _check_config(path: Path) -> None:

@@ -68,12 +68,12 @@ class Source:
         return TorchCodec(Teacher(self.path, self.quality, self.metric, self.model).load())
 
 
-def encode(options: CodingOptions, typed: set[str]) -> int:
+def encode(options: CodingOptions) -> int:
     """``codecswap encode``."""
     return _all(options, encode_file, scan, SUFFIX)
 
 
-def decode(options: CodingOptions, typed: set[str]) -> int:
+def decode(options: CodingOptions) -> int:
     """``codecswap decode``."""
 
     def coded(folder: Path) -> list[Path]:

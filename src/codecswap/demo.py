@@ -1,7 +1,6 @@
 """The whole recipe on the codec and photographs inside the package, and the decoder to ship in the end."""
 
 from collections.abc import Iterator
-from dataclasses import replace
 from importlib.resources import as_file, files
 from pathlib import Path
 from shlex import quote
@@ -38,7 +37,7 @@ GRID = (3, 2)
 """Tiles along a photograph's long and short side."""
 
 
-def main(options: DemoOptions, typed: set[str]) -> int:
+def main(options: DemoOptions) -> int:
     """``codecswap demo``: about five minutes on two cores, without a network."""
     folder = Path(options.output)
     try:
@@ -61,15 +60,14 @@ def main(options: DemoOptions, typed: set[str]) -> int:
         }
         say("\n2/7  Swap: the student before any training.")
         begin = DistillOptions(**common, save_dir=str(folder / "start"), epochs=0, train_igdn=True, lr=LEARNING_RATE)
-        train(begin, set())
+        train(begin)
         say("\n3/7  Distill: the student learns its teacher's reconstructions.")
-        distill = replace(
-            begin,
+        distill = begin.replace(
             resume=str(folder / "start" / "last.pt"),
             save_dir=str(folder / "checkpoints"),
             epochs=options.distil_epochs,
         )
-        train(distill, {"resume", "save_dir", "epochs"})
+        train(distill)
         say("\n4/7  Fine-tune: the student learns the pictures themselves.")
         tune = FinetuneOptions(
             **common,
@@ -77,7 +75,7 @@ def main(options: DemoOptions, typed: set[str]) -> int:
             epochs=options.finetune_epochs,
             resume_student=str(folder / "checkpoints" / "best_msssim.pt"),
         )
-        train(tune, set())
+        train(tune)
         say("\n5/7  Compare on photographs that training never saw.")
         teacher = load_codec(EMBEDDED)
         before = load_student(folder / "start" / "last.pt").student
@@ -89,7 +87,7 @@ def main(options: DemoOptions, typed: set[str]) -> int:
         compare(teacher, students, [whole_picture(path) for path in scan(photos / "val")], folder / "contact_sheet.png")
     say("\n6/7  Write the report.")
     page = folder / "report.html"
-    command.main(ReportOptions(runs=[str(folder / "checkpoints"), str(folder / "checkpoints_ft")], output=page), set())
+    command.main(ReportOptions(runs=[str(folder / "checkpoints"), str(folder / "checkpoints_ft")], output=page))
     say("\n7/7  Export the decoder to ship: exact, nothing to train, no ConvTranspose.")
     ship(folder)
     say(f"Open {page} in a browser: the verdict, and the student's way towards it.")
@@ -123,7 +121,7 @@ def ship(folder: Path) -> None:
     except ModuleNotFoundError as error:
         say(f"This needs {error.name}: pip install 'codecswap[deploy]', then run the command that the report names.")
         return
-    export.main(ExportOptions(teacher=EMBEDDED, replacement="subpixel", output=codec), {"teacher", "replacement"})
+    export.main(ExportOptions(teacher=EMBEDDED, replacement="subpixel", output=codec))
     coded, decoded = folder / "picture.csw", folder / "picture.png"
     with as_file(files("codecswap") / "assets" / "photos" / "val") as photos:
         source = scan(photos)[0]

@@ -9,12 +9,12 @@ from codecswap.errors import UserError
 from codecswap.processes import cores
 
 
-def check_device(accelerator: str, precision: str) -> None:
+def check_device(accelerator: str, amp: str) -> None:
     """Say which device a run will use, and warn where it is not the one that the user may expect.
 
     Args:
         accelerator: Lightning's: ``auto``, ``cpu``, ``gpu``, ``cuda``, ...
-        precision: Lightning's: ``32``, ``bf16-mixed`` or ``16-mixed``.
+        amp: Lightning's precision: ``32``, ``bf16-mixed`` or ``16-mixed``.
 
     Raises:
         UserError: a CUDA device is asked for, or would be taken, and does not compute.
@@ -36,8 +36,8 @@ def check_device(accelerator: str, precision: str) -> None:
         )
     elif reason := _why_not():
         warn(f"a GPU is there and not used: {reason}.")
-    if precision == "16-mixed":
-        warn("--precision 16-mixed needs a GPU: on the CPU Lightning computes in bf16-mixed; use 32 for exact results.")
+    if amp == "16-mixed":
+        warn("--amp 16-mixed needs a GPU: on the CPU Lightning computes in bf16-mixed; use 32 for exact results.")
 
 
 def use_cuda(accelerator: str) -> bool:

@@ -44,7 +44,7 @@ def test_a_student_is_distilled_fine_tuned_measured_and_reported(
         "cpu",
     ]
     shared += ["--recon_count", "1"]
-    calibration = ["--calibration_images", "4"]
+    calibration = ["--calibration_count", "4"]
     assert cli.main(["distill", "--teacher", teacher, "--save_dir", str(first), *shared, *calibration]) == 0
     student = ["--resume_student", str(first / "last.pt")]
     assert cli.main(["finetune", *student, "--teacher", teacher, "--save_dir", str(second), *shared]) == 0

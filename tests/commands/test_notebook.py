@@ -155,19 +155,19 @@ def fake(folder, name, text, code=0):
 
 
 @pytest.mark.parametrize(
-    ("listing", "probe", "precision"),
+    ("listing", "probe", "amp"),
     [
         (("GPU 0: Tesla T4", 0), "Tesla T4|7|5", "16-mixed"),
         (("GPU 0: NVIDIA L4", 0), "NVIDIA L4|8|9", "bf16-mixed"),
         (("NVIDIA-SMI has failed", 9), "", "32"),
     ],
 )
-def test_the_device_is_named(tmp_path, monkeypatch, capsys, listing, probe, precision):
+def test_the_device_is_named(tmp_path, monkeypatch, capsys, listing, probe, amp):
     fake(tmp_path, "nvidia-smi", *listing)
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
     stand_in = SimpleNamespace(executable=fake(tmp_path, "python", probe))
     cells = run_cells("device", sys=stand_in, subprocess=subprocess, shutil=shutil)
-    assert cells["PRECISION"] == precision
+    assert cells["AMP"] == amp
     assert capsys.readouterr().out.startswith(f"Device: {probe.split('|')[0] or 'the CPU (choose a GPU'}")
 
 

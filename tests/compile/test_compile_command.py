@@ -94,9 +94,9 @@ def test_what_falls_to_the_cpu_is_named_and_gives_exit_code_3(
 
 
 def test_the_job_has_real_symbols_of_the_compiled_size(fake: Fake, arguments: list[str]) -> None:
-    cli.main([*arguments, "--form", "resize", "--precision", "w8a8"])
+    cli.main([*arguments, "--form", "masked", "--precision", "w8a8"])
     assert fake.job
-    assert (fake.job.options.form, fake.job.precision, fake.job.target.chip) == ("resize", "w8a8", "fake-1")
+    assert (fake.job.options.form, fake.job.precision, fake.job.target.chip) == ("masked", "w8a8", "fake-1")
     teacher = TorchCodec(fake.job.codec)
     assert len(fake.job.pictures) == len(fake.job.symbols) == 8
     for picture, symbols in zip(fake.job.pictures, fake.job.symbols, strict=True):

@@ -24,7 +24,7 @@ FAST = ("--teacher", "tiny", "--batch_size", "4", "--num_workers", "0", "--recon
 def student(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint of `subpixel`, in float."""
     folder = tmp_path_factory.mktemp("student")
-    made = ("--replacement", "subpixel", "--epochs", "0", "--calibration_images", "8")
+    made = ("--replacement", "subpixel", "--epochs", "0", "--calibration_count", "8")
     assert run("distill", ["--coco_dir", str(pictures), "--save_dir", str(folder), *FAST, *made]) == 0
     return folder / "last.pt"
 

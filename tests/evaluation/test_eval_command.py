@@ -316,6 +316,6 @@ def test_no_pictures_given(capsys) -> None:
 
 def test_lists_and_numbers_come_from_a_file_too(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text("teacher: [a, b]\nanchors: 1,2\ncheckpoint: [c]\n")
-    options, typed = parse("eval", ["--config", str(tmp_path / "a.yaml"), "--checkpoint", "d", "--checkpoint", "e"])
+    options = parse("eval", ["--config", str(tmp_path / "a.yaml"), "--checkpoint", "d", "--checkpoint", "e"])
     assert (options.teacher, options.anchors, options.checkpoint) == (["a", "b"], "1,2", ["d", "e"])
-    assert parse("eval", ["--quality", "3"])[0].quality == 3 and typed == {"teacher", "anchors", "checkpoint"}
+    assert parse("eval", ["--quality", "3"]).quality == 3 and options.given == {"teacher", "anchors", "checkpoint"}

@@ -102,7 +102,7 @@ def test_folders_of_several_rates_make_curves(folder: Path, tmp_path: Path, loca
             "--teacher",
             teacher,
             "--codec",
-            export(tmp_path / teacher.stem / "half", str(teacher), parts="decoder"),
+            export(tmp_path / teacher.stem / "half", str(teacher), part="decoder"),
         ]
         words += ["--codec", export(tmp_path / teacher.stem / "rough", str(teacher), rough=0.05)]
     assert evaluate(folder, *words, "--output", tmp_path / "out") == 0
@@ -146,8 +146,8 @@ def test_a_folder_named_as_a_teacher_is_told_from_it(folder: Path, tmp_path: Pat
     ("make", "words", "sentence"),
     [
         (lambda path: path, [], "is no exported codec (it has no codec.json)"),
-        (lambda path: export(path, parts="encoder"), [], "holds no decoder"),
-        (lambda path: export(path, parts="decoder"), [], "holds no encoder: name its teacher with --teacher"),
+        (lambda path: export(path, part="encoder"), [], "holds no decoder"),
+        (lambda path: export(path, part="decoder"), [], "holds no encoder: name its teacher with --teacher"),
         (lambda path: export(path, height=208, width=208), [], "fixed at 208x208 pixels and takes no smaller picture"),
         (lambda path: export(path, height=64, width=64), [], "too small for tiles of a larger picture"),
     ],

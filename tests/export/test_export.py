@@ -39,7 +39,7 @@ def test_a_folder_holds_all_and_is_verified(tmp_path: Path, pictures: Path, caps
 
 def test_a_target_that_refuses_gives_exit_code_3(tmp_path: Path, pictures: Path, capsys: pytest.CaptureFixture) -> None:
     size = ("--height", 96, "--width", 80)
-    assert export("--output", tmp_path, "--images", pictures, "--target", "ethos-u", "--parts", "decoder", *size) == 3
+    assert export("--output", tmp_path, "--images", pictures, "--target", "ethos-u", "--part", "decoder", *size) == 3
     assert "Sqrt at g_s.1" in capsys.readouterr().out
     assert not (tmp_path / "encoder.onnx").exists()
     codec = OnnxCodec(tmp_path)
@@ -131,6 +131,6 @@ def test_files_of_the_codec_before_are_removed_and_no_others(tmp_path: Path, pic
     (tmp_path / "notes.txt").write_text("mine")
     (tmp_path / ".part").mkdir()  # of a run that was killed
     (tmp_path / ".part" / "half.onnx").write_bytes(b"half")
-    assert export("--output", tmp_path, "--images", pictures, "--parts", "decoder") == 0
+    assert export("--output", tmp_path, "--images", pictures, "--part", "decoder") == 0
     written = {"codec.json", "decoder.onnx", "entropy.bin", "entropy.json"}
     assert {path.name for path in tmp_path.iterdir()} == written | {"notes.txt"}

@@ -19,7 +19,7 @@ LATENTS = (1, 80, 6, 5)
 IGDN = {"Conv", "Mul", "Sqrt"}
 CASES = [  # replacement, form, fixed size, operators
     ("none", "native", False, IGDN | {"ConvTranspose"}),
-    ("none", "resize", True, IGDN | {"Resize"}),
+    ("none", "masked", True, IGDN | {"Resize"}),
     ("none", "subpixel", False, IGDN | {"DepthToSpace"}),
     ("upsample", "native", False, IGDN | {"Resize"}),
     ("upsample", "subpixel", False, IGDN | {"DepthToSpace"}),
@@ -122,8 +122,8 @@ def test_what_no_output_needs_is_found() -> None:
     ("replacement", "options", "words"),
     [
         ("masked", {}, "--height and --width"),
-        ("none", {"form": "resize"}, "g_s.0"),
-        ("subpixel", {"form": "resize"}, "no form with Resize"),
+        ("none", {"form": "masked"}, "g_s.0"),
+        ("subpixel", {"form": "masked"}, "no form with Resize"),
     ],
 )
 def test_the_impossible_is_refused(

@@ -29,7 +29,7 @@ def test_what_is_refused_is_named_with_what_would_replace_it(teacher: Factorized
     lines = complaints(path, load_target(str(own)))
     assert lines[0] == "opset 13: it reads up to 12, use --opset 12"
     assert lines[1].startswith("dynamic shapes")
-    assert lines[2] == "ConvTranspose at g_s.0: use --replacement masked or --form resize"
+    assert lines[2] == "ConvTranspose at g_s.0: use --replacement masked or --form masked"
     export_decoder(swap(teacher, "masked")[0], path, opset=12, height=64, width=64)
     assert complaints(path, load_target(str(own))) == []
 

@@ -55,7 +55,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Path
     every = {
         "7": base,
         "8": replace(base, weight_bits=8),
-        "fixed": replace(base, parts="all", refit=False, height=128, width=192),
+        "fixed": replace(base, part="both", refit=False, height=128, width=192),
     }
     for name, options in every.items():
         options = replace(options, output=root / name)

@@ -15,7 +15,7 @@ FOLDERS = {  # how each is exported
         "none",
         "--input",
         "symbols",
-        "--parts",
+        "--part",
         "decoder",
         "--height",
         "128",

@@ -115,7 +115,7 @@ def test_the_command_makes_a_codec_that_decodes_what_the_teacher_wrote(
 
 @pytest.mark.slow
 def test_encoder_and_other_methods(pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    arguments = ["quantize", "--teacher", "tiny", "--parts", "all", "--calibration_images", str(pictures / "train")]
+    arguments = ["quantize", "--teacher", "tiny", "--part", "both", "--calibration_images", str(pictures / "train")]
     common = ["--images", str(pictures / "val"), "--calibration_count", "3", "--keep", "[g_s.6]"]
     for method in ("entropy", "percentile"):
         assert cli.main([*arguments, *common, "--method", method, "--output", str(tmp_path / method)]) == 0
@@ -127,7 +127,7 @@ def test_an_encoder_of_16_bits_writes_almost_the_same(
     teacher: FactorizedPrior, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its last weights are coarse and fine ones; and a layer that is kept in float stays in float."""
-    arguments = ["quantize", "--teacher", "tiny", "--parts", "encoder", "--calibration_images", str(pictures / "train")]
+    arguments = ["quantize", "--teacher", "tiny", "--part", "encoder", "--calibration_images", str(pictures / "train")]
     common = ["--images", str(pictures / "val"), "--precision", "w8a16"]
     plain = TorchCodec(teacher)
 

@@ -17,18 +17,18 @@ from codecswap.quantize import command as quantize
 from codecswap.swaps.apply import swap
 
 
-@pytest.mark.parametrize(("parts", "precision"), [("all", "w8a8"), ("decoder", "w8a16")])
+@pytest.mark.parametrize(("part", "precision"), [("both", "w8a8"), ("decoder", "w8a16")])
 def test_a_quantized_folder_codes_and_reads_the_float_folders_files(
-    parts: str, precision: str, hyper_codec: Callable[[str], HyperCodec], photos: list[Path], tmp_path: Path
+    part: str, precision: str, hyper_codec: Callable[[str], HyperCodec], photos: list[Path], tmp_path: Path
 ) -> None:
     codec, _ = swap(hyper_codec("mbt2018_mean"), "subpixel")
     samples = []
     for path in photos[:2]:
         with Image.open(path) as photo:
             samples.append(to_array(photo.crop((200, 200, 328, 328)).convert("RGB")))
-    options = QuantizeOptions(output=tmp_path / "int8", parts=parts, precision=precision, refit=False)
+    options = QuantizeOptions(output=tmp_path / "int8", part=part, precision=precision, refit=False)
     manifest = quantize.quantize(codec, "codec", "subpixel", samples, options, show=False)
-    assert (manifest.hyper_encoder is not None) == (parts == "all") and manifest.side and not manifest.checks
+    assert (manifest.hyper_encoder is not None) == (part == "both") and manifest.side and not manifest.checks
     export.write(codec, "codec", "subpixel", ExportOptions(output=tmp_path / "float"))
     quantized, in_float = OnnxCodec(tmp_path / "int8"), OnnxCodec(tmp_path / "float")
     picture = to_picture(samples[0], (128, 128))
@@ -36,7 +36,7 @@ def test_a_quantized_folder_codes_and_reads_the_float_folders_files(
     wanted, found = (to_array(bitstream.decode(one, data)) for one in (in_float, quantized))
     error = np.square(wanted - found).mean()
     assert -10 * np.log10(max(error, 1e-12)) > (30 if precision == "w8a8" else 45)
-    if parts == "all":
+    if part == "both":
         own = bitstream.encode(quantized, picture)
         assert bitstream.decode(in_float, own).size == (128, 128) and abs(len(own) / len(data) - 1) < 0.1
     quantize.report(codec, "codec", "subpixel", options)

@@ -22,11 +22,11 @@ from codecswap.swaps.apply import swap
 
 SIZE = (64, 48)
 CASES = {
-    "subpixel": {"parts": "all"},
+    "subpixel": {"part": "both"},
     "none": {"activations": "int8", "keep": ["g_s.6"]},
     "masked": {"weight_bits": 8, "refit": False},
-    "subpixel w8a16": {"parts": "all", "precision": "w8a16"},
-    "subpixel mixed": {"parts": "all", "precision": "mixed"},
+    "subpixel w8a16": {"part": "both", "precision": "w8a16"},
+    "subpixel mixed": {"part": "both", "precision": "mixed"},
     "none w8a16": {"activations": "int8", "precision": "w8a16", "refit": False},
 }
 """By the replacement, and what tells two of one replacement apart: options of a folder."""
@@ -115,7 +115,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory, pictures_and_symbols: tupl
         (name, part)
         for name, case in CASES.items()
         for part in ("decoder", "encoder")
-        if part in case.get("parts", "all decoder")
+        if case.get("part", "decoder") in ("both", part)
     ],
 )
 def test_numpy_and_onnx_runtime_compute_the_same(

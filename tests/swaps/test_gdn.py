@@ -135,7 +135,7 @@ def test_the_commands_say_the_loss(tmp_path: Path, pictures: Path, capsys: pytes
         "--gdn_tolerance",
         "0.05",
     ]
-    assert cli.main(["export", *common, "--output", str(tmp_path), "--target", "ethos-u", "--parts", "decoder"]) == 3
+    assert cli.main(["export", *common, "--output", str(tmp_path), "--target", "ethos-u", "--part", "decoder"]) == 3
     said = capsys.readouterr().out
     assert "pictures it was not fitted to" in said and said.index("not fitted to") < said.index("Written")
     assert "DepthToSpace at g_s" in said and "Sqrt at" not in said

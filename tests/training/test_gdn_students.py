@@ -15,7 +15,7 @@ from codecswap.students.checkpoint import load_student
 from codecswap.swaps.apply import swap, swap_gdn
 from codecswap.training.student import LatentCost, TeacherStudent
 
-SMALL = ("--replacement", "subpixel", "--calibration_images", "8", "--lr", "1e-3")
+SMALL = ("--replacement", "subpixel", "--calibration_count", "8", "--lr", "1e-3")
 
 
 def trained_names(student: torch.nn.Module) -> set[str]:
@@ -70,7 +70,7 @@ def test_a_decoder_without_gdn_through_the_recipe(
     assert loaded.record and (loaded.record.gdn, loaded.record.same_latents, loaded.exact) == ("relu", True, False)
     assert sum(isinstance(layer, PlainActivation) for layer in loaded.student.g_s) == 3
     size = ("--height", "64", "--width", "64", "--images", str(pictures))
-    options = ["--checkpoint", str(loaded.path), "--output", str(tmp_path / "e"), *size, "--parts", "decoder"]
+    options = ["--checkpoint", str(loaded.path), "--output", str(tmp_path / "e"), *size, "--part", "decoder"]
     assert run("export", options) == 0
     operators = graph.facts(tmp_path / "e" / "decoder.onnx", (1, 80, 4, 4)).operators
     assert set(operators) == {"Conv", "DepthToSpace", "Relu"}

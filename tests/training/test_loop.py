@@ -371,7 +371,7 @@ def test_no_max_images_and_no_epochs_reconstructions(pictures: Path, tmp_path: P
 def test_a_stage_keeps_what_it_was_given(pictures: Path, tmp_path: Path, monkeypatch) -> None:
     """An epoch at the full default rate after a calibrated start; plain Adam at the former default threw it away."""
     options = ["--batch_size", "2", "--recon_every", "0"]
-    train("distill", pictures, tmp_path / "d", *options, "--epochs", "0", "--calibration_images", "8")
+    train("distill", pictures, tmp_path / "d", *options, "--epochs", "0", "--calibration_count", "8")
     options += ["--resume_student", str(tmp_path / "d" / "last.pt"), "--epochs", "1"]
     train("finetune", pictures, tmp_path / "f", *options)
     monkeypatch.setattr(training, "brightness_directions", lambda *given: {})

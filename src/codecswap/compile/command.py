@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -47,7 +47,7 @@ class Quality:
     """PSNR of the compiled decoder against the float codec's picture, neither of them rounded or clamped."""
 
 
-def main(options: CompileOptions, typed: set[str]) -> int:
+def main(options: CompileOptions) -> int:
     """``codecswap compile``; returns 0, or 3 where something does not run on the NPU."""
     assert options.target
     target = load_target(options.target)
@@ -60,7 +60,7 @@ def main(options: CompileOptions, typed: set[str]) -> int:
     precision = options.precision or target.precisions[0]
     if precision not in target.precisions:
         raise UserError(f"{options.target} has no --precision {precision}: it is {' or '.join(target.precisions)}.")
-    codec, name, replacement = load_source(options, typed)
+    codec, name, replacement = load_source(options)
     if isinstance(codec.g_s, QuantizedSynthesis):
         if codec.g_s.target != target.toolchain:
             raise UserError(
@@ -77,7 +77,7 @@ def main(options: CompileOptions, typed: set[str]) -> int:
         raise UserError(
             f"--height and --width are more than {least}: larger pictures are decoded in tiles that overlap."
         )
-    options = replace(options, form=options.form or target.form)
+    options = options.replace(form=options.form or target.form)
     toolchain, before = TOOLCHAINS[target.toolchain], _files(options.output)
     with replaced_folder(options.output) as made:
         job = job_for(codec, name, replacement, made, target, precision, options)
@@ -111,7 +111,7 @@ def job_for(
     given = sample_pictures(options.calibration_images, "--calibration_images", "train", options.size)
     pictures, teacher = list(islice(given, options.calibration_count)), TorchCodec(codec)
     symbols = [teacher.tables.to_symbols(teacher.analyze(one)) for one in pictures]
-    made, label = with_gdn(codec, options), gdn_label(replacement, options)
+    made, label = with_gdn(codec, options, "decoder"), gdn_label(replacement, options)
     return Job(made, name, label, folder, target, precision, options, pictures, symbols)
 
 

@@ -194,7 +194,7 @@ def _table(path: Path) -> list[dict[str, str]]:
 
 def _tiles(job: Job, transform: TransformGraph, whole: VelaReport) -> list[str]:
     """What the compiled size and smaller tiles need, for boards with less memory."""
-    if job.options.form == "resize":  # whose masks have one size
+    if job.options.form == "masked":  # whose masks have one size
         return []
     from codecswap.export.backends.tflite import write_tflite
 

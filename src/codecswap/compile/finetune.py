@@ -2,7 +2,6 @@
 
 import tempfile
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,15 +21,11 @@ from codecswap.quantized.precision import PRECISIONS
 from codecswap.quantized.synthesis import QuantizedSynthesis
 from codecswap.training.loop import train
 
-LEARNING_RATE = 3e-4
-"""Where none is typed: a weight has to move by half a level before anything changes."""
 
-
-def finetune(options: FinetuneOptions, typed: set[str]) -> int:
+def finetune(options: FinetuneOptions) -> int:
     """``codecswap finetune`` with ``--quantized``."""
     _scheme(options)  # a wrong --target is said before anything else
-    options = options if "lr" in typed else replace(options, lr=LEARNING_RATE)
-    return train(options, typed, in_integers)
+    return train(options, in_integers)
 
 
 def in_integers(codec: Codec, options: FinetuneOptions, pictures: Sequence[np.ndarray]) -> QuantizedSynthesis:
@@ -50,7 +45,7 @@ def in_integers(codec: Codec, options: FinetuneOptions, pictures: Sequence[np.nd
     height, width = (side - side % codec.multiple for side in pictures[0].shape[1:])
     cut = [picture[:, :height, :width] for picture in pictures]
     with tempfile.TemporaryDirectory() as folder:
-        given = replace(scheme.options, output=Path(folder), parts="decoder", form=form or "native")  # type: ignore[arg-type]
+        given = scheme.options.replace(output=Path(folder), part="decoder", form=form or "native")  # type: ignore[arg-type]
         made = quantize(codec, "", "", cut, given, show=False, adapt=scheme.adapt)
         transform = read_qdq(onnx.load(Path(folder) / "decoder.onnx"))
     say(f"The decoder trains in integers ({given.precision}): weights, their scales and biases.")

@@ -19,7 +19,7 @@ def write_float(job: Job, opset: int) -> Path:
     options = job.options
     given = ExportOptions(
         output=job.folder,
-        parts="decoder",
+        part="decoder",
         form=options.form or "native",
         opset=opset,
         height=options.height,
@@ -32,10 +32,9 @@ def write_float(job: Job, opset: int) -> Path:
 def write_quantized(job: Job, scheme: Scheme) -> Path:
     """Write the decoder quantized, with one size; returns its file."""
     options = job.options
-    given = replace(
-        scheme.options,
+    given = scheme.options.replace(
         output=job.folder,
-        parts="decoder",
+        part="decoder",
         form=options.form or "native",
         height=options.height,
         width=options.width,

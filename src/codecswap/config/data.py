@@ -3,12 +3,12 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from codecswap.config.shared import check_share
+from codecswap.config.shared import Options, check_share
 from codecswap.errors import UserError
 
 
 @dataclass(kw_only=True)
-class PrepareOptions:
+class PrepareOptions(Options):
     """Download COCO, or take a folder of pictures, and make crops for training."""
 
     coco_dir: str | None = None

@@ -4,7 +4,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from codecswap.config.shared import GdnOptions, Part, Replacement, TeacherOptions, ZooOptions, check_at_least
+from codecswap.config.shared import (
+    Form,
+    GdnOptions,
+    Options,
+    Part,
+    Replacement,
+    TeacherOptions,
+    ZooOptions,
+    check_at_least,
+)
 from codecswap.errors import UserError
 
 
@@ -24,8 +33,6 @@ class DeployOptions(TeacherOptions, GdnOptions):
     """Fixed width of the pictures, a multiple of 16. Needs --height."""
     images: str | None = None
     """Folder of pictures to verify or measure on. Default: photographs inside the package."""
-    gdn_part: Part = "decoder"
-    """Transforms whose GDN layers --gdn replaces. Another encoder writes other bitstreams, which the same decoders read."""
     calibration_images: str | None = None
     """Folder of pictures to calibrate on. Default: 13 photographs inside the package."""
     calibration_count: int = 32
@@ -52,10 +59,11 @@ class DeployOptions(TeacherOptions, GdnOptions):
 class OnnxOptions(DeployOptions):
     """What export and quantize have in common."""
 
-    form: Literal["native", "resize", "subpixel"] = "native"
-    """How to write upsampling layers: as they are, as Resize and Conv, or as Conv and DepthToSpace."""
-    parts: Literal["all", "encoder", "decoder"] = "all"
-    """Networks to write."""
+    form: Form = "native"
+    """How to write upsampling layers: as they are, masked (Resize, Mul and Conv), or subpixel (Conv and DepthToSpace)."""
+    part: Part = "both"
+    """Networks to write; --gdn replaces the GDN layers of these. Another encoder writes other bitstreams, which the same
+    decoders read."""
     opset: int = 13
     """ONNX opset, 11 to 20; quantize: 13 to 20."""
 
@@ -117,8 +125,9 @@ class QuantizeOptions(OnnxOptions):
     """Replacement of a teacher's transposed convolutions, without training. subpixel gains the most speed from INT8."""
     output: Path = Path("quantized")
     """Folder for encoder.onnx, decoder.onnx, entropy.json, entropy.bin and codec.json."""
-    parts: Literal["all", "encoder", "decoder"] = "decoder"
-    """Networks to write. A quantized encoder writes other bitstreams than a float encoder; a quantized decoder changes none."""
+    part: Part = "decoder"
+    """Networks to write; --gdn replaces the GDN layers of these. A quantized encoder writes other bitstreams than a float
+    encoder; a quantized decoder changes none."""
     precision: Literal["w8a8", "mixed", "w8a16"] = "w8a8"
     """8-bit weights and 8-bit activations, 16-bit activations, or mixed: 16 bits except inside GDN layers."""
     method: Literal["minmax", "entropy", "percentile"] = "minmax"
@@ -153,8 +162,8 @@ class CompileOptions(DeployOptions):
     """The NPU: a name that docs/npu.md lists, e.g. rk3588 or ethos-u55, or a TOML file. Exit code 3 if the CPU is needed."""
     precision: str | None = None
     """float32, float16, w8a8, w8a16 or mixed. Default: the best one for the target."""
-    form: Literal["native", "resize", "subpixel"] | None = None
-    """How to write upsampling layers: as they are, as Resize and Conv, or as Conv and DepthToSpace. Default: the target's."""
+    form: Form | None = None
+    """How to write upsampling layers: native, masked or subpixel, as in `codecswap export`. Default: the target's."""
     output: Path = Path("compiled")
     """Folder for the files, with report.json."""
     height: int | None = 256
@@ -171,7 +180,7 @@ class CompileOptions(DeployOptions):
 
 
 @dataclass(kw_only=True)
-class PageOptions:
+class PageOptions(Options):
     """Write one HTML file that decodes .csw files, and encodes pictures, in any browser; nothing leaves the browser."""
 
     codec: Path | None = None

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from codecswap.config.shared import ZOO, Model, PictureOptions, TeacherOptions
+from codecswap.config.shared import ZOO, Model, Options, PictureOptions, TeacherOptions
 from codecswap.errors import UserError
 
 
@@ -74,7 +74,7 @@ def _numbers(text: int | str, option: str, low: int, high: int) -> list[int]:
 
 
 @dataclass(kw_only=True)
-class ReportOptions:
+class ReportOptions(Options):
     """Write an HTML file about a run: the result, curves, reconstructions over time, and how to repeat it."""
 
     runs: list[str] = field(default_factory=list)
@@ -100,7 +100,7 @@ class ReportOptions:
 
 
 @dataclass(kw_only=True)
-class DemoOptions:
+class DemoOptions(Options):
     """Run the whole recipe offline, on the codec and the photographs inside the package."""
 
     output: Path = Path("demo_run")

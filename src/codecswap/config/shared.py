@@ -1,7 +1,7 @@
 """What the options of several commands have in common."""
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from codecswap.errors import UserError
 
@@ -10,7 +10,9 @@ Replacement = Literal["upsample", "masked", "subpixel"]
 Gdn = Literal["sqrt", "rsqrt", "ramps", "gdn1", "gdnish", "relu", "none"]
 """``sqrt``, and names in `codecswap.swaps.GDN_SWAPS`."""
 Part = Literal["decoder", "encoder", "both"]
-"""Names in `codecswap.swaps.apply.PARTS`."""
+"""Transforms to train, replace layers of, or write; names in `codecswap.swaps.apply.PARTS`."""
+Form = Literal["native", "masked", "subpixel"]
+"""How upsampling layers are written: as the codec has them, as Resize, Mul and Conv, or as Conv and DepthToSpace."""
 Model = Literal["bmshj2018_factorized", "bmshj2018_hyperprior", "mbt2018_mean", "mbt2018"]
 """Names in `codecswap.codecs.architectures.ARCHITECTURES`."""
 ZOO: Model = "bmshj2018_factorized"
@@ -36,8 +38,25 @@ def check_share(val_ratio: float, max_images: int | None) -> None:
         raise UserError(f"--max_images is at least 1, or 0 for all pictures, not {max_images}.")
 
 
+class Options:
+    """Options of one command; they know which of them were set, so that the others can come from a checkpoint."""
+
+    given: frozenset[str]
+    """Names of the options that were set, whatever their values."""
+
+    def __new__(cls, **values: Any) -> Self:
+        """Record the names of the arguments."""
+        options = super().__new__(cls)
+        options.given = frozenset(values)
+        return options
+
+    def replace(self, **values: Any) -> Self:
+        """The same options with other ``values``, which count as set."""
+        return type(self)(**{name: getattr(self, name) for name in self.given} | values)
+
+
 @dataclass(kw_only=True)
-class ZooOptions:
+class ZooOptions(Options):
     """A codec of CompressAI's model zoo."""
 
     model: Model = ZOO
@@ -57,7 +76,7 @@ class TeacherOptions(ZooOptions):
 
 
 @dataclass(kw_only=True)
-class GdnOptions:
+class GdnOptions(Options):
     """How GDN layers are computed."""
 
     gdn: Gdn = "sqrt"
@@ -72,7 +91,7 @@ class GdnOptions:
 
 
 @dataclass(kw_only=True)
-class PictureOptions:
+class PictureOptions(Options):
     """The pictures to use."""
 
     coco_dir: str | None = None

@@ -6,6 +6,9 @@ from typing import Literal
 from codecswap.config.shared import GdnOptions, Part, PictureOptions, Replacement, TeacherOptions, check_at_least
 from codecswap.errors import UserError
 
+QUANTIZED_RATE = 3e-4
+"""Learning rate of quantized decoders by default: a weight has to move by half a level before anything changes."""
+
 
 @dataclass(kw_only=True)
 class TrainingOptions(TeacherOptions, PictureOptions):
@@ -54,8 +57,8 @@ class TrainingOptions(TeacherOptions, PictureOptions):
     """Use only deterministic algorithms on a GPU, which are slower. The CPU always uses them."""
     force: bool = False
     """Continue although teacher or pictures differ from the checkpoint's. All later checkpoints record this."""
-    precision: Literal["32", "bf16-mixed", "16-mixed"] = "32"
-    """Lightning's precision. The encoder and the loss stay in float32."""
+    amp: Literal["32", "bf16-mixed", "16-mixed"] = "32"
+    """Automatic mixed precision, as Lightning names it; 32: none. The encoder and the loss stay in float32."""
     compile: bool = False
     """Compile both decoders with torch.compile: about a minute at the start, then faster steps."""
     accelerator: str = "auto"
@@ -83,7 +86,7 @@ class DistillOptions(TrainingOptions, GdnOptions):
     """Kernel size of the upsample replacement. Default: that of the replaced layer."""
     init: Literal["calibrated", "weights", "random"] = "calibrated"
     """Initial weights: fitted to the outputs of the teacher's layers on pictures, fitted to its kernels, or random."""
-    calibration_images: int = 256
+    calibration_count: int = 256
     """Number of training pictures for --init calibrated."""
     train_igdn: bool = False
     """Train the inverse GDN layers too, not only the new convolutions."""
@@ -93,7 +96,7 @@ class DistillOptions(TrainingOptions, GdnOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         GdnOptions.__post_init__(self)
-        check_at_least(self, calibration_images=1)
+        check_at_least(self, calibration_count=1)
 
 
 @dataclass(kw_only=True)
@@ -121,6 +124,8 @@ class FinetuneOptions(TrainingOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.quantized and "lr" not in self.given:
+            self.lr = QUANTIZED_RATE
         if self.target and not self.quantized:
             raise UserError(f"--target {self.target} goes with --quantized, e.g. --quantized w8a8.")
         for name, value in (("unfreeze_all", self.unfreeze_all), ("freeze_igdn", self.freeze_igdn)):

@@ -31,13 +31,13 @@ INTERRUPTED = 130
 """Exit code after Ctrl-C, as in a shell."""
 
 
-def main(options: EvalOptions, typed: set[str]) -> int:
+def main(options: EvalOptions) -> int:
     """Measure, show and write; after Ctrl-C, what was measured until then."""
     device = torch.device("cuda" if use_cuda(options.accelerator) else "cpu")
     pictures = EvaluationPictures(options)
     if options.output:
         results_files.prepare_folder(options.output)
-    codecs = build_evaluation_set(options, typed, device)
+    codecs = build_evaluation_set(options, device)
     check_sizes(list(codecs.folders.values()), pictures.expected_sizes())
     lpips = load_lpips(device) if options.lpips else None
     unfinished = [sentence for student in codecs.checkpoints.values() if (sentence := progress(student))]

@@ -57,7 +57,7 @@ class EvaluationSet:
         return f"{len(self.teachers)} local teachers"
 
 
-def build_evaluation_set(options: EvalOptions, typed: set[str], device: torch.device) -> EvaluationSet:
+def build_evaluation_set(options: EvalOptions, device: torch.device) -> EvaluationSet:
     """Load the teachers, students and folders that the options name, and group students and folders by teacher.
 
     Raises:
@@ -66,7 +66,7 @@ def build_evaluation_set(options: EvalOptions, typed: set[str], device: torch.de
     """
     paths = list(dict.fromkeys(options.checkpoint))
     loaded = dict(zip(_names(paths, parts=2, single="student"), [load_student(path) for path in paths], strict=True))
-    teachers = _teachers(options, typed, list(loaded.values()))
+    teachers = _teachers(options, list(loaded.values()))
     codecs = [each.load() for each in teachers]
     identities = [fingerprint(codec) for codec in codecs]
     students: list[dict[str, StudentCheckpoint]] = [{} for _ in teachers]
@@ -98,15 +98,15 @@ def build_evaluation_set(options: EvalOptions, typed: set[str], device: torch.de
     return EvaluationSet(teachers, measured, loaded, {folder.name: folder for folder in folders})
 
 
-def _teachers(options: EvalOptions, typed: set[str], students: list[StudentCheckpoint]) -> list[Teacher]:
+def _teachers(options: EvalOptions, students: list[StudentCheckpoint]) -> list[Teacher]:
     """The teachers of the options, or else the one that the students' checkpoints name; none if only folders are named."""
     qualities = options.qualities
     if options.teacher:
         return [Teacher(path, qualities[0], options.metric) for path in dict.fromkeys(options.teacher)]
-    if options.codec and not students and not typed & {"quality", "metric", "model"}:
+    if options.codec and not students and not options.given & {"quality", "metric", "model"}:
         return []
     recorded = [student for student in students if student.record]
-    if typed & {"model", "quality"} or not recorded:
+    if options.given & {"model", "quality"} or not recorded:
         return [Teacher(None, quality, options.metric, options.model) for quality in qualities]
     named = [Teacher.of(r) for student in recorded if (r := student.record)]
     for student, teacher in zip(recorded, named, strict=True):

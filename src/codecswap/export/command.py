@@ -1,6 +1,5 @@
 """``codecswap export``: write the files, verify them, say what they hold and whether an NPU takes them."""
 
-from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -39,18 +38,18 @@ COUNTED_AT = 256
 """Side of the picture for which multiply-adds are counted where the size is open."""
 
 
-def main(options: ExportOptions, typed: set[str]) -> int:
+def main(options: ExportOptions) -> int:
     """``codecswap export``; returns 0, or 3 where ``--target`` does not accept something."""
     target = load_target(options.target) if options.target else None
-    codec, name, replacement = load_source(options, typed)
+    codec, name, replacement = load_source(options)
     if not options.checkpoint and (made_by := SWAPS.get(replacement)) and not made_by.exact:
         warn(
             f"--replacement {replacement} is not exact and this one is untrained: export a --checkpoint of distill or "
             "finetune."
         )
-    codec, label = with_gdn(codec, options), gdn_label(replacement, options)
+    codec, label = with_gdn(codec, options, options.part), gdn_label(replacement, options)
     with replaced_folder(options.output) as made:
-        manifest = write(codec, name, label, replace(options, output=made))
+        manifest = write(codec, name, label, options.replace(output=made))
         show_facts(made, manifest)
         samples = sample_pictures(options.images, "--images", "val", options.size, codec.multiple)
         verify(codec, made, samples, manifest.precision)
@@ -79,18 +78,18 @@ def write(codec: Codec, name: str, replacement: str, options: ExportOptions) -> 
     folder.mkdir(parents=True, exist_ok=True)
     opset, height, width = options.opset, options.height, options.width
     encoder = decoder = None
-    if options.parts != "encoder":
+    if options.part != "encoder":
         path, form, input = folder / "decoder.onnx", options.form, options.input
         export_decoder(codec, path, opset=opset, height=height, width=width, form=form, input=input)
         decoder = _finish(path, options, options.input, "picture")
-    if options.parts != "decoder":
+    if options.part != "decoder":
         path = folder / "encoder.onnx"
         export_encoder(codec, path, opset=opset, height=height, width=width)
         encoder = _finish(path, options, "picture", "latents")
     hyper_encoder = side = None
     if isinstance(codec, HyperCodec):
         side = side_of(codec)
-        if options.parts != "decoder":
+        if options.part != "decoder":
             path = folder / "hyper_encoder.onnx"
             export_hyper_encoder(codec, path, opset=opset, height=height, width=width)
             hyper_encoder = _finish(path, options, "latents", "hyper_latents")

@@ -30,9 +30,10 @@ from typing import Any, get_args
 import onnx
 from torch import nn
 
+from codecswap.config import Form
 from codecswap.errors import UserError
 from codecswap.graph import onnx_graph as graph
-from codecswap.graph.lower import FORMS, Form
+from codecswap.graph.lower import FORMS
 from codecswap.swaps import GDN_SWAPS, replacing
 
 TARGETS = ("rknn", "qnn", "ethos-u", "ethos-u85", "openvino", "drp-ai", "pack", "opset13")
@@ -51,7 +52,7 @@ _INSTEAD = {
     "Add": [("--input latents", {"Conv"})],
     **{
         operator: [
-            (f"--gdn {swap.name} (--gdn_part encoder in the encoder)", set(swap.operators))
+            (f"--gdn {swap.name} (--part encoder in the encoder)", set(swap.operators))
             for swap in GDN_SWAPS.values()
             if operator not in swap.operators and not swap.trained
         ]

@@ -7,12 +7,12 @@ square a product, a mask made on the fly a constant. The result computes the sam
 import copy
 import math
 from collections import OrderedDict
-from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from codecswap.config import Form
 from codecswap.entropy.tables import EntropyTables
 from codecswap.errors import UserError
 from codecswap.inference.split_inputs import SplitInputs
@@ -24,9 +24,7 @@ from codecswap.swaps.masked import MASKED
 from codecswap.swaps.subpixel import SUBPIXEL
 from codecswap.swaps.swap import Swap
 
-Form = Literal["native", "resize", "subpixel"]
-"""How a doubling layer is written: as the codec has it, as Resize (and Mul) and Conv, or as Conv and DepthToSpace."""
-FORMS: dict[str, Swap] = {"resize": MASKED, "subpixel": SUBPIXEL}
+FORMS: dict[str, Swap] = {"masked": MASKED, "subpixel": SUBPIXEL}
 """The exact swap that writes a teacher's layer in a form other than its own."""
 
 
@@ -166,9 +164,9 @@ def _lowered_layer(name: str, layer: nn.Module, form: Form, size: tuple[int, int
         if reason := written_as.refusal(layer):
             raise UserError(f"The layer {name} cannot be exported with --form {form}: {reason}.")
         layer, _ = written_as.replace(layer)
-    if isinstance(layer, SubpixelConv2d) and form == "resize":
+    if isinstance(layer, SubpixelConv2d) and form == "masked":
         raise UserError(
-            f"The layer {name} is a subpixel convolution, which has no form with Resize: leave out --form resize."
+            f"The layer {name} is a subpixel convolution, which has no form with Resize: leave out --form masked."
         )
     if isinstance(layer, UpsampleConv2d):
         return _folded(layer) if written_as is SUBPIXEL else _unfolded(name, layer, size)

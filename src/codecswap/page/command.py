@@ -28,7 +28,7 @@ TILE = 48
 """Sides of a tile in latents (768 pixels), where networks take any size: memory that a phone has, and progress to show."""
 
 
-def main(options: PageOptions, typed: set[str]) -> int:
+def main(options: PageOptions) -> int:
     """Write the page."""
     if options.codec is None:
         raise UserError("Name the codec with --codec: a folder that `codecswap export` or `codecswap quantize` wrote.")
@@ -59,7 +59,7 @@ def page(folder: Path, runtime_folder: Path | None = None) -> str:
     """
     manifest, tables = read_folder(folder)
     if manifest.decoder is None:
-        raise UserError(f"{folder} holds no decoder: export it with --parts all or --parts decoder.")
+        raise UserError(f"{folder} holds no decoder: export it with --part both or --part decoder.")
     if manifest.side:
         raise UserError(f"{folder} has a hyperprior, which no page decodes yet: use `codecswap decode`.")
     if manifest.factor != FACTOR or manifest.margin > MARGIN:

@@ -52,22 +52,22 @@ STEPS = 4
 """Of a network's quantization: equalize, refit and round the weights, choose the ranges, measure what each tensor costs."""
 
 
-def main(options: QuantizeOptions, typed: set[str]) -> int:
+def main(options: QuantizeOptions) -> int:
     """``codecswap quantize``."""
-    codec, name, replacement = load_source(options, typed)
+    codec, name, replacement = load_source(options)
     export.check_size(codec, options.height, options.width)
     layers = [f"{part}.{index}" for part in ("g_a", "g_s") for index, _ in codec.get_submodule(part).named_children()]
     if unknown := [layer for layer in options.keep if layer not in layers]:
         raise UserError(f"--keep {unknown[0]}: the codec's layers are {', '.join(layers)}.")
     if isinstance(codec.g_s, QuantizedSynthesis):
-        options = replace(options, precision=codec.g_s.precision)  # type: ignore[arg-type]
-    codec, replacement = with_gdn(codec, options), gdn_label(replacement, options)
+        options = options.replace(precision=codec.g_s.precision)  # type: ignore[arg-type]
+    codec, replacement = with_gdn(codec, options, options.part), gdn_label(replacement, options)
     found = sample_pictures(options.calibration_images, "--calibration_images", "train", options.size or CROP)
     samples = list(islice(found, options.calibration_count))
     say(f"Calibrating on {len(samples)} pictures.")
-    steps = len(samples) + STEPS * (2 if options.parts == "all" else 1) + 1
+    steps = len(samples) + STEPS * (2 if options.part == "both" else 1) + 1
     with replaced_folder(options.output) as made:
-        building = replace(options, output=made)
+        building = options.replace(output=made)
         with bar("Quantize", steps, unit="steps") as advance:
             manifest = quantize(codec, name, replacement, samples, building, advance=advance)
         if manifest.encoder:
@@ -116,7 +116,7 @@ def quantize(
     networks: dict[str, Network] = {}
     split_inputs, sides = None, (options.height, options.width)
     for part in PARTS:
-        if options.parts not in ("all", part):
+        if options.part not in ("both", part):
             continue
         path, (_, input, output) = folder / f"{part}.onnx", PARTS[part]
         if part == "decoder" and isinstance(codec.g_s, QuantizedSynthesis):
@@ -142,9 +142,7 @@ def quantize(
             show_costs(part, model, transform, inputs[0])
         advance(1)
     side = export.side_of(codec) if isinstance(codec, HyperCodec) else None
-    if (
-        isinstance(codec, HyperCodec) and options.parts != "decoder"
-    ):  # in float: it runs at a 64th of the picture's size
+    if isinstance(codec, HyperCodec) and options.part != "decoder":  # in float: it runs at a 64th of the picture's size
         path = folder / "hyper_encoder.onnx"
         export_hyper_encoder(codec, path, opset=options.opset, height=options.height, width=options.width)
         networks["hyper_encoder"] = describe_network(path, "latents", "hyper_latents")

@@ -18,7 +18,7 @@ PAUSE = 2.0
 """Seconds between two checks of a watched run's files."""
 
 
-def main(options: ReportOptions, typed: set[str]) -> int:
+def main(options: ReportOptions) -> int:
     """Write the report of one or several runs of a student."""
     report = Report(options.output, Measurements(options.pictures))
     runs = read_runs(options.runs)

@@ -2,13 +2,12 @@
 
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from codecswap.codecs.protocol import Codec
 from codecswap.codecs.source import Teacher
-from codecswap.config import DeployOptions
+from codecswap.config import DeployOptions, Part
 from codecswap.console import say, show_table, warn
 from codecswap.data.samples import VERIFIED_ON, sample_pictures
 from codecswap.errors import UserError
@@ -35,12 +34,11 @@ CROP = (384, 256)
 """Width and height of a calibration picture, where no size is fixed."""
 
 
-def load_source(options: Any, typed: set[str]) -> tuple[Codec, str, str]:
+def load_source(options: DeployOptions) -> tuple[Codec, str, str]:
     """The codec that the options name: a student's checkpoint, or a teacher with or without a replacement.
 
     Args:
         options: with ``checkpoint``, ``teacher``, ``quality``, ``metric`` and ``replacement``.
-        typed: names of the options that were typed.
 
     Returns: the codec, where it comes from in words, and its replacement (``none``: a teacher).
 
@@ -55,14 +53,14 @@ def load_source(options: Any, typed: set[str]) -> tuple[Codec, str, str]:
         return codec.requires_grad_(False), name, options.replacement
     loaded = load_student(options.checkpoint)
     made = loaded.replacement
-    if "replacement" in typed and options.replacement != made:
+    if "replacement" in options.given and options.replacement != made:
         raise UserError(f"{loaded.path} holds a student with --replacement {made}, not {options.replacement}.")
     gdn = loaded.record.gdn if loaded.record else KEPT
     if gdn != KEPT and options.gdn != KEPT:
         raise UserError(f"{loaded.path} holds a student with --gdn {gdn}, not {options.gdn}: leave out --gdn.")
     if isinstance(decoder := loaded.student.g_s, QuantizedSynthesis):
         same = {"precision"} if getattr(options, "precision", None) == decoder.precision else set()
-        if decided := sorted(typed & DECIDED - same):
+        if decided := sorted(options.given & DECIDED - same):
             raise UserError(
                 f"{loaded.path} holds a decoder in integers ({decoder.precision}), which decide on --{decided[0]}: "
                 "leave it out."
@@ -70,8 +68,8 @@ def load_source(options: Any, typed: set[str]) -> tuple[Codec, str, str]:
     return loaded.student.requires_grad_(False), loaded.path.name, loaded.label
 
 
-def with_gdn(codec: Codec, options: DeployOptions) -> Codec:
-    """The codec with its GDNs as ``--gdn`` asks for; says what that costs on pictures that nothing was fitted to.
+def with_gdn(codec: Codec, options: DeployOptions, part: Part) -> Codec:
+    """The codec with the GDNs of ``part`` as ``--gdn`` asks for; says what that costs on pictures that nothing was fitted to.
 
     Raises:
         UserError: the codec has no GDNs that could be replaced, or a folder holds no picture.
@@ -81,9 +79,7 @@ def with_gdn(codec: Codec, options: DeployOptions) -> Codec:
     size = options.size or CROP
     found = sample_pictures(options.calibration_images, "--calibration_images", "train", size, codec.factor)
     pictures = torch.stack([torch.from_numpy(one) for one in islice(found, options.calibration_count)])
-    made, replaced, pieces = swap_and_fit(
-        codec, options.gdn, options.gdn_part, pictures, tolerance=options.gdn_tolerance
-    )
+    made, replaced, pieces = swap_and_fit(codec, options.gdn, part, pictures, tolerance=options.gdn_tolerance)
     show_table("GDN layers", ["layer", "before", "now"], [[one.name, one.before, one.after] for one in replaced])
     if GDN_SWAPS[options.gdn].exact:
         say(f"--gdn {options.gdn} equals the codec's own GDN layers.")

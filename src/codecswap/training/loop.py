@@ -110,7 +110,7 @@ class Training(L.LightningModule):
         return rise * 0.5 * (1 + math.cos(math.pi * min(1.0, step / steps)))
 
     def on_train_start(self) -> None:
-        """Put the schedule where the step says, so that options typed on resuming (epochs, lr, batch size) hold."""
+        """Put the schedule where the step says, so that options set on resuming (epochs, lr, batch size) hold."""
         schedule: Any = self.lr_schedulers()
         optimizer: Any = self.optimizers()
         schedule.last_epoch = self.current_epoch * self.steps_per_epoch + self.state.batch
@@ -208,15 +208,15 @@ class Training(L.LightningModule):
         self.state.unreadable.update(batch.unreadable)
 
 
-def train(options: TrainingOptions, typed: set[str], in_integers: start.InIntegers | None = None) -> int:
+def train(options: TrainingOptions, in_integers: start.InIntegers | None = None) -> int:
     """``codecswap distill``, ``finetune``: train the stage of these options to its last checkpoint.
 
     Args:
-        typed: names of the options that were typed; those of a resumed checkpoint do not replace them.
+        options: when resuming, those that were not set come from the checkpoint.
         in_integers: makes a decoder in integers of a student's, where the options ask for one.
     """
     stage = next(stage for stage in STAGES.values() if stage.options is type(options))
-    origin = resume.read_origin(stage, options, typed)
+    origin = resume.read_origin(stage, options)
     options = origin.options
     pictures = find_pictures(
         options.coco_dir, val_ratio=options.val_ratio, use_prepared=options.use_prepared, max_images=options.max_images
@@ -224,7 +224,7 @@ def train(options: TrainingOptions, typed: set[str], in_integers: start.InIntege
     shown, paths = _check_pictures(pictures, options)
     data = pictures.identity(str(options.coco_dir))
     forced = resume.check_pictures(origin, data)
-    check_device(options.accelerator, options.precision)
+    check_device(options.accelerator, options.amp)
     folder = start.make_folder(stage, options, origin.resume)
     L.seed_everything(options.seed, workers=True, verbose=False)
     pair, record, more = start.build(
@@ -320,7 +320,7 @@ def _trainer(
             accelerator=options.accelerator,
             devices=devices,
             num_nodes=options.num_nodes,
-            precision=options.precision,  # type: ignore[arg-type]
+            precision=options.amp,  # type: ignore[arg-type]
             callbacks=callbacks,
             logger=logger or False,
             # at least a hundred points in a curve: Lightning's 50 steps leave short runs without any

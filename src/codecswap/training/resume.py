@@ -1,6 +1,6 @@
 """Going on: which checkpoint a run resumes, with which options, and what must not have changed since."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -57,8 +57,8 @@ class Origin:
         return self.student.progress if self.resume and self.student else (self.epochs_done, 0)
 
 
-def read_origin(stage: Stage, options: Any, typed: set[str]) -> Origin:
-    """Fill in the options that come from a checkpoint, and say which typed ones override it.
+def read_origin(stage: Stage, options: Any) -> Origin:
+    """Fill in the options that come from a checkpoint, and say which given ones override it.
 
     Raises:
         UserError: fine-tuning without a student, a checkpoint of the other stage, or an option that cannot change.
@@ -72,7 +72,7 @@ def read_origin(stage: Stage, options: Any, typed: set[str]) -> Origin:
     if student:
         content = student.content
         try:
-            filled = _resumed(stage, options, typed, student)
+            filled = _resumed(stage, options, student)
             _check_optimizer(stage, filled, student)
         except (LookupError, TypeError, AttributeError) as error:
             raise UserError(f"{student.path} is damaged ({error}): copy it again or name another.") from error
@@ -95,7 +95,7 @@ def read_origin(stage: Stage, options: Any, typed: set[str]) -> Origin:
             f"{stage.name} starts from a student: name its checkpoint with --{stage.student} checkpoints/best_msssim.pt."
         )
     student = load_student(path)
-    return Origin(with_record(options, typed, student), student)
+    return Origin(with_record(options, student), student)
 
 
 def _from_recipe(options: Any, student: StudentCheckpoint) -> Origin:
@@ -134,14 +134,14 @@ def _newest(stage: Stage, folder: Path) -> StudentCheckpoint | None:
     return max(found, key=lambda student: student.progress)  # the first, last.pt, where both are as far
 
 
-def with_record(options: Any, typed: set[str], student: StudentCheckpoint) -> Any:
-    """Options with the teacher and quality of a student's checkpoint (a typed teacher is where to find it now)."""
-    if student.record is None or typed & {"teacher", "model", "quality"}:
+def with_record(options: Any, student: StudentCheckpoint) -> Any:
+    """Options with the teacher and quality of a student's checkpoint (a teacher that is given is where to find it now)."""
+    if student.record is None or options.given & {"teacher", "model", "quality"}:
         return options
-    return replace(options, **{key: getattr(student.record, key) for key in ("teacher", "model", "quality", "metric")})
+    return options.replace(**{key: getattr(student.record, key) for key in ("teacher", "model", "quality", "metric")})
 
 
-def _resumed(stage: Stage, options: Any, typed: set[str], student: StudentCheckpoint) -> Any:
+def _resumed(stage: Stage, options: Any, student: StudentCheckpoint) -> Any:
     content = student.content
     if content.get("stage") != stage.name or "optimizer_states" not in content:
         wrote = content.get("stage", "the original recipe")
@@ -149,7 +149,7 @@ def _resumed(stage: Stage, options: Any, typed: set[str], student: StudentCheckp
             f"{student.path} was written by {wrote}: --{stage.resume} goes on from a checkpoint of {stage.name}."
         )
     values, changed = dict(student.config), []
-    for name in sorted(typed - {stage.resume, "force"}):
+    for name in sorted(options.given - {stage.resume, "force"}):
         new, old = getattr(options, name), values.get(name)
         if name in FIXED and new != old:
             raise UserError(f"--{name} is {old} in {student.path} and cannot change on resuming.")
@@ -164,7 +164,7 @@ def _resumed(stage: Stage, options: Any, typed: set[str], student: StudentCheckp
     if changed:
         say(f"Options that override the checkpoint's: {', '.join(changed)}.")
     known = {name: value for name, value in values.items() if hasattr(options, name)}
-    return replace(options, **known)
+    return options.replace(**known)
 
 
 def _check_optimizer(stage: Stage, options: Any, student: StudentCheckpoint) -> None:

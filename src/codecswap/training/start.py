@@ -128,7 +128,7 @@ def new_student(teacher: Codec, options: DistillOptions, pictures: list[Path]) -
     """Make a student as it is before any training, and say what was replaced and what that costs.
 
     Args:
-        pictures: training pictures; a calibrated start is fitted to the first ``calibration_images`` of them.
+        pictures: training pictures; a calibrated start is fitted to the first ``calibration_count`` of them.
 
     Returns: the student, and the size of its GDN swap.
 
@@ -146,7 +146,7 @@ def new_student(teacher: Codec, options: DistillOptions, pictures: list[Path]) -
     calibrated = options.init == "calibrated" and not exact and is_first_process()
     init = "random" if options.init == "random" else "weights"
     student, replaced = swap(teacher, options.replacement, kernel_size=options.kernel_size, init=init)
-    crops, _ = first_readable(pictures, options.calibration_images) if not exact else (torch.empty(0), [])
+    crops, _ = first_readable(pictures, options.calibration_count) if not exact else (torch.empty(0), [])
     if options.gdn != KEPT:
         if GDN_SWAPS[options.gdn].sizes:
             few, tolerance = crops[:SIZED_ON], options.gdn_tolerance

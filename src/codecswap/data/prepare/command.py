@@ -16,7 +16,7 @@ TRAINING_SIZE = 224
 """Side of the crops for training, in pixels."""
 
 
-def main(options: PrepareOptions, typed: set[str]) -> int:
+def main(options: PrepareOptions) -> int:
     """``codecswap prepare``: download, unpack and (with --out_dir) crop what is still missing."""
     _check(options)
     try:

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from codecswap.codecs.protocol import Codec, HyperCodec
+from codecswap.config import Form
 from codecswap.errors import UserError
 from codecswap.files import atomic_write
 from codecswap.graph import onnx_graph as graph
-from codecswap.graph.lower import Form, lower
+from codecswap.graph.lower import lower
 
 DecoderInput = Literal["latents", "symbols"]
 """What a decoder takes: rounded latents y_hat, or the integers ``y_hat - median`` that the entropy coder gives."""
@@ -68,7 +69,7 @@ def export_decoder(
         opset: version of ONNX's operator set, 11 to 20.
         height, width: of the picture, in pixels, multiples of 16: fixed in the graph, with a batch of one. None: dynamic.
         form: ``native`` (ConvTranspose; Resize and Conv, with Mul by a constant mask between them for ``masked``; Conv
-            and DepthToSpace for ``subpixel``), ``resize`` or ``subpixel``: every such layer rewritten, exactly.
+            and DepthToSpace for ``subpixel``), ``masked`` or ``subpixel``: every such layer rewritten, exactly.
         input: ``latents`` (rounded, y_hat) or ``symbols`` (the integers ``y_hat - median``, as floats).
 
     Raises:
