@@ -48,7 +48,7 @@ def report(codec: Codec, name: str, replacement: str, options: QuantizeOptions) 
     pictures = list(islice(found, VERIFIED_ON))
     if not isinstance(codec.g_s, QuantizedSynthesis):  # else there is none in float
         with tempfile.TemporaryDirectory() as scratch:
-            fields = {key: getattr(options, key) for key in ("opset", "height", "width", "form", "parts")}
+            fields = {key: getattr(options, key) for key in ("opset", "height", "width", "form", "part")}
             export.write(codec, name, replacement, ExportOptions(output=Path(scratch), **fields))
             measured.append(_measured("float32", OnnxCodec(Path(scratch), threads=1), reference, pictures))
     measured.append(_measured(options.precision, quantized, reference, pictures))
