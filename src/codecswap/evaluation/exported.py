@@ -85,7 +85,7 @@ def _lender(codec: OnnxCodec, encoders: list[tuple[str, Any]]) -> tuple[str, Any
     others = [f"{name} ({encoder.tables.digest().hex()[:8]})" for name, encoder in encoders]
     but = f", and its entropy tables ({digest.hex()[:8]}) are not those of {' or '.join(others)}" if others else ""
     raise UserError(
-        f"{codec.folder} holds no encoder{but}: name its teacher with --teacher or --quality, or export it with --parts all."
+        f"{codec.folder} holds no encoder{but}: name its teacher with --teacher or --quality, or export it with --part both."
     )
 
 
