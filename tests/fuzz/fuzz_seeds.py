@@ -18,9 +18,10 @@ from codecswap import config
 from codecswap.codecs.factorized import FactorizedPrior
 from codecswap.entropy import bitstream
 from codecswap.entropy.tables import EntropyTables
-from codecswap.export.backends.onnx import write_decoder
+from codecswap.export.backends.onnx import write_onnx
 from codecswap.export.command import write
 from codecswap.graph.lower import lower, take_split_inputs
+from codecswap.graph.trace import open_shape, trace
 from codecswap.inference.manifest import Manifest, describe_network, read_folder, write_folder
 from codecswap.swaps.apply import swap
 
@@ -68,7 +69,8 @@ def _export(codec: FactorizedPrior, root: Path) -> None:
     transform = lower(codec.g_s)
     split_inputs = take_split_inputs(transform, tables)
     path = folder / "decoder.onnx"
-    write_decoder(transform, len(split_inputs.channels) + 1, path, opset=13, size=None, input="split_inputs")
+    shape = open_shape("split_inputs", len(split_inputs.channels) + 1, None)
+    write_onnx(trace(transform, input="split_inputs", shape=shape, output="picture", prefix="g_s"), path, 13)
     parts = {
         "encoder": None,
         "decoder": describe_network(path, "split_inputs", "picture"),

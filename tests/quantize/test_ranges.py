@@ -17,10 +17,11 @@ from codecswap.codecs.source import load_codec
 from codecswap.codecs.torch_codec import TorchCodec
 from codecswap.config import QuantizeOptions
 from codecswap.data.samples import sample_pictures
-from codecswap.export.backends.onnx import write_decoder
+from codecswap.export.backends.onnx import write_onnx
 from codecswap.export.backends.onnx_qdq import read_qdq, write_qdq
 from codecswap.graph import onnx_graph as graph
 from codecswap.graph.lower import LoweredGDN
+from codecswap.graph.trace import trace
 from codecswap.inference.runtime import OnnxCodec, open_session
 from codecswap.quantize.command import quantize
 from codecswap.quantize.ranges import LARGEST_BIAS, calibrate, inner_tensors
@@ -37,7 +38,7 @@ def test_rows_of_gamma_near_zero_leave_the_bias_in_int32(tmp_path: Path, name: s
     gamma[4] = 0
     module = nn.Sequential(LoweredGDN(torch.rand(6) + 0.5, gamma, inverse=True))
     path = tmp_path / "float.onnx"
-    write_decoder(module, 6, path, opset=13, size=(8, 8), input="split_inputs")
+    write_onnx(trace(module, input="split_inputs", shape=(1, 6, 8, 8), output="picture", prefix="g_s"), path, 13)
     model, feed = onnx.load(path), torch.randn(1, 6, 8, 8).numpy()
     transform = calibrate(
         model,
@@ -70,7 +71,7 @@ def test_rows_of_gamma_near_zero_leave_the_bias_in_int32(tmp_path: Path, name: s
 def test_16_bits_have_room_for_other_pictures(tmp_path: Path, name: str, clips: bool) -> None:
     torch.manual_seed(0)
     module, path = nn.Sequential(LoweredGDN(torch.rand(6) + 0.5, 0.1 * torch.rand(6, 6), inverse=True)), tmp_path / "f"
-    write_decoder(module, 6, path, opset=13, size=(8, 8), input="split_inputs")
+    write_onnx(trace(module, input="split_inputs", shape=(1, 6, 8, 8), output="picture", prefix="g_s"), path, 13)
     feed = torch.randn(1, 6, 8, 8)
     precision = Precision.of(name, "uint8", 8)
     how: dict[str, Any] = {"method": "minmax", "percentile": 100, "gdns": ["g_s.0"], "keep": []}

@@ -14,7 +14,8 @@ import numpy as np
 from codecswap.compile.toolchain import Compiled, Job, Scheme
 from codecswap.config import CompileOptions, QuantizeOptions
 from codecswap.errors import UserError
-from codecswap.export.backends.onnx import latent_size, write_decoder
+from codecswap.export.backends.onnx import latent_size, write_onnx
+from codecswap.graph.trace import open_shape, trace
 from codecswap.inference.manifest import Manifest, describe_network, write_folder
 from codecswap.quantize.command import lowered_decoder
 
@@ -56,7 +57,8 @@ def write_pack(job: Job, name: str = "decoder.onnx") -> list[Path]:
     how = QuantizeOptions(form=options.form or "native", height=options.height, width=options.width)
     lowered, inputs, split_inputs = lowered_decoder(codec, job.symbols, [None] * len(job.symbols), tables, how)
     path = job.folder / name
-    write_decoder(lowered, inputs[0].shape[1], path, opset=OPSET, size=size, input="split_inputs")
+    shape = open_shape("split_inputs", inputs[0].shape[1], size)
+    write_onnx(trace(lowered, input="split_inputs", shape=shape, output="picture", prefix="g_s"), path, OPSET)
     manifest = Manifest(
         name=job.name,
         N=codec.N,

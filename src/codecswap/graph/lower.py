@@ -7,6 +7,7 @@ square a product, a mask made on the fly a constant. The result computes the sam
 import copy
 import math
 from collections import OrderedDict
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,11 +16,11 @@ from torch import Tensor, nn
 from codecswap.config import Form
 from codecswap.entropy.tables import EntropyTables
 from codecswap.errors import UserError
+from codecswap.graph.leaves import INPUT, OneLayer, leaves
 from codecswap.inference.split_inputs import SplitInputs
 from codecswap.layers.gdn import GDN, GDN1, PlainActivation, RsqrtGDN, effective
 from codecswap.layers.upsampling import ConstantMask, SubpixelConv2d, UpsampleConv2d
 from codecswap.quantized.synthesis import QuantizedSynthesis
-from codecswap.swaps import maker
 from codecswap.swaps.masked import MASKED
 from codecswap.swaps.subpixel import SUBPIXEL
 from codecswap.swaps.swap import Swap
@@ -89,45 +90,44 @@ class LoweredGDN1(PlainActivation):
         return outside
 
 
-class FixedMask(nn.Module):
-    """`codecswap.layers.upsampling.ConstantMask` for one size only: the mask ``(1, 1, 2H, 2W)`` is a constant of the graph."""
-
-    def __init__(self, height: int, width: int) -> None:
-        super().__init__()
-        self.mask: Tensor
-        self.register_buffer("mask", ConstantMask()(torch.ones(1, 1, height, width)))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Mask ``x: (B, C, 2H, 2W)``."""
-        return x * self.mask
+class LayerParts(nn.Sequential, OneLayer):
+    """One layer of the codec, written as several."""
 
 
-def lower(transform: nn.Module, form: Form = "native", size: tuple[int, int] | None = None) -> nn.Sequential:
-    """Copy an analysis or synthesis transform and write it in few operators; the original is left as it is.
+def lower(transform: nn.Module, form: Form = "native", *, prefix: str = "g_s") -> nn.Module:
+    """Copy a transform, a module tree of any shape, and write it in few operators; the original is left as it is.
 
     Args:
-        transform: ``g_a`` or ``g_s``: a sequence of (transposed) convolutions, GDNs and this project's layers.
+        transform: ``g_a``, ``g_s`` or another, with (transposed) convolutions, GDNs and this project's layers anywhere.
         form: how the layers that double the resolution are written.
-        size: height and width of the latents; only masks (of a synthesis transform) need it.
+        prefix: the codec's name of the transform, for messages.
+
+    Returns: the copy, in evaluation mode, where every convolution has a bias. Masks fit any size; files fix theirs
+        (`codecswap.graph.trace`).
 
     Raises:
-        UserError: a layer cannot be written in that form, or has a mask and there is no size; or it is in integers already.
+        UserError: a layer cannot be written in that form; or the transform is quantized already.
     """
     if isinstance(transform, QuantizedSynthesis):
         raise UserError(
             "The decoder was fine-tuned in integers, and has no form in float: write it with `codecswap quantize`, or with "
             "`codecswap compile` for the NPU that it was trained for."
         )
-    result = nn.Sequential()
-    for name, layer in transform.named_children():
-        result.add_module(name, _lowered_layer(f"g_s.{name}", layer, form, size))
-        made_by = maker(layer)
-        if size and nn.ConvTranspose2d in (type(layer), made_by and made_by.replaces):
-            size = (2 * size[0], 2 * size[1])
+    result = nn.Sequential(OrderedDict(root=copy.deepcopy(transform)))  # so that the tree itself may be replaced
+    replaced: dict[int, nn.Module | None] = {}
+    done = None
+    for path, layer in list(result.named_modules(remove_duplicate=False)):
+        if not path or (done and path.startswith(f"{done}.")):
+            continue
+        if id(layer) not in replaced:
+            replaced[id(layer)] = _lowered_layer(path.replace("root", prefix, 1), layer, form)
+        if (new := replaced[id(layer)]) is not None:
+            result.set_submodule(path, new)
+            done = path
     for layer in result.modules():  # integer convolutions of ONNX Runtime and TFLite want a bias
-        if isinstance(layer, nn.Conv2d) and layer.bias is None:
+        if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d) and layer.bias is None:
             layer.bias = nn.Parameter(layer.weight.new_zeros(layer.out_channels))
-    return result.eval().requires_grad_(False)
+    return result.eval().requires_grad_(False).get_submodule("root")
 
 
 def convolution(layer: nn.Module) -> nn.Conv2d | nn.ConvTranspose2d:
@@ -135,13 +135,36 @@ def convolution(layer: nn.Module) -> nn.Conv2d | nn.ConvTranspose2d:
     return next(module for module in layer.modules() if isinstance(module, nn.Conv2d | nn.ConvTranspose2d))
 
 
+def first_convolution(transform: nn.Module) -> nn.Conv2d | nn.ConvTranspose2d | None:
+    """The one layer that the input of a lowered transform reaches, through upsampling at most.
+
+    None: there is another layer that it reaches, or that is no convolution.
+    """
+    tree, name = leaves(transform), INPUT
+    while len(readers := tree.consumers(name)) == 1:
+        name, module = readers[0].name, readers[0].module
+        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+            return module
+        if not isinstance(module, nn.Upsample | ConstantMask):
+            return None
+    return None
+
+
 @torch.no_grad()
 def take_split_inputs(transform: nn.Module, tables: EntropyTables) -> SplitInputs:
     """Make a lowered synthesis transform of latents take split inputs (`codecswap.inference.split_inputs`), in place.
 
     Returns: the layout of its new input.
+
+    Raises:
+        UserError: there is no `first_convolution` that could take them.
     """
-    conv = convolution(next(transform.children()))
+    conv = first_convolution(transform)
+    if conv is None or conv.groups != 1:
+        raise UserError(
+            "The latents of this decoder reach more than one convolution, so that they cannot be split into 8-bit inputs: "
+            "take a --precision with 16-bit activations."
+        )
     axis = 0 if isinstance(conv, nn.ConvTranspose2d) else 1
     left = torch.from_numpy(tables.medians - np.rint(tables.medians))
     constant = (conv.weight * left.view((-1, 1, 1, 1) if axis == 0 else (1, -1, 1, 1))).sum(axis, keepdim=True)
@@ -154,7 +177,8 @@ def take_split_inputs(transform: nn.Module, tables: EntropyTables) -> SplitInput
     return split_inputs
 
 
-def _lowered_layer(name: str, layer: nn.Module, form: Form, size: tuple[int, int] | None) -> nn.Module:
+def _lowered_layer(name: str, layer: nn.Module, form: Form) -> nn.Module | None:
+    """What is written in a layer's place; None: itself, or what its parts become."""
     if isinstance(layer, GDN1):
         return LoweredGDN1(layer)
     if isinstance(layer, GDN):
@@ -164,31 +188,28 @@ def _lowered_layer(name: str, layer: nn.Module, form: Form, size: tuple[int, int
         if reason := written_as.refusal(layer):
             raise UserError(f"The layer {name} cannot be exported with --form {form}: {reason}.")
         layer, _ = written_as.replace(layer)
-    if isinstance(layer, SubpixelConv2d) and form == "masked":
-        raise UserError(
-            f"The layer {name} is a subpixel convolution, which has no form with Resize: leave out --form masked."
-        )
+    if isinstance(layer, SubpixelConv2d):
+        if form == "masked":
+            raise UserError(
+                f"The layer {name} is a subpixel convolution, which has no form with Resize: leave out --form masked."
+            )
+        return layer
     if isinstance(layer, UpsampleConv2d):
-        return _folded(layer) if written_as is SUBPIXEL else _unfolded(name, layer, size)
-    return copy.deepcopy(layer)
+        return _folded(layer) if written_as is SUBPIXEL else _unfolded(layer)
+    return None
 
 
 def _folded(layer: UpsampleConv2d) -> nn.Module:
     bias = None if layer.conv.bias is None else layer.conv.bias.detach().repeat_interleave(4)
-    return nn.Sequential(_conv(layer.folded_weight().detach(), bias), nn.PixelShuffle(2))
+    return LayerParts(_conv(layer.folded_weight().detach(), bias), nn.PixelShuffle(2))
 
 
-def _unfolded(name: str, layer: UpsampleConv2d, size: tuple[int, int] | None) -> nn.Module:
-    parts: OrderedDict[str, nn.Module] = OrderedDict(resize=nn.Upsample(scale_factor=2, mode="nearest"))
+def _unfolded(layer: UpsampleConv2d) -> nn.Module:
+    parts: OrderedDict[str, Any] = OrderedDict(resize=nn.Upsample(scale_factor=2, mode="nearest"))
     if layer.masked:
-        if size is None:
-            raise UserError(
-                f"The layer {name} multiplies by a constant mask of one size: fix it with --height and --width, "
-                "or take --form subpixel, which goes with every size."
-            )
-        parts["mask"] = FixedMask(2 * size[0], 2 * size[1])
+        parts["mask"] = ConstantMask()
     parts["conv"] = copy.deepcopy(layer.conv)
-    return nn.Sequential(parts)
+    return LayerParts(parts)
 
 
 def _conv(weight: Tensor, bias: Tensor | None) -> nn.Conv2d:

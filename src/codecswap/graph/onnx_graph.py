@@ -51,13 +51,13 @@ def opset(model: ModelProto) -> int:
 
 
 def layer_of(node: NodeProto) -> str:
-    """Where a node stands in the codec, e.g. ``g_s.0``: the exporter writes the modules' names into the node's."""
+    """Where a node stands in the codec, e.g. ``g_s.1.conv1``: its name begins with that (`codecswap.graph.trace`)."""
     return layer_in(node.name) or node.name or node.op_type
 
 
 def layer_in(name: str) -> str:
-    """The codec's layer that a node's or a tensor's name speaks of, e.g. ``g_s.0``; empty where it does not."""
-    found = re.findall(r"g_[as]\.\d+", name)
+    """The codec's layer that a node's or a tensor's name speaks of, ``g_s.1`` in ``g_s.1/norm/Conv``; empty: it does not."""
+    found = re.findall(r"\b[gh]_[as](?:\.\w+)*(?=/)", name)
     return found[-1] if found else ""
 
 

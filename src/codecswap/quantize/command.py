@@ -1,7 +1,6 @@
 """``codecswap quantize``: a codec in integers, what that costs, and where."""
 
 import hashlib
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import islice
@@ -21,10 +20,11 @@ from codecswap.entropy.bitstream import to_symbols
 from codecswap.entropy.tables import EntropyTables
 from codecswap.errors import UserError
 from codecswap.export import command as export
-from codecswap.export.backends.onnx import export_hyper_encoder, latent_size, write_decoder, write_encoder
+from codecswap.export.backends.onnx import export_hyper_encoder, latent_size, to_onnx
 from codecswap.export.backends.onnx_qdq import write_qdq
 from codecswap.graph import onnx_graph as graph
 from codecswap.graph.lower import lower, take_split_inputs
+from codecswap.graph.trace import open_shape, trace
 from codecswap.inference.check import compare, demand, write_checks
 from codecswap.inference.manifest import (
     Manifest,
@@ -202,7 +202,7 @@ def lowered_decoder(
     means: Sequence[np.ndarray | None],
     tables: EntropyTables,
     options: QuantizeOptions,
-) -> tuple[nn.Sequential, list[np.ndarray], SplitInputs | None]:
+) -> tuple[nn.Module, list[np.ndarray], SplitInputs | None]:
     """A codec's synthesis transform, equalized if the options say so, still in float.
 
     Args:
@@ -212,7 +212,7 @@ def lowered_decoder(
     Returns: the transform, its inputs ``(1, C, h, w)``, and the layout of its split inputs; None where it takes latents,
         which are no integers where means are predicted.
     """
-    lowered = lower(codec.g_s, options.form, latent_size(options.height, options.width, codec.factor))
+    lowered = lower(codec.g_s, options.form)
     pairs = list(zip(symbols, means, strict=True))
     latents = [tables.to_latents(one) if mean is None else one.astype(np.float32) + mean for one, mean in pairs]
     if options.equalize:
@@ -225,8 +225,8 @@ def lowered_decoder(
 
 def _lowered_encoder(
     codec: Codec, samples: Sequence[np.ndarray], options: QuantizeOptions
-) -> tuple[nn.Sequential, list[np.ndarray]]:
-    lowered, inputs = lower(codec.g_a), [sample[None] for sample in samples]
+) -> tuple[nn.Module, list[np.ndarray]]:
+    lowered, inputs = lower(codec.g_a, prefix="g_a"), [sample[None] for sample in samples]
     if options.equalize:
         equalize(lowered, [torch.from_numpy(one) for one in inputs])
     last, precision = _last(lowered, "encoder"), _precision(options)
@@ -239,7 +239,7 @@ def _lowered_encoder(
 
 
 def _rounded(
-    lowered: nn.Sequential, inputs: Sequence[np.ndarray], part: str, input: str, options: QuantizeOptions
+    lowered: nn.Module, inputs: Sequence[np.ndarray], part: str, input: str, options: QuantizeOptions
 ) -> dict[str, Quantization]:
     """Refit and round a transform's weights in place; returns their scales by the names they will have in the graph."""
     if not options.refit:
@@ -270,7 +270,7 @@ def _precision(options: QuantizeOptions) -> Precision:
     return Precision.of(options.precision, options.activations, options.weight_bits)
 
 
-def _kept(lowered: nn.Sequential, part: str, input: str, options: QuantizeOptions) -> list[str]:
+def _kept(lowered: nn.Module, part: str, input: str, options: QuantizeOptions) -> list[str]:
     """Layers left in float: at the scale of the widest channel, 8 bits would change most latents, put out or taken in."""
     kept = list(options.keep)
     if not _precision(options).float_latents:
@@ -282,13 +282,13 @@ def _kept(lowered: nn.Sequential, part: str, input: str, options: QuantizeOption
     return kept
 
 
-def _last(lowered: nn.Sequential, part: str) -> str:
+def _last(lowered: nn.Module, part: str) -> str:
     """The layer that puts out latents or the picture."""
     return f"{PARTS[part][0]}.{[name for name, _ in lowered.named_children()][-1]}"
 
 
 def _calibrated(
-    lowered: nn.Sequential,
+    lowered: nn.Module,
     inputs: Sequence[np.ndarray],
     part: str,
     input: str,
@@ -298,14 +298,10 @@ def _calibrated(
 ) -> tuple[onnx.ModelProto, TransformGraph]:
     """The float graph of a transform, and the transform quantized."""
     precision = _precision(options)
-    size = latent_size(options.height, options.width, factor)
-    with tempfile.TemporaryDirectory() as scratch:
-        path = Path(scratch) / "float.onnx"
-        if part == "decoder":
-            write_decoder(lowered, inputs[0].shape[1], path, opset=options.opset, size=size, input=input)
-        else:
-            write_encoder(lowered, path, opset=options.opset, size=size, factor=factor)
-        model = onnx.load(path)
+    name, _, output = PARTS[part]
+    size = latent_size(options.height, options.width, factor if part == "decoder" else 1)
+    shape = open_shape(input, inputs[0].shape[1], size)
+    model = to_onnx(trace(lowered, input=input, shape=shape, output=output, prefix=name), options.opset)
     if input != "latents":
         known = known | {input: precision.split_inputs if part == "decoder" else precision.picture}
     stored = {tensor.name for tensor in model.graph.initializer}

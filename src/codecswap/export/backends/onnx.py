@@ -1,52 +1,28 @@
 """Encoder and decoder as ONNX files that NPU converters read: few operators, one old opset, nothing dead."""
 
-import copy
-import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import onnx
-import torch
+from onnx import ModelProto, NodeProto, OperatorSetIdProto, TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
 from codecswap.codecs.protocol import Codec, HyperCodec
 from codecswap.config import Form
 from codecswap.errors import UserError
 from codecswap.files import atomic_write
-from codecswap.graph import onnx_graph as graph
 from codecswap.graph.lower import lower
+from codecswap.graph.trace import open_shape, trace
+from codecswap.quantized.representation import Constant, Operation, TransformGraph
 
 DecoderInput = Literal["latents", "symbols"]
 """What a decoder takes: rounded latents y_hat, or the integers ``y_hat - median`` that the entropy coder gives."""
 
-
-class _Decoder(nn.Module):
-    def __init__(self, g_s: nn.Module, medians: Tensor | None) -> None:
-        super().__init__()
-        self.medians: Tensor | None
-        self.register_buffer("medians", medians)
-        self.g_s = g_s
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.g_s(x if self.medians is None else x + self.medians)
-
-
-class _HyperEncoder(nn.Module):
-    def __init__(self, codec: HyperCodec) -> None:
-        super().__init__()
-        self.codec = codec
-
-    def forward(self, y: Tensor) -> Tensor:
-        return self.codec.hyper_latents(y)
-
-
-class _Encoder(nn.Module):
-    def __init__(self, g_a: nn.Module) -> None:
-        super().__init__()
-        self.g_a = g_a
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.g_a(x)
+NO_REGION = "no_region"
+"""An empty tensor."""
 
 
 def export_decoder(
@@ -73,17 +49,17 @@ def export_decoder(
         input: ``latents`` (rounded, y_hat) or ``symbols`` (the integers ``y_hat - median``, as floats).
 
     Raises:
-        UserError: the form needs a fixed size or does not fit a layer; or the input is none of this codec.
+        UserError: the form needs a fixed size or does not fit a layer; a layer has no operator; or the input is none of this
+            codec.
     """
-    size = latent_size(height, width, codec.factor)
     if input == "symbols" and codec.hyper_factor > 1:
         raise UserError(
             "--input symbols is for a factorized prior; this codec's symbols have means of their own: leave it out."
         )
-    center = None
-    if input == "symbols":
-        center = torch.from_numpy(codec.entropy_tables().medians).view(1, -1, 1, 1)
-    write_decoder(lower(codec.g_s, form, size), codec.M, path, opset=opset, size=size, input=input, center=center)
+    size = latent_size(height, width, codec.factor)
+    shape = open_shape(input, codec.M, size)
+    graph = trace(lower(codec.g_s, form), input=input, shape=shape, output="picture", prefix="g_s")
+    write_onnx(_centered(graph, codec.entropy_tables().medians) if input == "symbols" else graph, path, opset)
 
 
 def export_encoder(
@@ -98,8 +74,9 @@ def export_encoder(
 
     Sides are multiples of 16; whoever feeds it pads. Arguments and errors as in `export_decoder`.
     """
-    write_encoder(
-        lower(codec.g_a), path, opset=opset, size=latent_size(height, width, codec.factor), factor=codec.factor
+    shape = open_shape("picture", 3, (height, width) if height and width else None)
+    write_onnx(
+        trace(lower(codec.g_a, prefix="g_a"), input="picture", shape=shape, output="latents", prefix="g_a"), path, opset
     )
 
 
@@ -110,43 +87,20 @@ def export_hyper_encoder(
 
     Sides of the latents are multiples of 4. Arguments as in `export_decoder`.
     """
-    size, factor = latent_size(height, width, codec.factor), codec.hyper_factor
-    example = torch.zeros(1, codec.M, *(size or (2 * factor, 3 * factor)))
-    axes = {
-        "latents": {0: "batch", 2: "rows", 3: "columns"},
-        "hyper_latents": {0: "batch", 2: "hyper_rows", 3: "hyper_columns"},
-    }
-    _export(_HyperEncoder(copy.deepcopy(codec).cpu()), example, Path(path), opset, axes, dynamic=size is None)
+    shape = open_shape("latents", codec.M, latent_size(height, width, codec.factor))
+    tree = lower(_HyperEncoder(codec), prefix="")
+    write_onnx(trace(tree, input="latents", shape=shape, output="hyper_latents", prefix=""), path, opset)
 
 
-def write_decoder(
-    g_s: nn.Module,
-    channels: int,
-    path: str | Path,
-    *,
-    opset: int,
-    size: tuple[int, int] | None,
-    input: str,
-    center: Tensor | None = None,
-) -> None:
-    """Write a lowered synthesis transform (`codecswap.graph.lower.lower`) as it is.
+class _HyperEncoder(nn.Module):
+    """A codec's way to its hyper-latents; the codec is no part of it but for its hyper-analysis."""
 
-    Args:
-        channels: of its input.
-        size: height and width of its input, in latents; None: dynamic.
-        input: the input's name.
-        center: ``(1, M, 1, 1)``, added to the input.
-    """
-    example = torch.zeros(1, channels, *(size or (4, 6)))
-    axes = {input: {0: "batch", 2: "rows", 3: "columns"}, "picture": _PICTURE}
-    _export(_Decoder(g_s.cpu(), center), example, Path(path), opset, axes, dynamic=size is None)
+    def __init__(self, codec: HyperCodec) -> None:
+        super().__init__()
+        self.h_a, self.function = codec.h_a, codec.hyper_latents
 
-
-def write_encoder(g_a: nn.Module, path: str | Path, *, opset: int, size: tuple[int, int] | None, factor: int) -> None:
-    """Write a lowered analysis transform as it is; ``size`` is that of its output, ``factor`` its pixels per latent."""
-    example = torch.zeros(1, 3, *(factor * side for side in size or (4, 6)))
-    axes = {"picture": _PICTURE, "latents": {0: "batch", 2: "rows", 3: "columns"}}
-    _export(_Encoder(g_a.cpu()), example, Path(path), opset, axes, dynamic=size is None)
+    def forward(self, y: Tensor) -> Tensor:
+        return self.function(y)
 
 
 def latent_size(height: int | None, width: int | None, factor: int) -> tuple[int, int] | None:
@@ -154,70 +108,65 @@ def latent_size(height: int | None, width: int | None, factor: int) -> tuple[int
     return (height // factor, width // factor) if height and width else None
 
 
-_PICTURE = {0: "batch", 2: "height", 3: "width"}
-"""Names of a picture's axes."""
-
-
-def _export(
-    module: nn.Module, example: Tensor, path: Path, opset: int, axes: dict[str, dict[int, str]], *, dynamic: bool
-) -> None:
-    """Write a module with one input and one output, whose names and axes' names are ``axes``."""
-    input, output = axes
-
-    def write(beside: Path) -> None:
-        with warnings.catch_warnings():  # the exporter announces its successor, which writes other opsets
-            warnings.simplefilter("ignore")
-            torch.onnx.export(
-                module.eval(),
-                (example,),
-                str(beside),
-                input_names=[input],
-                output_names=[output],
-                opset_version=opset,
-                dynamic_axes=axes if dynamic else None,
-                dynamo=False,
-            )
-        model = onnx.load(beside)
-        _simplify(model)
-        _check(model, path, opset)
+def write_onnx(graph: TransformGraph, path: str | Path, opset: int) -> None:
+    """Write `to_onnx` into a file, which is replaced whole."""
+    model = to_onnx(graph, opset)
+    with atomic_write(Path(path)) as beside:
         onnx.save(model, beside)
 
-    with atomic_write(path) as beside:
-        write(beside)
+
+def to_onnx(graph: TransformGraph, opset: int) -> ModelProto:
+    """A transform in float as an ONNX model of this opset, 11 or more."""
+    graph = replace(graph, operations=tuple(_of_opset(step, opset) for step in graph.operations))
+    stored = {name: constant.values for name, constant in graph.constants.items()}
+    if any(NO_REGION in step.inputs for step in graph.operations):
+        stored[NO_REGION] = np.empty(0, np.float32)
+    nodes = [to_node(step, step.inputs, step.output) for step in graph.operations]
+    return checked_model(graph, nodes, stored, [helper.make_opsetid("", opset)])
 
 
-def _simplify(model: onnx.ModelProto) -> None:
-    """Turn Constant nodes into stored tensors, equal ones into one, and take out Identity: not every converter reads them.
-
-    The exporter keeps equal weights (zero biases, say) once and points at them with Identity; here each layer gets its own.
-    """
-    weights = {tensor.name: tensor for tensor in model.graph.initializer}
-    stored: dict[bytes, str] = {}
-    renamed: dict[str, str] = {}
-    for node in list(model.graph.node):  # in topological order
-        if node.op_type == "Constant":
-            tensor = node.attribute[0].t
-            content = tensor.SerializeToString()
-            if content not in stored:
-                stored[content] = f"constant.{len(stored)}"
-                model.graph.initializer.add().CopyFrom(tensor)
-                model.graph.initializer[-1].name = stored[content]
-            renamed[node.output[0]] = stored[content]
-        elif node.op_type == "Identity" and node.input[0] in weights:
-            model.graph.initializer.add().CopyFrom(weights[node.input[0]])
-            model.graph.initializer[-1].name = node.output[0]
-        elif node.op_type == "Identity":
-            renamed[node.output[0]] = renamed.get(node.input[0], node.input[0])
-        else:
-            node.input[:] = [renamed.get(name, name) for name in node.input]
-            continue
-        model.graph.node.remove(node)
+def to_node(step: Operation, inputs: Sequence[str], output: str) -> NodeProto:
+    """An operation as a node that reads and puts out tensors of these names."""
+    return helper.make_node(step.operator, inputs, [output], step.name, **step.attributes)
 
 
-def _check(model: onnx.ModelProto, path: Path, opset: int) -> None:
-    """Hold a written graph against what was promised."""
+def checked_model(
+    graph: TransformGraph,
+    nodes: Sequence[NodeProto],
+    stored: Mapping[str, np.ndarray],
+    opsets: Sequence[OperatorSetIdProto],
+) -> ModelProto:
+    """A checked model of these nodes and stored tensors, with a transform's input and output."""
+    ends = ((graph.input, graph.input_shape), (graph.output, graph.output_shape))
+    given, result = ([helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)] for name, shape in ends)
+    weights = [numpy_helper.from_array(values, name) for name, values in stored.items()]
+    model = helper.make_model(
+        helper.make_graph(nodes, "codecswap", given, result, weights),
+        producer_name="codecswap",
+        opset_imports=opsets,
+        ir_version=helper.find_min_ir_version_for(opsets[:1]),
+    )
     onnx.checker.check_model(model, full_check=True)
-    if (written := graph.opset(model)) != opset:
-        raise UserError(f"The exporter wrote opset {written} into {path}, not {opset}: name another --opset.")
-    if unused := graph.dead(model):
-        raise RuntimeError(f"{path} holds what no output depends on: {', '.join(unused)}")
+    return model
+
+
+def _of_opset(step: Operation, opset: int) -> Operation:
+    """An operation, which is written as it is from opset 13 on, for an older one."""
+    if step.operator == "Resize" and opset < 13:  # which wants the region it has no use for
+        return replace(step, inputs=(step.inputs[0], NO_REGION, *step.inputs[2:]))
+    if step.operator == "Softmax" and opset < 13 and step.attributes["axis"] != -1:
+        raise UserError(
+            f"Softmax at {step.layer} is not of the last axis, which no opset below 13 has: use --opset 13."
+        )
+    return step
+
+
+def _centered(graph: TransformGraph, medians: np.ndarray) -> TransformGraph:
+    """A decoder of symbols, to which it adds the medians ``(M,)`` first."""
+    first, given = f"{graph.input}/Add", ("medians", graph.input)
+    added = Operation(first, "", "Add", {}, given[::-1], first)
+    steps = (
+        replace(s, inputs=tuple(first if name == graph.input else name for name in s.inputs)) for s in graph.operations
+    )
+    medians = medians.astype(np.float32).reshape(1, -1, 1, 1)
+    return replace(graph, operations=(added, *steps), constants={"medians": Constant(medians), **graph.constants})

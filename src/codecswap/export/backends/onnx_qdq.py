@@ -4,8 +4,9 @@ from pathlib import Path
 from typing import Any
 
 import onnx
-from onnx import ModelProto, NodeProto, helper, numpy_helper
+from onnx import ModelProto, NodeProto, helper
 
+from codecswap.export.backends.onnx import checked_model, to_node
 from codecswap.files import atomic_write
 from codecswap.graph import onnx_graph as graph
 from codecswap.quantized.representation import Constant, Operation, Quantization, TransformGraph
@@ -55,22 +56,13 @@ def write_qdq(transform: TransformGraph, path: Path, opset: int) -> None:
         rounded = f"{output}_dequantized"
         if output in transform.activations and output == transform.output:  # whose name is that of the rounded values
             output, rounded = f"{output}_float", output
-        nodes.append(helper.make_node(step.operator, inputs, [output], step.name, **step.attributes))
+        nodes.append(to_node(step, inputs, output))
         if step.output in transform.activations:
             add_rounding(step.output, output, rounded)
-    ends = ((transform.input, transform.input_shape), (transform.output, transform.output_shape))
-    given, result = ([helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape)] for name, shape in ends)
-    weights = [numpy_helper.from_array(values, name) for name, values in stored.items()]
     version = [helper.make_opsetid("", opset)]
     if any(domain_of(rounding, opset) for rounding in transform.activations.values()):
         version.append(helper.make_opsetid(CONTRIBUTED, 1))
-    model = helper.make_model(
-        helper.make_graph(nodes, "codecswap", given, result, weights),
-        producer_name="codecswap",
-        opset_imports=version,
-        ir_version=helper.find_min_ir_version_for(version[:1]),
-    )
-    onnx.checker.check_model(model, full_check=True)
+    model = checked_model(transform, nodes, stored, version)
     with atomic_write(path) as beside:
         onnx.save(model, beside)
 
