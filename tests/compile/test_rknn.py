@@ -25,12 +25,12 @@ LOG = f"""
 {HEAD}ID OpType DataType Target InputShape OutputShape Cycles(DDR/NPU/Total) RW(KB) FullName
 {HEAD}     Network Layer Information Table
 {HEAD}0    InputOperator      FLOAT16  CPU    \\                            (1,72,16,16)   0/0/0                 0     InputOperator:latents
-{HEAD}1    Conv               FLOAT16  NPU    (1,72,16,16),(192,72,3,3)     (1,192,16,16)  16267/82944/82944     279   Conv:/g_s/g_s.0/g_s.0.0/Conv
-{HEAD}2    Sqrt               FLOAT16  CPU    (1,48,32,32)                  (1,48,32,32)   0/0/0          0%     96    Sqrt:/g_s/g_s.1/Sqrt
+{HEAD}1    Conv               FLOAT16  NPU    (1,72,16,16),(192,72,3,3)     (1,192,16,16)  16267/82944/82944     279   Conv:g_s.0/0/Conv
+{HEAD}2    Sqrt               FLOAT16  CPU    (1,48,32,32)                  (1,48,32,32)   0/0/0          0%     96    Sqrt:g_s.1/Sqrt
 {HEAD}3    Split              FLOAT16  NPU    (1,48,32,32)                  (1,48,32,32)   0/0/5          0%           Split:latents_split
 {HEAD}4    OutputOperator     FLOAT16  CPU    (1,3,256,256)                 \\             0/0/0                 2048  OutputOperator:picture
 {HEAD}<<<<<<<< end: rknn::RKNNModelRegCmdbuildPass
-{HEAD}5    Conv               FLOAT16  NPU    (1,72,16,16)                  (1,192,16,16)  1/1/1                 279   Conv:/g_s/g_s.0/another_table
+{HEAD}5    Conv               FLOAT16  NPU    (1,72,16,16)                  (1,192,16,16)  1/1/1                 279   Conv:g_s.0/another_table
 {HEAD}Total Internal Memory Size: 9156KB
 {HEAD}Total Weight Memory Size: 811.875KB
 """  # noqa: E501

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from codecswap.graph.leaves import OneLayer
 from codecswap.layers.upsampling import from_phase_kernels, phase_taps, transposed_phase_kernels
 from codecswap.least_squares import Sums, draw, patches, ridge_step
 
@@ -32,7 +33,7 @@ weight is on the last level; elsewhere it would round once more.
 """
 
 
-class SplitConv2d(nn.Module):
+class SplitConv2d(OneLayer):
     """A convolution as the sum of two whose weights 8 bits hold: ``coarse``, and in finer steps ``fine``, what that lacks.
 
     It makes about 15 bits of 8, for twice the multiply-adds, and leaves nothing to round.
