@@ -127,12 +127,12 @@ def test_a_gain_stays_between_its_ends(tmp_path: Path, precision: str, activatio
 
 def test_inner_tensors_are_those_that_only_their_layer_reads() -> None:
     nodes = [
-        helper.make_node("Conv", ["split_inputs", "w"], ["x"], "/g_s/g_s.0/Conv"),
-        helper.make_node("Mul", ["x", "x"], ["square"], "/g_s/g_s.1/Mul"),
-        helper.make_node("Relu", ["square"], ["ramp"], "/g_s/g_s.1/Relu"),
-        helper.make_node("Mul", ["x", "ramp"], ["product"], "/g_s/g_s.1/Mul_1"),
-        helper.make_node("Conv", ["product", "w"], ["y"], "/g_s/g_s.2/Conv"),
-        helper.make_node("Mul", ["y", "y"], ["picture"], "/g_s/g_s.3/Mul"),
+        helper.make_node("Conv", ["split_inputs", "w"], ["x"], "g_s.0/Conv"),
+        helper.make_node("Mul", ["x", "x"], ["square"], "g_s.1/Mul"),
+        helper.make_node("Relu", ["square"], ["ramp"], "g_s.1/Relu"),
+        helper.make_node("Mul", ["x", "ramp"], ["product"], "g_s.1/Mul_1"),
+        helper.make_node("Conv", ["product", "w"], ["y"], "g_s.2/Conv"),
+        helper.make_node("Mul", ["y", "y"], ["picture"], "g_s.3/Mul"),
     ]
     given, put_out = (
         helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in ("split_inputs", "picture")
