@@ -24,7 +24,7 @@ import torch
 from safetensors.torch import save_file
 
 from codecswap.codecs.architectures import ARCHITECTURES
-from codecswap.codecs.protocol import Codec, HyperCodec
+from codecswap.codecs.protocol import Codec
 from codecswap.codecs.source import load_codec
 from codecswap.codecs.torch_codec import TorchCodec
 from codecswap.config import ExportOptions
@@ -60,7 +60,7 @@ def main() -> None:
             codecs[name] = drawn(name, files[name])
         folders = {}
         for name, path in files.items():
-            if isinstance(codecs[name], HyperCodec) and codecs[name].serial:
+            if codecs[name].has_context:
                 continue  # it is not exported
             folders[name] = Path(scratch) / f"{Path(path).stem}-exported"
             arguments = ExportOptions(teacher=path, replacement="subpixel", output=folders[name])
@@ -128,7 +128,7 @@ def coding(codecs: dict[str, Codec], folders: dict[str, Path], pictures: list[An
     rows = [
         [name, f"{integers:,}", f"{floats:,}", f"{integers / floats - 1:+.3%}"]
         for name, (integers, floats) in sizes.items()
-        if opened[name].side
+        if opened[name].entropy.predictor
     ]
     show_table("Bytes, entropy parameters in integers and in floating point", ["codec", "integers", "float", ""], rows)
 
@@ -152,7 +152,7 @@ def parts() -> Iterator[dict[str, float]]:
         (OnnxCodec, "synthesize", "g_s"),
         (OnnxCodec, "hyper_analyze", "h_a"),
         (IntegerNetwork, "__call__", "h_s"),
-        *((rans, name, "entropy coding") for name in ("encode", "decode", "encode_rows", "decode_rows")),
+        *((rans, name, "entropy coding") for name in ("encode", "decode", "encode_indexes", "decode_indexes")),
         (EntropyTables, "to_symbols", "entropy coding"),
     ]
     patches = [mock.patch.object(owner, name, counted(part, getattr(owner, name))) for owner, name, part in places]

@@ -17,7 +17,8 @@ from codecswap.codecs.torch_codec import TorchCodec
 from codecswap.entropy import bitstream
 from codecswap.entropy import hyper_synthesis as integers
 from codecswap.entropy.hyper_synthesis import LIMIT, SLOPE_BITS, IntegerNetwork, Layer
-from codecswap.entropy.side_information import SideInformation
+from codecswap.entropy.model import EntropyModel
+from codecswap.entropy.passes import predicted
 from codecswap.entropy.tables import EntropyTables
 from codecswap.errors import UserError
 from codecswap.quantize.hyper_synthesis import integer_network
@@ -39,27 +40,27 @@ def attack() -> ModuleType:
 
 
 @pytest.fixture(scope="module")
-def side(attack: ModuleType) -> SideInformation:
-    return attack.open_side(GOLDEN / "v2")
+def entropy(attack: ModuleType) -> EntropyModel:
+    return attack.open_entropy(GOLDEN / "v2")
 
 
 def sha(values: np.ndarray) -> str:
     return hashlib.sha256(values.astype(values.dtype.newbyteorder("<")).tobytes()).hexdigest()
 
 
-def test_files_of_version_1_and_2_decode_to_what_they_did(side: SideInformation) -> None:
+def test_files_of_version_1_and_2_decode_to_what_they_did(entropy: EntropyModel) -> None:
     tables = EntropyTables.from_json((GOLDEN / "v1.json").read_bytes())
     symbols, size = bitstream.unpack((GOLDEN / "v1.csw").read_bytes(), tables, 16)
     assert size == (140, 205) and sha(symbols) == EXPECTED["v1"]["symbols"]
     assert bitstream.pack(symbols, size, tables) == (GOLDEN / "v1.csw").read_bytes()
-    symbols, means, size = bitstream.unpack_hyper((GOLDEN / "v2.csw").read_bytes(), side, 16)
-    assert size == (140, 205) and len(np.unique(symbols)) == EXPECTED["v2"]["unique"] > 10
-    assert (sha(symbols), sha(means)) == (EXPECTED["v2"]["symbols"], EXPECTED["v2"]["means"])
+    quantized, size = bitstream.read((GOLDEN / "v2.csw").read_bytes(), entropy, 16)
+    assert size == (140, 205) and len(np.unique(quantized.symbols)) == EXPECTED["v2"]["unique"] > 10
+    assert (sha(quantized.symbols), sha(quantized.means)) == (EXPECTED["v2"]["symbols"], EXPECTED["v2"]["means"])
 
 
-def test_random_hyper_latents_give_what_they_gave_elsewhere(attack: ModuleType, side: SideInformation) -> None:
-    assert attack.digest(side, 200) == EXPECTED["v2"]["random_200"]
-    rows = np.concatenate([side.predict(symbols)[0].ravel() for symbols in attack.hyper_latents(side, 20)])
+def test_random_hyper_latents_give_what_they_gave_elsewhere(attack: ModuleType, entropy: EntropyModel) -> None:
+    assert attack.digest(entropy, 200) == EXPECTED["v2"]["random_200"]
+    rows = np.concatenate([entropy.predictor(symbols)[0].ravel() for symbols in attack.hyper_latents(entropy, 20)])
     assert len(np.unique(rows)) >= 15, "these choose few of the 20 tables"
 
 
@@ -88,27 +89,27 @@ def in_int64(layer: Layer, x: np.ndarray) -> np.ndarray:
     return np.einsum("oiab,ihwab->ohw", layer.weight.astype(np.int64), seen)
 
 
-def test_sums_are_those_of_int64(side: SideInformation, attack: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    drawn = attack.hyper_latents(side, 20)
-    wanted = [side.predict(symbols) for symbols in drawn]
+def test_sums_are_those_of_int64(entropy: EntropyModel, attack: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = attack.hyper_latents(entropy, 20)
+    wanted = [entropy.predictor(symbols) for symbols in drawn]
     monkeypatch.setattr(Layer, "_sums", in_int64)
     for symbols, (rows, means) in zip(drawn, wanted, strict=True):
-        again = side.predict(symbols)
+        again = entropy.predictor(symbols)
         assert (again[0] == rows).all() and (again[1] == means).all()
 
 
 def test_a_unit_in_the_last_place_changes_nothing(
-    side: SideInformation, attack: ModuleType, monkeypatch: pytest.MonkeyPatch
+    entropy: EntropyModel, attack: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    drawn, rng, whole = attack.hyper_latents(side, 50), np.random.default_rng(2), integers._whole
-    wanted = [side.predict(symbols) for symbols in drawn]
+    drawn, rng, whole = attack.hyper_latents(entropy, 50), np.random.default_rng(2), integers._whole
+    wanted = [entropy.predictor(symbols) for symbols in drawn]
 
     def moved(sums: np.ndarray) -> np.ndarray:
         return whole(np.nextafter(sums, np.where(rng.random(sums.shape) < 0.5, -np.inf, np.inf)))
 
     monkeypatch.setattr(integers, "_whole", moved)
     for symbols, (rows, means) in zip(drawn, wanted, strict=True):
-        again = side.predict(symbols)
+        again = entropy.predictor(symbols)
         assert (again[0] == rows).all() and (again[1] == means).all()
 
 
@@ -145,10 +146,10 @@ def test_a_network_that_would_take_much_memory_is_refused() -> None:
             network(count)
 
 
-def test_a_file_reads_back_and_damage_is_found_or_another_network(side: SideInformation) -> None:
+def test_a_file_reads_back_and_damage_is_found_or_another_network(entropy: EntropyModel) -> None:
     content = (GOLDEN / "v2" / "hyper_decoder.bin").read_bytes()
     network = IntegerNetwork.from_binary(content)
-    assert network.binary == content and network.digest == side.predict.digest
+    assert network.binary == content and network.digest == entropy.predictor.digest
     for cut in [*range(60), *range(60, len(content), 97), len(content) - 1]:
         with pytest.raises(UserError, match="damaged"):
             IntegerNetwork.from_binary(content[:cut])
@@ -172,10 +173,12 @@ def test_integers_are_close_to_floating_point(name: str, hyper_codec: Callable[[
     torch_codec, rng = TorchCodec(codec), np.random.default_rng(0)
     drawn = [(rng.standard_normal((codec.N, 6, 7)) * 6).astype(np.int32) for _ in range(4)]
     network = integer_network(codec, drawn)
-    assert torch_codec.side is not None
+    predictor = torch_codec.entropy.predictor
+    assert predictor is not None
     for symbols in drawn:
         rows, means = network(symbols)
-        float_rows, float_means = torch_codec.side.predict(symbols)
+        parameters, (step,) = predictor.begin(symbols), predicted(codec.passes)
+        float_rows, float_means = parameters(step, step.region(24, 28), np.zeros((codec.M, 24, 28), np.float32))
         assert rows.shape == float_rows.shape == (codec.M, 24, 28)
         apart = np.abs(rows.astype(int) - float_rows)
         assert apart.max() <= 1 and (apart > 0).mean() < 0.003

@@ -62,11 +62,11 @@ def test_bytes_are_compressais_where_each_symbol_has_a_row(
         _, *others = arguments(tables, 1)
         flat = rows.reshape(-1).tolist()
         theirs = ans.RansEncoder().encode_with_indexes(symbols.reshape(-1).tolist(), flat, *others)
-        assert rans.encode_rows(symbols, rows, tables) == theirs
-        assert (rans.decode_rows(theirs, rows, tables) == symbols).all()
+        assert rans.encode_indexes(symbols, rows, tables) == theirs
+        assert (rans.decode_indexes(theirs, rows, tables) == symbols).all()
         for cut in (0, 4, len(theirs) // 8 * 4, len(theirs) - 4, len(theirs) - 1):
             with pytest.raises(rans.CorruptString):
-                rans.decode_rows(theirs[:cut], rows, tables)
+                rans.decode_indexes(theirs[:cut], rows, tables)
 
 
 @pytest.mark.usefixtures("coder")

@@ -60,7 +60,7 @@ def test_the_folder_is_verified_and_says_what_integers_cost(
     content = json.loads((folder / "codec.json").read_text())
     assert content["version"] == 2 and content["side"]["factor"] == 4
     codec = OnnxCodec(folder)
-    assert codec.side is not None and codec.side.predict.arithmetic == 1
+    assert codec.entropy.predictor is not None and codec.entropy.predictor.arithmetic == 1
 
 
 @pytest.mark.parametrize("name", PARALLEL)

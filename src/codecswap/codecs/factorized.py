@@ -1,7 +1,7 @@
 """The factorized prior of Balle et al. 2018 (CompressAI's ``bmshj2018_factorized``): every latent coded on its own."""
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -9,6 +9,7 @@ from torch import Tensor
 
 from codecswap.codecs.bottleneck import check_quantiles, tables_of
 from codecswap.codecs.protocol import Codec
+from codecswap.entropy.passes import Pass, factorized
 from codecswap.entropy.tables import EntropyTables
 
 with warnings.catch_warnings():  # of deprecations in what CompressAI imports, not our user's to mend
@@ -52,6 +53,10 @@ class FactorizedPrior(models.FactorizedPrior, Codec):
         return super().load_state_dict(load_pretrained(dict(state_dict)), strict=strict)
 
     @property
+    def passes(self) -> tuple[Pass, ...]:  # noqa: D102
+        return factorized(self.M)
+
+    @property
     def medians(self) -> Tensor:
         """What rounding is centerd on, ``(1, M, 1, 1)``."""
         return self.entropy_bottleneck.quantiles[:, 0, 1].detach().view(1, -1, 1, 1)
@@ -62,12 +67,6 @@ class FactorizedPrior(models.FactorizedPrior, Codec):
     def bits(self, y: Tensor, *, noisy: bool = False) -> Tensor:  # noqa: D102
         _, likelihoods = self.entropy_bottleneck(y, training=noisy)
         return -likelihoods.log2().sum()
-
-    def compress_latents(self, y: Tensor) -> list[bytes]:  # noqa: D102
-        return self.entropy_bottleneck.compress(y)
-
-    def decompress_latents(self, strings: Sequence[bytes], size: Sequence[int]) -> Tensor:  # noqa: D102
-        return self.entropy_bottleneck.decompress(strings, size)
 
     def entropy_tables(self) -> EntropyTables:  # noqa: D102
         return tables_of(self.entropy_bottleneck, self.medians)

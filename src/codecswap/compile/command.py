@@ -68,7 +68,7 @@ def main(options: CompileOptions) -> int:
                 f"with --quantized and --target {options.target}."
             )
         precision = codec.g_s.precision
-    if codec.hyper_factor > 1:
+    if codec.predicts_means:
         raise UserError(
             "compile is for factorized priors so far: take `codecswap export` for a codec with a hyperprior."
         )

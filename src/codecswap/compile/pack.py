@@ -65,6 +65,7 @@ def write_pack(job: Job, name: str = "decoder.onnx") -> list[Path]:
         M=codec.M,
         factor=codec.factor,
         margin=codec.margin,
+        passes=codec.passes,
         replacement=job.replacement,
         precision="float32",
         opset=OPSET,

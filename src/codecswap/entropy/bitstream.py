@@ -9,7 +9,8 @@ from PIL import Image
 
 from codecswap.data.pictures import MOST_PIXELS, pad, to_array, to_picture
 from codecswap.entropy import rans
-from codecswap.entropy.side_information import FLOAT, INTEGER, OtherRows, SideInformation, Strings
+from codecswap.entropy.model import FLOAT, INTEGER, EntropyModel, OtherIndexes, Quantized, Strings
+from codecswap.entropy.passes import factorized
 from codecswap.entropy.tables import EntropyTables
 from codecswap.errors import UserError
 
@@ -20,8 +21,8 @@ VERSION = 1
 HYPER_VERSION = 2
 """Of the files of codecs with hyper-latents."""
 _HYPER_HEADER = struct.Struct("<4sBBII16sIIIII")
-"""Magic, version, arithmetic, height, width, digest, rows and columns of the hyper-latents, CRC-32 of the latents' rows,
-lengths of the hyper-latents' and the latents' string."""
+"""Magic, version, arithmetic, height, width, digest, height and width of the hyper-latents, CRC-32 of the CDF
+indexes, lengths of the hyper-latents' and the latents' string."""
 _HEADER = struct.Struct("<4sBBII16sI")
 """Magic, version, zero, height, width, the tables' digest (its first half), length of the string."""
 _CHECKSUM = struct.Struct("<I")
@@ -40,22 +41,22 @@ class Codec(Protocol):
     """What encoding and decoding need: a codec in PyTorch, or an exported one in ONNX Runtime."""
 
     tables: EntropyTables
-    """Of the latents; of the hyper-latents, where there is side information."""
+    """Of the latents; of the hyper-latents, where there are some."""
     factor: int
     """Pixels that a latent stands for on either axis."""
 
     @property
-    def side(self) -> SideInformation | None:
-        """How latents are coded by hyper-latents; None: each channel has its table."""
+    def entropy(self) -> EntropyModel:
+        """How latents are coded."""
 
     def analyze(self, picture: np.ndarray) -> np.ndarray:
         """Latents ``(M, H/16, W/16)``, before rounding, of ``picture: (3, H, W)``, float32 in [0, 1]."""
 
     def hyper_analyze(self, latents: np.ndarray) -> np.ndarray:
-        """Hyper-latents ``(N, h/4, w/4)``, before rounding, of latents ``(M, h, w)`` before rounding; with side information."""
+        """Hyper-latents ``(N, h/4, w/4)``, before rounding, of latents ``(M, h, w)``, of a codec that has them."""
 
     def synthesize(self, symbols: np.ndarray, means: np.ndarray | None = None) -> np.ndarray:
-        """The picture ``(3, H, W)``, float32, of ``symbols: (M, H/16, W/16)``, int32, and, with side information, means."""
+        """The picture ``(3, H, W)``, float32, of ``symbols: (M, H/16, W/16)``, int32, and their means (None: medians)."""
 
 
 class BadFile(ValueError):
@@ -67,21 +68,18 @@ _OTHER_ARITHMETIC = {
     "the codec that wrote it, or encode the picture with this folder",
     INTEGER: "needs the integer arithmetic of the exported folder that wrote it: name that folder with --codec",
 }
+_CONTRADICTION = "is damaged (its header contradicts itself): encode the picture again"
 _UNKNOWN_ARITHMETIC = "needs an arithmetic that this program does not have: update codecswap"
-_OTHER_ROWS = {
+_OTHER_INDEXES = {
     FLOAT: "cannot be decoded on this machine: its floating point chooses other entropy tables than the encoder's did. Decode "
     "it where it was encoded, or encode the picture with a folder of `codecswap export`, which chooses them in integers",
     INTEGER: "is damaged (its latents' tables do not follow from its hyper-latents): encode the picture again",
 }
 
 
-def to_symbols(codec: Codec, picture: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-    """Symbols of a padded picture ``(3, H, W)``, and their means; None: the tables' medians."""
-    latents = codec.analyze(picture)
-    if codec.side is None:
-        return codec.tables.to_symbols(latents), None
-    symbols, _, _, means = codec.side.quantize(latents, codec.hyper_analyze(latents))
-    return symbols, means
+def to_symbols(codec: Codec, picture: np.ndarray) -> Quantized:
+    """The rounded latents of a padded picture ``(3, H, W)``."""
+    return codec.entropy.quantize(codec.analyze(picture), codec.hyper_analyze)
 
 
 def encode(codec: Codec, picture: Image.Image) -> bytes:
@@ -90,14 +88,12 @@ def encode(codec: Codec, picture: Image.Image) -> bytes:
     Raises:
         UserError: the codec cannot take that size.
     """
-    multiple = codec.factor * codec.side.factor if codec.side else codec.factor
+    multiple = codec.factor * codec.entropy.factor
     if (padded := _padded(picture.height, picture.width, multiple)) > MOST_PIXELS:
         raise UserError(f"A picture of {padded:,} pixels, padded, is more than {MOST_PIXELS:,}: cut it into parts.")
     latents = codec.analyze(pad(to_array(picture), multiple))
-    size = (picture.height, picture.width)
-    if codec.side:
-        return pack_hyper(codec.side.encode(latents, codec.hyper_analyze(latents)), size, codec.side, codec.factor)
-    return pack(codec.tables.to_symbols(latents), size, codec.tables)
+    strings = codec.entropy.encode(latents, codec.hyper_analyze)
+    return write(strings, (picture.height, picture.width), codec.entropy, codec.factor)
 
 
 def decode(codec: Codec, data: bytes) -> Image.Image:
@@ -107,104 +103,83 @@ def decode(codec: Codec, data: bytes) -> Image.Image:
         BadFile: it is damaged, of another codec, of a newer version, or no such file.
         UserError: the codec cannot take that size.
     """
-    if codec.side:
-        symbols, means, size = unpack_hyper(data, codec.side, codec.factor)
-        decoded = codec.synthesize(symbols, means)
-    else:
-        symbols, size = unpack(data, codec.tables, codec.factor)
-        decoded = codec.synthesize(symbols)
+    quantized, size = read(data, codec.entropy, codec.factor)
+    decoded = codec.synthesize(quantized.symbols, quantized.means)
     if not np.isfinite(decoded).all():
         raise BadFile("decodes to values that are no picture's: encode the picture again")
     return to_picture(decoded, size)
 
 
-def pack(symbols: np.ndarray, size: tuple[int, int], tables: EntropyTables) -> bytes:
+def write(strings: Strings, size: tuple[int, int], entropy: EntropyModel, factor: int) -> bytes:
     """Write a file's bytes.
 
     Args:
-        symbols: ``(M, ceil(height / 16), ceil(width / 16))``, int32.
-        size: height and width of the picture, in pixels, as it was before padding.
-    """
-    string = rans.encode(symbols, tables)
-    content = _HEADER.pack(MAGIC, VERSION, 0, *size, tables.digest()[:16], len(string)) + string
-    return content + _CHECKSUM.pack(zlib.crc32(content))
-
-
-def unpack(data: bytes, tables: EntropyTables, factor: int) -> tuple[np.ndarray, tuple[int, int]]:
-    """Read a file's bytes.
-
-    Args:
-        tables: of the codec that decodes.
-        factor: its pixels per latent (16).
-
-    Returns: symbols ``(M, ceil(height / 16), ceil(width / 16))``, int32; the picture's height and width in pixels.
-
-    Raises:
-        BadFile: see there. Nothing is allocated before the file has been found whole and plausible.
-    """
-    _check_whole(data, VERSION, OVERHEAD)
-    _, _, reserved, height, width, digest, length = _HEADER.unpack_from(data)
-    if reserved or length != len(data) - OVERHEAD:
-        raise BadFile("is damaged (its header contradicts itself): encode the picture again")
-    _check_codec(digest, tables.digest())
-    if not height * width or _padded(height, width, factor) > MOST_PIXELS:
-        raise BadFile(f"speaks of {width}x{height} pixels, more than {MOST_PIXELS:,} (or none): it is not decoded")
-    shape = (-(-height // factor), -(-width // factor))
-    # a short string cannot fill a huge picture: found out before memory is taken for it
-    if 8 * length + 64 < tables.fewest_bits() * shape[0] * shape[1]:
-        raise BadFile(f"is too short for the {width}x{height} pixels it speaks of: encode the picture again")
-    try:
-        return rans.decode(data[_HEADER.size : -_CHECKSUM.size], shape, tables), (height, width)
-    except rans.CorruptString as error:
-        raise BadFile(f"is damaged ({error}): encode the picture again") from None
-
-
-def pack_hyper(strings: Strings, size: tuple[int, int], side: SideInformation, factor: int) -> bytes:
-    """Write a file of version 2.
-
-    Args:
-        strings: of `SideInformation.encode`.
         size: height and width of the picture, in pixels, as it was before padding.
         factor: pixels per latent.
     """
-    shape = (-(-length // (factor * side.factor)) for length in size)
-    lengths = len(strings.hyper), len(strings.latents)
-    start = (MAGIC, HYPER_VERSION, side.predict.arithmetic, *size, side.digest[:16], *shape, strings.rows_crc, *lengths)
-    content = _HYPER_HEADER.pack(*start) + strings.hyper + strings.latents
+    start, digest = (MAGIC, VERSION, 0, *size), entropy.digest[:16]
+    if entropy.predictor is None:
+        content = _HEADER.pack(*start, digest, len(strings.latents)) + strings.latents
+        return content + _CHECKSUM.pack(zlib.crc32(content))
+    start = (MAGIC, HYPER_VERSION, entropy.predictor.arithmetic, *size)
+    sides = (-(-length // (factor * entropy.factor)) for length in size)
+    lengths = len(strings.hyper_latents), len(strings.latents)
+    content = _HYPER_HEADER.pack(*start, digest, *sides, strings.indexes_crc, *lengths)
+    content += strings.hyper_latents + strings.latents
     return content + _CHECKSUM.pack(zlib.crc32(content))
 
 
-def unpack_hyper(data: bytes, side: SideInformation, factor: int) -> tuple[np.ndarray, np.ndarray, tuple[int, int]]:
-    """Read a file of version 2.
+def read(data: bytes, entropy: EntropyModel, factor: int) -> tuple[Quantized, tuple[int, int]]:
+    """Read a file's bytes.
 
-    Returns: symbols and means ``(M, h, w)``; the picture's height and width in pixels.
+    Args:
+        entropy: of the codec that decodes.
+        factor: its pixels per latent.
+
+    Returns: the latents ``(M, h, w)``; the picture's height and width in pixels.
 
     Raises:
         BadFile: see there. Nothing is allocated before the file has been found whole and plausible.
     """
-    _check_whole(data, HYPER_VERSION, HYPER_OVERHEAD)
-    _, _, arithmetic, height, width, digest, rows, columns, crc, *lengths = _HYPER_HEADER.unpack_from(data)
-    if sum(lengths) != len(data) - HYPER_OVERHEAD:
-        raise BadFile("is damaged (its header contradicts itself): encode the picture again")
-    if arithmetic != side.predict.arithmetic:
+    hyper, tables = entropy.predictor, entropy.tables
+    header, version = (_HYPER_HEADER, HYPER_VERSION) if hyper else (_HEADER, VERSION)
+    _check_whole(data, version, header.size + _CHECKSUM.size)
+    _, _, arithmetic, height, width, digest, *rest = header.unpack_from(data)
+    *sides, crc, first, second = rest if hyper else (0, 0, 0, 0, *rest)
+    if first + second != len(data) - header.size - _CHECKSUM.size or (arithmetic and not hyper):
+        raise BadFile(_CONTRADICTION)
+    if hyper and arithmetic != hyper.arithmetic:
         raise BadFile(_OTHER_ARITHMETIC.get(arithmetic, _UNKNOWN_ARITHMETIC))
-    _check_codec(digest, side.digest)
-    multiple = factor * side.factor
+    _check_codec(digest, entropy.digest)
+    multiple = factor * entropy.factor
     if not height * width or _padded(height, width, multiple) > MOST_PIXELS:
-        raise BadFile(f"speaks of {width}x{height} pixels, more than {MOST_PIXELS:,} (or none): it is not decoded")
-    if (rows, columns) != (-(-height // multiple), -(-width // multiple)):
-        raise BadFile("is damaged (its header contradicts itself): encode the picture again")
-    if 8 * lengths[0] + 64 < side.tables.fewest_bits() * rows * columns:
-        raise BadFile(f"is too short for the {width}x{height} pixels it speaks of: encode the picture again")
-    end = _HYPER_HEADER.size + lengths[0]
-    strings = Strings(data[_HYPER_HEADER.size : end], data[end : -_CHECKSUM.size], crc)
+        raise BadFile(f"declares {width}x{height} pixels, more than {MOST_PIXELS:,} (or none): it is not decoded")
+    rows, columns = (-(-side // multiple) for side in (height, width))
+    if hyper and sides != [rows, columns]:
+        raise BadFile(_CONTRADICTION)
+    # a short string cannot fill a huge picture: found out before memory is taken for it
+    if 8 * (first if hyper else second) + 64 < tables.fewest_bits() * rows * columns:
+        raise BadFile(f"is too short for the {width}x{height} pixels that it declares: encode the picture again")
+    end = header.size + first
+    strings = Strings(data[header.size : end], data[end : -_CHECKSUM.size], crc)
     try:
-        symbols, means = side.decode(strings, (rows, columns))
+        return entropy.decode(strings, (rows * entropy.factor, columns * entropy.factor)), (height, width)
     except rans.CorruptString as error:
         raise BadFile(f"is damaged ({error}): encode the picture again") from None
-    except OtherRows:
-        raise BadFile(_OTHER_ROWS[arithmetic]) from None
-    return symbols, means, (height, width)
+    except OtherIndexes:
+        raise BadFile(_OTHER_INDEXES[arithmetic]) from None
+
+
+def pack(symbols: np.ndarray, size: tuple[int, int], tables: EntropyTables) -> bytes:
+    """Write the symbols ``(M, h, w)``, int32, of a factorized prior; ``size`` as in `write`."""
+    entropy = EntropyModel(factorized(tables.channels), tables)
+    return write(Strings(b"", rans.encode(symbols, tables)), size, entropy, 1)
+
+
+def unpack(data: bytes, tables: EntropyTables, factor: int) -> tuple[np.ndarray, tuple[int, int]]:
+    """Read what `pack` wrote; arguments and errors as in `read`."""
+    quantized, size = read(data, EntropyModel(factorized(tables.channels), tables), factor)
+    return quantized.symbols, size
 
 
 def _check_whole(data: bytes, version: int, overhead: int) -> None:

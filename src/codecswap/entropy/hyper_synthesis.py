@@ -1,4 +1,4 @@
-"""Hyper-synthesis in integers: the same rows and means on every processor, in any order of summation, by any library.
+"""Hyper-synthesis in integers: the same CDF indexes and means on every processor, in any order of summation, by any library.
 
 Weights and activations are whole numbers of at most 16 bits. Sums are computed in float64, which holds every whole number up
 to 2^53: `Layer` refuses weights whose sums could exceed 2^52. So no product and no partial sum is ever rounded, and a
@@ -15,7 +15,7 @@ from functools import cached_property
 
 import numpy as np
 
-from codecswap.entropy.side_information import INTEGER
+from codecswap.entropy.model import INTEGER, Parameters
 from codecswap.errors import UserError
 from codecswap.inference.tiles import in_tiles
 
@@ -117,7 +117,7 @@ def _rounded(value: np.ndarray, shift: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class IntegerNetwork:
-    """Hyper-synthesis in integers (`codecswap.entropy.side_information.Prediction`).
+    """Hyper-synthesis in integers (`codecswap.entropy.model.Predictor`).
 
     Raises:
         UserError: it is damaged: layers do not fit, or a sum could leave the range in which it is exact.
@@ -129,7 +129,7 @@ class IntegerNetwork:
     """``(N,)``, int64: what is added to a symbol, in units of 2^-point."""
     layers: tuple[Layer, ...]
     thresholds: np.ndarray
-    """``(R - 1,)``, int64, ascending: a latent's row is how many of these its scale exceeds, in units of 2^-16."""
+    """``(R - 1,)``, int64, ascending: a latent's CDF index is how many of these its scale exceeds, in units of 2^-16."""
     has_means: bool
     """The last layer gives M scales, then M means; False: M scales, and every mean is 0."""
 
@@ -164,16 +164,21 @@ class IntegerNetwork:
 
     @property
     def channels(self) -> int:
-        """M, the channels of rows and of means."""
+        """M, the channels of CDF indexes and of means."""
         last = self.layers[-1]
         return len(last.weight) // (4 if last.doubles else 1) // (2 if self.has_means else 1)
 
+    def begin(self, hyper_symbols: np.ndarray) -> Parameters:
+        """Compute CDF indexes and means of the whole picture; they do not depend on other latents."""
+        indexes, means = self(hyper_symbols)
+        return lambda step, region, decoded: (indexes[region], means[region])
+
     def __call__(self, symbols: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Rows, uint8, and means, float32, each ``(M, f h, f w)``, of hyper-latents' symbols ``(N, h, w)``, int32."""
+        """CDF indexes, uint8, and means, float32, each ``(M, f h, f w)``, of hyper-latents' symbols ``(N, h, w)``, int32."""
         result = in_tiles(self._results, symbols, (TILE, TILE), MARGIN, scale_in=1, scale_out=self.factor)
-        rows = np.searchsorted(self.thresholds, result[: self.channels]).astype(np.uint8)
-        means = result[self.channels :] if self.has_means else np.zeros(rows.shape, np.int64)
-        return rows, (means.astype(np.float64) / (1 << FRACTION)).astype(np.float32)
+        indexes = np.searchsorted(self.thresholds, result[: self.channels]).astype(np.uint8)
+        means = result[self.channels :] if self.has_means else np.zeros(indexes.shape, np.int64)
+        return indexes, (means.astype(np.float64) / (1 << FRACTION)).astype(np.float32)
 
     def _results(self, symbols: np.ndarray) -> np.ndarray:
         """What the last layer gives, int64, in units of 2^-16."""

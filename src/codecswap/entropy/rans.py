@@ -64,30 +64,30 @@ def decode(string: bytes, shape: tuple[int, int], tables: EntropyTables) -> np.n
     return _decode(string, _channels(tables, shape), tables)
 
 
-def encode_rows(symbols: np.ndarray, rows: np.ndarray, tables: EntropyTables) -> bytes:
-    """Code ``symbols``, int32 of any shape, each with the table's row that ``rows``, uint8 of the same shape, names."""
-    symbols, rows = np.ascontiguousarray(symbols, np.int32), np.ascontiguousarray(rows, np.uint8)
+def encode_indexes(symbols: np.ndarray, indexes: np.ndarray, tables: EntropyTables) -> bytes:
+    """Code ``symbols``, int32 of any shape, each with the table that ``indexes``, uint8 of the same shape, names."""
+    symbols, indexes = np.ascontiguousarray(symbols, np.int32), np.ascontiguousarray(indexes, np.uint8)
     if _coder:
-        return _coder.encode_rows(_opened(tables.binary), rows, symbols)
+        return _coder.encode_rows(_opened(tables.binary), indexes, symbols)
     _say_slow()
-    return _encode(symbols, rows, tables)
+    return _encode(symbols, indexes, tables)
 
 
-def decode_rows(string: bytes, rows: np.ndarray, tables: EntropyTables) -> np.ndarray:
-    """Read what `encode_rows` wrote with the same ``rows``.
+def decode_indexes(string: bytes, indexes: np.ndarray, tables: EntropyTables) -> np.ndarray:
+    """Read what `encode_indexes` wrote with the same ``indexes``.
 
     Raises:
-        CorruptString: the string is too short, too long, or was not written with these tables and rows.
+        CorruptString: the string is too short, too long, or was not written with these tables and indexes.
     """
     _check_length(string)
-    rows = np.ascontiguousarray(rows, np.uint8)
+    indexes = np.ascontiguousarray(indexes, np.uint8)
     if _coder:
-        symbols = np.empty(rows.shape, np.int32)
+        symbols = np.empty(indexes.shape, np.int32)
         with _refusing():
-            _coder.decode_rows(_opened(tables.binary), rows, string, symbols)
+            _coder.decode_rows(_opened(tables.binary), indexes, string, symbols)
         return symbols
     _say_slow()
-    return _decode(string, rows, tables)
+    return _decode(string, indexes, tables)
 
 
 def _check_length(string: bytes) -> None:
@@ -104,7 +104,7 @@ def _refusing() -> Iterator[None]:
 
 
 def _channels(tables: EntropyTables, shape: tuple[int, ...]) -> np.ndarray:
-    """The row of each symbol where every channel has its own, ``(M, h, w)``."""
+    """The CDF index of each symbol where every channel has its own table, ``(M, h, w)``."""
     return np.broadcast_to(np.arange(tables.channels)[:, None, None], (tables.channels, *shape))
 
 
@@ -122,18 +122,18 @@ def _say_slow() -> None:
     )
 
 
-def _rows(tables: EntropyTables) -> list[list[int]]:
+def _cdfs(tables: EntropyTables) -> list[list[int]]:
     return [row[:length].tolist() for row, length in zip(tables.cdf, tables.lengths, strict=True)]
 
 
-def _encode(symbols: np.ndarray, rows: np.ndarray, tables: EntropyTables) -> bytes:
-    """Code symbols, each with its row of the tables."""
+def _encode(symbols: np.ndarray, indexes: np.ndarray, tables: EntropyTables) -> bytes:
+    """Code symbols, each with the table of its CDF index."""
     state, words = _LOW, []  # the last word first
-    known = _rows(tables)
-    values = symbols - tables.offsets[rows]
-    for value, number in zip(values.ravel()[::-1].tolist(), rows.ravel()[::-1].tolist(), strict=True):
-        row = known[number]
-        entry, last = value, len(row) - 2
+    cdfs = _cdfs(tables)
+    values = symbols - tables.offsets[indexes]
+    for value, index in zip(values.ravel()[::-1].tolist(), indexes.ravel()[::-1].tolist(), strict=True):
+        cdf = cdfs[index]
+        entry, last = value, len(cdf) - 2
         if value < 0 or value >= last:
             entry = last
             raw = 2 * (value - last) if value >= 0 else -2 * value - 1
@@ -146,8 +146,8 @@ def _encode(symbols: np.ndarray, rows: np.ndarray, tables: EntropyTables) -> byt
                     words.append(state & 0xFFFFFFFF)
                     state >>= 32
                 state = state << _BYPASS | bits
-        start = row[entry]
-        width = row[entry + 1] - start
+        start = cdf[entry]
+        width = cdf[entry + 1] - start
         if state >= width << (63 - PRECISION):
             words.append(state & 0xFFFFFFFF)
             state >>= 32
@@ -156,42 +156,69 @@ def _encode(symbols: np.ndarray, rows: np.ndarray, tables: EntropyTables) -> byt
     return np.array(words[::-1], "<u4").tobytes()
 
 
-def _decode(string: bytes, rows: np.ndarray, tables: EntropyTables) -> np.ndarray:
-    """The symbols of a string, in the shape of ``rows``.
+def _decode(string: bytes, indexes: np.ndarray, tables: EntropyTables) -> np.ndarray:
+    """The symbols of a string, in the shape of ``indexes``."""
+    reader = Reader(string, tables)
+    symbols = reader.read(indexes)
+    reader.finish()
+    return symbols
+
+
+class Reader:
+    """Reads a string of `encode_indexes` in parts, for CDF indexes that follow from symbols read before; always in Python.
 
     Raises:
-        CorruptString: the string does not end where they do.
+        CorruptString: this can be no string.
     """
-    words = np.frombuffer(string, "<u4").tolist()
-    state = words[0] | words[1] << 32
-    if not _LOW <= state < 1 << 63:
-        raise CorruptString(_CORRUPT)
-    words = words[:1:-1]  # the next word last
-    known, read = _rows(tables), []
-    try:
-        for number in rows.ravel().tolist():
-            row = known[number]
-            last = len(row) - 2
-            slot = state & 0xFFFF
-            value = bisect_right(row, slot) - 1  # the last entry that begins at or before the slot
-            start = row[value]
-            state = (row[value + 1] - start) * (state >> PRECISION) + slot - start
-            if state < _LOW:
-                state = state << 32 | words.pop()
-            if value == last:
-                raw, groups, state = 0, state & 15, state >> _BYPASS
+
+    def __init__(self, string: bytes, tables: EntropyTables) -> None:
+        _check_length(string)
+        words = np.frombuffer(string, "<u4").tolist()
+        self._state = words[0] | words[1] << 32
+        self._words = words[:1:-1]  # the next word last
+        if not _LOW <= self._state < 1 << 63:
+            raise CorruptString(_CORRUPT)
+        self._cdfs, self._offsets = _cdfs(tables), tables.offsets
+
+    def read(self, indexes: np.ndarray) -> np.ndarray:
+        """The next symbols, int32, in the shape of ``indexes``.
+
+        Raises:
+            CorruptString: the string ends before they do.
+        """
+        state, words, cdfs, read = self._state, self._words, self._cdfs, []
+        try:
+            for index in indexes.ravel().tolist():
+                cdf = cdfs[index]
+                last = len(cdf) - 2
+                slot = state & 0xFFFF
+                value = bisect_right(cdf, slot) - 1  # the last entry that begins at or before the slot
+                start = cdf[value]
+                state = (cdf[value + 1] - start) * (state >> PRECISION) + slot - start
                 if state < _LOW:
                     state = state << 32 | words.pop()
-                if groups > _GROUPS:
-                    raise CorruptString(_CORRUPT)
-                for group in range(groups):
-                    raw, state = raw | (state & 15) << (_BYPASS * group), state >> _BYPASS
+                if value == last:
+                    raw, groups, state = 0, state & 15, state >> _BYPASS
                     if state < _LOW:
                         state = state << 32 | words.pop()
-                value = -(raw >> 1) - 1 if raw & 1 else (raw >> 1) + last
-            read.append(value)
-    except IndexError:  # the string ends before its symbols do
-        raise CorruptString(_CORRUPT) from None
-    if words or state != _LOW:
-        raise CorruptString(_CORRUPT)
-    return np.array(read, np.int32).reshape(rows.shape) + tables.offsets[rows]
+                    if groups > _GROUPS:
+                        raise CorruptString(_CORRUPT)
+                    for group in range(groups):
+                        raw, state = raw | (state & 15) << (_BYPASS * group), state >> _BYPASS
+                        if state < _LOW:
+                            state = state << 32 | words.pop()
+                    value = -(raw >> 1) - 1 if raw & 1 else (raw >> 1) + last
+                read.append(value)
+        except IndexError:  # the string ends before its symbols do
+            raise CorruptString(_CORRUPT) from None
+        self._state = state
+        return np.array(read, np.int32).reshape(indexes.shape) + self._offsets[indexes]
+
+    def finish(self) -> None:
+        """Check that the string ends here.
+
+        Raises:
+            CorruptString: it does not.
+        """
+        if self._words or self._state != _LOW:
+            raise CorruptString(_CORRUPT)

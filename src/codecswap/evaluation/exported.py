@@ -56,11 +56,9 @@ def open_folders(paths: Sequence[str], names: Sequence[str], teachers: dict[str,
         UserError: one is no exported codec, has no decoder, or has no encoder and nobody here has its entropy tables.
     """
     opened = [OnnxCodec(Path(path), torch.get_num_threads()) for path in paths]
-    # files of `codecswap.entropy.bitstream` hold no hyper-latents: a teacher with them encodes for no folder
+    # a teacher that predicts in floating point encodes for no folder, which predicts in integers: their digests differ
     lenders: dict[int, tuple[str, Any]] = {
-        index: (name, TorchCodec(codec))
-        for index, (name, codec) in enumerate(teachers.items())
-        if codec.hyper_factor == 1
+        index: (name, TorchCodec(codec)) for index, (name, codec) in enumerate(teachers.items())
     }
     own = [(name, codec) for name, codec in zip(names, opened, strict=True) if codec.manifest.encoder]
     encoders = [*lenders.values(), *own]
@@ -68,8 +66,8 @@ def open_folders(paths: Sequence[str], names: Sequence[str], teachers: dict[str,
     for name, codec in zip(names, opened, strict=True):
         if codec.manifest.decoder is None:
             raise UserError(f"{codec.folder} holds no decoder: name a folder that has one with --codec.")
-        digest = codec.tables.digest()
-        teacher = next((index for index, (_, each) in lenders.items() if each.tables.digest() == digest), None)
+        digest = codec.entropy.digest
+        teacher = next((index for index, (_, each) in lenders.items() if each.entropy.digest == digest), None)
         lender, encoder = None, codec
         if codec.manifest.encoder is None:
             lender, encoder = _lender(codec, encoders)
@@ -78,21 +76,15 @@ def open_folders(paths: Sequence[str], names: Sequence[str], teachers: dict[str,
 
 
 def _lender(codec: OnnxCodec, encoders: list[tuple[str, Any]]) -> tuple[str, Any]:
-    digest = codec.tables.digest()
+    digest = codec.entropy.digest
     for name, encoder in encoders:
-        if encoder.tables.digest() == digest and _agree(encoder, codec):
+        if encoder.entropy.digest == digest:
             return name, encoder
-    others = [f"{name} ({encoder.tables.digest().hex()[:8]})" for name, encoder in encoders]
+    others = [f"{name} ({encoder.entropy.digest.hex()[:8]})" for name, encoder in encoders]
     but = f", and its entropy tables ({digest.hex()[:8]}) are not those of {' or '.join(others)}" if others else ""
     raise UserError(
         f"{codec.folder} holds no encoder{but}: name its teacher with --teacher or --quality, or export it with --part both."
     )
-
-
-def _agree(encoder: Any, codec: OnnxCodec) -> bool:
-    """Whether a codec's hyper-latents mean the same to an encoder with its tables: to one in floating point they do not."""
-    theirs = encoder.side if isinstance(encoder, OnnxCodec) else None
-    return codec.side is None or (theirs is not None and theirs.digest == codec.side.digest)
 
 
 def curve_names(folders: Sequence[Folder], teachers: int) -> list[str]:

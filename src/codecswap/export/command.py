@@ -100,6 +100,7 @@ def write(codec: Codec, name: str, replacement: str, options: ExportOptions) -> 
         M=codec.M,
         factor=codec.factor,
         margin=codec.margin,
+        passes=codec.passes,
         replacement=replacement,
         precision="float16" if options.fp16 else "float32",
         opset=opset,
@@ -122,7 +123,7 @@ def check_size(codec: Codec, height: int | None, width: int | None) -> None:
     Raises:
         UserError: see there.
     """
-    if isinstance(codec, HyperCodec) and codec.serial:
+    if codec.has_context:
         raise UserError(
             "This codec has a context model, which decodes one position after the other and has no form in integers: it is not "
             "exported. Take a codec without one (mbt2018_mean)."

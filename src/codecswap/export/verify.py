@@ -61,23 +61,20 @@ class Differences:
 def compare(codec: Codec, folder: Path, samples: Iterator[np.ndarray]) -> Differences:
     """Run the exported files with ONNX Runtime and the codec with PyTorch on the same pictures."""
     torch_codec, exported = TorchCodec(codec), OnnxCodec(folder)
-    tables, result = torch_codec.tables, Differences()
-    medians = tables.medians[:, None, None]
+    result = Differences()
     for sample in track("Check", list(islice(samples, VERIFIED_ON)), unit="pictures"):
         latents = torch_codec.analyze(sample)
         result.pictures += 1
-        means: np.ndarray | None = None
-        if exported.side and torch_codec.side:
-            hyper = torch_codec.hyper_analyze(latents)
-            symbols, _, _, means = exported.side.quantize(latents, hyper)
-            result.float_bytes += torch_codec.side.encode(latents, hyper).size
-            result.integer_bytes += exported.side.encode(latents, hyper).size
-            if exported.manifest.hyper_encoder:
-                result.hyper_latents.add(hyper, exported.hyper_analyze(latents), medians)
-        else:
-            symbols = tables.to_symbols(latents)
+        quantized = exported.entropy.quantize(latents, torch_codec.hyper_analyze)
+        symbols, means = quantized.symbols, quantized.means
+        if codec.predicts_means:
+            result.float_bytes += torch_codec.entropy.encode(latents, torch_codec.hyper_analyze).size
+            result.integer_bytes += exported.entropy.encode(latents, torch_codec.hyper_analyze).size
+        if exported.manifest.hyper_encoder:
+            hyper, medians = torch_codec.hyper_analyze(latents), torch_codec.tables.medians[:, None, None]
+            result.hyper_latents.add(hyper, exported.hyper_analyze(latents), medians)
         if exported.manifest.encoder:
-            result.latents.add(latents, exported.analyze(sample), medians if means is None else means)
+            result.latents.add(latents, exported.analyze(sample), means)
         if exported.manifest.decoder:
             error = exported.synthesize(symbols, means) - torch_codec.synthesize(symbols, means)
             result.picture = max(result.picture, float(np.abs(error).max()))

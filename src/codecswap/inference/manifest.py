@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from codecswap.entropy.hyper_synthesis import IntegerNetwork
-from codecswap.entropy.side_information import SideInformation
+from codecswap.entropy.model import EntropyModel
+from codecswap.entropy.passes import Pass, check_passes, has_context, predicted
 from codecswap.entropy.tables import EntropyTables
 from codecswap.errors import UserError
 from codecswap.files import atomic_write
@@ -41,7 +42,7 @@ class Network:
 
 @dataclass(frozen=True)
 class Side:
-    """Of a codec with hyper-latents (`codecswap.entropy.side_information`)."""
+    """Files of a codec with hyper-latents (`codecswap.entropy.model`)."""
 
     factor: int
     """Latents that a hyper-latent stands for on either axis."""
@@ -77,6 +78,8 @@ class Manifest:
     """How symbols are handed to a decoder whose input is ``split_inputs``."""
     tables_sha256: str
     """`codecswap.entropy.tables.EntropyTables.digest`: files of codecs with the same one can be exchanged."""
+    passes: tuple[Pass, ...]
+    """In which order latents are coded, and what chooses their tables (`codecswap.entropy.passes`)."""
     margin: int = 2
     """How far a transform sees, in latents (`codecswap.inference.tiles`); folders of before do not say it."""
     checks: dict[str, str] | None = None
@@ -209,14 +212,14 @@ def read_folder(folder: Path) -> tuple[Manifest, EntropyTables]:
     return manifest, tables
 
 
-def read_side(folder: Path, manifest: Manifest, tables: EntropyTables) -> SideInformation | None:
-    """Read how latents are coded by hyper-latents; None for a codec without them.
+def read_entropy(folder: Path, manifest: Manifest, tables: EntropyTables) -> EntropyModel:
+    """Read how latents are coded.
 
     Raises:
         UserError: a file is missing, damaged, or not the one that the folder was written with.
     """
     if not manifest.side:
-        return None
+        return EntropyModel(manifest.passes, tables)
     for name in (GAUSSIANS, PREDICTION):
         if not (folder / name).is_file():
             raise UserError(f"{folder} lacks {name}, without which nothing can be coded: export the codec again.")
@@ -231,7 +234,7 @@ def read_side(folder: Path, manifest: Manifest, tables: EntropyTables) -> SideIn
     given = (len(network.medians), network.channels, network.factor, len(network.thresholds) + 1)
     if given != (manifest.N, manifest.M, manifest.side.factor, gaussians.channels):
         raise UserError(f"{folder / PREDICTION} does not fit {MANIFEST}: export the codec again.")
-    return SideInformation(tables, gaussians, network, manifest.side.factor)
+    return EntropyModel(manifest.passes, tables, gaussians, network, manifest.side.factor)
 
 
 def network_bytes(folder: Path, network: Network) -> bytes:
@@ -279,7 +282,9 @@ def _parts(content: dict[str, Any]) -> dict[str, Any]:
     }
     if content["version"] == VERSION:
         content = content | {"hyper_encoder": None, "side": None}
-    return {part: kind(**content[part]) if content[part] else None for part, kind in kinds.items()}
+    parts = {part: kind(**content[part]) if content[part] else None for part, kind in kinds.items()}
+    passes = (Pass(**each | {"channels": tuple(each["channels"])}) for each in content["passes"])
+    return parts | {"passes": tuple(passes)}
 
 
 def _check(manifest: Manifest) -> None:
@@ -307,5 +312,8 @@ def _check(manifest: Manifest) -> None:
         raise ValueError(counts)
     if not all(isinstance(word, str) for word in words) or any(side and side % manifest.multiple for side in sides):
         raise ValueError(words, sides)
+    check_passes(manifest.passes, manifest.M, manifest.N)
+    if has_context(manifest.passes) or bool(predicted(manifest.passes)) != bool(manifest.side):
+        raise ValueError(manifest.passes)
     if 2 * manifest.margin >= min(TILE):
         raise ValueError(manifest.margin)

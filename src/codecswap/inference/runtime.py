@@ -10,7 +10,7 @@ import onnxruntime
 
 from codecswap.errors import UserError
 from codecswap.inference.check import check
-from codecswap.inference.manifest import Network, network_bytes, read_folder, read_side
+from codecswap.inference.manifest import Network, network_bytes, read_entropy, read_folder
 from codecswap.inference.openvino import OpenVinoSession
 from codecswap.inference.tiles import TILE, Size, in_tiles
 
@@ -67,7 +67,7 @@ class OnnxCodec:
         self.folder, self.runtime = folder, runtime
         self.manifest, self.tables = read_folder(folder)
         self.factor = self.manifest.factor
-        self.side = read_side(folder, self.manifest, self.tables)
+        self.entropy = read_entropy(folder, self.manifest, self.tables)
         self._threads, self._exact = threads, exact
         self._fixed = self.manifest.height is not None
         if self.manifest.height and self.manifest.width:
@@ -89,7 +89,7 @@ class OnnxCodec:
         Raises:
             UserError: as `analyze`.
         """
-        return self._run("hyper_encoder", latents, scale_in=self.side.factor if self.side else 1, scale_out=1)
+        return self._run("hyper_encoder", latents, scale_in=self.entropy.factor, scale_out=1)
 
     def synthesize(self, symbols: np.ndarray, means: np.ndarray | None = None) -> np.ndarray:
         """The picture ``(3, H, W)``, float32, not clamped, of ``symbols: (M, H/16, W/16)``, int32, and their means.
@@ -97,8 +97,7 @@ class OnnxCodec:
         Raises:
             UserError: the folder has no decoder, its fixed size does not fit the picture, or it is computed wrongly here.
         """
-        given = self.decoder_input(symbols) if means is None else symbols.astype(np.float32) + means
-        return self._run("decoder", given, scale_in=1, scale_out=self.factor)
+        return self._run("decoder", self.decoder_input(symbols, means), scale_in=1, scale_out=self.factor)
 
     def check_size(self, height: int, width: int, *, unit: int | None = None) -> None:
         """Refuse pictures of ``height`` x ``width`` pixels that a folder of a fixed size cannot take.
@@ -124,12 +123,14 @@ class OnnxCodec:
                 f"{2 * self.manifest.margin * unit}."
             )
 
-    def decoder_input(self, symbols: np.ndarray) -> np.ndarray:
-        """What the decoder's network takes, ``(C, H/16, W/16)``, float32, for ``symbols: (M, H/16, W/16)``, int32."""
+    def decoder_input(self, symbols: np.ndarray, means: np.ndarray | None = None) -> np.ndarray:
+        """What the decoder's network takes, ``(C, H/16, W/16)``, float32; arguments as in `synthesize`."""
         input = self._network("decoder").input
         if input == "split_inputs" and self.manifest.split_inputs:
             return self.manifest.split_inputs.split(symbols)
-        return symbols.astype(np.float32) if input == "symbols" else self.tables.to_latents(symbols)
+        if input == "symbols":
+            return symbols.astype(np.float32)
+        return self.tables.to_latents(symbols) if means is None else symbols.astype(np.float32) + means
 
     def _network(self, part: str) -> Network:
         network = getattr(self.manifest, part)

@@ -109,9 +109,9 @@ def quantize(
     symbols: list[np.ndarray] = []
     means: list[np.ndarray | None] = []
     for sample in samples:
-        rounded, center = to_symbols(torch_codec, sample)
-        symbols.append(rounded)
-        means.append(center)
+        rounded = to_symbols(torch_codec, sample)
+        symbols.append(rounded.symbols)
+        means.append(rounded.means)
         advance(1)
     networks: dict[str, Network] = {}
     split_inputs, sides = None, (options.height, options.width)
@@ -152,6 +152,7 @@ def quantize(
         M=codec.M,
         factor=codec.factor,
         margin=codec.margin,
+        passes=codec.passes,
         replacement=replacement,
         precision=options.precision,
         opset=options.opset,
@@ -193,7 +194,7 @@ def verified(
     for part, found in compare(OnnxCodec(folder), exact, *first).items():
         demand(Path(getattr(exact.manifest, part).file), found)
         say(f"ONNX Runtime's {part} against the file's exact meaning: {min(found, 120):.1f} dB.")
-    return [] if exact.side else write_checks(exact, samples, symbols)
+    return [] if exact.entropy.predictor else write_checks(exact, samples, symbols)
 
 
 def lowered_decoder(
@@ -217,7 +218,7 @@ def lowered_decoder(
     latents = [tables.to_latents(one) if mean is None else one.astype(np.float32) + mean for one, mean in pairs]
     if options.equalize:
         equalize(lowered, [torch.from_numpy(one)[None] for one in latents])
-    if codec.hyper_factor > 1:
+    if codec.predicts_means:
         return lowered, [one[None] for one in latents], None
     split_inputs = take_split_inputs(lowered, tables)
     return lowered, [split_inputs.split(one)[None] for one in symbols], split_inputs

@@ -46,9 +46,7 @@ def integer_network(codec: HyperCodec, samples: Sequence[np.ndarray]) -> Integer
         after = FRACTION if index == len(steps) - 1 else min(_point(HEADROOM * largest[index]), FINEST)
         layers.append(_layer(conv, slope, before, after))
         before = after
-    scales, means = codec.gaussians(torch.zeros(1, codec.N, 1, 1))
-    given = len(layers[-1].weight)
-    return IntegerNetwork(point, medians, tuple(layers), _thresholds(codec), given == scales.shape[1] + means.shape[1])
+    return IntegerNetwork(point, medians, tuple(layers), _thresholds(codec), len(layers[-1].weight) == 2 * codec.M)
 
 
 def _steps(transform: nn.Module) -> list[tuple[nn.Conv2d | nn.ConvTranspose2d, float]]:

@@ -16,7 +16,7 @@ from codecswap.codecs.torch_codec import TorchCodec
 from codecswap.config import ExportOptions, QuantizeOptions
 from codecswap.console import show_table, track
 from codecswap.data.samples import VERIFIED_ON, sample_pictures
-from codecswap.entropy.bitstream import pack, pack_hyper, unpack, unpack_hyper
+from codecswap.entropy import bitstream
 from codecswap.export import command as export
 from codecswap.inference.runtime import OnnxCodec
 from codecswap.metrics import SMALLEST_SIDE, ms_ssim, psnr, to_8_bits
@@ -78,14 +78,11 @@ def _measured(
         decoder = codec if codec.manifest.decoder else reference
         latents = encoder.analyze(picture)
         size = (picture.shape[1], picture.shape[2])
-        center: np.ndarray | None = None
-        if codec.side:
-            hyper = (codec if codec.manifest.hyper_encoder else reference).hyper_analyze(latents)
-            data = pack_hyper(codec.side.encode(latents, hyper), size, codec.side, codec.factor)
-            symbols, center, _ = unpack_hyper(data, codec.side, codec.factor)
-        else:
-            data = pack(codec.tables.to_symbols(latents), size, codec.tables)
-            symbols, _ = unpack(data, codec.tables, codec.factor)
+        hyper_encoder = codec if codec.manifest.hyper_encoder else reference
+        strings = codec.entropy.encode(latents, hyper_encoder.hyper_analyze)
+        data = bitstream.write(strings, size, codec.entropy, codec.factor)
+        quantized, _ = bitstream.read(data, codec.entropy, codec.factor)
+        symbols, center = quantized.symbols, quantized.means
         shown, x = (
             to_8_bits(torch.from_numpy(decoder.synthesize(symbols, center)))[None],
             torch.from_numpy(picture)[None],

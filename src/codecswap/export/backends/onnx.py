@@ -52,7 +52,7 @@ def export_decoder(
         UserError: the form needs a fixed size or does not fit a layer; a layer has no operator; or the input is none of this
             codec.
     """
-    if input == "symbols" and codec.hyper_factor > 1:
+    if input == "symbols" and codec.predicts_means:
         raise UserError(
             "--input symbols is for a factorized prior; this codec's symbols have means of their own: leave it out."
         )

@@ -1,0 +1,193 @@
+"""A codec's entropy model: what encoder and decoder share, and how latents become strings, pass by pass.
+
+Hyper-latents are coded first, each channel with its own table. Of them, and of the latents decoded so far, encoder and decoder
+compute for every further latent the mean that is subtracted before it is rounded, and the CDF index: the row of the Gaussians'
+table that codes it. Both must compute the same indexes to the last one: `Predictor` says in which arithmetic.
+
+Source: Balle, Johnston and Minnen, "Integer networks for data compression with latent-variable models", 2019.
+"""
+
+import hashlib
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from codecswap.entropy import rans
+from codecswap.entropy.passes import Pass, Region, predicted
+from codecswap.entropy.tables import LARGEST, EntropyTables
+from codecswap.errors import UserError
+
+FLOAT, INTEGER = 0, 1
+"""Arithmetics, as files name them: floating point, which differs between machines; integers, which do not."""
+
+Parameters = Callable[[Pass, Region, np.ndarray], tuple[np.ndarray, np.ndarray]]
+"""Takes a pass, a region of it, and the latents decoded so far, ``(M, h, w)``, float32, 0 elsewhere; gives the region's CDF
+indexes, uint8, and means, float32."""
+
+
+class Predictor(Protocol):
+    """Computes CDF indexes and means."""
+
+    @property
+    def arithmetic(self) -> int:
+        """`FLOAT` or `INTEGER`."""
+
+    @property
+    def digest(self) -> bytes:
+        """SHA-256 of all weights."""
+
+    def begin(self, hyper_symbols: np.ndarray) -> Parameters:
+        """Take the symbols of a picture's hyper-latents ``(N, h/f, w/f)``, int32."""
+
+
+class OtherIndexes(ValueError):
+    """The CDF indexes computed here are not those that a string was written with."""
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """A picture's latents, rounded."""
+
+    symbols: np.ndarray
+    """``(M, h, w)``, int32."""
+    means: np.ndarray
+    """``(M, h, w)``, float32: a latent is ``symbol + mean``; of a factorized prior the medians."""
+
+
+@dataclass(frozen=True)
+class Strings:
+    """A picture's bytes."""
+
+    hyper_latents: bytes
+    """Empty with a factorized prior."""
+    latents: bytes
+    """The symbols of all passes, one after the other."""
+    indexes_crc: int | None = None
+    """CRC-32 of the latents' CDF indexes, in the order of the symbols; None: not known."""
+
+    @property
+    def size(self) -> int:
+        """Bytes of both strings."""
+        return len(self.hyper_latents) + len(self.latents)
+
+
+@dataclass(frozen=True)
+class EntropyModel:
+    """How a codec codes its latents."""
+
+    passes: tuple[Pass, ...]
+    tables: EntropyTables
+    """Of the first pass, a row for each of its channels."""
+    gaussians: EntropyTables | None = None
+    """Of the predicted passes, a row for each standard deviation; medians are 0."""
+    predictor: Predictor | None = None
+    """None: a factorized prior."""
+    factor: int = 1
+    """Latents that a hyper-latent stands for on either axis."""
+
+    @property
+    def digest(self) -> bytes:
+        """SHA-256 of everything that must match: two codecs with the same digest read each other's files."""
+        if self.predictor is None or self.gaussians is None:
+            return self.tables.digest()
+        parts = (self.tables.digest(), self.gaussians.digest(), self.predictor.digest)
+        return hashlib.sha256(b"codecswap side information" + b"".join(parts)).digest()
+
+    def quantize(self, latents: np.ndarray, hyper_analyze: Callable[[np.ndarray], np.ndarray]) -> Quantized:
+        """Round a picture's latents ``(M, h, w)``, float32.
+
+        Args:
+            hyper_analyze: gives the hyper-latents ``(N, h/f, w/f)`` before rounding; a factorized prior does not call it.
+
+        Raises:
+            UserError: they are not finite.
+        """
+        return self._quantize(latents, hyper_analyze)[0]
+
+    def encode(self, latents: np.ndarray, hyper_analyze: Callable[[np.ndarray], np.ndarray]) -> Strings:
+        """Code what `quantize` takes."""
+        quantized, hyper_symbols, indexes = self._quantize(latents, hyper_analyze)
+        if hyper_symbols is None or self.gaussians is None:
+            return Strings(b"", rans.encode(quantized.symbols, self.tables))
+        coded = np.concatenate([quantized.symbols[region].ravel() for _, region in self._steps(latents.shape)])
+        together = np.concatenate([each.ravel() for each in indexes])
+        strings = rans.encode(hyper_symbols, self.tables), rans.encode_indexes(coded, together, self.gaussians)
+        return Strings(*strings, zlib.crc32(together.tobytes()))
+
+    def decode(self, strings: Strings, size: tuple[int, int]) -> Quantized:
+        """Read what `encode` wrote.
+
+        Args:
+            size: height and width of the latents.
+
+        Raises:
+            CorruptString: a string is too short, too long, or was not written with these tables.
+            OtherIndexes: this machine computes other CDF indexes.
+        """
+        if self.gaussians is None:
+            return self._centered(rans.decode(strings.latents, size, self.tables))
+        height, width = size
+        hyper = rans.decode(strings.hyper_latents, (height // self.factor, width // self.factor), self.tables)
+        shape = (max(each.channels[1] for each in predicted(self.passes)), *size)
+        left, crc = sum(1 for _ in self._steps(shape)), 0
+        gaussians, reader = self.gaussians, rans.Reader(strings.latents, self.gaussians) if left > 1 else None
+
+        def read(region: Region, indexes: np.ndarray, means: np.ndarray) -> np.ndarray:
+            nonlocal left, crc
+            left, crc = left - 1, zlib.crc32(indexes.tobytes(), crc)
+            if not left and strings.indexes_crc not in (None, crc):
+                raise OtherIndexes
+            return reader.read(indexes) if reader else rans.decode_indexes(strings.latents, indexes, gaussians)
+
+        try:
+            quantized = self._run(hyper, shape, read)
+            if reader:
+                reader.finish()
+        except rans.CorruptString as error:
+            raise (OtherIndexes if left else error) from None  # what is read with other indexes rarely lasts to the end
+        return quantized
+
+    def _quantize(
+        self, latents: np.ndarray, hyper_analyze: Callable[[np.ndarray], np.ndarray]
+    ) -> tuple[Quantized, np.ndarray | None, list[np.ndarray]]:
+        """The rounded latents, the symbols of the hyper-latents, and the CDF indexes of each step."""
+        if self.predictor is None:
+            return self._centered(self.tables.to_symbols(latents)), None, []
+        hyper_symbols, chosen = self.tables.to_symbols(hyper_analyze(latents)), []
+
+        def rounded(region: Region, indexes: np.ndarray, means: np.ndarray) -> np.ndarray:
+            centered = np.rint(latents[region].astype(np.float32) - means)
+            if not (np.abs(centered) < LARGEST).all():
+                raise UserError("The encoder gave latents that are not finite: export it in float32.")
+            chosen.append(indexes)
+            return centered.astype(np.int32)
+
+        return self._run(hyper_symbols, latents.shape, rounded), hyper_symbols, chosen
+
+    def _run(
+        self,
+        hyper_symbols: np.ndarray,
+        shape: tuple[int, ...],
+        symbols_of: Callable[[Region, np.ndarray, np.ndarray], np.ndarray],
+    ) -> Quantized:
+        """Go through the predicted passes; ``symbols_of`` takes a step's region, CDF indexes and means."""
+        assert self.predictor
+        parameters = self.predictor.begin(hyper_symbols)
+        symbols, means = np.zeros(shape, np.int32), np.zeros(shape, np.float32)
+        decoded = np.zeros(shape, np.float32)
+        for step, region in self._steps(shape):
+            indexes, means[region] = parameters(step, region, decoded)
+            symbols[region] = symbols_of(region, indexes, means[region])
+            decoded[region] = symbols[region] + means[region]
+        return Quantized(symbols, means)
+
+    def _steps(self, shape: tuple[int, ...]) -> Iterator[tuple[Pass, Region]]:
+        for each in predicted(self.passes):
+            for region in each.steps(*shape[1:]):
+                yield each, region
+
+    def _centered(self, symbols: np.ndarray) -> Quantized:
+        return Quantized(symbols, np.broadcast_to(self.tables.medians[:, None, None], symbols.shape))

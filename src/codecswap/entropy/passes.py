@@ -1,0 +1,109 @@
+"""The passes of a codec's entropy coding: which latents are coded together, in which order, and what chooses their tables.
+
+Each pass knows what the passes before it have coded. A factorized prior has one pass; a hyperprior one of the hyper-latents and
+one of the latents; a checkerboard or groups of channels have several; a context model is a pass of many steps. codec.json has
+the list, so that every program that codes reads the same description.
+
+Sources: Minnen, Balle and Toderici, "Joint autoregressive and hierarchical priors for learned image compression", 2018;
+Minnen and Singh, "Channel-wise autoregressive entropy models for learned image compression", 2020 (groups of channels);
+He et al., "Checkerboard context model for efficient learned image compression", 2021.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+LATENTS, HYPER_LATENTS = "latents", "hyper_latents"
+"""What a pass may code."""
+ALL, ANCHOR, NON_ANCHOR, RASTER = "all", "anchor", "non_anchor", "raster"
+"""Positions of a pass: all; those of a checkerboard whose row + column is even, or odd; one after the other, row by row."""
+BY_CHANNEL, PREDICTED = "channel", "predicted"
+"""How CDF indexes follow: a table for each channel; computed, as the means are, from what is decoded already."""
+
+Region = tuple[Any, ...]
+"""Index of the last three axes ``(M, h, w)``: channels as a slice, then a row and a column, slices, or a mask ``(h, w)``."""
+
+
+@dataclass(frozen=True)
+class Pass:
+    """Symbols that are coded together: channel by channel, row by row; ``raster``: all channels of a position, then the next.
+
+    Raises:
+        ValueError: a value is none that there is.
+    """
+
+    latents: str
+    """``latents`` or ``hyper_latents``."""
+    channels: tuple[int, int]
+    """The first channel, and the one behind the last."""
+    positions: str = ALL
+    """``all``, ``anchor``, ``non_anchor`` or ``raster``."""
+    indexes: str = PREDICTED
+    """``channel`` or ``predicted``."""
+
+    def __post_init__(self) -> None:
+        first, end = self.channels
+        if type(first) is not int or type(end) is not int or not 0 <= first < end:
+            raise ValueError(self.channels)
+        if self.latents not in (LATENTS, HYPER_LATENTS) or self.indexes not in (BY_CHANNEL, PREDICTED):
+            raise ValueError(self)
+        if self.positions not in (ALL, ANCHOR, NON_ANCHOR, RASTER):
+            raise ValueError(self.positions)
+
+    def region(self, height: int, width: int) -> Region:
+        """Index of everything that the pass codes of ``(M, height, width)``."""
+        if self.positions in (ALL, RASTER):
+            return slice(*self.channels), slice(None), slice(None)
+        odd = np.add.outer(np.arange(height), np.arange(width)) % 2 == 1
+        return slice(*self.channels), odd if self.positions == NON_ANCHOR else ~odd
+
+    def steps(self, height: int, width: int) -> Iterator[Region]:
+        """Index of each part that is coded at once: the region, or position by position."""
+        if self.positions != RASTER:
+            yield self.region(height, width)
+            return
+        for row, column in np.ndindex(height, width):
+            yield slice(*self.channels), row, column
+
+
+def factorized(channels: int) -> tuple[Pass, ...]:
+    """The pass of a factorized prior."""
+    return (Pass(LATENTS, (0, channels), ALL, BY_CHANNEL),)
+
+
+def hyperprior(hyper_channels: int, *predicted: Pass) -> tuple[Pass, ...]:
+    """The passes of a codec with hyper-latents, each channel with its table, and of the latents that they predict."""
+    return (Pass(HYPER_LATENTS, (0, hyper_channels), ALL, BY_CHANNEL), *predicted)
+
+
+def predicted(passes: Sequence[Pass]) -> list[Pass]:
+    """The passes whose CDF indexes and means are computed."""
+    return [each for each in passes if each.indexes == PREDICTED]
+
+
+def has_context(passes: Sequence[Pass]) -> bool:
+    """Whether some latents' CDF indexes depend on other latents, not on hyper-latents alone."""
+    found = predicted(passes)
+    return len(found) > 1 or any(each.positions == RASTER for each in found)
+
+
+def check_passes(passes: Sequence[Pass], channels: int, hyper_channels: int) -> None:
+    """Refuse passes that do not code every latent once, or in an order that no decoder could follow.
+
+    Raises:
+        ValueError: see there.
+    """
+    if tuple(passes) == factorized(channels):
+        return
+    rest = tuple(passes[1:])
+    counts = np.zeros((channels, 2, 2), int)
+    if not rest or tuple(passes) != hyperprior(hyper_channels, *rest):
+        raise ValueError("neither one pass with a table for each channel, nor hyper-latents first")
+    for each in rest:
+        if (each.latents, each.indexes) != (LATENTS, PREDICTED) or each.channels[1] > channels:
+            raise ValueError(each)
+        counts[each.region(2, 2)] += 1
+    if (counts != 1).any():
+        raise ValueError("not every latent is coded once")
