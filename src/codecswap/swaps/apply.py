@@ -1,18 +1,21 @@
 """Swapping: find the layers of a transform that a swap replaces, and put layers in their place that NPUs run."""
 
 import copy
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
 from torch import nn
 
+from codecswap.codecs.protocol import Codec
 from codecswap.errors import UserError
 from codecswap.layers.gdn import GDN
 from codecswap.swaps import GDN_SWAPS, KEPT, SWAPS, maker
+from codecswap.swaps.order import execution_order
 from codecswap.swaps.swap import Swap, describe_convolution
 from codecswap.swaps.upsample import UPSAMPLE
 
-Codec = TypeVar("Codec", bound=nn.Module)
+SomeCodec = TypeVar("SomeCodec", bound=nn.Module)
 PARTS = {"encoder": ("g_a",), "decoder": ("g_s",), "both": ("g_a", "g_s")}
 """Per ``--part``: the transforms."""
 
@@ -32,9 +35,16 @@ class Replaced:
 
 
 def swap(
-    codec: Codec, replacement: str = UPSAMPLE.name, *, kernel_size: int | None = None, init: str = "weights"
-) -> tuple[Codec, list[Replaced]]:
-    """Copy ``codec`` and replace every layer of its synthesis transform ``g_s`` that a swap is for.
+    codec: SomeCodec,
+    replacement: str = UPSAMPLE.name,
+    *,
+    kernel_size: int | None = None,
+    init: str = "weights",
+    gdn: str = KEPT,
+    part: str = "decoder",
+    gdn_pieces: int | None = None,
+) -> tuple[SomeCodec, list[Replaced]]:
+    """Copy ``codec`` and replace every layer of its synthesis transform ``g_s`` that a swap is for, at any depth.
 
     Everything else keeps its weights and its names; ``g_s.0.weight`` becomes ``g_s.0.1.weight`` (``g_s.0.0.weight`` with
     ``subpixel``).
@@ -45,6 +55,9 @@ def swap(
             ``subpixel`` (both exact).
         kernel_size: odd kernel, where the swap has a choice; by default that of the layer replaced.
         init: ``weights`` starts from the teacher's kernels, ``random`` from PyTorch's Kaiming start.
+        gdn, part, gdn_pieces: what else replaces GDNs, as `swap_gdn` takes it.
+
+    Returns: the student, and what was replaced, in the order in which the layers run.
 
     Raises:
         UserError: a layer that no replacement fits is named; so is a ``g_s`` without any such layer.
@@ -60,12 +73,15 @@ def swap(
     if not report:
         kind = chosen.replaces.__name__
         raise UserError(f"The codec's synthesis transform g_s holds no {kind}: there is nothing to swap.")
-    return student, report
+    if gdn == KEPT:
+        return student, report
+    student, more = swap_gdn(student, gdn, part, pieces=gdn_pieces, init=init)
+    return student, report + more
 
 
 def swap_gdn(
-    codec: Codec, gdn: str, part: str = "decoder", *, pieces: int | None = None, init: str = "weights"
-) -> tuple[Codec, list[Replaced]]:
+    codec: SomeCodec, gdn: str, part: str = "decoder", *, pieces: int | None = None, init: str = "weights"
+) -> tuple[SomeCodec, list[Replaced]]:
     """Copy ``codec`` and replace every GDN of one transform, or of both; where the swap is not exact, calibrate it then.
 
     Args:
@@ -87,21 +103,60 @@ def swap_gdn(
     return student, report
 
 
+def has_gdn(codec: nn.Module, part: str = "decoder") -> bool:
+    """Whether there is a GDN, at any depth of the transforms of a part, that a swap could replace."""
+    return any(
+        isinstance(layer, GDN) and not maker(layer)
+        for transform in PARTS[part]
+        for layer in codec.get_submodule(transform).modules()
+    )
+
+
 def _replace(
     student: nn.Module, chosen: Swap, transforms: tuple[str, ...], *, size: int | None, init: str
 ) -> list[Replaced]:
     """Replace, in place, what a swap is for in some transforms; layers that a swap made are left as they are."""
     report = []
-    for name, layer in list(student.named_modules()):
-        if name.split(".")[0] not in transforms or not isinstance(layer, chosen.replaces) or maker(layer):
-            continue
-        if reason := chosen.refusal(layer):
-            raise UserError(f"The layer {name} ({layer}) cannot be replaced by {chosen.name}: {reason}.")
-        new, error = chosen.replace(layer, size=size, init=init)
-        parent, _, child = name.rpartition(".")
-        setattr(student.get_submodule(parent), child, new.train(layer.training))
-        report.append(Replaced(name, describe(layer), describe(new), error))
+    for transform in transforms:
+        found = {  # a layer with several names is replaced under each of them
+            f"{transform}.{name}": layer
+            for name, layer in student.get_submodule(transform).named_modules(remove_duplicate=False)
+            if isinstance(layer, chosen.replaces) and not maker(layer)
+        }
+        for name, layer in found.items():
+            if reason := chosen.refusal(layer):
+                raise UserError(f"The layer {name} ({layer}) cannot be replaced by {chosen.name}: {reason}.")
+        made: dict[nn.Module, nn.Module] = {}
+        for name in _as_they_run(student, transform, found, chosen):
+            layer = found[name]
+            if layer not in made:
+                new, error = chosen.replace(layer, size=size, init=init)
+                made[layer] = new.train(layer.training)
+                report.append(Replaced(name, describe(layer), describe(new), error))
+            parent, _, child = name.rpartition(".")
+            setattr(student.get_submodule(parent), child, made[layer])
     return report
+
+
+def _as_they_run(student: nn.Module, transform: str, found: Mapping[str, nn.Module], chosen: Swap) -> list[str]:
+    """Names of layers, in the order in which a codec runs them.
+
+    Raises:
+        UserError: a layer is not called as a module with one input, so that no other can take its place.
+    """
+    if not found or not isinstance(student, Codec):
+        return list(found)  # a transform alone does not say what its input is
+    size = (student.M, 4, 4) if transform == "g_s" else (3, 4 * student.factor, 4 * student.factor)
+    x = next(student.parameters()).new_zeros(1, *size)
+    runs = list(execution_order(student.get_submodule(transform), x))
+    first = {layer: name for name, layer in reversed(found.items())}
+    for name, layer in found.items():
+        if first[layer].removeprefix(f"{transform}.") not in runs:
+            raise UserError(
+                f"The layer {name} ({layer}) cannot be replaced by {chosen.name}: the codec does not call it as a module "
+                "with one input; let its forward pass do that."
+            )
+    return sorted(found, key=lambda name: runs.index(first[found[name]].removeprefix(f"{transform}.")))
 
 
 def describe(layer: nn.Module) -> str:

@@ -9,13 +9,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from codecswap.console import bar
 from codecswap.layers.gdn import GDN, PlainActivation
 from codecswap.layers.upsampling import SubpixelConv2d, UpsampleConv2d
 from codecswap.least_squares import Places, Sums, draw, patches, ridge_step
 from codecswap.swaps import maker
+from codecswap.swaps.order import execution_order, inputs_of
 from codecswap.swaps.swap import Calibration, decibels
 from codecswap.swaps.upsample import KernelFit
+
+Progress = Callable[[int, int], None]
+"""Called with the steps done and with their number."""
 
 
 @dataclass(frozen=True)
@@ -46,14 +49,15 @@ def calibrate(
     batch_size: int = 8,
     seed: int = 0,
     transform: str = "g_s",
+    progress: Progress | None = None,
 ) -> list[LayerFit]:
     """Fit the layers of a swapped codec that cannot equal its teacher's to them on real latents, in place.
 
-    Closed form, layer by layer through the transform: what the student's front (fitted already) puts out is
-    regressed on what the teacher's layer puts out behind its own front, so a layer also makes up for the
-    errors of those before it. Its weights are the least-squares solution, with a ridge that pulls them
-    towards those that the layer has. Layers of exact swaps are left alone, but for convolutions behind a GDN swap that
-    needs training: those are fitted too.
+    Closed form, layer by layer in the order in which the transform runs them, wherever they stand in its module tree: what
+    the student's front (fitted already) puts out is regressed on what the teacher's layer puts out behind its own front, so
+    a layer also makes up for the errors of those before it. Its weights are the least-squares solution, with a ridge that
+    pulls them towards those that the layer has. Layers of exact swaps are left alone, but for convolutions behind a GDN swap
+    that needs training: those are fitted too. A layer that runs several times is fitted to all of its inputs.
     Equal calls give equal weights.
 
     Args:
@@ -68,6 +72,7 @@ def calibrate(
         batch_size: pictures decoded at once; it bounds the memory.
         seed: of the draw.
         transform: ``g_s``, or ``g_a`` with pictures ``(n, 3, H, W)`` in [0, 1] in the place of latents.
+        progress: called with the steps done and their number, now and then.
 
     Returns: one entry for each layer fitted, in order.
 
@@ -79,46 +84,47 @@ def calibrate(
     if ridge <= 0 or positions <= 0:
         raise ValueError(f"ridge and positions must be positive, not {ridge} and {positions}")
     generator = torch.Generator().manual_seed(seed)
-    fits = []
-    layers = _fitted_layers(student, transform)
-    if not layers:
-        return []
+    fits: list[LayerFit] = []
     chunks = latents.split(batch_size)
-    with bar("Calibrate", len(layers) * (len(chunks) + 1), unit="steps") as advance:  # a layer's solution is one more
-        for name, layer, calibration in layers:
-            original = teacher.get_submodule(name)
-            fit = calibration(layer, original)
-            for chunk in chunks:
-                chunk = chunk.to(next(layer.parameters()))
-                inputs = _input_of(layer, student.get_submodule(transform), chunk)
-                theirs = _input_of(original, teacher.get_submodule(transform), chunk)
-                count = math.ceil(positions / len(latents))
-                fit.add(inputs, theirs, draw(inputs, count, generator))
-                advance(1)
-            before, after = fit.solve(ridge)
-            fits.append(LayerFit(name, before, after))
-            advance(1)
+    mine, theirs = student.get_submodule(transform), teacher.get_submodule(transform)
+    layers = _fitted_layers(mine, latents[:1].to(next(student.parameters())))
+    steps = len(layers) * (len(chunks) + 1)  # a layer's solution is one more
+    for name, calls, calibration in layers:
+        layer, original = mine.get_submodule(name), theirs.get_submodule(name)
+        fit = calibration(layer, original)
+        for place, chunk in enumerate(chunks):
+            chunk = chunk.to(next(layer.parameters()))
+            pairs = (inputs_of(layer, mine, chunk, calls), inputs_of(original, theirs, chunk, calls))
+            for seen, wanted in zip(*pairs, strict=True):
+                fit.add(seen, wanted, draw(seen, math.ceil(positions / len(latents) / calls), generator))
+            if progress:
+                progress(len(fits) * (len(chunks) + 1) + place + 1, steps)
+        fits.append(LayerFit(f"{transform}.{name}", *fit.solve(ridge)))
+        if progress:
+            progress(len(fits) * (len(chunks) + 1), steps)
     return fits
 
 
-def _fitted_layers(
-    student: nn.Module, transform: str
-) -> list[tuple[str, nn.Module, Callable[[Any, Any], Calibration]]]:
-    """What is fitted, in order: layers that cannot equal theirs, and convolutions behind what comes close only by training."""
-    layers, astray = [], False
-    whole: tuple[str, ...] = ()  # layers met: what is inside them is theirs
-    for name, layer in student.get_submodule(transform).named_modules():
+def _fitted_layers(student: nn.Module, x: Tensor) -> list[tuple[str, int, Callable[[Any, Any], Calibration]]]:
+    """What is fitted, in the order in which a transform runs it: name, calls, and how.
+
+    Layers that cannot equal theirs, and convolutions behind what comes close only by training.
+    """
+    layers, inexact = [], False
+    inside: tuple[str, ...] = ()  # what is inside a layer is the layer's
+    for name, calls in execution_order(student, x).items():
+        layer = student.get_submodule(name)
         made_by = maker(layer)
-        is_layer = made_by or isinstance(layer, GDN | PlainActivation | nn.Conv2d | nn.ConvTranspose2d)
-        if not is_layer or name.startswith(whole):
+        is_activation = isinstance(layer, GDN | PlainActivation) or bool(made_by and made_by.replaces is GDN)
+        if name.startswith(inside) or not (made_by or is_activation or isinstance(layer, nn.Conv2d)):
             continue
-        whole += (f"{name}.",)
+        inside += (f"{name}.",)
         fit = made_by.calibration if made_by else None
-        if fit is None and astray and not isinstance(layer, GDN | PlainActivation):
+        if fit is None and inexact and not is_activation and ConvolutionFit.takes(layer):
             fit = KernelFit if isinstance(layer, UpsampleConv2d) else ConvolutionFit
         if fit:
-            layers.append((f"{transform}.{name}", layer, fit))
-        astray = astray or bool(made_by and made_by.trained and made_by.replaces is GDN)
+            layers.append((name, calls, fit))
+        inexact = inexact or bool(made_by and made_by.trained and is_activation)
     return layers
 
 
@@ -130,6 +136,18 @@ class ConvolutionFit:
         self.conv = layer.conv if isinstance(layer, SubpixelConv2d) else layer
         area = self.conv.kernel_size[0] ** 2
         self.sums = Sums(area * self.conv.in_channels + 1, self.conv.out_channels, self.conv.weight.device)
+
+    @staticmethod
+    def takes(layer: nn.Module) -> bool:
+        """Whether a layer is a convolution that this fit knows: square, of one group, as large as its input by its stride."""
+        conv = layer.conv if isinstance(layer, SubpixelConv2d | UpsampleConv2d) else layer
+        if not isinstance(conv, nn.Conv2d) or isinstance(conv.padding, str) or conv.padding_mode != "zeros":
+            return False
+        size, stride, padding = (
+            (side,) * 2 for side in (conv.kernel_size[0], conv.stride[0], conv.kernel_size[0] // 2)
+        )
+        given = (conv.kernel_size, conv.stride, conv.padding, conv.dilation, conv.groups)
+        return given == (size, stride, padding, (1, 1), 1) and size[0] % 2 == 1
 
     def add(self, inputs: Tensor, theirs: Tensor, places: Places) -> None:
         """Take in positions of the student's input ``(B, I, h, w)`` and of the teacher's."""
@@ -159,25 +177,3 @@ class ConvolutionFit:
         if conv.bias is not None:
             conv.bias.data.copy_(solution[-1])
         return error(start), error(solution)
-
-
-class _Reached(Exception):
-    """Stops a forward pass at the layer whose input is wanted."""
-
-
-def _input_of(layer: nn.Module, decoder: nn.Module, latents: Tensor) -> Tensor:
-    """What ``layer`` is fed when ``decoder`` decodes ``latents``; the layers behind it do not run."""
-    caught = []
-
-    def catch(module: nn.Module, arguments: tuple[Tensor, ...]) -> None:
-        caught.append(arguments[0])
-        raise _Reached
-
-    handle = layer.register_forward_pre_hook(catch)
-    try:
-        decoder(latents)
-    except _Reached:
-        pass
-    finally:
-        handle.remove()
-    return caught[0]
