@@ -60,7 +60,7 @@ class Trainer:
     def __init__(
         self, teacher: Codec, student: Codec, part: str, crops: Tensor, seconds: float, options: argparse.Namespace
     ):
-        self.pair = TeacherStudent(teacher, student, train_igdn=True, part=part)
+        self.pair = TeacherStudent(teacher, student, whole_decoder=True, part=part)
         if self.pair.trains_encoder:
             self.pair.latent_cost = LatentCost(teacher, crops[:16])
         self.crops, self.seconds, self.batch = crops, seconds, options.batch_size

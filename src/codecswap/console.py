@@ -4,7 +4,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Protocol, TypeVar
 
 LINE_EVERY = 30.0
@@ -104,6 +104,23 @@ def track(title: str, items: Items[T], *, unit: str) -> Iterator[T]:
         for item in items:
             yield item
             advance(1)
+
+
+@contextmanager
+def progress(title: str, *, unit: str) -> Iterator[Callable[[int, int], None]]:
+    """Show a step's progress, as `bar` does, from the first call of the function yielded, with what is done and of how much."""
+    with ExitStack() as stack:
+        bars: list[Callable[[int], None]] = []
+        before = 0
+
+        def show(done: int, total: int) -> None:
+            nonlocal before
+            if not bars:
+                bars.append(stack.enter_context(bar(title, total, unit=unit)))
+            bars[0](done - before)
+            before = done
+
+        yield show
 
 
 class _Step:

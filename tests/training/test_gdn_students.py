@@ -33,7 +33,7 @@ def test_what_trains_with_another_gdn(teacher: FactorizedPrior) -> None:
     ramps, _ = swap_gdn(swap(teacher, "subpixel")[0], "ramps")
     TeacherStudent(teacher, ramps)
     assert trained_names(ramps) == convs  # it is close already: as GDN itself, only when asked for
-    TeacherStudent(teacher, ramps, train_igdn=True)
+    TeacherStudent(teacher, ramps, whole_decoder=True)
     assert trained_names(ramps) > convs
     encoder, _ = swap_gdn(swap(teacher, "subpixel")[0], "relu", "encoder")
     TeacherStudent(teacher, encoder, part="encoder")

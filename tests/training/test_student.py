@@ -1,12 +1,16 @@
 """The pair: what is shared, what trains, what both decoders see."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
 from codecswap.codecs.factorized import FactorizedPrior
 from codecswap.codecs.protocol import encode
+from codecswap.codecs.source import load_codec
 from codecswap.layers.gdn import GDN
 from codecswap.swaps.apply import swap
+from codecswap.training.rotated_adam import brightness_directions
 from codecswap.training.student import TeacherStudent
 
 
@@ -18,7 +22,7 @@ def test_what_trains(teacher: FactorizedPrior) -> None:
     convs = {f"g_s.{i}.1.{name}" for i in (0, 2, 4, 6) for name in ("weight", "bias")}
     igdn = {f"g_s.{i}.{name}" for i in (1, 3, 5) for name in ("beta", "gamma")}
     assert trained_names(TeacherStudent(teacher, swap(teacher)[0])) == convs
-    assert trained_names(TeacherStudent(teacher, swap(teacher)[0], train_igdn=True)) == convs | igdn
+    assert trained_names(TeacherStudent(teacher, swap(teacher)[0], whole_decoder=True)) == convs | igdn
     everything = TeacherStudent(teacher, swap(teacher)[0], unfreeze_all=True)
     assert trained_names(everything) == {name for name, _ in everything.student.named_parameters()}
     assert not any(parameter.requires_grad for parameter in teacher.parameters())
@@ -84,3 +88,25 @@ def test_estimated_rate_is_the_rate_of_the_bytes(teacher: FactorizedPrior, photo
     real = 8 * len(teacher.compress(x)["strings"][0][0]) / (x.shape[-1] * x.shape[-2])
     assert estimated == pytest.approx(real, rel=0.01)
     assert isinstance(pair.student.g_s[1], GDN)
+
+
+def test_the_whole_decoder_is_all_of_it_wherever_it_stands(residual: Path) -> None:
+    codec = load_codec(str(residual))
+    codec.g_s[2].relu1 = GDN(8, inverse=True)
+    student, _ = swap(codec)
+    new = {f"g_s.{i}.1.{name}" for i in (1, 3, 6, 8) for name in ("weight", "bias")}
+    gdn = {f"g_s.2.relu1.{name}" for name in ("beta", "gamma")}
+    everything = {name for name, _ in student.named_parameters() if name.startswith("g_s")}
+    assert len(everything) == 104 and new | gdn < everything
+    assert trained_names(TeacherStudent(codec, student)) == new
+    assert trained_names(TeacherStudent(codec, student, whole_decoder=True)) == everything
+    assert trained_names(TeacherStudent(codec, student, whole_decoder=True, freeze_gdn=True)) == everything - gdn
+    swapped, _ = swap(codec, gdn="relu")
+    assert trained_names(TeacherStudent(codec, swapped)) == new
+    gains, _ = swap(codec, gdn="gdn1")
+    assert trained_names(TeacherStudent(codec, gains)) == new | gdn
+    assert trained_names(TeacherStudent(codec, gains, freeze_gdn=True)) == new
+    latents = encode(codec, torch.rand(1, 3, 64, 64))
+    TeacherStudent(codec, student, whole_decoder=True)
+    directions = brightness_directions(student, torch.rand(1, 3, 64, 64), latents)
+    assert set(directions) == {name for name, p in student.g_s.named_parameters(prefix="g_s") if p.ndim == 4}

@@ -89,7 +89,7 @@ class DistillOptions(TrainingOptions, GdnOptions):
     calibration_count: int = 256
     """Number of training pictures for --init calibrated."""
     train_igdn: bool = False
-    """Train the inverse GDN layers too, not only the new convolutions."""
+    """Train the whole decoder, inverse GDN layers included, not only the new layers."""
     resume: str | None = None
     """Checkpoint (last.pt) to continue from. Options not given are taken from it. auto: the newest in --save_dir, if any."""
 

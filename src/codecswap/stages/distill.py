@@ -7,7 +7,7 @@ from codecswap.stages.stage import Stage
 
 
 def _trained(options: DistillOptions) -> dict[str, Any]:
-    return {"train_igdn": options.train_igdn, "unfreeze_all": options.unfreeze_all, "part": options.part}
+    return {"whole_decoder": options.train_igdn, "unfreeze_all": options.unfreeze_all, "part": options.part}
 
 
 DISTILL = Stage(

@@ -8,7 +8,7 @@ from codecswap.stages.stage import Stage
 
 def _trained(options: FinetuneOptions) -> dict[str, Any]:
     return {
-        "train_igdn": True,
+        "whole_decoder": True,
         "unfreeze_all": options.unfreeze_all,
         "freeze_gdn": options.freeze_igdn,
         "part": options.part,

@@ -60,6 +60,8 @@ def _reflect(kernel: Any, normal: Tensor) -> None:
 def brightness_directions(student: Codec, pictures: Tensor, latents: Tensor) -> dict[str, Tensor]:
     """The direction of most energy in the inputs of each convolution that trains, the same at all taps of its kernel.
 
+    Convolutions are found at any depth; one that runs several times has the direction of all its inputs.
+
     Args:
         pictures: ``(B, 3, H, W)`` in [0, 1].
         latents: rounded, ``(B, M, H/16, W/16)``.
@@ -71,7 +73,7 @@ def brightness_directions(student: Codec, pictures: Tensor, latents: Tensor) -> 
     def watch(name: str) -> Any:
         def add(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
             x = inputs[0].float().transpose(0, 1).flatten(1)
-            sums[name] = (x @ x.T).double()
+            sums[name] = sums.get(name, 0) + (x @ x.T).double()
 
         return add
 

@@ -2,7 +2,7 @@
 
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
-from torch import Tensor
+from torch import Tensor, nn
 
 from codecswap.codecs.protocol import Codec, encode
 from codecswap.codecs.source import Teacher, fingerprint
 from codecswap.config import DistillOptions
-from codecswap.console import is_first_process, say, show_table, warn
+from codecswap.console import is_first_process, progress, say, show_table, warn
 from codecswap.data.discovery import Pictures
 from codecswap.data.transforms import first_readable
 from codecswap.errors import UserError
@@ -103,8 +103,7 @@ def build(
         kind, kernel = options.replacement, options.kernel_size
         gdn = {"gdn": options.gdn, "gdn_pieces": pieces, "gdn_part": options.part}
     pair = TeacherStudent(teacher, student, **stage.trained(options))
-    trained = sum(p.numel() for p in student.parameters() if p.requires_grad)
-    say(f"Training {trained:,} of {sum(p.numel() for p in student.parameters()):,} parameters.")
+    say(f"Training {_amount(student.parameters(), trained=True)} of {_amount(student.parameters())}.")
     if options.unfreeze_all:
         warn("--unfreeze_all trains encoder and entropy model: bitstreams change, and the teacher's no longer decode.")
     made = StudentRecord(
@@ -122,6 +121,11 @@ def build(
         **gdn,
     )
     return pair, made, forced
+
+
+def _amount(parameters: Iterable[nn.Parameter], *, trained: bool = False) -> str:
+    found = [parameter for parameter in parameters if parameter.requires_grad or not trained]
+    return f"{sum(parameter.numel() for parameter in found):,} parameters in {len(found)} tensors"
 
 
 def new_student(teacher: Codec, options: DistillOptions, pictures: list[Path]) -> tuple[Codec, int | None]:
@@ -162,11 +166,11 @@ def new_student(teacher: Codec, options: DistillOptions, pictures: list[Path]) -
         if calibrated:
             began = time.perf_counter()
             inputs = {"g_a": crops, "g_s": latents}
-            fits = {
-                fit.name: [f"{fit.error_before_db:.2f}", f"{fit.error_db:.2f}"]
-                for part in transforms
-                for fit in calibrate(teacher, student, inputs[part], seed=options.seed, transform=part)
-            }
+            fits = {}
+            for part in transforms:
+                with progress("Calibrate", unit="steps") as show:
+                    found = calibrate(teacher, student, inputs[part], seed=options.seed, transform=part, progress=show)
+                fits |= {fit.name: [f"{fit.error_before_db:.2f}", f"{fit.error_db:.2f}"] for fit in found}
             rows += [[name, "as before", "refitted", ""] for name in fits if name not in {row[0] for row in rows}]
             rows = [[*row, *fits.get(row[0], ["", ""])] for row in rows]
             columns += ["output error, dB", "calibrated, dB"]

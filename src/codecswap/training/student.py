@@ -33,32 +33,32 @@ class Decoded:
 def choose_trained(
     student: nn.Module,
     *,
-    train_igdn: bool = False,
+    whole_decoder: bool = False,
     unfreeze_all: bool = False,
     freeze_gdn: bool = False,
     part: str = "decoder",
 ) -> None:
-    """Let some of a student's parameters train, and no others: those of the new layers, and what is asked for.
+    """Let some of a student's parameters train, wherever they stand in its module tree, and no others.
 
     Args:
-        train_igdn: the inverse GDN layers train beside the new convolutions.
+        whole_decoder: all of the decoder trains; else the layers that a swap put there, without those that come close to a
+            GDN untrained.
         unfreeze_all: everything trains, encoder and entropy model included.
         freeze_gdn: nothing in a GDN's place trains, whatever the others say.
         part: transforms that train, a name in `codecswap.swaps.apply.PARTS`; an encoder trains whole.
     """
     student.requires_grad_(unfreeze_all)
-    for transform in PARTS["both" if unfreeze_all else part]:
-        if isinstance(in_integers := student.get_submodule(transform), QuantizedSynthesis):
-            in_integers.requires_grad_(True)
-            continue
-        for layer in student.get_submodule(transform).children():
+    for name in PARTS["both" if unfreeze_all else part]:
+        transform = student.get_submodule(name)
+        whole = unfreeze_all or whole_decoder or name == "g_a" or isinstance(transform, QuantizedSynthesis)
+        transform.requires_grad_(whole)
+        for layer in transform.modules():
             made_by = maker(layer)
-            whole = unfreeze_all or transform == "g_a"
-            if isinstance(layer, GDN) or (made_by and made_by.replaces is GDN):
-                new = made_by is not None and made_by.trained
-                layer.requires_grad_((whole or new or train_igdn) and not freeze_gdn)
-            else:
-                layer.requires_grad_(whole or made_by is not None)
+            in_gdns_place = isinstance(layer, GDN) or (made_by is not None and made_by.replaces is GDN)
+            if made_by and (made_by.trained or not in_gdns_place):
+                layer.requires_grad_(True)
+            if in_gdns_place and freeze_gdn:
+                layer.requires_grad_(False)
 
 
 class LatentCost(nn.Module):
@@ -104,7 +104,7 @@ class TeacherStudent(nn.Module):
     picture is encoded once, both decoders get the same rounded latents, and no step can change a bitstream.
 
     Args:
-        train_igdn, unfreeze_all, freeze_gdn, part: which parameters train (`choose_trained`).
+        whole_decoder, unfreeze_all, freeze_gdn, part: which parameters train (`choose_trained`).
     """
 
     def __init__(
@@ -112,7 +112,7 @@ class TeacherStudent(nn.Module):
         teacher: Codec,
         student: Codec,
         *,
-        train_igdn: bool = False,
+        whole_decoder: bool = False,
         unfreeze_all: bool = False,
         freeze_gdn: bool = False,
         part: str = "decoder",
@@ -120,7 +120,9 @@ class TeacherStudent(nn.Module):
         super().__init__()
         self.teacher = teacher.eval().requires_grad_(False)
         self.student = student
-        choose_trained(student, train_igdn=train_igdn, unfreeze_all=unfreeze_all, freeze_gdn=freeze_gdn, part=part)
+        choose_trained(
+            student, whole_decoder=whole_decoder, unfreeze_all=unfreeze_all, freeze_gdn=freeze_gdn, part=part
+        )
         self.unfreeze_all = unfreeze_all
         self.trains_encoder = unfreeze_all or "g_a" in PARTS[part]
         self.latent_cost: LatentCost | None = None
