@@ -30,9 +30,10 @@ from codecswap.console import say, track
 from codecswap.data.discovery import list_pictures
 from codecswap.data.samples import sample_pictures
 from codecswap.data.transforms import whole_picture
-from codecswap.evaluation.anchors import anchors
-from codecswap.evaluation.measure import CodecResult, Exported, TeacherAndStudents, evaluate_all
+from codecswap.evaluation.evaluate import evaluate, measure_all
+from codecswap.evaluation.measure import Exported, TeacherAndStudents
 from codecswap.evaluation.rate_distortion import bd_rate
+from codecswap.evaluation.result import CodecResult
 from codecswap.export import command as export
 from codecswap.inference.manifest import read_folder, write_folder
 from codecswap.inference.runtime import OnnxCodec
@@ -101,14 +102,14 @@ def main() -> None:
             folders = {} if hyper else dict(write(codec, path, settings, Path(scratch), options.threads))
             exported = [Exported(label, folder, TorchCodec(codec)) for label, folder in folders.items()]
             measured = TeacherAndStudents(codec, mine, exported=exported)
-            evaluate_all([measured], track(f"Measure {path}", pictures, unit="pictures"))
+            list(measure_all([measured], track(f"Measure {path}", pictures, unit="pictures")))
             found[name] = measured.results
             sizes[name] = [(folder.folder / "decoder.onnx").stat().st_size / 1e6 for folder in folders.values()]
     say(f"\n{len(pictures)} pictures of {options.pictures.name}\n")
     show_decoders(found, sizes)
     show_curves(found)
     tracked = track("Measure JPEG, WebP and AVIF", pictures, unit="pictures")
-    show_codecs(found, anchors(tracked, QUALITIES, threads=options.threads))
+    show_codecs(found, evaluate(tracked, anchors=QUALITIES))
 
 
 def name_of(path: str, codec: Codec) -> str:
@@ -125,7 +126,7 @@ def show_encoders(teachers: Sequence[str], pictures: Pictures, threads: int) -> 
         with tempfile.TemporaryDirectory() as scratch:
             made = [Exported(label, folder, folder) for label, folder in encoders(codec, path, Path(scratch), threads)]
             measured = TeacherAndStudents(codec, {}, exported=made)
-            evaluate_all([measured], track(f"Measure {path}", pictures, unit="pictures"))
+            list(measure_all([measured], track(f"Measure {path}", pictures, unit="pictures")))
             inputs = [picture.numpy() for _, picture in pictures]
             theirs = [plain.tables.to_symbols(plain.analyze(x)) for x in inputs]
             changed = [
@@ -204,7 +205,7 @@ def at_equal_bits(result: CodecResult, others: list[CodecResult]) -> str:
     """Mean PSNR of a format at the rate that the codec takes for each picture; where it is not reached, how often."""
     values = []
     for index, mine in enumerate(result.coded):
-        points = sorted((math.log(other.coded[index].bpp), other.coded[index].scores.psnr) for other in others)
+        points = sorted((math.log(other.coded[index].bpp), other.coded[index].scores["psnr"]) for other in others)
         rates, decibels = zip(*points, strict=True)
         if rates[0] <= math.log(mine.bpp) <= rates[-1]:
             values.append(float(np.interp(math.log(mine.bpp), rates, decibels)))

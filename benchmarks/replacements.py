@@ -26,7 +26,7 @@ from codecswap.codecs.source import load_codec
 from codecswap.console import show_table
 from codecswap.data.discovery import list_pictures
 from codecswap.data.transforms import whole_picture
-from codecswap.evaluation.measure import evaluate
+from codecswap.evaluation.evaluate import evaluate
 from codecswap.export.backends.onnx import export_decoder
 from codecswap.students.checkpoint import load_student
 
@@ -122,7 +122,7 @@ def main() -> None:
         ways = {("transposed", way): call for way, call in decoders("transposed", teacher, folder).items()}
         for kind, arguments in KINDS.items():
             students = train(arguments, options, folder / kind)
-            results = evaluate(teacher, students, pictures)
+            results = evaluate(pictures, students, teacher=teacher)
             if not rows:
                 mean = results[0].mean()
                 rows.append(

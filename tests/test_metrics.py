@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from pytorch_msssim import ms_ssim as oracle
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from codecswap.metrics import ms_ssim, psnr, to_8_bits
 from codecswap.training.losses import reconstruction_loss
@@ -55,6 +56,24 @@ def test_ms_ssim_of_opposites_has_no_nan_gradient() -> None:
     value.backward()
     assert value.item() == pytest.approx(oracle(x, y, data_range=1).item(), abs=1e-6)
     assert y.grad is not None and y.grad.isfinite().all()
+
+
+def test_ms_ssim_reads_nothing_from_the_device_and_copies_nothing_to_it() -> None:
+    """On a GPU each of these operators would wait; the first call may make its constants."""
+
+    class Recorded(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            names.append(func.overloadpacket.__name__)
+            return func(*args, **(kwargs or {}))
+
+    x = smooth(1, 3, 176, 176).float()
+    y = (x + 0.05 * torch.randn_like(x)).requires_grad_()
+    names: list[str] = []
+    ms_ssim(x, y).sum().backward()
+    with Recorded():
+        ms_ssim(x, y).sum().backward()
+    assert "exp" in names and "mm" in " ".join(names)
+    assert not {"_local_scalar_dense", "lift_fresh", "_to_copy", "nonzero", "is_nonzero", "equal"} & set(names)
 
 
 def test_mixed_precision_does_not_reach_the_metric() -> None:

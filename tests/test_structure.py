@@ -16,7 +16,7 @@ ALLOWED = {
     "config": {"errors"},
     "processes": set(),
     "files": {"errors"},
-    "metrics": set(),
+    "metrics": {"errors", "console"},
     "least_squares": set(),
     "layers": set(),
     "devices": BASE,

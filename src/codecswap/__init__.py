@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from codecswap.codecs.protocol import encode
     from codecswap.codecs.source import load_codec
-    from codecswap.evaluation.measure import evaluate
+    from codecswap.evaluation.evaluate import evaluate
     from codecswap.metrics import ms_ssim, psnr
     from codecswap.students.checkpoint import load_student
     from codecswap.swaps.apply import swap
@@ -29,7 +29,7 @@ __all__ = ["calibrate", "encode", "evaluate", "load_codec", "load_student", "ms_
 _HOMES = {
     "calibrate": "swaps.calibrate",
     "encode": "codecs.protocol",
-    "evaluate": "evaluation.measure",
+    "evaluate": "evaluation.evaluate",
     "load_codec": "codecs.source",
     "load_student": "students.checkpoint",
     "ms_ssim": "metrics",

@@ -4,11 +4,20 @@ import multiprocessing
 import os
 import signal
 import threading
+from contextlib import suppress
+from pathlib import Path
+
+CGROUP = Path("/sys/fs/cgroup")
+"""Where Linux says how much of the processors' time a container gets."""
 
 
 def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Cores that this process may use: those that it may run on, at most as many as its container's share of time fills."""
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with suppress(OSError, ValueError):  # no container, or no limit ("max")
+        quota, period = map(int, (CGROUP / "cpu.max").read_text("utf-8").split())
+        count = min(count, max(1, round(quota / period)))
+    return count
 
 
 def follow_parent() -> None:

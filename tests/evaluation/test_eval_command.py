@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from codecswap.codecs.source import load_codec
 from codecswap.data.transforms import whole_picture
 from codecswap.evaluation import command
 from codecswap.evaluation.measure import TeacherAndStudents, code
+from codecswap.metrics.table import METRICS
 from codecswap.swaps.apply import swap
 
 KEYS = {"psnr-rgb", "ms-ssim-rgb", "bpp", "encoding_time", "decoding_time"}
@@ -172,10 +174,11 @@ def test_compressai_draws_the_files(folder: Path, tmp_path: Path, student_of) ->
 
 
 def test_the_table_fits_100_columns(folder: Path, student_of, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
-    monkeypatch.setattr(command, "load_lpips", lambda device: lambda x, y: 0.1234)
+    known = replace(METRICS["lpips"], load=lambda device: True, function=lambda x, y: torch.tensor([0.1234]))
+    monkeypatch.setitem(METRICS, "lpips", known)
     first = student_of("tiny", "upsample", "checkpoints_ft/ft_best.pt")
     second = student_of("tiny", "subpixel", "checkpoints/best_msssim.pt")
-    assert evaluate(folder, "--checkpoint", first, "--checkpoint", second, "--lpips") == 0
+    assert evaluate(folder, "--checkpoint", first, "--checkpoint", second, "--metrics", "lpips") == 0
     table = [line for line in capsys.readouterr().out.splitlines() if line[:1] in "┏┃┡│└"]
     assert len(table) > 10 and max(map(len, table)) <= 100
 
@@ -252,14 +255,14 @@ def test_an_interrupted_run_is_told(folder: Path, tmp_path: Path, student_of, ca
 def test_ctrl_c_shows_and_writes_what_there_is(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
 ) -> None:
-    measure = TeacherAndStudents.measure
+    decode = TeacherAndStudents.decode
 
-    def stop(self, picture, x, lpips=None):
+    def stop(self, picture, x):
         if picture.startswith("sub"):
             raise KeyboardInterrupt
-        return measure(self, picture, x, lpips)
+        return decode(self, picture, x)
 
-    monkeypatch.setattr(TeacherAndStudents, "measure", stop)
+    monkeypatch.setattr(TeacherAndStudents, "decode", stop)
     assert evaluate(folder, "--teacher", "tiny", "--anchors", "50", "--output", tmp_path) == 130
     said = capsys.readouterr()
     assert "stopped after 1 of 2 pictures" in said.err and "1 of 2 pictures" in said.out
@@ -267,7 +270,7 @@ def test_ctrl_c_shows_and_writes_what_there_is(
     assert "stopped after 1 of 2 pictures" in read(tmp_path, "curves/JPEG.json")["description"]
     (folder / "sub" / "b.png").rename(folder / "b.png")
     try:
-        monkeypatch.setattr(TeacherAndStudents, "measure", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        monkeypatch.setattr(TeacherAndStudents, "decode", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         assert evaluate(folder, "--teacher", "tiny", "--output", tmp_path / "none") == 130
     finally:
         (folder / "b.png").rename(folder / "sub" / "b.png")

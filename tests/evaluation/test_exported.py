@@ -161,7 +161,7 @@ def test_folders_that_cannot_be_measured_are_refused_in_one_sentence(
     monkeypatch: pytest.MonkeyPatch,
     capsys,
 ) -> None:
-    monkeypatch.setattr(command, "evaluate_all", lambda *_, **__: pytest.fail("pictures were measured"))
+    monkeypatch.setattr(command, "measure_all", lambda *_, **__: pytest.fail("pictures were measured"))
     assert evaluate(folder, "--codec", make(tmp_path / "mine"), *words, "--output", tmp_path / "out") == 2
     said = capsys.readouterr().err
     assert sentence in said and said.count("\n") == 1 and str(tmp_path / "mine") in said

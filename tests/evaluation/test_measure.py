@@ -10,7 +10,10 @@ import codecswap
 from codecswap.codecs.factorized import FactorizedPrior
 from codecswap.data.transforms import whole_picture
 from codecswap.errors import UserError
-from codecswap.evaluation.measure import CodecResult, Coded, Scores, TeacherAndStudents, code, evaluate, evaluate_all
+from codecswap.evaluation.evaluate import evaluate, measure_all
+from codecswap.evaluation.measure import TeacherAndStudents, code
+from codecswap.evaluation.result import CodecResult, Coded
+from codecswap.metrics.table import METRICS, compare
 from codecswap.swaps.apply import swap
 
 
@@ -21,25 +24,27 @@ def test_rate_and_picture_are_compressais(teacher: FactorizedPrior, photos: list
     assert bpp == 8 * len(packed["strings"][0][0]) / (192 * 208)
     wanted = teacher.decompress(**packed)["x_hat"]
     torch.testing.assert_close(teacher.g_s(latents).clamp(0, 1), wanted)
-    (result,) = evaluate(teacher, {}, [("a", x[0])])
+    (result,) = evaluate([("a", x[0])], teacher=teacher)
     assert (result.name, result.kind, result.same_latents) == ("teacher", "teacher", None)
     (coded,) = result.coded
     error = ((wanted * 255).round() / 255 - x).square().mean().item()
-    assert coded.scores.psnr == pytest.approx(-10 * math.log10(error), abs=1e-4)
+    assert coded.scores["psnr"] == pytest.approx(-10 * math.log10(error), abs=1e-4)
     assert (coded.picture, coded.bpp, coded.against_teacher) == ("a", bpp, None)
     assert coded.encoding_time > 0 and coded.decoding_time > 0
 
 
 def test_any_size_is_padded_and_cropped(teacher: FactorizedPrior, photos: list[Path]) -> None:
     x = whole_picture(photos[1])[:, :201, :170]
-    first, second = codecswap.evaluate(teacher, {"mine": swap(teacher, "subpixel")[0]}, [("odd", x)])
-    assert first.coded[0].scores.psnr > 20
+    first, second = codecswap.evaluate([("odd", x)], {"mine": swap(teacher, "subpixel")[0]}, teacher=teacher)
+    assert first.coded[0].scores["psnr"] > 20
     student = second.coded[0]
     assert (second.name, second.kind, second.same_latents) == ("mine", "student", True)
-    assert student.against_teacher is not None and student.against_teacher.psnr > 80, "a level here and there at most"
+    assert student.against_teacher is not None and student.against_teacher["psnr"] > 80, (
+        "a level here and there at most"
+    )
     assert student.bpp == first.coded[0].bpp
-    small = Scores.of(x[None, :, :40, :40], x[None, :, :40, :40])
-    assert math.isnan(small.ms_ssim) and math.isinf(small.psnr), "not defined, not a crash"
+    small = compare(x[None, :, :40, :40], x[None, :, :40, :40], [METRICS["psnr"], METRICS["ms_ssim"]])
+    assert math.isnan(small["ms_ssim"]) and math.isinf(small["psnr"]), "not defined, not a crash"
 
 
 def test_students_of_the_same_latents_decode_the_teachers_bytes(
@@ -50,7 +55,7 @@ def test_students_of_the_same_latents_decode_the_teachers_bytes(
     with torch.no_grad():
         other.g_a[6].weight *= 0.5
     measured = TeacherAndStudents(teacher, {"shared": shared, "other": other})
-    evaluate_all([measured], [("warm", x)])
+    list(measure_all([measured], [("warm", x)]))
     encoded, read = [], []
     for codec in (teacher, shared, other):
         real, reader = codec.entropy_bottleneck.compress, codec.entropy_bottleneck.decompress
@@ -62,7 +67,7 @@ def test_students_of_the_same_latents_decode_the_teachers_bytes(
         monkeypatch.setattr(
             codec.entropy_bottleneck, "compress", lambda y, codec=codec, real=real: encoded.append(codec) or real(y)
         )
-    evaluate_all([measured], [("a", x)])
+    list(measure_all([measured], [("a", x)]))
     assert encoded == read == [teacher, other] * 2, "the first picture twice, to warm up"
     first, second, third = (result.coded[1] for result in measured.results)
     assert second.encoding_time == first.encoding_time and second.bpp == first.bpp
@@ -76,10 +81,14 @@ def _padded(x: torch.Tensor) -> torch.Tensor:
     return x[None]
 
 
+def scores(psnr: float, ms_ssim: float) -> dict[str, float]:
+    return {"psnr": psnr, "ms_ssim": ms_ssim}
+
+
 def test_the_mean_is_per_picture_and_says_what_it_is_over() -> None:
     coded = [
-        Coded("a", 1.0, Scores(30.0, 0.9), 0.1, 0.2, Scores(math.inf, 1.0)),
-        Coded("b", 3.0, Scores(40.0, math.nan), 0.3, 0.6, Scores(80.0, math.nan)),
+        Coded("a", 1.0, scores(30.0, 0.9), 0.1, 0.2, scores(math.inf, 1.0)),
+        Coded("b", 3.0, scores(40.0, math.nan), 0.3, 0.6, scores(80.0, math.nan)),
     ]
     mean = CodecResult("mine", "student", True, coded=coded).mean()
     assert mean == {
@@ -96,20 +105,21 @@ def test_the_mean_is_per_picture_and_says_what_it_is_over() -> None:
     assert math.isinf(identical["psnr_to_teacher"])
     undefined = CodecResult("mine", "teacher", None, coded=coded[1:]).mean()
     assert math.isnan(undefined["ms_ssim"]) and undefined["ms_ssim_pictures"] == 0
-    perceived = [Coded("a", 1.0, Scores(30.0, 0.9, lpips), 0.1, 0.2) for lpips in (0.2, 0.4, None)]
-    assert CodecResult("mine", "anchor", coded=perceived).mean()["lpips"] == pytest.approx(0.3)
+    perceived = [Coded("a", 1.0, scores(30.0, 0.9) | {"lpips": lpips}, 0.1, 0.2) for lpips in (0.2, 0.4, math.nan)]
+    mean = CodecResult("mine", "anchor", coded=perceived).mean()
+    assert mean["lpips"] == pytest.approx(0.3) and mean["lpips_pictures"] == 2
 
 
 def test_an_interruption_leaves_all_codecs_the_same_pictures(teacher: FactorizedPrior) -> None:
     class Tired(TeacherAndStudents):
-        def measure(self, picture, x, lpips=None):
+        def decode(self, picture, x):
             if picture == "c":
                 raise KeyboardInterrupt
-            return super().measure(picture, x, lpips)
+            return super().decode(picture, x)
 
     first, second = TeacherAndStudents(teacher, {}), Tired(teacher, {"a": teacher})
     with pytest.raises(KeyboardInterrupt):
-        evaluate_all([first, second], [(name, torch.rand(3, 32, 32)) for name in "abcd"])
+        list(measure_all([first, second], [(name, torch.rand(3, 32, 32)) for name in "abcd"]))
     results = [*first.results, *second.results]
     assert [[coded.picture for coded in result.coded] for result in results] == [["a", "b"]] * 3
 

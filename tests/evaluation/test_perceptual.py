@@ -2,8 +2,10 @@
 
 import csv
 import json
+import math
 import socket
 import urllib.error
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,8 +14,17 @@ import torchvision
 from torchmetrics.functional.image import learned_perceptual_image_patch_similarity
 
 from codecswap.cli import run
-from codecswap.evaluation import perceptual
-from codecswap.evaluation.perceptual import load_lpips
+from codecswap.metrics import perceptual
+from codecswap.metrics.perceptual import load_lpips, lpips
+from codecswap.metrics.table import METRICS, compare
+
+
+@pytest.fixture(autouse=True)
+def forget() -> Iterator[None]:
+    """Each test loads the backbone again."""
+    perceptual._network.cache_clear()
+    yield
+    perceptual._network.cache_clear()
 
 
 @pytest.fixture
@@ -30,18 +41,29 @@ def backbone(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_it_is_torchmetrics_own(backbone: None) -> None:
-    lpips = load_lpips(torch.device("cpu"))
-    assert lpips is not None
+    assert load_lpips(torch.device("cpu"))
     x, y = torch.rand(1, 3, 70, 81), torch.rand(1, 3, 70, 81)
     wanted = learned_perceptual_image_patch_similarity(x, y, net_type="alex", normalize=True).item()
-    assert lpips(x, y) == pytest.approx(wanted, rel=1e-5) and wanted > 0
-    assert lpips(x, x) == 0
-    assert lpips(x[..., :31], y[..., :31]) is None, "AlexNet has nothing left of 31 pixels"
-    assert lpips(x[..., :32, :32], y[..., :32, :32]) is not None
+    assert lpips(x, y).item() == pytest.approx(wanted, rel=1e-5) and wanted > 0
+    assert lpips(torch.cat([x, x]), torch.cat([x, y])).tolist() == [0, pytest.approx(wanted, rel=1e-5)]
+    (narrow,) = compare(x[..., :31], y[..., :31], [METRICS["lpips"]]).values()
+    assert math.isnan(narrow), "AlexNet has nothing left of 31 pixels"
+    assert lpips(x[..., :32, :32], y[..., :32, :32]).isfinite().all()
 
 
 def test_the_command_measures_it(backbone: None, folder: Path, tmp_path: Path, capsys) -> None:
-    command = ["--images", str(folder), "--teacher", "tiny", "--num_workers", "0", "--anchors", "50", "--lpips"]
+    command = [
+        "--images",
+        str(folder),
+        "--teacher",
+        "tiny",
+        "--num_workers",
+        "0",
+        "--anchors",
+        "50",
+        "--metrics",
+        "lpips",
+    ]
     assert run("eval", [*command, "--output", str(tmp_path)]) == 0
     said = capsys.readouterr().out
     with (tmp_path / "pictures.csv").open() as file:
@@ -63,7 +85,18 @@ def test_a_missing_backbone_is_a_sentence_and_an_empty_column(
         raise urllib.error.URLError("no such\n host")
 
     monkeypatch.setattr(torchvision.models, "alexnet", refuse)
-    command = ["--images", str(folder), "--teacher", "tiny", "--num_workers", "0", "--anchors", "none", "--lpips"]
+    command = [
+        "--images",
+        str(folder),
+        "--teacher",
+        "tiny",
+        "--num_workers",
+        "0",
+        "--anchors",
+        "none",
+        "--metrics",
+        "lpips",
+    ]
     assert run("eval", [*command, "--output", str(tmp_path)]) == 0
     said = capsys.readouterr()
     assert patience == [perceptual.DOWNLOAD_TIMEOUT] and socket.getdefaulttimeout() is None, "it must not wait for ever"

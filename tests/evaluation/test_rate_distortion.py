@@ -5,9 +5,9 @@ import math
 import numpy as np
 import pytest
 
-from codecswap.evaluation.measure import CodecResult, Coded, Scores
 from codecswap.evaluation.published import PUBLISHED
 from codecswap.evaluation.rate_distortion import bd_psnr, bd_rate, curves
+from codecswap.evaluation.result import CodecResult, Coded
 
 KODAK = list(zip(PUBLISHED["results"]["bpp"], PUBLISHED["results"]["psnr-rgb"], strict=True))
 
@@ -66,7 +66,9 @@ def test_why_there_is_none() -> None:
 
 def test_curves_are_sorted_by_rate() -> None:
     def result(name: str, curve: str, bpp: float) -> CodecResult:
-        return CodecResult(name, "teacher", None, coded=[Coded("a", bpp, Scores(30, 0.9), 0, 0)], curve=curve)
+        return CodecResult(
+            name, "teacher", None, coded=[Coded("a", bpp, {"psnr": 30, "ms_ssim": 0.9}, 0, 0)], curve=curve
+        )
 
     found = curves(
         [result("t8", "teacher", 2), result("JPEG q10", "JPEG", 1), result("t1", "teacher", 1), result("x", "", 1)]

@@ -14,7 +14,7 @@ from codecswap.cli import run
 from codecswap.codecs.source import load_codec
 from codecswap.data.discovery import find_pictures
 from codecswap.data.transforms import whole_picture
-from codecswap.evaluation.measure import evaluate
+from codecswap.evaluation.evaluate import evaluate
 from codecswap.evaluation.published import published
 from codecswap.report import command, curves, measurements
 from codecswap.report.advice import advise
@@ -55,10 +55,10 @@ def test_the_verdict_is_what_evaluation_measures(report: Path, runs: tuple[Path,
     paths = find_pictures(hostile).val
     student = load_student(runs[1] / "ft_best.pt").student
     pictures = [(path.name, whole_picture(path)) for path in paths]
-    results = evaluate(load_codec("tiny"), {"student": student}, pictures)
+    results = evaluate(pictures, {"student": student}, teacher=load_codec("tiny"))
     theirs, mine = (result.mean() for result in results)
     lost = theirs["psnr"] - mine["psnr"]
-    changes = [m.scores.psnr - t.scores.psnr for t, m in zip(*(result.coded for result in results), strict=True)]
+    changes = [m.scores["psnr"] - t.scores["psnr"] for t, m in zip(*(result.coded for result in results), strict=True)]
     assert says(page, "basis_range", least=f"−{-min(changes):.2f}", most=f"−{-max(changes):.2f}")
     for language in ("en", "ja"):
         assert says(page, "headline_loses", language, decibels=f"{lost:.2f}")
@@ -77,7 +77,7 @@ def test_the_verdict_says_what_to_ship(
     page = report.read_text("utf-8")
     teacher = load_codec("tiny")
     students = {name: swap(teacher, name)[0] for name in ("subpixel", "masked")}
-    results = evaluate(teacher, students, [(path.name, whole_picture(path)) for path in find_pictures(hostile).val])
+    results = evaluate(find_pictures(hostile).val, students, teacher=teacher)
     operators = {"subpixel": "Conv, DepthToSpace", "masked": "Resize, Mul, Conv"}
     theirs = results[0].mean()["psnr"]
     for result in results[1:]:
@@ -129,16 +129,16 @@ def test_replacements_that_do_the_same_are_measured_once(
 ) -> None:
     decoded: list[list[str]] = []
 
-    def counting(teacher, students, pictures, **more):
-        decoded.append(list(students))
-        return evaluate(teacher, students, pictures, **more)
+    def counting(pictures, codecs=None, **more):
+        decoded.extend([list(codecs)] if codecs else [])
+        return evaluate(pictures, codecs, **more)
 
     monkeypatch.setattr(measurements, "evaluate", counting)
     comparison = Measurements(1).compare(read_run(runs[1]))
     assert comparison is not None and decoded == [["student", "subpixel"]]
     masked = swap(load_codec("tiny"), "masked")[0]
     path = find_pictures(Path(read_run(runs[1]).config["coco_dir"])).val[0]
-    wanted = evaluate(load_codec("tiny"), {"masked": masked}, [(path.name, whole_picture(path))])[1].coded[0]
+    wanted = evaluate([path], {"masked": masked}, teacher=load_codec("tiny"))[1].coded[0]
     mine = comparison.exact["masked"]
     assert (mine.name, mine.coded[0].scores, mine.coded[0].bpp) == ("masked", wanted.scores, wanted.bpp)
 

@@ -29,8 +29,8 @@ class EvalOptions(PictureOptions):
     """Instead of --coco_dir: a folder of pictures of any size. All of them are evaluated, uncropped."""
     anchors: str | None = None
     """Qualities for JPEG, WebP and AVIF, e.g. 30,50, or none. Default: 10,30,50,70,90 with --images."""
-    lpips: bool = False
-    """Measure LPIPS too (AlexNet). The first time 233 MB are downloaded."""
+    metrics: list[str] = field(default_factory=list)
+    """Metrics to measure besides PSNR and MS-SSIM: lpips (AlexNet; the first time 233 MB are downloaded)."""
     output: Path | None = None
     """Folder for summary.json, pictures.csv and curves/ in CompressAI's results format."""
     accelerator: str = "auto"

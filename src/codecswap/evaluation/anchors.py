@@ -1,10 +1,16 @@
 """Anchors, the codecs to compare with: JPEG, WebP and AVIF as Pillow writes them by default."""
 
 import io
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+import json
+import os
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor
+from contextlib import contextmanager, suppress
+from dataclasses import asdict
 from functools import partial
+from hashlib import sha256
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,63 +18,76 @@ import torch
 from PIL import Image, features
 from torch import Tensor
 
+from codecswap import __version__
 from codecswap.console import warn
-from codecswap.evaluation.measure import CodecResult, Coded, Lpips, Scores, evaluate_all, timed, to_image
+from codecswap.evaluation.measure import to_image
+from codecswap.evaluation.result import CodecResult, Coded
+from codecswap.files import atomic_write
 from codecswap.metrics import bits_per_pixel
+from codecswap.metrics.table import Metric, compare
 
 FORMATS = {"JPEG": "jpg", "WebP": "webp", "AVIF": "avif"}
 """Formats by name, and the names of their features in Pillow."""
-CPU = torch.device("cpu")
 
 
 class Anchors:
     """JPEG, WebP and AVIF; warns of a format that Pillow lacks and leaves it out.
 
+    Each picture is coded once in every format and quality, and the figures are kept in a folder of the user's
+    (``$XDG_CACHE_HOME/codecswap/anchors``, by default in ``~/.cache``): the next evaluation of the same pixels with the
+    same encoders reads them there, times included. Times are processor time: a core's, whatever the others do.
+
     Args:
         qualities: 1 to 100.
-        threads: how many formats and qualities of a picture are coded at the same time; with more than one the times say
-            little.
     """
 
-    def __init__(self, qualities: Sequence[int], threads: int = 1) -> None:
-        self.qualities, self.threads = qualities, threads
+    def __init__(self, qualities: Sequence[int]) -> None:
+        self.qualities = qualities
         self.results: list[CodecResult] = []
         for name, feature in FORMATS.items():
-            if features.check(feature):
+            if not qualities or features.check(feature):
                 self.results += [CodecResult(f"{name} q{quality}", "anchor", curve=name) for quality in qualities]
             else:
                 warn(f"This Pillow has no {name} and leaves it out: pip install --upgrade pillow.")
 
-    def measure(self, picture: str, x: Tensor, lpips: Lpips | None = None) -> list[Coded]:
-        """Code one picture ``(1, 3, H, W)`` in every format and quality."""
+    def measure(self, picture: str, x: Tensor, metrics: Sequence[Metric], pool: Executor) -> list[Coded]:
+        """Code one picture ``(1, 3, H, W)`` in every format and quality, in the pool's threads; in the order of ``results``."""
         pixels = to_image(x)
+        cache = _Cache(pixels, {metric.name for metric in metrics})
         coded: list[Coded] = []
-        with self._workers() as run:
+        with _one_thread_for_avif():
             names = dict.fromkeys(result.curve for result in self.results)
-            begun = {name: run(partial(_code, picture, x, pixels, lpips, name), self.qualities) for name in names}
-            for name, each in begun.items():
+            code = partial(_code, picture, x, pixels, metrics, cache)
+            begun = {
+                name: pool.map(partial(code, name), self.qualities) for name in reversed(names)
+            }  # the slowest first
+            for name in names:
                 try:
-                    coded += list(each)
+                    coded += list(begun[name])
                 except (OSError, ValueError) as error:  # WebP ends at 16,383 pixels
                     warn(f"{name} cannot code {picture} ({error}) and is left out.")
                     self.results = [result for result in self.results if result.curve != name]
+        cache.write()
         return coded
 
-    @contextmanager
-    def _workers(self) -> Iterator[Callable[..., Iterator[Coded]]]:
-        """``map``, or the same in threads: Pillow and PyTorch leave Python to others while they compute."""
-        if self.threads == 1:
-            yield map
-            return
-        with ThreadPoolExecutor(self.threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            yield pool.map
 
-
-def _code(picture: str, x: Tensor, pixels: Image.Image, lpips: Lpips | None, name: str, quality: int) -> Coded:
-    content, encoding_time = timed(CPU, _encode, pixels, name, quality)
-    decoded, decoding_time = timed(CPU, _decode, content)
+def _code(
+    picture: str, x: Tensor, pixels: Image.Image, metrics: Sequence[Metric], cache: "_Cache", name: str, quality: int
+) -> Coded:
+    key = f"{name} q{quality}, {_encoder(name)}"
+    if known := cache.read(key, picture):
+        return known
+    content, encoding_time = _timed(_encode, pixels, name, quality)
+    decoded, decoding_time = _timed(_decode, content)
     y = torch.from_numpy(decoded).to(x.device).permute(2, 0, 1)[None].float() / 255
-    return Coded(picture, bits_per_pixel(8 * len(content), x), Scores.of(y, x, lpips), encoding_time, decoding_time)
+    scores = compare(y, x, metrics)
+    return cache.add(key, Coded(picture, bits_per_pixel(8 * len(content), x), scores, encoding_time, decoding_time))
+
+
+def _timed(function: Any, *words: Any) -> tuple[Any, float]:
+    """What a function returns, and the processor time (seconds) that it took in this thread."""
+    began = time.thread_time()
+    return function(*words), time.thread_time() - began
 
 
 def _encode(pixels: Image.Image, name: str, quality: int) -> bytes:
@@ -85,17 +104,62 @@ def _decode(content: bytes) -> np.ndarray[Any, np.dtype[np.uint8]]:
         return np.array(picture.convert("RGB"))
 
 
-def anchors(
-    pictures: Iterable[tuple[str, Tensor]], qualities: Sequence[int], *, lpips: Lpips | None = None, threads: int = 1
-) -> list[CodecResult]:
-    """Measure JPEG, WebP and AVIF on named pictures ``(3, H, W)`` in [0, 1].
+def _encoder(name: str) -> str:
+    """Name and version of what writes a format."""
+    library = {"JPEG": "libjpeg_turbo", "WebP": "webp", "AVIF": "avif"}[name]
+    return f"{library} {features.version(library)}, Pillow {features.version('pil')}, codecswap {__version__}"
+
+
+@contextmanager
+def _one_thread_for_avif() -> Iterator[None]:
+    """Let Pillow decode AVIF in the calling thread: by default it starts one for every core, for each picture."""
+    try:
+        from PIL import AvifImagePlugin as avif
+    except ImportError:  # an older Pillow
+        yield
+        return
+    before = avif.DEFAULT_MAX_THREADS
+    avif.DEFAULT_MAX_THREADS = 1
+    try:
+        yield
+    finally:
+        avif.DEFAULT_MAX_THREADS = before
+
+
+class _Cache:
+    """Figures of one picture's anchors in a file that is named by the picture's pixels.
 
     Args:
-        qualities: 1 to 100.
-        threads: `Anchors`.
-
-    Returns: a result for each format and quality, named ``JPEG q30``; ``curve`` is the format.
+        pixels: the picture.
+        metrics: names of the metrics that a known entry must have.
     """
-    measured = Anchors(qualities, threads)
-    evaluate_all([measured], pictures, lpips=lpips)
-    return measured.results
+
+    def __init__(self, pixels: Image.Image, metrics: set[str]) -> None:
+        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "codecswap" / "anchors"
+        self.path = folder / f"{sha256(f'{pixels.size}'.encode() + pixels.tobytes()).hexdigest()}.json"
+        self.metrics, self.new = metrics, False
+        self.entries: dict[str, Any] = {}
+        with suppress(OSError, ValueError):
+            content = json.loads(self.path.read_text(encoding="utf-8"))
+            self.entries = content if isinstance(content, dict) else {}
+
+    def read(self, key: str, picture: str) -> Coded | None:
+        """The figures under a key, for a picture of that name; None where some are missing."""
+        try:
+            known = Coded(**self.entries[key] | {"picture": picture})
+            return known if self.metrics <= set(known.scores) else None
+        except (KeyError, TypeError):
+            return None
+
+    def add(self, key: str, coded: Coded) -> Coded:
+        """Keep figures under a key."""
+        self.entries[key], self.new = asdict(coded), True
+        return coded
+
+    def write(self) -> None:
+        """Write the file; a disk that cannot take it costs time only, the next time."""
+        if self.new:
+            with suppress(OSError):
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                with atomic_write(self.path) as beside:
+                    beside.write_text(json.dumps(self.entries), encoding="utf-8")

@@ -11,8 +11,9 @@ from codecswap.codecs.safe_load import read_state
 from codecswap.codecs.source import Teacher, fingerprint
 from codecswap.config import EvalOptions
 from codecswap.errors import UserError
-from codecswap.evaluation.exported import Folder, curve_names, open_folders
+from codecswap.evaluation.exported import Folder, curve_names, pair_folders
 from codecswap.evaluation.measure import Exported, ExportedCodecs, MeasuredCodecs, TeacherAndStudents
+from codecswap.inference.runtime import OnnxCodec
 from codecswap.stages import STAGES
 from codecswap.students.checkpoint import StudentCheckpoint, load_student
 from codecswap.students.teacher import check_teacher
@@ -79,7 +80,8 @@ def build_evaluation_set(options: EvalOptions, device: torch.device) -> Evaluati
     labels = _names(paths, parts=1)
     taken = {"teacher", *loaded}
     labels = [f"{label} (folder)" if label in taken else label for label in labels]
-    folders = open_folders(paths, labels, dict(zip(names, codecs, strict=True)))
+    opened = [OnnxCodec(Path(path), torch.get_num_threads()) for path in paths]
+    folders = pair_folders(opened, labels, dict(zip(names, codecs, strict=True)))
     exported: dict[int | None, list[Exported]] = {}
     for folder, curve in zip(folders, curve_names(folders, len(teachers)), strict=True):
         exported.setdefault(folder.teacher, []).append(folder.measured(curve))

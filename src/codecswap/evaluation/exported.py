@@ -1,11 +1,8 @@
 """Exported, quantized and compiled folders in an evaluation: opened, and each paired with who encodes for it."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
-
-import torch
 
 from codecswap.codecs.protocol import Codec
 from codecswap.codecs.torch_codec import TorchCodec
@@ -45,8 +42,8 @@ class Folder:
         return Exported(self.name, self.codec, self.encoder, curve)
 
 
-def open_folders(paths: Sequence[str], names: Sequence[str], teachers: dict[str, Codec]) -> list[Folder]:
-    """Open folders, and find an encoder for those without one: a teacher's, or another folder's.
+def pair_folders(opened: Sequence[OnnxCodec], names: Sequence[str], teachers: Mapping[str, Codec]) -> list[Folder]:
+    """Find an encoder for opened folders that have none: a teacher's, or another folder's.
 
     Args:
         names: of the folders, as tables show them.
@@ -55,7 +52,6 @@ def open_folders(paths: Sequence[str], names: Sequence[str], teachers: dict[str,
     Raises:
         UserError: one is no exported codec, has no decoder, or has no encoder and nobody here has its entropy tables.
     """
-    opened = [OnnxCodec(Path(path), torch.get_num_threads()) for path in paths]
     # a teacher that predicts in floating point encodes for no folder, which predicts in integers: their digests differ
     lenders: dict[int, tuple[str, Any]] = {
         index: (name, TorchCodec(codec)) for index, (name, codec) in enumerate(teachers.items())

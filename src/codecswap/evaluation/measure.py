@@ -1,10 +1,9 @@
-"""Measure codecs on pictures: real bytes, PSNR, MS-SSIM, LPIPS and time, picture by picture."""
+"""Codecs at work on a picture: real bytes, the picture that comes back, and times."""
 
-import math
 import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
-from typing import Literal, ParamSpec, Protocol, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import ParamSpec, Protocol, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -16,99 +15,25 @@ from codecswap.data.pictures import to_array
 from codecswap.entropy import bitstream
 from codecswap.entropy.tables import LARGEST
 from codecswap.errors import UserError
-from codecswap.metrics import SMALLEST_SIDE, bits_per_pixel, ms_ssim, psnr, to_8_bits
-
-Lpips = Callable[[Tensor, Tensor], float | None]
-"""LPIPS of two pictures ``(1, 3, H, W)`` in [0, 1]; None where they are too small for it."""
+from codecswap.evaluation.result import CodecResult
+from codecswap.metrics import bits_per_pixel, to_8_bits
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
-class Scores:
-    """One picture, compared with another."""
+class Decoded:
+    """A picture that one codec has encoded and decoded, before metrics judge it."""
 
-    psnr: float
-    """dB, on 8-bit pictures; infinite where they are identical."""
-    ms_ssim: float
-    """0 to 1; NaN where a side is too short for it (160 pixels or fewer)."""
-    lpips: float | None = None
-    """0 where they look the same; None where it was not asked for or is not defined."""
-
-    @classmethod
-    def of(cls, x: Tensor, y: Tensor, lpips: Lpips | None = None) -> "Scores":
-        """Compare two pictures ``(1, 3, H, W)`` in [0, 1] that are rounded to 8 bits."""
-        similarity = ms_ssim(x, y).item() if min(x.shape[-2:]) >= SMALLEST_SIDE else math.nan
-        return cls(psnr(x, y).item(), similarity, lpips(x, y) if lpips else None)
-
-
-@dataclass(frozen=True)
-class Coded:
-    """One picture through one codec."""
-
-    picture: str
-    """The picture's name."""
+    y: Tensor
+    """``(1, 3, H, W)`` in [0, 1], rounded to 8 bits."""
     bpp: float
     """Bits per pixel, counted from the bytes."""
-    scores: Scores
-    """The decoded picture against the original."""
     encoding_time: float
-    """Seconds from the picture in memory to its bytes."""
     decoding_time: float
-    """Seconds from the bytes to the 8-bit picture in memory."""
-    against_teacher: Scores | None = None
-    """The decoded picture against its teacher's, of students and exported folders; None where there is no teacher."""
-
-
-@dataclass(frozen=True)
-class CodecResult:
-    """One codec on all pictures."""
-
-    name: str
-    """As tables show it."""
-    kind: Literal["teacher", "student", "exported", "anchor"]
-    same_latents: bool | None = None
-    """A student's encoder and entropy model are its teacher's, bit for bit; None for all but students."""
-    same_entropy: bool | None = None
-    """Its entropy model is, whatever its encoder: either decodes the other's files."""
-    coded: list[Coded] = field(default_factory=list)
-    """One for each picture, in their order."""
-    curve: str = ""
-    """The rate-distortion curve that this codec is a point of; empty: one of its own."""
-
-    def mean(self) -> dict[str, float]:
-        """Means over the pictures.
-
-        Returns: ``psnr`` (dB), ``ms_ssim``, ``bpp``, ``encoding_time`` and ``decoding_time`` (seconds); ``lpips`` where it
-            was measured; where there is a teacher to compare with, ``psnr_to_teacher`` and ``ms_ssim_to_teacher``. Means
-            are over the pictures on which a figure is defined and finite, ``ms_ssim_pictures`` says how many MS-SSIM is of;
-            NaN where there are none, and an infinite PSNR only where all pictures are identical.
-        """
-        scores = [coded.scores for coded in self.coded]
-        means = {
-            "psnr": _mean([s.psnr for s in scores]),
-            "ms_ssim": _mean([s.ms_ssim for s in scores]),
-            "ms_ssim_pictures": sum(not math.isnan(s.ms_ssim) for s in scores),
-            "bpp": _mean([coded.bpp for coded in self.coded]),
-            "encoding_time": _mean([coded.encoding_time for coded in self.coded]),
-            "decoding_time": _mean([coded.decoding_time for coded in self.coded]),
-        }
-        if distances := [s.lpips for s in scores if s.lpips is not None]:
-            means["lpips"] = _mean(distances)
-        if against := [coded.against_teacher for coded in self.coded if coded.against_teacher]:
-            means["psnr_to_teacher"] = _mean([s.psnr for s in against])
-            means["ms_ssim_to_teacher"] = _mean([s.ms_ssim for s in against])
-        return means
-
-
-def _mean(values: Sequence[float]) -> float:
-    """The mean of what is finite; infinite where all is, NaN where nothing is defined."""
-    known = [value for value in values if not math.isnan(value)]
-    finite = [value for value in known if math.isfinite(value)]
-    if not finite:
-        return math.inf if known else math.nan
-    return sum(finite) / len(finite)
+    by_teacher: Tensor | None = None
+    """The same picture as its teacher decodes it; None where there is no teacher."""
 
 
 @torch.no_grad()
@@ -155,13 +80,13 @@ def show(codec: Codec, latents: Tensor, like: Tensor) -> Tensor:
 
 
 class MeasuredCodecs(Protocol):
-    """Codecs that `evaluate_all` measures together."""
+    """Codecs that are measured together."""
 
     results: list[CodecResult]
-    """One for each codec; filled by `evaluate_all`."""
+    """One for each codec, filled while pictures are measured (`codecswap.evaluation.evaluate`)."""
 
-    def measure(self, picture: str, x: Tensor, lpips: Lpips | None) -> list[Coded]:
-        """Code one picture ``(1, 3, H, W)`` with every codec, in the order of ``results``."""
+    def decode(self, picture: str, x: Tensor) -> list[Decoded]:
+        """Encode and decode one picture ``(1, 3, H, W)`` with every codec, in the order of ``results``."""
         ...
 
 
@@ -188,17 +113,15 @@ class ExportedCodecs:
         self.exported = exported
         self.results = [CodecResult(each.name, "exported", curve=each.curve or each.name) for each in exported]
 
-    def measure(
-        self, picture: str, x: Tensor, lpips: Lpips | None = None, by_teacher: Tensor | None = None
-    ) -> list[Coded]:
-        """Code one picture ``(1, 3, H, W)``; ``by_teacher``: as the teacher decodes it.
+    def decode(self, picture: str, x: Tensor, by_teacher: Tensor | None = None) -> list[Decoded]:
+        """Encode and decode one picture ``(1, 3, H, W)``; ``by_teacher``: as the teacher decodes it.
 
         Raises:
             UserError: a codec cannot take a picture of that size.
         """
         original = to_image(x)
         files: dict[int, tuple[bytes, float]] = {}
-        coded = []
+        found = []
         for each in self.exported:
             try:
                 key = id(each.encoder)
@@ -209,10 +132,9 @@ class ExportedCodecs:
             except (UserError, bitstream.BadFile) as error:
                 raise UserError(f"{each.name} cannot code {picture}: {error}") from error
             y = torch.from_numpy(to_array(decoded))[None].to(x.device)
-            against = None if by_teacher is None else Scores.of(y, by_teacher)
             bpp = bits_per_pixel(8 * (len(file) - bitstream.overhead(file)), x)
-            coded.append(Coded(picture, bpp, Scores.of(y, x, lpips), encoding_time, decoding_time, against))
-        return coded
+            found.append(Decoded(y, bpp, encoding_time, decoding_time, by_teacher))
+        return found
 
 
 def to_image(x: Tensor) -> Image.Image:
@@ -233,7 +155,7 @@ class TeacherAndStudents:
     def __init__(
         self,
         teacher: Codec,
-        students: dict[str, Codec],
+        students: Mapping[str, Codec],
         *,
         name: str = "teacher",
         curves: Sequence[str] | None = None,
@@ -249,27 +171,25 @@ class TeacherAndStudents:
             )
         self.results += self.exported.results
 
-    def measure(self, picture: str, x: Tensor, lpips: Lpips | None = None) -> list[Coded]:
-        """Code one picture ``(1, 3, H, W)`` with the teacher, its students and the exported codecs."""
+    def decode(self, picture: str, x: Tensor) -> list[Decoded]:
+        """Encode and decode one picture ``(1, 3, H, W)`` with the teacher, its students and the exported codecs."""
         teacher = self.codecs[0]
         x = x.to(next(teacher.parameters()).device)
         encoded = timed(x.device, compress, teacher, x)
         read = timed(x.device, teacher.decompress_latents, *encoded[0])
-        coded: list[Coded] = []
-        decoded_by_teacher = x
+        found: list[Decoded] = []
+        by_teacher: Tensor | None = None
         for codec, result in zip(self.codecs, self.results, strict=False):  # the exported ones' follow
             (strings, sides), encoding_time = encoded
             latents, reading_time = read
             if result.same_latents is False:
                 (strings, sides), encoding_time = timed(x.device, compress, codec, x)
                 latents, reading_time = timed(x.device, codec.decompress_latents, strings, sides)
-            decoded, showing_time = timed(x.device, show, codec, latents, x)
-            if not coded:
-                decoded_by_teacher = decoded
-            against = Scores.of(decoded, decoded_by_teacher) if coded else None
-            bpp, scores = bits_per_pixel(_bits(strings), x), Scores.of(decoded, x, lpips)
-            coded.append(Coded(picture, bpp, scores, encoding_time, reading_time + showing_time, against))
-        return coded + self.exported.measure(picture, x, lpips, decoded_by_teacher)
+            y, showing_time = timed(x.device, show, codec, latents, x)
+            bpp = bits_per_pixel(_bits(strings), x)
+            found.append(Decoded(y, bpp, encoding_time, reading_time + showing_time, by_teacher))
+            by_teacher = found[0].y
+        return found + self.exported.decode(picture, x, by_teacher)
 
 
 def timed(device: torch.device, function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> tuple[_T, float]:
@@ -280,44 +200,3 @@ def timed(device: torch.device, function: Callable[_P, _T], *args: _P.args, **kw
     returned = function(*args, **kwargs)
     wait()
     return returned, time.perf_counter() - began
-
-
-def evaluate_all(
-    measured: Sequence[MeasuredCodecs], pictures: Iterable[tuple[str, Tensor]], *, lpips: Lpips | None = None
-) -> None:
-    """Measure all codecs on named pictures ``(3, H, W)`` in [0, 1], picture by picture.
-
-    A picture counts once every codec has coded it: after an interruption all results are of the same pictures.
-    """
-    try:
-        for index, (name, picture) in enumerate(pictures):
-            if index == 0:  # the first call of each codec is slower than the others
-                for codecs in measured:
-                    codecs.measure(name, picture[None], None)
-            coded = [one for codecs in measured for one in codecs.measure(name, picture[None], lpips)]
-            results = [result for codecs in measured for result in codecs.results]
-            for result, one in zip(results, coded, strict=True):
-                result.coded.append(one)
-    finally:  # an interruption while appending leaves some codecs one picture ahead
-        results = [result for codecs in measured for result in codecs.results]
-        complete = min((len(result.coded) for result in results), default=0)
-        for result in results:
-            del result.coded[complete:]
-
-
-def evaluate(
-    teacher: Codec,
-    students: dict[str, Codec],
-    pictures: Iterable[tuple[str, Tensor]],
-    *,
-    lpips: Lpips | None = None,
-) -> list[CodecResult]:
-    """Measure a teacher and its students on named pictures ``(3, H, W)`` in [0, 1].
-
-    Students with the teacher's latents decode the teacher's bytes; their encoding time is the teacher's.
-
-    Returns: the teacher's result, then the students' in their order.
-    """
-    measured = TeacherAndStudents(teacher, students)
-    evaluate_all([measured], pictures, lpips=lpips)
-    return measured.results

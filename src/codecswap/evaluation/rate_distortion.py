@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from codecswap.evaluation.measure import CodecResult
+from codecswap.evaluation.result import CodecResult
 
 MIN_POINTS = 4
 """Points that a curve must have for Bjontegaard's measures."""

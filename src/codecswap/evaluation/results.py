@@ -11,66 +11,63 @@ from typing import Any
 
 from codecswap.console import show_table
 from codecswap.errors import UserError
-from codecswap.evaluation.measure import CodecResult
+from codecswap.evaluation.result import CodecResult
 from codecswap.files import atomic_write
+from codecswap.metrics.table import METRICS, Metric
 
 SUMMARY, PICTURES, CURVES = "summary.json", "pictures.csv", "curves"
 FORMAT = "codecswap evaluation"
 
-_KEYS = {
-    "psnr": "psnr-rgb",
-    "ms_ssim": "ms-ssim-rgb",
-    "lpips": "lpips",
-    "bpp": "bpp",
-    "encoding_time": "encoding_time",
-    "decoding_time": "decoding_time",
-}
-"""Our names -> those of CompressAI's results format."""
 
-
-def show_results(title: str, results: Sequence[CodecResult], *, lpips: bool = False) -> None:
-    """The table of means; where MS-SSIM is not defined on all pictures, its column says on how many it is.
+def show_results(title: str, results: Sequence[CodecResult], metrics: Sequence[Metric]) -> None:
+    """The table of means; where a metric is not defined on all pictures, its column says on how many it is.
 
     Args:
-        lpips: show the column even where it stayed empty.
+        metrics: the columns; one that could not be measured stays empty.
     """
-    means = [result.mean() for result in results]
-    defined, pictures = means[0]["ms_ssim_pictures"], len(results[0].coded)
-    columns = {
-        "codec": [result.name for result in results],
-        "PSNR,\ndB": [_decibels(mean["psnr"]) for mean in means],
-        "MS-SSIM" if defined in (0, pictures) else f"MS-SSIM\n({defined:.0f} of {pictures})": [
-            "not defined" if math.isnan(mean["ms_ssim"]) else f"{mean['ms_ssim']:.5f}" for mean in means
-        ],
-    }
-    if lpips:
-        columns["LPIPS"] = [f"{mean['lpips']:.4f}" if "lpips" in mean else "" for mean in means]
+    means, pictures = [result.mean() for result in results], len(results[0].coded)
+    columns = {"codec": [result.name for result in results]}
+    for metric in metrics:
+        columns[_heading(metric, means[0], pictures)] = [_cell(metric, mean.get(metric.name)) for mean in means]
     columns["bits per\npixel"] = [f"{mean['bpp']:.4f}" for mean in means]
     columns["encode,\nms"] = [f"{1e3 * mean['encoding_time']:.1f}" for mean in means]
     columns["decode,\nms"] = [f"{1e3 * mean['decoding_time']:.1f}" for mean in means]
-    if any("psnr_to_teacher" in mean for mean in means):
-        columns["dB to\nteacher"] = [
-            _decibels(mean["psnr_to_teacher"]) if "psnr_to_teacher" in mean else "" for mean in means
-        ]
+    first = metrics[0]
+    if any(f"{first.name}_to_teacher" in mean for mean in means):
+        cells = [_cell(first, mean.get(f"{first.name}_to_teacher")) for mean in means]
+        columns[f"{first.unit or first.label} to\nteacher"] = cells
     show_table(title, list(columns), list(zip(*columns.values(), strict=True)))
 
 
-def _decibels(value: float) -> str:
-    return "identical" if math.isinf(value) else f"{value:.3f}"
+def _heading(metric: Metric, mean: dict[str, float], pictures: int) -> str:
+    """A metric's column: its name, its unit, which way is better where that is not up, and on how many pictures it is."""
+    heading = metric.label + (f",\n{metric.unit}" if metric.unit else "")
+    heading += "" if metric.higher_is_better else ",\nless is\nbetter"
+    defined = mean.get(f"{metric.name}_pictures", pictures)
+    return heading if defined in (0, pictures) else f"{heading}\n({defined:.0f} of {pictures})"
+
+
+def _cell(metric: Metric, value: float | None) -> str:
+    if value is None:
+        return ""
+    return "not defined" if math.isnan(value) else "identical" if math.isinf(value) else f"{value:.{metric.digits}f}"
 
 
 def curve_json(name: str, points: Sequence[CodecResult], description: str) -> dict[str, Any]:
     """A curve in CompressAI's results format; what is not defined or infinite is null."""
     means = [point.mean() for point in points]
+    keys = {metric.name: metric.curve for metric in METRICS.values()}
+    keys |= {name: name for name in ("bpp", "encoding_time", "decoding_time")}
     results = {
         theirs: [_finite(mean.get(ours)) for mean in means]
-        for ours, theirs in _KEYS.items()
+        for ours, theirs in keys.items()
         if any(ours in mean for mean in means)
     }
     sentences = [description, f"Points: {', '.join(point.name for point in points)}"]
-    defined, pictures = means[0]["ms_ssim_pictures"], len(points[0].coded)
-    if defined < pictures:
-        sentences.append(f"MS-SSIM is defined on {defined:.0f} of the {pictures} pictures")
+    pictures = len(points[0].coded)
+    for metric in METRICS.values():
+        if (defined := means[0].get(f"{metric.name}_pictures", pictures)) < pictures:
+            sentences.append(f"{metric.label} is defined on {defined:.0f} of the {pictures} pictures")
     return {"name": name, "description": ". ".join(sentences) + ".", "results": results}
 
 
@@ -149,14 +146,14 @@ def _table(results: Sequence[CodecResult]) -> str:
     """A row for each codec and picture; what is not defined or was not measured is empty."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
-    measured = ["bpp", "psnr", "ms_ssim", "lpips", "encoding_time", "decoding_time"]
-    writer.writerow(["codec", "kind", "picture", *measured, "psnr_to_teacher", "ms_ssim_to_teacher"])
+    always = [metric.name for metric in METRICS.values() if metric.load is None]
+    columns = ["bpp", *METRICS, "encoding_time", "decoding_time", *(f"{name}_to_teacher" for name in always)]
+    writer.writerow(["codec", "kind", "picture", *columns])
     for result in results:
         for one in result.coded:
-            against = one.against_teacher
-            scores = [one.scores.psnr, one.scores.ms_ssim, one.scores.lpips]
-            cells = [one.bpp, *scores, one.encoding_time, one.decoding_time]
-            cells += [against.psnr, against.ms_ssim] if against else [None, None]
+            against = one.against_teacher or {}
+            cells = [one.bpp, *(one.scores.get(name) for name in METRICS), one.encoding_time, one.decoding_time]
+            cells += [against.get(name) for name in always]
             empty = ["" if cell is None or math.isnan(cell) else cell for cell in cells]
             writer.writerow([result.name, result.kind, one.picture, *empty])
     return file.getvalue()

@@ -5,8 +5,8 @@ import math
 import numpy as np
 
 from codecswap.codecs.architectures import name_of
-from codecswap.evaluation.measure import CodecResult
 from codecswap.evaluation.published import published
+from codecswap.evaluation.result import CodecResult
 from codecswap.report.measurements import Comparison
 from codecswap.report.plots import Line, Plot
 from codecswap.report.run import STAGES, Run

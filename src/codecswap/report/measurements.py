@@ -19,9 +19,9 @@ from codecswap.data.discovery import Pictures, find_pictures
 from codecswap.data.pictures import UNREADABLE
 from codecswap.data.transforms import first_readable, validation_crop, whole_picture
 from codecswap.errors import UserError
-from codecswap.evaluation.anchors import FORMATS, anchors
-from codecswap.evaluation.measure import CodecResult, code, evaluate, show
-from codecswap.processes import cores
+from codecswap.evaluation.evaluate import evaluate
+from codecswap.evaluation.measure import code, show
+from codecswap.evaluation.result import CodecResult
 from codecswap.report.run import Run
 from codecswap.report.texts import Text, text
 from codecswap.students.checkpoint import StudentCheckpoint, load_student
@@ -264,10 +264,10 @@ class Measurements:
         student = checkpoint.student
         exact, same = _exact_replacements(teacher, checkpoint, pictures[0][1])
         tracked = track("Measure teacher and student", pictures, unit="pictures")
-        by_teacher, by_student, *by_exact = evaluate(teacher, {"student": student, **exact}, tracked)
+        by_teacher, by_student, *by_exact = evaluate(tracked, {"student": student, **exact}, teacher=teacher)
         few = evenly(len(pictures), ANCHOR_PICTURES)
         anchor_results = self._cached("anchors", chosen, lambda: _anchors([pictures[index] for index in few]))
-        scores = [(t.scores.psnr, s.scores.psnr) for t, s in zip(by_teacher.coded, by_student.coded, strict=True)]
+        scores = [(t.scores["psnr"], s.scores["psnr"]) for t, s in zip(by_teacher.coded, by_student.coded, strict=True)]
         order = sorted(range(len(pictures)), key=lambda index: scores[index][1] - scores[index][0])[:ERROR_COUNT]
         errors = [
             _largest_error(teacher, student, bool(by_student.same_latents), *pictures[index], *scores[index])
@@ -288,9 +288,8 @@ def evenly(count: int, most: int) -> list[int]:
 
 
 def _anchors(pictures: list[tuple[str, Tensor]]) -> list[CodecResult]:
-    """JPEG, WebP and AVIF, on all cores: their times are not shown."""
-    tracked = track("Measure JPEG, WebP and AVIF", pictures, unit="pictures")
-    return anchors(tracked, ANCHOR_QUALITIES, threads=min(cores(), len(ANCHOR_QUALITIES) * len(FORMATS)))
+    """JPEG, WebP and AVIF."""
+    return evaluate(track("Measure JPEG, WebP and AVIF", pictures, unit="pictures"), anchors=ANCHOR_QUALITIES)
 
 
 @torch.no_grad()

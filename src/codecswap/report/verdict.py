@@ -60,7 +60,7 @@ def _from_comparison(run: Run, comparison: Comparison) -> Verdict:
     means |= {f"untrained_{name}": result.mean() for name, result in comparison.exact.items()}
     count, path = len(by_teacher.coded), str(comparison.checkpoint.path)
     basis = [text("basis_measured", count=str(count), all=str(comparison.held_out), checkpoint=path)]
-    changes = [s.scores.psnr - t.scores.psnr for t, s in zip(by_teacher.coded, by_student.coded, strict=True)]
+    changes = [s.scores["psnr"] - t.scores["psnr"] for t, s in zip(by_teacher.coded, by_student.coded, strict=True)]
     basis.append(text("basis_range", least=signed(min(changes), 2), most=signed(max(changes), 2)))
     if comparison.cropped:
         basis.append(text("basis_cropped", count=str(comparison.cropped), side=str(MAX_SIDE)))

@@ -20,6 +20,7 @@ from torchvision.utils import make_grid
 from codecswap.config import TrainingOptions
 from codecswap.console import say, warn
 from codecswap.files import atomic_write
+from codecswap.metrics.table import JUDGE
 from codecswap.stages.stage import Stage
 from codecswap.training.state import TrainingState
 
@@ -123,7 +124,7 @@ class EpochLog(L.Callback):
         if module.pair.trains_encoder:
             row["lambda_rate"] = module.rate_weight.item()
         row |= {"skipped_steps": self.state.skipped, "seconds": seconds}
-        self.state.skipped, self.state.judged = 0, means[f"msssim_{self.target}"]
+        self.state.skipped, self.state.judged = 0, means[f"{JUDGE.column}_{self.target}"]
         if not trainer.is_global_zero:
             return
         cut_rows(self.path, epoch, row)  # before the checkpoint: a run killed in between cuts the row and does it again
@@ -132,10 +133,10 @@ class EpochLog(L.Callback):
         say(self._line(trainer, row, start) + (", the best so far" if self.state.judged > self.state.best else ""))
 
     def _line(self, trainer: L.Trainer, row: dict[str, float], start: bool) -> str:
-        """The row in words; of the two MS-SSIM the one that chooses the best checkpoint."""
+        """The row in words; of the two values of `JUDGE` the one that chooses the best checkpoint."""
         scores = (
             f"PSNR {row['psnr_picture']:.2f} dB (teacher {row['teacher_psnr_picture']:.2f}), against the teacher "
-            f"{row['psnr_teacher']:.2f} dB, MS-SSIM against the {self.target} {self.state.judged:.4f}"
+            f"{row['psnr_teacher']:.2f} dB, {JUDGE.label} against the {self.target} {self.state.judged:.4f}"
         )
         if "bpp" in row:
             scores += f", {row['bpp']:.3f} bpp (teacher {row['teacher_bpp']:.3f})"

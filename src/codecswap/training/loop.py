@@ -23,7 +23,8 @@ from codecswap.data.loaders import PictureLoaders
 from codecswap.data.transforms import first_readable
 from codecswap.devices import check_device
 from codecswap.errors import RunFailure, UserError
-from codecswap.metrics import ms_ssim, psnr, to_8_bits
+from codecswap.metrics import to_8_bits
+from codecswap.metrics.table import METRICS
 from codecswap.stages import STAGES, Stage
 from codecswap.training import resume, start
 from codecswap.training.callbacks import EpochLog, Reconstructions, wandb_logger
@@ -185,17 +186,20 @@ class Training(L.LightningModule):
         if not len(batch.images):
             return
         teacher, student = self.pair.reconstruct(batch.images)
-        self.state.add("psnr_teacher", psnr(student, teacher))
-        self.state.add("msssim_teacher", ms_ssim(student, teacher))
-        student, teacher = to_8_bits(student), to_8_bits(teacher)
-        self.state.add("psnr_picture", psnr(student, batch.images))
-        self.state.add("msssim_picture", ms_ssim(student, batch.images))
-        self.state.add("teacher_psnr_picture", psnr(teacher, batch.images))
-        self.state.add("teacher_msssim_picture", ms_ssim(teacher, batch.images))
+        shown, shown_by_teacher = to_8_bits(student), to_8_bits(teacher)
+        self._add_metrics("teacher", student, teacher)
+        self._add_metrics("picture", shown, batch.images)
+        self._add_metrics("picture", shown_by_teacher, batch.images, prefix="teacher_")
         if not self.pair.same_latents:
             teacher_bpp, student_bpp = self.pair.rates(batch.images)
             self.state.add("bpp", student_bpp.expand(len(batch.images)))
             self.state.add("teacher_bpp", teacher_bpp.expand(len(batch.images)))
+
+    def _add_metrics(self, suffix: str, x: Tensor, y: Tensor, prefix: str = "") -> None:
+        """Add to the means of every metric with a column in ``metrics.csv``."""
+        for metric in METRICS.values():
+            if metric.column:
+                self.state.add(f"{prefix}{metric.column}_{suffix}", metric.function(x, y))
 
     @torch.no_grad()
     def decodes(self, pictures: Tensor) -> bool:

@@ -1,14 +1,11 @@
-"""How close two pictures are: PSNR and MS-SSIM, per picture, as the field reports them."""
+"""MS-SSIM, differentiable, without a read of the device: a training step on a GPU never waits for it."""
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-
-Bits = TypeVar("Bits", float, Tensor)
 
 _WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 _WINDOW, _SIGMA = 11, 1.5
@@ -17,28 +14,6 @@ _AT_ONCE = 1_000_000
 """Most values of pictures whose channels are computed together (640x480)."""
 SMALLEST_SIDE = (_WINDOW - 1) * 2 ** (len(_WEIGHTS) - 1) + 1
 """MS-SSIM is defined for pictures whose sides have at least this many pixels (161)."""
-
-
-def to_8_bits(x: Tensor) -> Tensor:
-    """Clamp to [0, 1] and round to the 256 levels that a picture file has."""
-    return (x.float().clamp(0, 1) * 255).round() / 255
-
-
-def psnr(x: Tensor, y: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio of each picture, in dB; infinite where two pictures are identical.
-
-    Args:
-        x, y: ``(B, 3, H, W)``, RGB in [0, 1]; rounding to 8 bits is the caller's choice (`to_8_bits`).
-
-    Returns: ``(B,)``.
-    """
-    error = (x.double() - y.double()).square().flatten(1).mean(1)
-    return -10 * error.log10()
-
-
-def bits_per_pixel(bits: Bits, x: Tensor) -> Bits:
-    """The rate of a batch of pictures ``x: (B, 3, H, W)`` that take ``bits`` together, counted or estimated."""
-    return bits / (x.shape[0] * x.shape[2] * x.shape[3])
 
 
 def ms_ssim(x: Tensor, y: Tensor) -> Tensor:
@@ -67,7 +42,7 @@ def ms_ssim(x: Tensor, y: Tensor) -> Tensor:
 
 
 def _ms_ssim(x: Tensor, y: Tensor) -> Tensor:
-    """Of each channel, ``(B, C)``."""
+    """MS-SSIM of each channel, ``(B, C)``."""
     terms = []
     last = len(_WEIGHTS) - 1
     for scale in range(last + 1):
@@ -76,9 +51,16 @@ def _ms_ssim(x: Tensor, y: Tensor) -> Tensor:
             x, y = _halve(x), _halve(y)
     stacked = torch.stack(terms)  # (scales, B, C)
     positive = (stacked > 0).all(dim=0)
-    weights = stacked.new_tensor(_WEIGHTS).view(-1, 1, 1)
-    product = (stacked.clamp_min(1e-9) ** weights).prod(dim=0)
-    return torch.where(positive, product, 0)
+    # the product of powers as a sum of logarithms: the gradient of `prod` looks for zeros, and waits for the device
+    logarithms = stacked.clamp_min(1e-9).log() * _weights(stacked.dtype, stacked.device)
+    return torch.where(positive, logarithms.sum(0).exp(), 0)
+
+
+@lru_cache(maxsize=8)
+def _weights(dtype: torch.dtype, device: torch.device) -> Tensor:
+    """The scales' weights, ``(scales, 1, 1)``; cached, since a copy from the host waits for the device."""
+    with torch.inference_mode(False):
+        return torch.tensor(_WEIGHTS, dtype=dtype, device=device).view(-1, 1, 1)
 
 
 def _ssim(x: Tensor, y: Tensor, *, whole: bool) -> Tensor:
@@ -106,7 +88,7 @@ def _filter(maps: Sequence[Tensor]) -> Tensor:
     On a CPU without gradients the four are neighbors in memory: a depthwise convolution then takes them together. Else
     banded matrices: their gradient is one product, too, and a GPU does not round them to TF32 as it does convolutions.
     """
-    if maps[0].requires_grad or maps[0].device.type != "cpu":
+    if any(each.requires_grad for each in maps) or maps[0].device.type != "cpu":
         stacked = torch.stack(list(maps))
         rows, columns = (_window_matrix(side, stacked.dtype, stacked.device) for side in stacked.shape[-2:])
         return rows @ (stacked @ columns.T)
