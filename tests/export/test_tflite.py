@@ -10,6 +10,11 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from compressai.layers import AttentionBlock, ResidualBlock, ResidualBlockUpsample
+from compressai.models.utils import deconv
+from torch import nn
+from trees import CHANNELS, tree
+from trees import SIZE as TREE_SIZE
 
 from codecswap.codecs.source import load_codec
 from codecswap.codecs.torch_codec import TorchCodec
@@ -18,9 +23,12 @@ from codecswap.data.samples import sample_pictures
 from codecswap.errors import UserError
 from codecswap.export.backends.onnx import export_decoder, export_encoder
 from codecswap.export.backends.onnx_qdq import read_qdq
+from codecswap.graph.lower import lower
+from codecswap.graph.trace import trace
 from codecswap.inference.check import agreement
 from codecswap.inference.runtime import OnnxCodec, open_session
 from codecswap.quantize.command import quantize
+from codecswap.quantized.compute import compute, rounded
 from codecswap.quantized.representation import Constant, Operation, Quantization, TransformGraph
 from codecswap.swaps.apply import swap, swap_gdn
 from codecswap.swaps.calibrate import calibrate
@@ -182,7 +190,7 @@ def test_what_no_tflite_file_says_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"g_s\.0 is in float"):
         write_tflite(replace(transform, activations={"x": transform.activations["x"]}), path)
     unknown = replace(transform, operations=(replace(transform.operations[0], operator="Reciprocal"),))
-    with pytest.raises(UserError, match=r"Reciprocal at g_s\.0 has no form"):
+    with pytest.raises(UserError, match=r"Reciprocal at g_s\.0 cannot be written .*use --gdn sqrt"):
         write_tflite(unknown, path)
     with pytest.raises(UserError, match="has uint16"):
         write_tflite(convolution("uint16"), path)
@@ -191,3 +199,65 @@ def test_what_no_tflite_file_says_is_refused(tmp_path: Path) -> None:
     x = np.arange(24, dtype=np.float32).reshape(2, 3, 4)
     expected = 0.5 * x.sum(0) + np.array([7, -3])[:, None, None] * 0.25
     assert np.abs(run(path.read_bytes(), x) - expected).max() < 0.26
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_float_tree_of_any_shape_is_pytorchs(seed: int) -> None:
+    decoder, x = lower(tree(seed), "subpixel"), torch.randn(1, CHANNELS, *TREE_SIZE)
+    found = trace(decoder, input="latents", shape=tuple(x.shape), output="picture", prefix="g_s")
+    if unknown := {step.operator for step in found.operations} - set(tflite_module.OPERATORS):
+        with pytest.raises(UserError, match=f"({'|'.join(unknown)}) at g_s.* cannot be written into a TFLite file"):
+            tflite(found)
+        return
+    expected = decoder(x)[0].detach().numpy()
+    assert np.abs(run(tflite(found), x[0].numpy()) - expected).max() < 1e-5 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize(("kind", "least"), [("uint8", 30), ("int16", 60)])
+def test_an_integer_tree_of_any_shape_is_what_it_means(kind: str, least: float) -> None:
+    """Sums of two tensors with scales of their own, sigmoids, products, leaky ReLUs, skipped convolutions."""
+    torch.manual_seed(0)
+    decoder = nn.Sequential(
+        AttentionBlock(CHANNELS), ResidualBlockUpsample(CHANNELS, CHANNELS), ResidualBlock(CHANNELS, 6), deconv(6, 3)
+    ).eval()
+    x = torch.randn(1, CHANNELS, *TREE_SIZE)
+    found = quantized(
+        trace(lower(decoder), input="latents", shape=tuple(x.shape), output="picture", prefix="g_s"), x, kind
+    )
+    x = rounded(x, found.activations["latents"])
+    content, expected = tflite(found), compute(found, x)[0].detach().numpy()
+    assert signal_to_noise(run(content, x[0].numpy()), expected) > least
+    assert {"ADD", "LOGISTIC", "LEAKY_RELU", "MUL"} <= set(operators(content))
+
+
+def signal_to_noise(found: np.ndarray, wanted: np.ndarray) -> float:
+    return float(10 * np.log10(np.square(wanted).mean() / np.square(found - wanted).mean()))
+
+
+def quantized(graph: TransformGraph, x: torch.Tensor, kind: str) -> TransformGraph:
+    """A graph in integers whose ranges are those of one input; 8-bit weights."""
+    ranges: dict[str, Quantization] = {}
+    limits = np.iinfo(kind)
+
+    def look(name: str, value: torch.Tensor) -> torch.Tensor:
+        low, high = min(0.0, value.min().item()), max(0.0, value.max().item())
+        if kind == "int16":
+            ranges[name] = Quantization(np.array(max(-low, high) / 32767, np.float32), np.array(0, kind))
+        else:
+            scale = (high - low) / (limits.max - limits.min)
+            ranges[name] = Quantization.fixed(scale, round(low / scale), kind)
+        return value
+
+    compute(graph, x, each=look)
+    constants = dict(graph.constants)
+    for step in graph.operations:
+        if step.operator in ("Conv", "ConvTranspose"):
+            given, weight, bias = step.inputs
+            axis = int(step.operator == "ConvTranspose")
+            values = constants[weight].values
+            scale = np.abs(values).max(tuple({0, 1, 2, 3} - {axis})).astype(np.float32) / np.float32(127)
+            of_weight = Quantization(scale, np.zeros(len(scale), np.int8), axis)
+            of_bias = Quantization(ranges[given].scale * scale, np.zeros(len(scale), np.int32), 0)
+            constants[weight] = Constant(of_weight.quantize(values), of_weight)
+            constants[bias] = Constant(of_bias.quantize(constants[bias].values.astype(np.float64)), of_bias)
+    return replace(graph, constants=constants, activations=ranges)

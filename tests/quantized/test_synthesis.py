@@ -22,8 +22,9 @@ from codecswap.graph.lower import lower
 from codecswap.inference.check import agreement
 from codecswap.inference.runtime import OnnxCodec
 from codecswap.quantize.command import quantize
+from codecswap.quantized.compute import rounded
 from codecswap.quantized.representation import Quantization
-from codecswap.quantized.synthesis import QuantizedSynthesis, rounded
+from codecswap.quantized.synthesis import QuantizedSynthesis
 from codecswap.swaps.apply import swap, swap_gdn
 
 SIZE = (64, 48)

@@ -285,7 +285,7 @@ class _Trace:
             table, kinds = MODULES, type(leaf.module).__mro__
         if found := next((table[kind] for kind in kinds if kind in table), None):
             return found
-        layers = ", ".join(sorted(kind.__name__ for kind in MODULES))
+        layers = ", ".join(sorted(kind.__name__ for kind in MODULES.keys() - {ConstantMask}))
         raise UserError(
             f"{_kind(leaf)} at the layer {self._full(leaf.path)} has no operator in the files written here: build that layer "
             f"from {layers} and arithmetic."

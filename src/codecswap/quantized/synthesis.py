@@ -5,33 +5,17 @@ conditional computation", 2013), and has no gradient where it clips. Ranges of a
 weights' whole numbers, their scales, one for each output, and the biases learn.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from codecswap.inference.split_inputs import LARGEST, SplitInputs
+from codecswap.quantized.compute import OPERATORS, compute, output_shape
 from codecswap.quantized.representation import Constant, Operation, Quantization, TransformGraph
-
-OPERATORS: dict[str, Callable[..., Tensor]] = {
-    "Abs": torch.abs,
-    "Clip": torch.clamp,
-    "Conv": F.conv2d,
-    "ConvTranspose": F.conv_transpose2d,
-    "DepthToSpace": lambda x: F.pixel_shuffle(x, 2),
-    "Div": torch.div,
-    "Mul": torch.mul,
-    "Reciprocal": torch.reciprocal,
-    "Relu": torch.relu,
-    "Resize": lambda x, *sizes: F.interpolate(x, scale_factor=2, mode="nearest"),
-    "Sqrt": lambda x: x.clamp_min(1e-12).sqrt(),  # at 0 its slope is infinite
-}
-"""ONNX's: all that a decoder's graphs hold."""
-
 
 LEVELS_A_STEP = 30
 """Levels that a weight moves where its ``shift`` moves by 1: it has some +-64, and all train with one learning rate."""
@@ -40,9 +24,9 @@ LEVELS_A_STEP = 30
 class QuantizedSynthesis(nn.Module):
     """Rounded latents ``(B, M, h, w)`` to a picture ``(B, 3, H, W)``, not clamped, as a device's integers give it.
 
-    Parameters, for each convolution in integers by its place among the operations: ``gains.<place>: (O,)``, which its
-    weights' scales are multiplied by, ``biases.<place>: (O,)``, and ``shifts.<place>``, which moves its weights, rounded. What
-    weights and scales start from are buffers.
+    Parameters, for each convolution by its place among the operations: ``gains.<place>: (O,)``, which its weights' scales are
+    multiplied by, ``biases.<place>: (O,)``, and ``shifts.<place>``, which moves its weights, rounded. What weights and scales
+    start from are buffers. A convolution left in float has ``weights.<place>`` and ``biases.<place>``.
 
     Args:
         transform: takes split inputs, or latents.
@@ -64,6 +48,7 @@ class QuantizedSynthesis(nn.Module):
         super().__init__()
         self.start, self.split_inputs, self.precision, self.target = transform, split_inputs, precision, target
         self.gains, self.biases, self.shifts = nn.ParameterDict(), nn.ParameterDict(), nn.ParameterDict()
+        self.weights = nn.ParameterDict()
         self.medians: Tensor
         self.register_buffer("medians", torch.from_numpy(medians.astype(np.float32)).view(1, -1, 1, 1))
         self.values, self.scales = nn.Module(), nn.Module()
@@ -74,10 +59,13 @@ class QuantizedSynthesis(nn.Module):
                 scale = torch.from_numpy(np.atleast_1d(constant.quantization.scale).copy())
                 self.scales.register_buffer(self.index[name], scale)
         for place, step in self._convolutions():
-            bias = torch.from_numpy(transform.constants[step.inputs[2]].real.copy())
-            self.gains[place], self.biases[place] = nn.Parameter(torch.ones_like(bias)), nn.Parameter(bias)
-            shape = transform.constants[step.inputs[1]].values.shape
-            self.shifts[place] = nn.Parameter(torch.zeros(shape))
+            weight, bias = (transform.constants[name] for name in step.inputs[1:])
+            self.biases[place] = nn.Parameter(torch.from_numpy(bias.real.copy()))
+            if weight.quantization:
+                self.gains[place] = nn.Parameter(torch.ones_like(self.biases[place]))
+                self.shifts[place] = nn.Parameter(torch.zeros(weight.values.shape))
+            else:
+                self.weights[place] = nn.Parameter(torch.from_numpy(weight.values.copy()))
 
     @classmethod
     def of(cls, layout: Mapping[str, Any], state: Mapping[str, Tensor]) -> "QuantizedSynthesis":
@@ -138,7 +126,10 @@ class QuantizedSynthesis(nn.Module):
         for place, step in self._convolutions():
             given, weight, bias = step.inputs
             old = constants[weight].quantization
-            assert old is not None
+            if old is None:
+                constants[weight] = Constant(self.weights[place].detach().cpu().numpy())
+                constants[bias] = Constant(self.biases[place].detach().cpu().numpy())
+                continue
             gain = self.gains[place].detach().cpu().numpy()
             new = replace(old, scale=(old.scale * gain).astype(np.float32))
             whole = self._whole(place, step).detach().cpu().numpy()
@@ -147,32 +138,22 @@ class QuantizedSynthesis(nn.Module):
             of_bias = Quantization(unit, np.zeros(unit.shape, np.int32), 0)
             constants[bias] = Constant(of_bias.quantize(self.biases[place].detach().cpu().double().numpy()), of_bias)
         if size:
-            larger = tuple(_factor(start) * side for side in size)
-            shapes = {"input_shape": (1, start.input_shape[1], *size), "output_shape": (1, 3, *larger)}
-            start = replace(start, **shapes)  # type: ignore[arg-type]
+            shape = (1, int(start.input_shape[1]), *size)
+            start = replace(start, input_shape=shape, output_shape=output_shape(start, shape))
         return replace(start, constants=constants)
 
     def forward(self, latents: Tensor) -> Tensor:
         """Decode, in float32 whatever the surrounding precision."""
         with torch.autocast(latents.device.type, enabled=False):
-            latents = latents.float()
-            computed = {
-                self.start.input: latents if self.split_inputs is None else self._split(latents, self.split_inputs)
-            }
-            for place, step in enumerate(self.start.operations):
-                inputs = [computed[name] if name in computed else self._constant(name) for name in step.inputs if name]
-                x = self._compute(str(place), step, inputs)
-                rounding = self.start.activations.get(step.output)
-                computed[step.output] = x if rounding is None else rounded(x, rounding)
-            return computed[self.start.output]
+            x = latents.float() if self.split_inputs is None else self._split(latents.float(), self.split_inputs)
+            return compute(
+                self.start, x, constants={name: self._constant(name) for name in self.index} | self._trained()
+            )
 
     def _convolutions(self) -> list[tuple[str, Operation]]:
-        """Those in integers, by their place."""
-        return [
-            (str(place), step)
-            for place, step in enumerate(self.start.operations)
-            if step.operator in ("Conv", "ConvTranspose") and self.start.constants[step.inputs[1]].quantization
-        ]
+        """All of them, by their place."""
+        steps = enumerate(self.start.operations)
+        return [(str(place), step) for place, step in steps if step.operator in ("Conv", "ConvTranspose")]
 
     def _constant(self, name: str) -> Tensor:
         index, rounding = self.index[name], self.start.constants[name].quantization
@@ -182,21 +163,21 @@ class QuantizedSynthesis(nn.Module):
         scale = self.scales.get_buffer(index)
         return values * (scale if rounding.axis is None else _along(scale, rounding.axis, values.ndim))
 
-    def _compute(self, place: str, step: Operation, inputs: list[Tensor]) -> Tensor:
-        operator = OPERATORS[step.operator]
-        if step.operator not in ("Conv", "ConvTranspose"):
-            return operator(*inputs)
-        x, kernel, bias = inputs
-        if place in self.gains:
-            scale, bias = self.scales.get_buffer(self.index[step.inputs[1]]) * self.gains[place], self.biases[place]
-            kernel = self._whole(place, step) * _along(scale, int(step.operator == "ConvTranspose"), 4)
-            unit = float(self.start.activations[step.inputs[0]].scale) * scale.detach()
-            bias = bias + (torch.round(bias / unit) * unit - bias).detach()
-        attributes = step.attributes
-        options: dict[str, Any] = {"stride": attributes["strides"], "padding": attributes["pads"][:2]}
-        if step.operator == "ConvTranspose":
-            options["output_padding"] = attributes.get("output_padding", [0, 0])
-        return operator(x, kernel, bias, groups=attributes.get("group", 1), **options)
+    def _trained(self) -> dict[str, Tensor]:
+        """The convolutions' weights and biases as they are now."""
+        found: dict[str, Tensor] = {}
+        for place, step in self._convolutions():
+            given, weight, bias = step.inputs
+            if place in self.weights:
+                found |= {weight: self.weights[place], bias: self.biases[place]}
+                continue
+            scale = self.scales.get_buffer(self.index[weight]) * self.gains[place]
+            unit = float(self.start.activations[given].scale) * scale.detach()
+            found[weight] = self._whole(place, step) * _along(scale, int(step.operator == "ConvTranspose"), 4)
+            found[bias] = (
+                self.biases[place] + (torch.round(self.biases[place] / unit) * unit - self.biases[place]).detach()
+            )
+        return found
 
     def _whole(self, place: str, step: Operation) -> Tensor:
         """The weights as whole numbers, none beyond the largest that was there (which ``--weight_bits`` decided on)."""
@@ -215,18 +196,5 @@ class QuantizedSynthesis(nn.Module):
         return torch.cat([parts, torch.full_like(parts[:, :1], split_inputs.constant)], 1)
 
 
-def rounded(x: Tensor, rounding: Quantization) -> Tensor:
-    """``x`` on the levels of a rounding; the gradient is passed through, but not where it clips."""
-    (low, high), step = rounding.range, float(rounding.scale)
-    inside = x.clamp(low, high)
-    return inside + (torch.round(inside / step) * step - inside).detach()
-
-
 def _along(values: Tensor, axis: int, dimensions: int) -> Tensor:
     return values.view([-1 if place == axis else 1 for place in range(dimensions)])
-
-
-def _factor(transform: TransformGraph) -> int:
-    """Pixels for each latent, on either axis."""
-    doubling = ("ConvTranspose", "DepthToSpace", "Resize")
-    return 2 ** sum(step.operator in doubling for step in transform.operations)

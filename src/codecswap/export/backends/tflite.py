@@ -13,6 +13,7 @@ Where ONNX has an operator that no Ethos-U runs, others stand for it:
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from ai_edge_litert.schema_py_generated import Padding
@@ -42,8 +43,12 @@ def tflite(transform: TransformGraph, rsqrt: Table | None = None) -> bytes:
         rsqrt: look 16-bit RSQRTs up, to simulate an NPU that does.
 
     Raises:
-        UserError: the size is open, or the activations are none of these.
+        UserError: an operator has no form here, the size is open, or the activations are none of these.
     """
+    for step in transform.operations:
+        if step.operator not in OPERATORS:
+            instead = "--gdn sqrt or ramps" if step.operator == "Reciprocal" else "a target that reads ONNX"
+            raise _refusal(step, f"operators that can are {', '.join(OPERATORS)}; use {instead}")
     if not all(isinstance(side, int) for side in transform.input_shape):
         raise UserError("A TFLite file has one size: fix it with --height and --width.")
     outputs = {step.output: step.layer for step in transform.operations}
@@ -89,58 +94,91 @@ class _Translation:
         self.transform, self.rsqrt, self.file = transform, rsqrt, TfliteFile()
         _, channels, height, width = transform.input_shape
         self.file.tensor(transform.input, (1, int(height), int(width), int(channels)), self._input_rounding())
-        steps = iter(transform.operations)
-        for step in steps:
-            shuffle = self._only_user(step.output, "DepthToSpace") if step.operator == "Conv" else None
-            if shuffle:
-                self._subpixel(step, shuffle)
-                assert next(steps) is shuffle
-            elif write := getattr(self, f"_{step.operator.lower()}", None):
-                write(step)
-            else:
-                raise UserError(
-                    f"{step.operator} at {step.layer} has no form in TFLite files written here: use --gdn sqrt or ramps."
-                )
+        self.shuffled: set[str] = set()  # outputs of DepthToSpace that were written with the convolution before it
+        for step in transform.operations:
+            OPERATORS[step.operator](self, step)
 
     # ONNX's operators
 
-    def _conv(self, step: Operation) -> None:
-        self._convolve(step, self._kernel(step, 0), step.output, self._rounding(step.output))
+    def conv(self, step: Operation) -> None:
+        if shuffle := self._only_user(step.output, "DepthToSpace"):
+            self._subpixel(step, shuffle)
+        else:
+            self._convolve(step, self._kernel(step, 0), step.output, self._rounding(step.output))
 
     def _subpixel(self, step: Operation, shuffle: Operation) -> None:
-        kernel, rounding, name = self._kernel(step, 0), self._rounding(shuffle.output), f"{step.layer}/shuffle"
-        channels = len(kernel.bias) // 4
-        _, height, width, _ = self.file.shapes[step.inputs[0]]
+        kernel, rounding, name = self._kernel(step, 0), self._rounding(shuffle.output), f"{step.output}/shuffle"
+        factor = shuffle.attributes["blocksize"]
+        channels = len(kernel.bias) // factor**2
         rows = []
-        for row in range(2):
-            order = np.arange(4 * channels).reshape(channels, 2, 2)[:, row].T.ravel()
-            self._convolve(step, kernel.rows(order), f"{step.layer}/rows{row}", rounding)
-            flat = (1, 1, height, 2 * width * channels)
-            rows.append(self._reshape(f"{step.layer}/rows{row}", f"{step.layer}/flat{row}", flat))
-        self.file.tensor(name, (1, 1, height, 4 * width * channels), rounding)
+        for row in range(factor):
+            order = np.arange(len(kernel.bias)).reshape(channels, factor, factor)[:, row].T.ravel()
+            self._convolve(step, kernel.rows(order), f"{step.output}/rows{row}", rounding)
+            _, height, width, _ = self.file.shapes[f"{step.output}/rows{row}"]
+            flat = (1, 1, height, factor * width * channels)
+            rows.append(self._reshape(f"{step.output}/rows{row}", f"{step.output}/flat{row}", flat))
+        self.file.tensor(name, (1, 1, height, factor**2 * width * channels), rounding)
         self.file.operator("CONCATENATION", rows, name, axis=3)
-        self._reshape(name, shuffle.output, (1, 2 * height, 2 * width, channels))
+        self._reshape(name, shuffle.output, (1, factor * height, factor * width, channels))
+        self.shuffled.add(shuffle.output)
 
-    def _convtranspose(self, step: Operation) -> None:
-        kernel = self._kernel(step, 1).extended(2 * step.attributes["pads"][0] + 2)
-        x, (_, height, width, _) = step.inputs[0], self.file.shapes[step.inputs[0]]
-        shape = (1, 2 * height, 2 * width, len(kernel.bias))
+    def depth_to_space(self, step: Operation) -> None:
+        if step.output not in self.shuffled:
+            raise _refusal(step, "it does not follow a convolution that nothing else reads")
+
+    def conv_transpose(self, step: Operation) -> None:
+        how, x = step.attributes, step.inputs[0]
+        (before, left, *_), (stride, across) = how["pads"], how["strides"]
+        kernel, more = self._kernel(step, 1), how.get("output_padding", [0, 0])
+        size = kernel.weight.shape[1] + more[0]
+        if (
+            (before, stride, kernel.weight.shape[1], more[0]) != (left, across, kernel.weight.shape[2], more[1])
+            or size != 2 * before + stride
+            or how.get("group", 1) != 1
+            or set(how.get("dilations", [1])) != {1}
+        ):
+            raise _refusal(step, "its output is not as many times its input as its stride")
+        kernel = kernel.extended(size)
+        _, height, width, _ = self.file.shapes[x]
+        shape = (1, stride * height, stride * width, len(kernel.bias))
         weight, bias = self._stored(step.output, x, kernel)
         self.file.tensor(step.output, shape, self._rounding(step.output))
         inputs = [self._integers(shape), weight, x, bias]
-        self.file.operator("TRANSPOSE_CONV", inputs, step.output, padding=Padding.SAME, strideH=2, strideW=2)
+        self.file.operator("TRANSPOSE_CONV", inputs, step.output, padding=Padding.SAME, strideH=stride, strideW=stride)
 
-    def _resize(self, step: Operation) -> None:
+    def resize(self, step: Operation) -> None:
         _, height, width, channels = self.file.shapes[step.inputs[0]]
-        size = (2 * height, 2 * width)
+        down, across = self.transform.constants[step.inputs[2]].values[2:]
+        size = (int(down * height), int(across * width))
         self.file.tensor(step.output, (1, *size, channels), self.file.roundings[step.inputs[0]])
         self.file.operator("RESIZE_NEAREST_NEIGHBOR", [step.inputs[0], self._integers(size)], step.output)
 
-    def _mul(self, step: Operation) -> None:
-        x, factor = step.inputs
-        self._product(x, self._mask(factor) if factor in self.transform.constants else factor, step.output)
+    def mul(self, step: Operation) -> None:
+        self._product(*step.inputs, step.output)
 
-    def _sqrt(self, step: Operation) -> None:
+    def add(self, step: Operation) -> None:
+        self._elementwise("ADD", step.inputs, step.output)
+
+    def sub(self, step: Operation) -> None:
+        self._elementwise("SUB", step.inputs, step.output)
+
+    def sigmoid(self, step: Operation) -> None:
+        rounding, made = self._rounding(step.output), step.output
+        if rounding:  # LOGISTIC puts out multiples of 1/256, or of 1/32768, and nothing else
+            fixed = Quantization.fixed(1 / 256, 0, "int8")
+            if rounding.zero_point.dtype == np.int16:
+                fixed = Quantization.fixed(1 / 32768, -32768, "int16")
+            if (fixed.scale, fixed.zero_point) != (rounding.scale, rounding.zero_point):
+                made, rounding = f"{step.output}/logistic", fixed
+        self.file.tensor(made, self.file.shapes[step.inputs[0]], rounding)
+        self.file.operator("LOGISTIC", step.inputs, made)
+        if made != step.output:
+            self._elementwise("QUANTIZE", [made], step.output)
+
+    def leaky_relu(self, step: Operation) -> None:
+        self._elementwise("LEAKY_RELU", step.inputs, step.output, alpha=step.attributes.get("alpha", 0.01))
+
+    def sqrt(self, step: Operation) -> None:
         x, inverse, given = step.inputs[0], f"{step.output}/inverse", self.file.roundings[step.inputs[0]]
         rounding = self._inverse_rounding(step)
         self.file.tensor(inverse, self.file.shapes[x], rounding)
@@ -154,19 +192,19 @@ class _Translation:
         if not self._only_user(step.output, "Div"):
             self._product(x, inverse, step.output)
 
-    def _relu(self, step: Operation) -> None:
+    def relu(self, step: Operation) -> None:
         self._elementwise("RELU", step.inputs, step.output)
 
-    def _abs(self, step: Operation) -> None:
+    def abs(self, step: Operation) -> None:
         self._elementwise("ABS", step.inputs, step.output)
 
-    def _clip(self, step: Operation) -> None:
+    def clip(self, step: Operation) -> None:
         x, rounding = step.inputs[0], self._rounding(step.output)
-        low, high = (self.transform.constants[name].real.reshape(1, 1, 1, 1) for name in step.inputs[1:])
-        ends = {"MAXIMUM": low, "MINIMUM": high}
+        given = zip(("MAXIMUM", "MINIMUM"), step.inputs[1:], strict=False)
+        ends = {operator: self.transform.constants[name].real.reshape(1, 1, 1, 1) for operator, name in given if name}
         if rounding:
             ends = {operator: rounding.quantize(end) for operator, end in ends.items()}
-            if ends["MINIMUM"].item() == np.iinfo(ends["MINIMUM"].dtype).max:
+            if len(ends) == 2 and ends["MINIMUM"].item() == np.iinfo(ends["MINIMUM"].dtype).max:
                 del ends["MINIMUM"]
         for operator, end in ends.items():
             output = step.output if operator == list(ends)[-1] else f"{step.output}/{operator}"
@@ -174,15 +212,29 @@ class _Translation:
             self.file.operator(operator, [x, self.file.constant(f"{output}/end", end, rounding)], output)
             x = output
 
-    def _div(self, step: Operation) -> None:
+    def div(self, step: Operation) -> None:
+        if f"{step.inputs[1]}/inverse" not in self.file.shapes:
+            raise _refusal(step, "it divides by something that is no square root")
         self._product(step.inputs[0], f"{step.inputs[1]}/inverse", step.output)
 
     # TFLite's
 
     def _convolve(self, step: Operation, kernel: _Kernel, output: str, rounding: Quantization | None) -> None:
-        x, before, stride = step.inputs[0], step.attributes["pads"][0], step.attributes["strides"][0]
-        _, height, width, _ = self.file.shapes[x]
-        depthwise = step.attributes.get("group", 1) > 1
+        x, how = step.inputs[0], step.attributes
+        (before, stride), groups = (how["pads"][0], how["strides"][0]), how.get("group", 1)
+        _, height, width, channels = self.file.shapes[x]
+        if (
+            len({*how["pads"]}) > 1
+            or len({*how["strides"]}) > 1
+            or {*how.get("dilations", [1])} != {1}
+            or max(kernel.weight.shape[1:3]) > 2 * before + stride
+            or height % stride
+            or width % stride
+        ):
+            raise _refusal(step, "its padding is none that TFLite has")
+        depthwise = groups > 1
+        if depthwise and not groups == channels == len(kernel.bias):
+            raise _refusal(step, f"it has {groups} groups")
         weight, bias = self._stored(output, x, kernel.extended(2 * before + stride), 3 if depthwise else 0)
         self.file.tensor(output, (1, height // stride, width // stride, len(kernel.bias)), rounding)
         options = {"padding": Padding.SAME, "strideH": stride, "strideW": stride}
@@ -194,9 +246,11 @@ class _Translation:
     def _product(self, x: str, factor: str, output: str) -> None:
         self._elementwise("MUL", [x, factor], output)
 
-    def _elementwise(self, operator: str, inputs: Sequence[str], output: str) -> None:
-        self.file.tensor(output, self.file.shapes[inputs[0]], self._rounding(output))
-        self.file.operator(operator, inputs, output)
+    def _elementwise(self, operator: str, inputs: Sequence[str], output: str, **options: Any) -> None:
+        inputs = [self._constant(name) if name in self.transform.constants else name for name in inputs]
+        shape = np.broadcast_shapes(*(self.file.shapes[name] for name in inputs))
+        self.file.tensor(output, shape, self._rounding(output))
+        self.file.operator(operator, inputs, output, **options)
 
     def _reshape(self, x: str, output: str, shape: tuple[int, ...]) -> str:
         self.file.tensor(output, shape, self.file.roundings[x])
@@ -224,22 +278,23 @@ class _Translation:
             self.file.constant(name, values, rounding)
         return names
 
-    def _mask(self, name: str) -> str:
-        """A mask of zeros and ones, ``(1, H, W, 1)``."""
-        values, given = self.transform.constants[name].real.transpose(0, 2, 3, 1), self._input_rounding()
+    def _constant(self, name: str) -> str:
+        """A mask of zeros and ones ``(1, 1, H, W)``, or another operand that broadcasts, in TFLite's order."""
+        constant, given = self.transform.constants[name], self._input_rounding()
+        values = constant.real.reshape((1,) * (4 - constant.values.ndim) + constant.values.shape).transpose(0, 2, 3, 1)
         if given is None:
             return self.file.constant(name, values)
-        one = Quantization(np.array(1, np.float32), np.zeros_like(given.zero_point))
-        return self.file.constant(name, one.quantize(values), one)
+        rounding = Quantization(np.array(1, np.float32), np.zeros_like(given.zero_point))
+        if constant.quantization and not np.isin(values, (0, 1)).all():
+            rounding = _signed(constant.quantization)
+        return self.file.constant(name, rounding.quantize(values), rounding)
 
     def _integers(self, values: tuple[int, ...]) -> str:
         return self.file.constant(f"size {values}", np.array(values, np.int32))
 
     def _rounding(self, name: str) -> Quantization | None:
         found = self.transform.activations.get(name)
-        if found is None or found.zero_point.dtype != np.uint8:
-            return found
-        return Quantization(found.scale, (found.zero_point.astype(int) - 128).astype(np.int8))
+        return found and _signed(found)
 
     def _input_rounding(self) -> Quantization | None:
         """The input's; or where that has none, the one of what it becomes first (by Resize)."""
@@ -256,7 +311,9 @@ class _Translation:
         given = self.file.roundings[step.inputs[0]]
         if given is None:
             return None
-        norm = next(one for one in self.transform.operations if one.output == step.inputs[0])
+        norm = next((one for one in self.transform.operations if one.output == step.inputs[0]), step)
+        if norm.operator != "Conv":
+            raise _refusal(step, "it is not of a GDN's norm")
         beta = self.transform.constants[
             norm.inputs[2]
         ].real.min()  # n is not smaller: gamma and squares are not negative
@@ -278,3 +335,33 @@ class _Translation:
         """The one operation that reads a tensor, if it is such an operator."""
         users = [step for step in self.transform.operations if name in step.inputs]
         return users[0] if len(users) == 1 and users[0].operator == operator else None
+
+
+def _signed(rounding: Quantization) -> Quantization:
+    """The same levels as int8 where they are uint8."""
+    if rounding.zero_point.dtype != np.uint8:
+        return rounding
+    return Quantization(rounding.scale, (rounding.zero_point.astype(int) - 128).astype(np.int8))
+
+
+def _refusal(step: Operation, reason: str) -> UserError:
+    return UserError(f"{step.operator} at {step.layer} cannot be written into a TFLite file: {reason}.")
+
+
+OPERATORS: dict[str, Callable[[_Translation, Operation], None]] = {
+    "Abs": _Translation.abs,
+    "Add": _Translation.add,
+    "Clip": _Translation.clip,
+    "Conv": _Translation.conv,
+    "ConvTranspose": _Translation.conv_transpose,
+    "DepthToSpace": _Translation.depth_to_space,
+    "Div": _Translation.div,
+    "LeakyRelu": _Translation.leaky_relu,
+    "Mul": _Translation.mul,
+    "Relu": _Translation.relu,
+    "Resize": _Translation.resize,
+    "Sigmoid": _Translation.sigmoid,
+    "Sqrt": _Translation.sqrt,
+    "Sub": _Translation.sub,
+}
+"""ONNX's operators that have a form here."""

@@ -11,18 +11,23 @@ from codecswap.quantized.representation import Quantization
 
 OPERATORS: dict[str, tuple[str, dict[str, int]]] = {
     "ABS": ("", {"int8": 2, "int16": 3}),
+    "ADD": ("AddOptions", {"int8": 2, "int16": 3}),
     "CAST": ("CastOptions", {}),
     "CONCATENATION": ("ConcatenationOptions", {"int8": 2, "int16": 3}),
     "CONV_2D": ("Conv2DOptions", {"int8": 3, "int16": 4}),
     "DEPTHWISE_CONV_2D": ("DepthwiseConv2DOptions", {"int8": 3, "int16": 5}),
     "GATHER": ("GatherOptions", {"int16": 4}),
+    "LEAKY_RELU": ("LeakyReluOptions", {"int16": 2}),
+    "LOGISTIC": ("", {"int8": 2, "int16": 3}),
     "MAXIMUM": ("MaximumMinimumOptions", {"int8": 2, "int16": 4}),
     "MINIMUM": ("MaximumMinimumOptions", {"int8": 2, "int16": 4}),
     "MUL": ("MulOptions", {"int8": 2, "int16": 4}),
+    "QUANTIZE": ("", {"int8": 2, "int16": 2}),
     "RELU": ("", {"int8": 2, "int16": 3}),
     "RESHAPE": ("ReshapeOptions", {}),
     "RESIZE_NEAREST_NEIGHBOR": ("ResizeNearestNeighborOptions", {"int8": 2, "int16": 4}),
     "RSQRT": ("", {"int8": 2, "int16": 3}),
+    "SUB": ("SubOptions", {"int8": 2, "int16": 5}),
     "TRANSPOSE_CONV": ("TransposeConvOptions", {"float32": 3, "int8": 3, "int16": 4}),
 }
 """The schema's name of an operator's options, and its first version that puts out a type (where it is not 1)."""
