@@ -41,13 +41,6 @@ class JointAutoregressive(MeanScaleHyperprior, models.JointAutoregressiveHierarc
         refuse_unless(state, wide_hyper_synthesis(n, m) | shapes)
         return cls(n, m)
 
-    @torch.no_grad()
-    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True) -> Any:  # type: ignore[override]
-        """Load weights; what the context model's mask hides is 0 from here on, as its first use would make it."""
-        result = super().load_state_dict(state_dict, strict)
-        self.context_prediction.weight *= self.context_prediction.mask
-        return result
-
     @property
     def passes(self) -> tuple[Pass, ...]:
         """Hyper-latents, then one position of the latents after the other."""

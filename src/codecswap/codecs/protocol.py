@@ -266,7 +266,13 @@ class HyperCodec(Codec):
     def aux_loss(self) -> Tensor:  # noqa: D102
         return self.entropy_bottleneck.loss()
 
-    def make_tables(self) -> None:  # noqa: D102
+    @torch.no_grad()
+    def make_tables(self) -> None:
+        """As `Codec.make_tables`; weights that a context model's mask hides become 0, as its first use would make them."""
+        for module in self.modules():
+            mask, weight = getattr(module, "mask", None), getattr(module, "weight", None)
+            if isinstance(mask, Tensor) and isinstance(weight, Tensor):
+                weight *= mask
         check_quantiles(self.entropy_bottleneck)
         self.update()
         scales = self.scale_table

@@ -22,8 +22,8 @@ ALL, ANCHOR, NON_ANCHOR, RASTER = "all", "anchor", "non_anchor", "raster"
 BY_CHANNEL, PREDICTED = "channel", "predicted"
 """How CDF indexes follow: a table for each channel; computed, as the means are, from what is decoded already."""
 
-Region = tuple[Any, ...]
-"""Index of the last three axes ``(M, h, w)``: channels as a slice, then a row and a column, slices, or a mask ``(h, w)``."""
+Region = tuple[slice, Any, Any]
+"""Index of the last three axes ``(M, h, w)``: channels as a slice; rows and columns as slices, arrays, or one of each."""
 
 
 @dataclass(frozen=True)
@@ -56,8 +56,9 @@ class Pass:
         """Index of everything that the pass codes of ``(M, height, width)``."""
         if self.positions in (ALL, RASTER):
             return slice(*self.channels), slice(None), slice(None)
-        odd = np.add.outer(np.arange(height), np.arange(width)) % 2 == 1
-        return slice(*self.channels), odd if self.positions == NON_ANCHOR else ~odd
+        odd = np.add.outer(np.arange(height), np.arange(width)) % 2
+        rows, columns = np.nonzero(odd if self.positions == NON_ANCHOR else 1 - odd)
+        return slice(*self.channels), rows, columns
 
     def steps(self, height: int, width: int) -> Iterator[Region]:
         """Index of each part that is coded at once: the region, or position by position."""
