@@ -1,7 +1,9 @@
 """Random decoders of any shape, from CompressAI's own layers, for tests of what walks them."""
 
 import random
+from dataclasses import replace
 
+import numpy as np
 import torch
 from compressai.layers import AttentionBlock, ResidualBlock, ResidualBlockUpsample, subpel_conv3x3
 from compressai.models.sensetime import ResidualBottleneckBlock
@@ -10,6 +12,8 @@ from torch import Tensor, nn
 
 from codecswap.layers.gdn import GDN, RampGDN, RsqrtGDN
 from codecswap.layers.upsampling import SubpixelConv2d, UpsampleConv2d
+from codecswap.quantized.compute import compute
+from codecswap.quantized.representation import Constant, Quantization, TransformGraph
 
 CHANNELS = 8
 SIZE = (4, 6)
@@ -62,3 +66,36 @@ def tree(seed: int, doublings: int = 2) -> nn.Sequential:
         layers += [pick.choice(same)(), pick.choice(same)()]
         layers.append(pick.choice(upward)(3 if place == doublings - 1 else CHANNELS))
     return nn.Sequential(*layers).eval()
+
+
+def signal_to_noise(found: np.ndarray, wanted: np.ndarray) -> float:
+    return float(10 * np.log10(np.square(wanted).mean() / np.square(found - wanted).mean()))
+
+
+def quantized(graph: TransformGraph, x: torch.Tensor, kind: str) -> TransformGraph:
+    """A graph in integers whose ranges are those of one input; 8-bit weights."""
+    ranges: dict[str, Quantization] = {}
+    limits = np.iinfo(kind)
+
+    def look(name: str, value: torch.Tensor) -> torch.Tensor:
+        low, high = min(0.0, value.min().item()), max(1e-3, value.max().item())
+        if kind == "int16":
+            ranges[name] = Quantization(np.array(max(-low, high) / 32767, np.float32), np.array(0, kind))
+        else:
+            scale = (high - low) / (limits.max - limits.min)
+            ranges[name] = Quantization.fixed(scale, round(low / scale), kind)
+        return value
+
+    compute(graph, x, each=look)
+    constants = dict(graph.constants)
+    for step in graph.operations:
+        if step.operator in ("Conv", "ConvTranspose"):
+            given, weight, bias = step.inputs
+            axis = int(step.operator == "ConvTranspose")
+            values = constants[weight].values
+            scale = np.abs(values).max(tuple({0, 1, 2, 3} - {axis})).astype(np.float32) / np.float32(127)
+            of_weight = Quantization(scale, np.zeros(len(scale), np.int8), axis)
+            of_bias = Quantization(ranges[given].scale * scale, np.zeros(len(scale), np.int32), 0)
+            constants[weight] = Constant(of_weight.quantize(values), of_weight)
+            constants[bias] = Constant(of_bias.quantize(constants[bias].values.astype(np.float64)), of_bias)
+    return replace(graph, constants=constants, activations=ranges)

@@ -4,11 +4,15 @@ from pathlib import Path
 
 import onnx
 import pytest
+from compressai.layers import ResidualBlock, ResidualBlockUpsample
+from torch import nn
 
 from codecswap.codecs.factorized import FactorizedPrior
 from codecswap.errors import UserError
-from codecswap.export.backends.onnx import export_decoder
-from codecswap.export.operators import TARGETS, complaints, load_target
+from codecswap.export.backends.onnx import export_decoder, write_onnx
+from codecswap.export.operators import TARGETS, complaints, load_target, refused
+from codecswap.graph.lower import lower
+from codecswap.graph.trace import trace
 from codecswap.swaps.apply import swap
 
 
@@ -58,3 +62,22 @@ def test_a_file_that_is_no_target_is_refused(tmp_path: Path, text: str) -> None:
         load_target(str(path))
     with pytest.raises(UserError, match="rknn"):
         load_target("unknown")
+
+
+def test_an_operator_in_a_block_is_named_with_its_layer(tmp_path: Path) -> None:
+    own = tmp_path / "own.toml"
+    own.write_text('operators = ["Conv", "LeakyRelu", "Mul", "DepthToSpace", "Sqrt"]\n')
+    decoder = nn.Sequential(ResidualBlock(8, 8), nn.Sequential(ResidualBlockUpsample(8, 3))).eval()
+    found = trace(lower(decoder), input="latents", shape=(1, 8, 4, 4), output="picture", prefix="g_s")
+    lines = refused(found, load_target(str(own)))
+    assert [line.split(":")[0] for line in lines] == ["Add at g_s.0", "Add at g_s.1.0"]
+    assert not any("--input latents" in line for line in lines)
+    write_onnx(found, tmp_path / "decoder.onnx", 13)
+    assert complaints(tmp_path / "decoder.onnx", load_target(str(own))) == lines
+
+
+def test_the_medians_sum_is_left_out_with_another_input(teacher: FactorizedPrior, tmp_path: Path) -> None:
+    own = tmp_path / "own.toml"
+    own.write_text('operators = ["Conv", "ConvTranspose", "Mul", "Sqrt"]\n')
+    export_decoder(teacher, tmp_path / "decoder.onnx", input="symbols")
+    assert complaints(tmp_path / "decoder.onnx", load_target(str(own))) == ["Add at the input: use --input latents"]

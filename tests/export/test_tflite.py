@@ -13,7 +13,7 @@ import torch
 from compressai.layers import AttentionBlock, ResidualBlock, ResidualBlockUpsample
 from compressai.models.utils import deconv
 from torch import nn
-from trees import CHANNELS, tree
+from trees import CHANNELS, quantized, signal_to_noise, tree
 from trees import SIZE as TREE_SIZE
 
 from codecswap.codecs.source import load_codec
@@ -228,36 +228,3 @@ def test_an_integer_tree_of_any_shape_is_what_it_means(kind: str, least: float) 
     content, expected = tflite(found), compute(found, x)[0].detach().numpy()
     assert signal_to_noise(run(content, x[0].numpy()), expected) > least
     assert {"ADD", "LOGISTIC", "LEAKY_RELU", "MUL"} <= set(operators(content))
-
-
-def signal_to_noise(found: np.ndarray, wanted: np.ndarray) -> float:
-    return float(10 * np.log10(np.square(wanted).mean() / np.square(found - wanted).mean()))
-
-
-def quantized(graph: TransformGraph, x: torch.Tensor, kind: str) -> TransformGraph:
-    """A graph in integers whose ranges are those of one input; 8-bit weights."""
-    ranges: dict[str, Quantization] = {}
-    limits = np.iinfo(kind)
-
-    def look(name: str, value: torch.Tensor) -> torch.Tensor:
-        low, high = min(0.0, value.min().item()), max(0.0, value.max().item())
-        if kind == "int16":
-            ranges[name] = Quantization(np.array(max(-low, high) / 32767, np.float32), np.array(0, kind))
-        else:
-            scale = (high - low) / (limits.max - limits.min)
-            ranges[name] = Quantization.fixed(scale, round(low / scale), kind)
-        return value
-
-    compute(graph, x, each=look)
-    constants = dict(graph.constants)
-    for step in graph.operations:
-        if step.operator in ("Conv", "ConvTranspose"):
-            given, weight, bias = step.inputs
-            axis = int(step.operator == "ConvTranspose")
-            values = constants[weight].values
-            scale = np.abs(values).max(tuple({0, 1, 2, 3} - {axis})).astype(np.float32) / np.float32(127)
-            of_weight = Quantization(scale, np.zeros(len(scale), np.int8), axis)
-            of_bias = Quantization(ranges[given].scale * scale, np.zeros(len(scale), np.int32), 0)
-            constants[weight] = Constant(of_weight.quantize(values), of_weight)
-            constants[bias] = Constant(of_bias.quantize(constants[bias].values.astype(np.float64)), of_bias)
-    return replace(graph, constants=constants, activations=ranges)

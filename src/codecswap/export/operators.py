@@ -22,6 +22,7 @@ one for an NPU of their own::
 
 import datetime
 import tomllib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
@@ -34,6 +35,7 @@ from codecswap.config import Form
 from codecswap.errors import UserError
 from codecswap.graph import onnx_graph as graph
 from codecswap.graph.lower import FORMS
+from codecswap.quantized.representation import TransformGraph
 from codecswap.swaps import GDN_SWAPS, replacing
 
 TARGETS = ("rknn", "qnn", "ethos-u", "ethos-u85", "openvino", "drp-ai", "pack", "opset13")
@@ -49,7 +51,7 @@ _INSTEAD = {
         _TRANSPOSED,
     ],
     "Resize": [*((f"--form {form}", set(swap.operators)) for form, swap in FORMS.items()), _TRANSPOSED],
-    "Add": [("--input latents", {"Conv"})],
+    "medians": [("--input latents", {"Conv"})],
     **{
         operator: [
             (f"--gdn {swap.name} (--part encoder in the encoder)", set(swap.operators))
@@ -59,7 +61,10 @@ _INSTEAD = {
         for operator in ("Sqrt", "Div", "Reciprocal")
     },
 }
-"""Per operator: what to ask `codecswap export` for, and the operators that come instead."""
+"""Per operator: what to ask `codecswap export` for, and the operators that come instead.
+
+``medians`` is the Add of --input symbols.
+"""
 
 
 @dataclass(frozen=True)
@@ -156,24 +161,36 @@ def _read(name: str) -> dict[str, Any]:
 def complaints(path: Path, target: Target) -> list[str]:
     """What of the graph in ``path`` a target does not accept, a line each: the layer, and what would replace it."""
     model = onnx.load(path)
-    found = []
-    if target.max_opset and graph.opset(model) > target.max_opset:
-        found.append(f"opset {graph.opset(model)}: it reads up to {target.max_opset}, use --opset {target.max_opset}")
+    opset, found = graph.opset(model), []
+    if target.max_opset and opset > target.max_opset:
+        found.append(f"opset {opset}: it reads up to {target.max_opset}, use --opset {target.max_opset}")
     dims = model.graph.input[0].type.tensor_type.shape.dim
     if target.static_shapes and any(not dim.dim_value for dim in dims):
         found.append("dynamic shapes: it wants fixed ones, use --height and --width")
     for node in model.graph.node:
-        place = f"{node.op_type} at {graph.layer_of(node)}"
-        if node.op_type not in target.operators:
-            found.append(f"{place}: {_advice(node.op_type, target)}")
-            continue
         values = {item.name: onnx.helper.get_attribute_value(item) for item in node.attribute}
-        for name, allowed in target.limits.get(node.op_type, {}).items():
-            value = values.get(name, _default(node.op_type, name, graph.opset(model)))
-            value = value.decode() if isinstance(value, bytes) else value
-            if value not in allowed:
-                found.append(f"{place}: its {name} is {value}, accepted: {', '.join(map(str, allowed))}")
+        found += _refused(node.op_type, graph.layer_in(node.name), values, target, opset)
     return list(dict.fromkeys(found))
+
+
+def refused(transform: TransformGraph, target: Target) -> list[str]:
+    """What of a transform a target does not accept, as `complaints` says it, before anything is written."""
+    steps = transform.operations
+    lines = (_refused(step.operator, step.layer, step.attributes, target, target.max_opset or 13) for step in steps)
+    return list(dict.fromkeys(line for found in lines for line in found))
+
+
+def _refused(operator: str, layer: str, attributes: Mapping[str, Any], target: Target, opset: int) -> Iterator[str]:
+    """What a target does not accept of an operator in a layer; empty: before the first one."""
+    place = f"{operator} at {layer or 'the input'}"
+    if operator not in target.operators:
+        yield f"{place}: {_advice('medians' if operator == 'Add' and not layer else operator, target)}"
+        return
+    for name, allowed in target.limits.get(operator, {}).items():
+        value = attributes.get(name, _default(operator, name, opset))
+        value = value.decode() if isinstance(value, bytes) else value
+        if value not in allowed:
+            yield f"{place}: its {name} is {value}, accepted: {', '.join(map(str, allowed))}"
 
 
 def _advice(operator: str, target: Target) -> str:
