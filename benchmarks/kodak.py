@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from codecswap.codecs.protocol import Codec, HyperCodec
+from codecswap.codecs.protocol import Codec
 from codecswap.codecs.source import EMBEDDED, EMBEDDED_HYPERPRIOR, Teacher, fingerprint
 from codecswap.codecs.torch_codec import TorchCodec
 from codecswap.config import ExportOptions, QuantizeOptions
@@ -98,7 +98,7 @@ def main() -> None:
         mine = {k: s.student for k, s in students.items() if s.record and s.record.teacher_sha256 == fingerprint(codec)}
         with tempfile.TemporaryDirectory() as scratch:
             settings = INTEGERS | (ABLATIONS if options.ablations and not index else {})
-            hyper = isinstance(codec, HyperCodec)  # its entropy model is measured by benchmarks/models.py
+            hyper = codec.predicts_means  # its entropy model is measured by benchmarks/models.py
             folders = {} if hyper else dict(write(codec, path, settings, Path(scratch), options.threads))
             exported = [Exported(label, folder, TorchCodec(codec)) for label, folder in folders.items()]
             measured = TeacherAndStudents(codec, mine, exported=exported)

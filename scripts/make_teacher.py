@@ -120,8 +120,8 @@ def start_from_components(codec: Codec, x: Tensor, lmbda: float) -> None:
                 layer.weight /= step
                 deconv.weight *= step
         x = codec.g_a[index](x)
-    if isinstance(codec, HyperCodec):
-        x = _start_hyperprior(codec, x)
+    if codec.hyperprior:
+        x = _start_hyperprior(codec.hyperprior, x)
     start_entropy(codec, x)
 
 
@@ -165,8 +165,8 @@ def start_from_codec(codec: Codec, start: Codec, x: Tensor) -> None:
         weights = {name: value for name, value in weights.items() if name.startswith(("g_a.", "g_s."))}
     tables = ("_offset", "_quantized_cdf", "_cdf_length")
     codec.load_state_dict(codec.state_dict() | {n: v for n, v in weights.items() if not n.endswith(tables)})
-    if isinstance(codec, HyperCodec) and not isinstance(start, HyperCodec):
-        start_entropy(codec, _start_hyperprior(codec, codec.g_a(x)))
+    if codec.hyperprior and not start.hyperprior:
+        start_entropy(codec, _start_hyperprior(codec.hyperprior, codec.g_a(x)))
 
 
 class Training:

@@ -64,6 +64,11 @@ class Codec(nn.Module, ABC):
         """The passes of entropy coding, in order."""
 
     @property
+    def hyperprior(self) -> "HyperCodec | None":
+        """The codec itself where it has hyper-latents."""
+        return None
+
+    @property
     def predicts_means(self) -> bool:
         """Whether a latent's mean and table are predicted, picture by picture; else each channel has a median and a table."""
         return bool(predicted(self.passes))
@@ -171,6 +176,10 @@ class HyperCodec(Codec):
     """CompressAI's `GaussianConditional` of the latents."""
     update: Any
     """CompressAI's method that computes the entropy tables."""
+
+    @property
+    def hyperprior(self) -> "HyperCodec":  # noqa: D102
+        return self
 
     @property
     def multiple(self) -> int:  # noqa: D102
