@@ -39,7 +39,7 @@ from codecswap.inference.manifest import read_folder, write_folder
 from codecswap.inference.runtime import OnnxCodec
 from codecswap.processes import cores
 from codecswap.quantize import command as quantize
-from codecswap.students.checkpoint import load_student
+from codecswap.students.checkpoint import read_student
 from codecswap.swaps.apply import swap
 
 QUALITIES = (5, 10, 20, 30, 45, 60, 75, 85, 95)
@@ -89,7 +89,7 @@ def main() -> None:
     pictures = [(path.name, whole_picture(path)) for path in paths]
     if options.encoders:
         return show_encoders(options.teachers, pictures, options.threads)
-    students = {"/".join(Path(path).parts[-2:]): load_student(path) for path in options.checkpoints}
+    students = {"/".join(Path(path).parts[-2:]): read_student(path) for path in options.checkpoints}
     found: dict[str, list[CodecResult]] = {}
     sizes: dict[str, list[float]] = {}
     for index, path in enumerate(options.teachers):

@@ -28,7 +28,7 @@ from codecswap.data.discovery import list_pictures
 from codecswap.data.transforms import whole_picture
 from codecswap.evaluation.evaluate import evaluate
 from codecswap.export.backends.onnx import export_decoder
-from codecswap.students.checkpoint import load_student
+from codecswap.students.checkpoint import read_student
 
 HEIGHT, WIDTH = 512, 768
 KINDS = {
@@ -64,7 +64,7 @@ def train(kind: list[str], options: argparse.Namespace, folder: Path) -> dict[st
         if stage == "fine-tuned":
             extra += ["--resume_student", str(folder / "distilled" / "last.pt")]
         assert run(command, [*common, *extra, "--save_dir", str(target)]) == 0
-        students[stage] = load_student(target / name).student
+        students[stage] = read_student(target / name).student
     return students
 
 

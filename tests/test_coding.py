@@ -19,7 +19,7 @@ from codecswap.codecs.torch_codec import TorchCodec
 from codecswap.data.pictures import load_picture, pad, to_array
 from codecswap.entropy import bitstream
 from codecswap.inference.runtime import OnnxCodec
-from codecswap.students.checkpoint import load_student
+from codecswap.students.checkpoint import read_student
 from codecswap.swaps.apply import swap
 
 
@@ -74,7 +74,7 @@ def test_a_fine_tuned_student_reads_the_teachers_files(
     ]
     assert cli.main(["finetune", *tune]) == 0
     data = bitstream.encode(TorchCodec(teacher), picture)
-    student = TorchCodec(load_student(tmp_path / "f" / "ft_last.pt").student)
+    student = TorchCodec(read_student(tmp_path / "f" / "ft_last.pt").student)
     symbols, _ = bitstream.unpack(data, student.tables, student.factor)
     wanted, _ = bitstream.unpack(data, TorchCodec(teacher).tables, teacher.factor)
     assert student.tables.to_latents(symbols).tobytes() == TorchCodec(teacher).tables.to_latents(wanted).tobytes()

@@ -56,7 +56,7 @@ class Source:
             from codecswap.codecs.safe_load import read_state
             from codecswap.codecs.source import Teacher
             from codecswap.codecs.torch_codec import TorchCodec
-            from codecswap.students.checkpoint import load_student
+            from codecswap.students.checkpoint import read_student
         except ModuleNotFoundError as error:
             raise UserError(
                 f"--codec {self.path or 'from the zoo'} needs {error.name}, which is not installed: name an exported folder, "
@@ -64,7 +64,7 @@ class Source:
             ) from None
         torch.set_num_threads(self.threads)
         if self.path and Path(self.path).is_file() and "student_state" in read_state(Path(self.path)):
-            return TorchCodec(load_student(self.path).student.requires_grad_(False))
+            return TorchCodec(read_student(self.path).student.requires_grad_(False))
         return TorchCodec(Teacher(self.path, self.quality, self.metric, self.model).load())
 
 

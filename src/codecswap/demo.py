@@ -24,7 +24,7 @@ from codecswap.inference.runtime import OnnxCodec
 from codecswap.metrics import ms_ssim, psnr
 from codecswap.report import command
 from codecswap.report.contact_sheet import contact_sheet
-from codecswap.students.checkpoint import load_student
+from codecswap.students.checkpoint import read_student
 from codecswap.swaps import SWAPS
 from codecswap.swaps.apply import swap
 from codecswap.training.loop import train
@@ -78,11 +78,11 @@ def main(options: DemoOptions) -> int:
         train(tune)
         say("\n5/7  Compare on photographs that training never saw.")
         teacher = load_codec(EMBEDDED)
-        before = load_student(folder / "start" / "last.pt").student
+        before = read_student(folder / "start" / "last.pt").student
         students = {
             "upsample, before training": before,
-            "upsample, distilled": load_student(folder / "checkpoints" / "best_msssim.pt").student,
-            "upsample, fine-tuned": load_student(folder / "checkpoints_ft" / "ft_best.pt").student,
+            "upsample, distilled": read_student(folder / "checkpoints" / "best_msssim.pt").student,
+            "upsample, fine-tuned": read_student(folder / "checkpoints_ft" / "ft_best.pt").student,
         } | {f"{s.name}, no training": swap(teacher, s.name)[0] for s in SWAPS.values() if s.exact}
         compare(teacher, students, [whole_picture(path) for path in scan(photos / "val")], folder / "contact_sheet.png")
     say("\n6/7  Write the report.")

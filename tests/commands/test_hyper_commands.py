@@ -10,7 +10,7 @@ import torch
 from codecswap import cli
 from codecswap.codecs.protocol import HyperCodec
 from codecswap.codecs.source import load_codec
-from codecswap.students.checkpoint import load_student
+from codecswap.students.checkpoint import read_student
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def test_a_student_is_distilled_fine_tuned_measured_and_reported(
     assert cli.main(["distill", "--teacher", teacher, "--save_dir", str(first), *shared, *calibration]) == 0
     student = ["--resume_student", str(first / "last.pt")]
     assert cli.main(["finetune", *student, "--teacher", teacher, "--save_dir", str(second), *shared]) == 0
-    loaded = load_student(second / "ft_last.pt")
+    loaded = read_student(second / "ft_last.pt")
     assert loaded.record is not None and loaded.record.same_latents
     assert type(loaded.student) is type(load_codec(teacher)) and loaded.student.same_latents(load_codec(teacher))
     capsys.readouterr()

@@ -14,7 +14,7 @@ from codecswap.compile.finetune import in_integers
 from codecswap.config import FinetuneOptions
 from codecswap.inference.runtime import OnnxCodec
 from codecswap.quantized.synthesis import QuantizedSynthesis
-from codecswap.students.checkpoint import load_student
+from codecswap.students.checkpoint import read_student
 from codecswap.training import saving
 
 FAST = ("--teacher", "tiny", "--batch_size", "4", "--num_workers", "0", "--recon_count", "2", "--accelerator", "cpu")
@@ -44,7 +44,7 @@ def decoded(checkpoint: Path, folder: Path, side: int) -> tuple[np.ndarray, np.n
     plain = TorchCodec(load_codec("tiny"))
     symbols = plain.tables.to_symbols(plain.analyze(np.random.default_rng(0).random((3, side, side), np.float32)))
     with torch.no_grad():
-        ours = load_student(checkpoint).student.g_s(torch.from_numpy(plain.tables.to_latents(symbols))[None])[0]
+        ours = read_student(checkpoint).student.g_s(torch.from_numpy(plain.tables.to_latents(symbols))[None])[0]
     return ours.numpy().clip(0, 1), OnnxCodec(folder, exact=True).synthesize(symbols).clip(0, 1)
 
 
@@ -56,8 +56,8 @@ def test_training_gains_and_its_files_are_what_was_trained(
     log = rows(tmp_path / "f")
     assert [row["epoch"] for row in log] == ["-1", "0", "1", "2"]
     assert float(log[-1]["train_loss"]) < float(log[1]["train_loss"])
-    loaded = load_student(tmp_path / "f" / "ft_last.pt")
-    start = load_student(tmp_path / "f" / "ft_best.pt")
+    loaded = read_student(tmp_path / "f" / "ft_last.pt")
+    start = read_student(tmp_path / "f" / "ft_best.pt")
     assert isinstance(loaded.student.g_s, QuantizedSynthesis) and loaded.label == "subpixel, w8a8" and not loaded.exact
     assert loaded.record and loaded.record.same_latents
     ranges = (loaded.student.g_s.start.activations, start.student.g_s.start.activations)
@@ -94,13 +94,13 @@ def test_it_goes_on_exactly(
     assert run("finetune", [*resumed, "--quantized", "w8a8"]) == 2
     assert "--quantized is w8a16 in" in capsys.readouterr().err
     assert run("finetune", resumed) == 0
-    a, b = (load_student(folder / "ft_last.pt").student.state_dict() for folder in (whole, parts))
+    a, b = (read_student(folder / "ft_last.pt").student.state_dict() for folder in (whole, parts))
     assert all(torch.equal(a[name], b[name]) for name in a)
     other = ("--quantized", "w8a16", "--target", "qnn-v73")
     assert finetune(whole / "ft_last.pt", pictures, tmp_path / "other", *other) == 2
     assert "which --target cannot change" in capsys.readouterr().err
     assert finetune(whole / "ft_last.pt", pictures, tmp_path / "more", "--epochs", "1") == 0
-    assert load_student(tmp_path / "more" / "ft_last.pt").label == "subpixel, w8a16"
+    assert read_student(tmp_path / "more" / "ft_last.pt").label == "subpixel, w8a16"
 
 
 def test_a_hyperprior_takes_crops_of_any_size() -> None:
@@ -119,7 +119,7 @@ def test_the_scheme_is_the_targets(
     options = ("--quantized", "w8a8", "--target", target, "--epochs", "0")
     assert finetune(student, pictures, tmp_path / "f", *options) == 0
     checkpoint = tmp_path / "f" / "ft_last.pt"
-    decoder = load_student(checkpoint).student.g_s
+    decoder = read_student(checkpoint).student.g_s
     assert isinstance(decoder, QuantizedSynthesis)
     widest = max(np.abs(decoder.start.constants[step.inputs[1]].values).max() for _, step in decoder._convolutions())
     assert (widest > 64) == (target == "drp-ai"), "8 bits there, 7 for CPUs without VNNI"

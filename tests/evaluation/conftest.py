@@ -12,7 +12,7 @@ from PIL import Image
 
 from codecswap.codecs.factorized import FactorizedPrior
 from codecswap.codecs.source import fingerprint, load_codec
-from codecswap.students.checkpoint import StudentRecord
+from codecswap.students.record import StudentRecord
 from codecswap.swaps.apply import swap
 
 

@@ -12,7 +12,7 @@ import ground
 import pytest
 import torch
 
-from codecswap.students.checkpoint import load_student
+from codecswap.students.checkpoint import read_student
 
 COMMAND = [
     *("--teacher", "tiny", "--batch_size", "2", "--epochs", "40", "--recon_every", "5", "--recon_count", "2"),
@@ -47,12 +47,12 @@ def test_a_signal_lets_the_step_finish_and_saves(pictures: Path, tmp_path: Path,
         and "--resume auto goes on" in words
         and "Traceback" not in ground.said(folder)
     )
-    loaded = load_student(folder / "last.pt")
+    loaded = read_student(folder / "last.pt")
     epochs, batches = loaded.progress
     assert loaded.content["global_step"] == 4 * epochs + batches
     assert f"after {epochs} epoch" in words
     assert ground.finish(ground.start("distill", folder, [*argv, "--epochs", str(epochs + 1)])) == 0
-    assert load_student(folder / "last.pt").progress == (epochs + 1, 0)
+    assert read_student(folder / "last.pt").progress == (epochs + 1, 0)
 
 
 def test_a_full_disk_leaves_the_last_checkpoint_whole(pictures: Path, tmp_path: Path) -> None:
@@ -65,7 +65,7 @@ def test_a_full_disk_leaves_the_last_checkpoint_whole(pictures: Path, tmp_path: 
     words = last_words(folder)
     assert "could not be written" in words and "File too large" in words and "best_msssim.pt, after 0 epochs" in words
     assert "Traceback" not in ground.said(folder)
-    assert load_student(folder / "best_msssim.pt").progress == (0, 0)
+    assert read_student(folder / "best_msssim.pt").progress == (0, 0)
     assert {path.name for path in folder.iterdir()} == {
         "best_msssim.pt",
         "metrics.csv",
@@ -98,9 +98,9 @@ def test_a_full_file_system(pictures: Path, small_disk: Path) -> None:
     assert ground.finish(process) == 1
     (small_disk / "ballast").unlink()
     assert "No space left on device" in ground.said(folder)
-    load_student(folder / "last.pt")
+    read_student(folder / "last.pt")
     assert not list(folder.glob(".*")), "half a file is left"
-    done = load_student(folder / "last.pt").progress[0]
+    done = read_student(folder / "last.pt").progress[0]
     assert ground.finish(ground.start("distill", folder, [*argv, "--epochs", str(done + 1)])) == 0
 
 
@@ -129,7 +129,7 @@ def test_a_folder_that_can_no_longer_be_written(pictures: Path, tmp_path: Path, 
             subprocess.run(["mount", "-o", "remount,rw", str(folder)], check=True)
     reason = "Read-only file system" if how == "read-only" else "Permission denied"
     assert reason in last_words(folder) and "Traceback" not in ground.said(folder)
-    assert load_student(folder / "last.pt").progress[0] >= 1
+    assert read_student(folder / "last.pt").progress[0] >= 1
 
 
 def test_divergence_stops_the_run_and_names_the_last_good_checkpoint(pictures: Path, tmp_path: Path) -> None:
@@ -139,7 +139,7 @@ def test_divergence_stops_the_run_and_names_the_last_good_checkpoint(pictures: P
     words = last_words(folder)
     named = re.search(r"last good checkpoint is (\S+), after", words)
     assert "diverged: 20 steps in a row" in words and named
-    good = load_student(named[1]).student
+    good = read_student(named[1]).student
     assert all(parameter.isfinite().all() for parameter in good.parameters())
     with torch.no_grad():
         assert good.g_s(torch.zeros(1, good.M, 4, 4)).abs().max() < 10, "it is from before the divergence"

@@ -27,7 +27,7 @@ from codecswap.entropy.tables import EntropyTables
 from codecswap.errors import UserError
 from codecswap.export.operators import complaints, load_target
 from codecswap.inference.runtime import OnnxCodec
-from codecswap.students.checkpoint import load_student
+from codecswap.students.checkpoint import read_student
 
 
 class Targets:
@@ -59,7 +59,7 @@ class Targets:
         target.unlink()
 
     def pt(self, name: str, path: Path) -> None:
-        loaded = load_student(path)
+        loaded = read_student(path)
         _ = loaded.config
         self._code(loaded.student)
 

@@ -29,7 +29,7 @@ from codecswap.entropy.tables import EntropyTables
 from codecswap.errors import UserError
 from codecswap.export.operators import complaints, load_target
 from codecswap.inference.runtime import OnnxCodec
-from codecswap.students.checkpoint import load_student
+from codecswap.students.checkpoint import read_student
 
 
 @pytest.fixture
@@ -108,7 +108,7 @@ def test_whatever_pillow_raises_is_an_unreadable_picture(tmp_path: Path, monkeyp
 def refused(content: object, path: Path, match: str) -> None:
     torch.save(content, path)
     with pytest.raises(UserError, match=match):
-        load_student(path)
+        read_student(path)
 
 
 def test_a_tensor_that_claims_more_than_the_file_holds(content: dict, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ import codecswap
 from codecswap.codecs import source as codecs
 from codecswap.codecs.source import load_codec
 from codecswap.errors import UserError
-from codecswap.students.checkpoint import load_student
+from codecswap.students.checkpoint import read_student
 
 PACKAGE = Path(codecswap.__file__).parent
 FORBIDDEN = {
@@ -134,7 +134,7 @@ def test_code_in_a_checkpoint_is_refused_and_named(
     path = tmp_path / "x.pt"
     content = {"student_state": {"g_a.0.weight": torch.zeros(2)}, "extra": Harmful()}
     torch.save(content, path, _use_new_zipfile_serialization=zipped, pickle_protocol=protocol)
-    for load in (load_student, load_codec):
+    for load in (read_student, load_codec):
         with pytest.raises(UserError) as caught:
             load(str(path))
         assert "\n" not in str(caught.value)

@@ -22,7 +22,7 @@ from codecswap.report.measurements import Measurements
 from codecswap.report.page import write_page
 from codecswap.report.run import read_run, read_runs
 from codecswap.report.texts import text
-from codecswap.students.checkpoint import load_student
+from codecswap.students.checkpoint import read_student
 from codecswap.swaps.apply import swap
 
 
@@ -53,7 +53,7 @@ def says(page: str, key: str, language: str = "en", **values: str) -> bool:
 def test_the_verdict_is_what_evaluation_measures(report: Path, runs: tuple[Path, Path], hostile: Path) -> None:
     page = report.read_text("utf-8")
     paths = find_pictures(hostile).val
-    student = load_student(runs[1] / "ft_best.pt").student
+    student = read_student(runs[1] / "ft_best.pt").student
     pictures = [(path.name, whole_picture(path)) for path in paths]
     results = evaluate(pictures, {"student": student}, teacher=load_codec("tiny"))
     theirs, mine = (result.mean() for result in results)

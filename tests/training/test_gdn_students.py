@@ -11,7 +11,7 @@ from codecswap.codecs.factorized import FactorizedPrior
 from codecswap.codecs.protocol import encode
 from codecswap.graph import onnx_graph as graph
 from codecswap.layers.gdn import PlainActivation
-from codecswap.students.checkpoint import load_student
+from codecswap.students.checkpoint import read_student
 from codecswap.swaps.apply import swap, swap_gdn
 from codecswap.training.student import LatentCost, TeacherStudent
 
@@ -66,7 +66,7 @@ def test_a_decoder_without_gdn_through_the_recipe(
     assert "--gdn is relu in" in capsys.readouterr().err
     last = tmp_path / "d" / "last.pt"
     train("finetune", pictures, tmp_path / "f", "--resume_student", str(last), "--epochs", "1")
-    loaded = load_student(tmp_path / "f" / "ft_last.pt")
+    loaded = read_student(tmp_path / "f" / "ft_last.pt")
     assert loaded.record and (loaded.record.gdn, loaded.record.same_latents, loaded.exact) == ("relu", True, False)
     assert sum(isinstance(layer, PlainActivation) for layer in loaded.student.g_s) == 3
     size = ("--height", "64", "--width", "64", "--images", str(pictures))
@@ -93,7 +93,7 @@ def test_the_number_of_pieces_is_kept(pictures: Path, tmp_path: Path) -> None:
         "--epochs",
         "0",
     )
-    loaded = load_student(tmp_path / "last.pt")
+    loaded = read_student(tmp_path / "last.pt")
     assert loaded.record and loaded.record.gdn_pieces in (1, 2, 3)
     assert weights(tmp_path / "last.pt")["g_s.1.norm.weight"].shape == (48 * loaded.record.gdn_pieces, 48, 1, 1)
 
@@ -120,7 +120,7 @@ def test_an_encoder_towards_the_teachers_latents(
         "--epochs",
         "1",
     )
-    loaded = load_student(tmp_path / "f" / "ft_last.pt")
+    loaded = read_student(tmp_path / "f" / "ft_last.pt")
     student = loaded.student
     assert loaded.record and loaded.record.gdn_part == "encoder" and not loaded.record.same_latents
     assert student.same_entropy(teacher) and not student.same_latents(teacher)

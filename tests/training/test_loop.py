@@ -16,7 +16,7 @@ import yaml
 
 from codecswap.cli import run
 from codecswap.codecs.factorized import FactorizedPrior
-from codecswap.students.checkpoint import load_student
+from codecswap.students.checkpoint import read_student
 from codecswap.training import callbacks, saving
 from codecswap.training import loop as training
 
@@ -77,7 +77,7 @@ def test_distillation_brings_the_student_closer_and_writes_what_it_says(
     best = max(row["msssim_teacher"] for row in log)
     assert torch.load(tmp_path / "best_msssim.pt", weights_only=True)["best"] == pytest.approx(best)
     assert yaml.safe_load((tmp_path / "config.yaml").read_text())["lr"] == 3e-4
-    student = load_student(tmp_path / "last.pt").student
+    student = read_student(tmp_path / "last.pt").student
     assert student.same_latents(teacher)
     kept = [name for name in weights(tmp_path / "last.pt") if name.startswith("g_s") and ".1." not in name[4:]]
     assert all(torch.equal(student.state_dict()[name], teacher.state_dict()[name]) for name in kept), "IGDN was frozen"
@@ -99,11 +99,11 @@ def test_fine_tuning_moves_towards_the_picture_and_keeps_every_bit(pictures: Pat
     log = rows(tmp_path / "f")
     assert log[-1]["msssim_picture"] > log[0]["msssim_picture"] + 0.01
     assert {"ft_last.pt", "ft_best.pt", "recon_ft/pre_e000/00000.png"} <= files_in(tmp_path / "f")
-    loaded = load_student(tmp_path / "f" / "ft_last.pt")
+    loaded = read_student(tmp_path / "f" / "ft_last.pt")
     assert loaded.record is not None and loaded.record.same_latents and loaded.student.same_latents(teacher)
     assert not torch.equal(loaded.student.g_s[1].gamma, teacher.g_s[1].gamma), "IGDN trains"
     train("finetune", pictures, tmp_path / "g", "--epochs", "1", "--freeze_igdn", *student)
-    assert torch.equal(load_student(tmp_path / "g" / "ft_last.pt").student.g_s[1].gamma, teacher.g_s[1].gamma)
+    assert torch.equal(read_student(tmp_path / "g" / "ft_last.pt").student.g_s[1].gamma, teacher.g_s[1].gamma)
 
 
 @pytest.mark.parametrize(
@@ -162,7 +162,7 @@ def test_training_everything_says_so_and_holds_the_rate(pictures: Path, tmp_path
     assert "bitstreams change" in said.err
     last = rows(tmp_path)[-1]
     assert last["bpp"] == pytest.approx(last["teacher_bpp"], rel=0.15) and last["lambda_rate"] > 0
-    loaded = load_student(tmp_path / "last.pt")
+    loaded = read_student(tmp_path / "last.pt")
     assert loaded.record is not None and not loaded.record.same_latents and not loaded.student.same_latents(teacher)
     x = torch.rand(1, 3, 64, 64)
     strings = loaded.student.compress(x)
@@ -208,7 +208,7 @@ def test_exact_students_are_proved_and_done(pictures: Path, tmp_path: Path, caps
     said = capsys.readouterr().out
     assert "needs no training" in said and float(re.search(r"PSNR ([\d.]+) dB", said)[1]) > 110  # type: ignore[index]
     assert {"last.pt", "best_msssim.pt", "recon/pre_e000/00000.png"} <= files_in(tmp_path)
-    assert load_student(tmp_path / "best_msssim.pt").record.replacement == replacement  # type: ignore[union-attr]
+    assert read_student(tmp_path / "best_msssim.pt").record.replacement == replacement  # type: ignore[union-attr]
 
 
 @pytest.mark.slow

@@ -35,6 +35,10 @@ class Codec(nn.Module, ABC):
     zoo: ClassVar[Mapping[str, Mapping[int, str]]]
     """Addresses of CompressAI's pretrained weights, by metric and quality."""
 
+    source: Any = None
+    """Where it was loaded from, a `codecswap.codecs.source.Teacher`; a student's is its teacher's."""
+    record: Any = None
+    """How a student was made, a `codecswap.students.record.StudentRecord`; None for other codecs."""
     N: int
     """Channels inside the transforms."""
     M: int

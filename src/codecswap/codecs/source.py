@@ -57,6 +57,7 @@ class Teacher:
         else:
             file = _from_zoo(self.model, self.quality, self.metric) if self.path is None else Path(self.path)
             codec = _from_state(read_state(file), str(file) if self.path is None else self.path)
+        codec.source = self
         return codec.eval().requires_grad_(False)
 
 

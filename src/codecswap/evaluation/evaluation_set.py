@@ -15,7 +15,7 @@ from codecswap.evaluation.exported import Folder, curve_names, pair_folders
 from codecswap.evaluation.measure import Exported, ExportedCodecs, MeasuredCodecs, TeacherAndStudents
 from codecswap.inference.runtime import OnnxCodec
 from codecswap.stages import STAGES
-from codecswap.students.checkpoint import StudentCheckpoint, load_student
+from codecswap.students.checkpoint import StudentCheckpoint, read_student
 from codecswap.students.teacher import check_teacher
 
 
@@ -66,7 +66,7 @@ def build_evaluation_set(options: EvalOptions, device: torch.device) -> Evaluati
             a folder has no encoder and no teacher has its entropy tables.
     """
     paths = list(dict.fromkeys(options.checkpoint))
-    loaded = dict(zip(_names(paths, parts=2, single="student"), [load_student(path) for path in paths], strict=True))
+    loaded = dict(zip(_names(paths, parts=2, single="student"), [read_student(path) for path in paths], strict=True))
     teachers = _teachers(options, list(loaded.values()))
     codecs = [each.load() for each in teachers]
     identities = [fingerprint(codec) for codec in codecs]

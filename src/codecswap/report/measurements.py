@@ -24,7 +24,7 @@ from codecswap.evaluation.measure import code, show
 from codecswap.evaluation.result import CodecResult
 from codecswap.report.run import Run
 from codecswap.report.texts import Text, text
-from codecswap.students.checkpoint import StudentCheckpoint, load_student
+from codecswap.students.checkpoint import StudentCheckpoint, read_student
 from codecswap.swaps import SWAPS
 from codecswap.swaps.apply import swap
 
@@ -230,21 +230,21 @@ class Measurements:
             return None
         best, status, paths = run.best, run.best.stat(), pictures.val
         stamp = (status.st_mtime_ns, status.st_size)
-        return self._cached(("compare", best), stamp, lambda: self._measure(teacher, load_student(best), paths))
+        return self._cached(("compare", best), stamp, lambda: self._measure(teacher, read_student(best), paths))
 
     def same_latents(self, run: Run) -> bool | None:
         """Whether encoder and entropy model are the teacher's, tensor by tensor; None if one of them is missing."""
         teacher = self.teacher(run)
         if teacher is None or run.best is None:
             return None
-        return load_student(run.best).student.same_latents(teacher)
+        return read_student(run.best).student.same_latents(teacher)
 
     def same_entropy(self, run: Run) -> bool | None:
         """Whether the entropy model is the teacher's, whatever the encoder; None if one of them is missing."""
         teacher = self.teacher(run)
         if teacher is None or run.best is None:
             return None
-        return load_student(run.best).student.same_entropy(teacher)
+        return read_student(run.best).student.same_entropy(teacher)
 
     def _measure(self, teacher: Codec, checkpoint: StudentCheckpoint, paths: list[Path]) -> Comparison | None:
         chosen = [paths[index] for index in evenly(len(paths), self.limit)]

@@ -1,6 +1,6 @@
 """Student checkpoints: what is in them, and how they are read back into a codec."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,59 +10,18 @@ from torch import Tensor
 from codecswap.codecs.architectures import ARCHITECTURES, check, untrained
 from codecswap.codecs.protocol import Codec
 from codecswap.codecs.safe_load import read_state
-from codecswap.codecs.source import state_digest
-from codecswap.config import ZOO
+from codecswap.codecs.source import Teacher, state_digest
 from codecswap.errors import UserError
+from codecswap.files import atomic_write
 from codecswap.quantized.synthesis import QuantizedSynthesis
+from codecswap.students.record import UNSWAPPED, StudentRecord
 from codecswap.swaps import GDN_SWAPS, KEPT, SWAPS
 from codecswap.swaps.apply import swap, swap_gdn
 from codecswap.swaps.subpixel import SUBPIXEL
 from codecswap.swaps.upsample import UPSAMPLE
 
-FORMAT = 6
-"""Version of a checkpoint's layout; 5 had no decoders in integers, 4 no GDN swaps, 3 learning rates by layer, 2 plain Adam, 1
-no place within an epoch."""
-
-
-@dataclass(frozen=True)
-class StudentRecord:
-    """How to rebuild a student and find its teacher; stored in every checkpoint under ``codec``."""
-
-    N: int
-    """Channels inside the transforms."""
-    M: int
-    """Channels of the latents."""
-    replacement: str
-    """A name in `codecswap.swaps.SWAPS`."""
-    kernel_size: int | None
-    """Kernel of the replacement where it is not the teacher's."""
-    teacher: str | None
-    """The teacher's path, ``tiny``, or None for the zoo."""
-    quality: int
-    """The zoo's quality."""
-    metric: str
-    """The zoo's metric."""
-    teacher_sha256: str | None
-    """`codecswap.codecs.source.fingerprint` of the teacher."""
-    same_latents: bool
-    """Encoder and entropy model are the teacher's: its bitstreams decode."""
-    model: str = ZOO
-    """The zoo's architecture; files of before do not say it."""
-    gdn: str = KEPT
-    """A name in `codecswap.swaps.GDN_SWAPS`, or ``sqrt``."""
-    gdn_pieces: int | None = None
-    """Size of the GDN swap, where it has sizes."""
-    gdn_part: str = "decoder"
-    """Where GDNs were replaced: a name in `codecswap.swaps.apply.PARTS`."""
-    integers: dict[str, Any] | None = None
-    """The layout of a decoder in integers (`codecswap.quantized.synthesis.QuantizedSynthesis.layout`); None: it is in float."""
-
-    @property
-    def exact(self) -> bool:
-        """Whether the decoder equals what was there."""
-        return (
-            self.integers is None and SWAPS[self.replacement].exact and (self.gdn == KEPT or GDN_SWAPS[self.gdn].exact)
-        )
+FORMAT = 1
+"""Version of a checkpoint's layout."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +71,51 @@ class StudentCheckpoint:
         return int(self.content.get("epoch", -1)) + 1, int(self.content.get("batch", 0))
 
 
-def load_student(path: str | Path) -> StudentCheckpoint:
+def save_student(student: Codec, path: str | Path, teacher: Codec | None = None) -> None:
+    """Write a student into a file that `load_student` and the commands read (``--checkpoint``, ``--resume_student``).
+
+    Args:
+        student: what `codecswap.swaps.apply.swap` made of ``teacher``, trained or not.
+        path: the file, ``student.pt`` for example; it is replaced.
+        teacher: the codec that the student was made from; it may be left out for a student that was loaded or trained.
+
+    Raises:
+        UserError: there is no teacher, or the file cannot be written.
+    """
+    if teacher is None and student.record is None:
+        raise UserError("A student is saved with what says its teacher: give save_student the teacher, too.")
+    record = StudentRecord.of(student, teacher) if teacher else student.record
+    try:
+        with atomic_write(Path(path)) as beside, beside.open("wb") as file:
+            torch.save(student_content(student, record), file)
+    except OSError as error:
+        raise UserError(f"{path} cannot be written ({error.strerror}): name another file.") from error
+
+
+def load_student(path: str | Path) -> Codec:
+    """Rebuild a student from a file of `save_student`, ``distill``, ``finetune`` or the original recipe.
+
+    Returns: the codec, in eval mode; its ``record`` (`codecswap.students.record.StudentRecord`) says how it was made and from
+    which teacher. It is None for files of the original recipe, which do not know their teacher.
+
+    Raises:
+        UserError: the file is missing, damaged, no checkpoint, not a student, or of a newer version of codecswap.
+    """
+    return read_student(path).student
+
+
+def student_content(student: Codec, record: StudentRecord) -> dict[str, Any]:
+    """What makes a file a student's checkpoint, besides a run's own."""
+    state = {name: value.detach().clone() for name, value in student.state_dict().items()}
+    return {
+        "format": FORMAT,
+        "codec": asdict(record),
+        "student_state": state,
+        "student_sha256": state_digest(state),
+    }
+
+
+def read_student(path: str | Path) -> StudentCheckpoint:
     """Rebuild the student stored in a checkpoint of this project, or of the original recipe (``{'student_state': ...}``).
 
     Raises:
@@ -120,7 +123,7 @@ def load_student(path: str | Path) -> StudentCheckpoint:
     """
     path = Path(path)
     content = read_state(path)
-    _check_format(path, content.get("format", 1))  # files of the original recipe have none
+    _check_format(path, content.get("format", FORMAT))  # files of the original recipe have none
     state = content.get("student_state")
     if not isinstance(state, dict):
         raise UserError(
@@ -134,7 +137,9 @@ def load_student(path: str | Path) -> StudentCheckpoint:
         with torch.random.fork_rng(devices=[]):  # building draws numbers that would disturb a seeded run
             codec = untrained(state)
             replacement, kernel = _replacement(state, codec, record)
-            student, _ = swap(codec, replacement, kernel_size=kernel, init="random")
+            student = codec
+            if replacement != UNSWAPPED:
+                student, _ = swap(codec, replacement, kernel_size=kernel, init="random")
             if record:
                 student, _ = swap_gdn(student, record.gdn, record.gdn_part, pieces=record.gdn_pieces, init="random")
             if record and record.integers:
@@ -154,6 +159,8 @@ def load_student(path: str | Path) -> StudentCheckpoint:
             f"{path} is damaged (its weights are not those that were saved): copy it again or name another."
         )
     check(student, path)
+    student.record = record
+    student.source = record and Teacher.of(record)
     return StudentCheckpoint(path, student.eval(), replacement, kernel, record, content)
 
 

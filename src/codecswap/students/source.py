@@ -12,7 +12,7 @@ from codecswap.console import say, show_table, warn
 from codecswap.data.samples import VERIFIED_ON, sample_pictures
 from codecswap.errors import UserError
 from codecswap.quantized.synthesis import QuantizedSynthesis
-from codecswap.students.checkpoint import load_student
+from codecswap.students.checkpoint import read_student
 from codecswap.swaps import GDN_SWAPS, KEPT
 from codecswap.swaps.apply import swap
 from codecswap.swaps.closed_form import measure, swap_and_fit
@@ -51,7 +51,7 @@ def load_source(options: DeployOptions) -> tuple[Codec, str, str]:
         if options.replacement != "none":
             codec, _ = swap(codec, options.replacement)
         return codec.requires_grad_(False), name, options.replacement
-    loaded = load_student(options.checkpoint)
+    loaded = read_student(options.checkpoint)
     made = loaded.replacement
     if "replacement" in options.given and options.replacement != made:
         raise UserError(f"{loaded.path} holds a student with --replacement {made}, not {options.replacement}.")

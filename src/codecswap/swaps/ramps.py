@@ -159,4 +159,5 @@ RAMPS = Swap(
     describe=lambda new: f"Ramps({new.norm.in_channels}, {_pieces(new)} pieces)",
     calibration=RampFit,
     sizes=tuple(range(1, MOST + 1)),
+    size_of=_pieces,
 )

@@ -49,6 +49,8 @@ class Swap:
     """It comes close to what it replaces only after training."""
     sizes: tuple[int, ...] = ()
     """Sizes that may be asked for (kernels, or pieces of ``ramps``); empty where the old layer decides."""
+    size_of: Callable[[Any], int] | None = None
+    """The size of a new layer, where there are some."""
 
     def replace(
         self, layer: nn.Module, *, size: int | None = None, init: str = "weights"

@@ -135,4 +135,5 @@ UPSAMPLE = Swap(
     calibration=KernelFit,
     trained=True,
     sizes=(3, 5, 7),
+    size_of=lambda new: new.conv.kernel_size[0],
 )

@@ -17,7 +17,7 @@ from codecswap.codecs.source import state_digest
 from codecswap.console import is_first_process
 from codecswap.files import atomic_write
 from codecswap.processes import cores
-from codecswap.students.checkpoint import StudentRecord
+from codecswap.students.record import StudentRecord
 from codecswap.training.resume import Origin
 
 NAME = "run.json"

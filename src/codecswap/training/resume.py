@@ -9,9 +9,8 @@ from torch import Tensor
 from codecswap.console import say, warn
 from codecswap.errors import UserError
 from codecswap.stages.stage import Stage
-from codecswap.students.checkpoint import StudentCheckpoint, load_student
+from codecswap.students.checkpoint import StudentCheckpoint, read_student
 from codecswap.training.state import place
-from codecswap.training.student import choose_trained
 
 AUTO = "auto"
 """``--resume auto``: the newest whole checkpoint of the run's folder, or a fresh start."""
@@ -28,6 +27,8 @@ FIXED = (
     "target",
 )
 """Options that decide what an optimizer's state belongs to: they cannot change on resuming."""
+NEEDED = {"epoch", "batch", "best", "progress", "directions", "forced", "wandb_id", "rate_weight", "random"}
+"""What a run's checkpoint holds besides its student and what Lightning needs."""
 FIXED_WITHIN = ("batch_size", "seed")
 """Options that decide on an epoch's order: they cannot change where it has begun."""
 
@@ -66,27 +67,26 @@ def read_origin(stage: Stage, options: Any) -> Origin:
     resume = getattr(options, stage.resume)
     student = None
     if resume:
-        student = _newest(stage, Path(options.save_dir)) if resume == AUTO else load_student(resume)
+        student = _newest(stage, Path(options.save_dir)) if resume == AUTO else read_student(resume)
     if student and student.from_recipe:
         return _from_recipe(options, student)
     if student:
         content = student.content
         try:
-            filled = _resumed(stage, options, student)
-            _check_optimizer(stage, filled, student)
-        except (LookupError, TypeError, AttributeError) as error:
+            if missing := NEEDED - content.keys():
+                raise LookupError(f"it has no {min(missing)}")
+            origin = Origin(
+                _resumed(stage, options, student),
+                student,
+                str(student.path),
+                directions=dict(content["directions"]),
+                forced=list(content["forced"]),
+                wandb_id=content["wandb_id"],
+            )
+        except (LookupError, TypeError, AttributeError, ValueError) as error:
             raise UserError(f"{student.path} is damaged ({error}): copy it again or name another.") from error
-        if content.get("layer_rates"):
-            return _without_optimizer(filled, student)
         say(f"Resuming {student.path}, after {place(*student.progress)}.")
-        return Origin(
-            filled,
-            student,
-            str(student.path),
-            directions=dict(content.get("directions", {})),  # format 2 had none
-            forced=list(content.get("forced", [])),
-            wandb_id=content.get("wandb_id"),
-        )
+        return origin
     if stage.student is None:
         return Origin(options, None)
     path = getattr(options, stage.student)
@@ -94,7 +94,7 @@ def read_origin(stage: Stage, options: Any) -> Origin:
         raise UserError(
             f"{stage.name} starts from a student: name its checkpoint with --{stage.student} checkpoints/best_msssim.pt."
         )
-    student = load_student(path)
+    student = read_student(path)
     return Origin(with_record(options, student), student)
 
 
@@ -109,23 +109,13 @@ def _from_recipe(options: Any, student: StudentCheckpoint) -> Origin:
     return Origin(options, student, epochs_done=epochs)
 
 
-def _without_optimizer(options: Any, student: StudentCheckpoint) -> Origin:
-    """Go on from a checkpoint of format 3, whose Adam had a learning rate for each layer."""
-    epochs = student.progress[0]
-    say(
-        f"Resuming {student.path}, after {place(epochs, 0)}: a version with another optimizer wrote it, so its weights, "
-        "options and epoch are taken over, and the optimizer starts anew."
-    )
-    return Origin(options, student, epochs_done=epochs)
-
-
 def _newest(stage: Stage, folder: Path) -> StudentCheckpoint | None:
     """The whole checkpoint of a run's folder that is furthest on; None, said aloud, where there is none."""
     found = []
     for path in (folder / stage.last, folder / stage.best):
         try:
             if path.exists():
-                found.append(load_student(path))
+                found.append(read_student(path))
         except UserError as error:
             warn(f"{error} It is left out.")
     if not found:
@@ -165,25 +155,6 @@ def _resumed(stage: Stage, options: Any, student: StudentCheckpoint) -> Any:
         say(f"Options that override the checkpoint's: {', '.join(changed)}.")
     known = {name: value for name, value in values.items() if hasattr(options, name)}
     return options.replace(**known)
-
-
-def _check_optimizer(stage: Stage, options: Any, student: StudentCheckpoint) -> None:
-    """Refuse an optimizer's state of other parameters than those that train now.
-
-    Formats 1 and 2 trained the encoder's GDN layers too with --freeze_igdn and --unfreeze_all.
-
-    Raises:
-        UserError: the state is of more or fewer parameters.
-    """
-    choose_trained(student.student, **stage.trained(options))
-    trained = sum(parameter.requires_grad for parameter in student.student.parameters())
-    stored = sum(len(group["params"]) for group in student.content["optimizer_states"][0]["param_groups"])
-    if stored != trained:
-        how = f" from its weights with --{stage.student} {student.path}" if stage.student else ""
-        raise UserError(
-            f"{student.path} was written by a version that trained {stored} parameter tensors with these options, this one "
-            f"trains {trained}: it cannot be resumed; begin a new run{how}."
-        )
 
 
 def check_pictures(origin: Origin, data: dict[str, Any]) -> list[str]:

@@ -14,12 +14,12 @@ import lightning.pytorch as L
 import torch
 from torch import Tensor
 
-from codecswap.codecs.source import state_digest
 from codecswap.config import TrainingOptions
 from codecswap.errors import Interrupted, RunFailure
 from codecswap.files import atomic_write
 from codecswap.stages.stage import Stage
-from codecswap.students.checkpoint import FORMAT, StudentRecord
+from codecswap.students.checkpoint import student_content
+from codecswap.students.record import StudentRecord
 from codecswap.training.resume import AUTO
 from codecswap.training.state import TrainingState
 
@@ -57,24 +57,16 @@ class Checkpoints(L.Callback):
         self.handlers: dict[int, Any] = {}
         """The signals' own handlers, while the run has its own."""
 
-    def state_dict(self) -> dict[str, Any]:
-        """The best value once more, where older versions read it."""
-        return {"best": self.state.best}
-
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         """Add what makes the file a student's checkpoint."""
         student = pl_module.pair.student
         if pl_module.pair.unfreeze_all:
             student.update(force=True)
-        state = {name: value.detach().clone() for name, value in student.state_dict().items()}
         checkpoint |= {
+            **student_content(student, self.record),
             "state_dict": {},
-            "student_state": state,
-            "student_sha256": state_digest(state),
-            "format": FORMAT,
             "stage": self.stage.name,
             "rate_weight": pl_module.rate_weight.item(),
-            "codec": asdict(self.record),
             "directions": {name: values.cpu() for name, values in (pl_module.directions or {}).items()},
             **self.facts,
             **self.state.to_checkpoint(),

@@ -3,7 +3,7 @@
 import shutil
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from codecswap.files import atomic_write
 from codecswap.metrics import psnr
 from codecswap.quantized.synthesis import QuantizedSynthesis
 from codecswap.stages.stage import Stage
-from codecswap.students.checkpoint import StudentRecord
+from codecswap.students.record import StudentRecord
 from codecswap.students.teacher import check_teacher
 from codecswap.swaps import GDN_SWAPS, KEPT, SWAPS, replacing
 from codecswap.swaps.apply import PARTS, swap, swap_gdn
@@ -85,12 +85,10 @@ def build(
     teacher = source.load()
     identity = fingerprint(teacher)
     forced: list[str] = []
-    gdn: dict[str, Any] = {}
     say(f"Teacher: {source.name}, N={teacher.N}, M={teacher.M}.")
     if origin.student:
-        student, kind, kernel = origin.student.student, origin.student.replacement, origin.student.kernel_size
-        if origin.student.record:
-            gdn = {key: getattr(origin.student.record, key) for key in ("gdn", "gdn_pieces", "gdn_part")}
+        student = origin.student.student
+        student.record = student.record or StudentRecord.of(student, teacher)
         forced = check_teacher(origin.student, identity, source.name, force=options.force)
         say(f"Student: {origin.student.path}.")
         if isinstance(student.g_s, QuantizedSynthesis):
@@ -99,28 +97,13 @@ def build(
             crops, _ = first_readable(pictures.train, CALIBRATED_ON)
             student.g_s = in_integers(student, options, list(crops.numpy()))
     else:
-        student, pieces = new_student(teacher, options, pictures.train)
-        kind, kernel = options.replacement, options.kernel_size
-        gdn = {"gdn": options.gdn, "gdn_pieces": pieces, "gdn_part": options.part}
+        student = new_student(teacher, options, pictures.train)
     pair = TeacherStudent(teacher, student, **stage.trained(options))
     say(f"Training {_amount(student.parameters(), trained=True)} of {_amount(student.parameters())}.")
     if options.unfreeze_all:
         warn("--unfreeze_all trains encoder and entropy model: bitstreams change, and the teacher's no longer decode.")
-    made = StudentRecord(
-        N=teacher.N,
-        M=teacher.M,
-        replacement=kind,
-        kernel_size=kernel,
-        teacher=source.path,
-        quality=source.quality,
-        metric=source.metric,
-        teacher_sha256=identity,
-        same_latents=pair.same_latents,
-        model=source.model,
-        integers=student.g_s.layout() if isinstance(student.g_s, QuantizedSynthesis) else None,
-        **gdn,
-    )
-    return pair, made, forced
+    student.record = replace(StudentRecord.of(student, teacher), same_latents=pair.same_latents)
+    return pair, student.record, forced
 
 
 def _amount(parameters: Iterable[nn.Parameter], *, trained: bool = False) -> str:
@@ -128,13 +111,11 @@ def _amount(parameters: Iterable[nn.Parameter], *, trained: bool = False) -> str
     return f"{sum(parameter.numel() for parameter in found):,} parameters in {len(found)} tensors"
 
 
-def new_student(teacher: Codec, options: DistillOptions, pictures: list[Path]) -> tuple[Codec, int | None]:
+def new_student(teacher: Codec, options: DistillOptions, pictures: list[Path]) -> Codec:
     """Make a student as it is before any training, and say what was replaced and what that costs.
 
     Args:
         pictures: training pictures; a calibrated start is fitted to the first ``calibration_count`` of them.
-
-    Returns: the student, and the size of its GDN swap.
 
     Raises:
         UserError: the decoder is not to be trained, and would not equal the teacher's.
@@ -179,7 +160,7 @@ def new_student(teacher: Codec, options: DistillOptions, pictures: list[Path]) -
         _say_the_loss(options, teacher, student, crops[:SHOWN].to(device))
     else:
         show_table("Replaced in the student", columns, rows)
-    return student, pieces
+    return student
 
 
 def _say_the_loss(options: DistillOptions, teacher: Codec, student: Codec, pictures: Tensor) -> None:

@@ -75,9 +75,9 @@ class TrainingState:
         }
 
     def from_checkpoint(self, content: dict[str, Any]) -> None:
-        """Take back what `to_checkpoint` stored (format 1 stored no place within an epoch)."""
-        self.epoch, self.batch, self.best = content["epoch"], content.get("batch", 0), content["best"]
-        if progress := content.get("progress"):
+        """Take back what `to_checkpoint` stored."""
+        self.epoch, self.batch, self.best = content["epoch"], content["batch"], content["best"]
+        if progress := content["progress"]:
             self.seconds, self.skipped, self._resumed = progress["seconds"], progress["skipped"], progress["means"]
 
     def resume_means(self, device: torch.device) -> None:

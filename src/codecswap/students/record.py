@@ -1,0 +1,122 @@
+"""How a student was made: what a checkpoint stores of it, read off its layers."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from codecswap.codecs.protocol import Codec
+from codecswap.codecs.source import Teacher, fingerprint
+from codecswap.config import ZOO
+from codecswap.errors import UserError
+from codecswap.layers.gdn import GDN
+from codecswap.quantized.synthesis import QuantizedSynthesis
+from codecswap.swaps import GDN_SWAPS, KEPT, SWAPS, maker
+from codecswap.swaps.apply import PARTS
+from codecswap.swaps.swap import Swap
+
+UNSWAPPED = "none"
+"""The replacement of a student whose transposed convolutions stayed."""
+
+
+@dataclass(frozen=True)
+class StudentRecord:
+    """How to rebuild a student and find its teacher; stored in every checkpoint under ``codec``."""
+
+    N: int
+    """Channels inside the transforms."""
+    M: int
+    """Channels of the latents."""
+    replacement: str
+    """A name in `codecswap.swaps.SWAPS`, or ``none``."""
+    kernel_size: int | None
+    """Kernel of the replacement where it is not the teacher's."""
+    teacher: str | None
+    """The teacher's path, ``tiny``, or None for the zoo."""
+    quality: int
+    """The zoo's quality."""
+    metric: str
+    """The zoo's metric."""
+    teacher_sha256: str | None
+    """`codecswap.codecs.source.fingerprint` of the teacher."""
+    same_latents: bool
+    """Encoder and entropy model are the teacher's: its bitstreams decode."""
+    model: str = ZOO
+    """The zoo's architecture."""
+    gdn: str = KEPT
+    """A name in `codecswap.swaps.GDN_SWAPS`, or ``sqrt``."""
+    gdn_pieces: int | None = None
+    """Size of the GDN swap, where it has sizes."""
+    gdn_part: str = "decoder"
+    """Where GDNs were replaced: a name in `codecswap.swaps.apply.PARTS`."""
+    integers: dict[str, Any] | None = None
+    """The layout of a quantized decoder (`codecswap.quantized.synthesis.QuantizedSynthesis.layout`); None: it is in float."""
+
+    @classmethod
+    def of(cls, student: Codec, teacher: Codec) -> "StudentRecord":
+        """Read off a student's layers how it was made from a teacher.
+
+        Args:
+            student: what `codecswap.swaps.apply.swap` made of ``teacher``, trained or not. The swaps of a quantized decoder,
+                whose layers are gone, are those of its former record.
+            teacher: the codec it was made from, as it was loaded.
+
+        Raises:
+            UserError: its layers were made by several swaps.
+        """
+        source, before = teacher.source or Teacher(), student.record
+        integers = student.g_s.layout() if isinstance(student.g_s, QuantizedSynthesis) else None
+        if integers and before:
+            keys = ("replacement", "kernel_size", "gdn", "gdn_pieces", "gdn_part")
+            swaps = {key: getattr(before, key) for key in keys}
+        else:
+            swaps = _swaps(student, teacher)
+        return cls(
+            N=teacher.N,
+            M=teacher.M,
+            teacher=source.path,
+            quality=source.quality,
+            metric=source.metric,
+            teacher_sha256=fingerprint(teacher),
+            same_latents=student.same_latents(teacher),
+            model=source.model,
+            integers=integers,
+            **swaps,
+        )
+
+    @property
+    def exact(self) -> bool:
+        """Whether the decoder equals what was there."""
+        upsampling = self.replacement == UNSWAPPED or SWAPS[self.replacement].exact
+        return self.integers is None and upsampling and (self.gdn == KEPT or GDN_SWAPS[self.gdn].exact)
+
+
+def _swaps(student: Codec, teacher: Codec) -> dict[str, Any]:
+    """The swaps of a student in float."""
+    made: dict[str, list[tuple[Swap, nn.Module, nn.Module]]] = {"g_a": [], "g_s": []}
+    for transform, layers in made.items():
+        for name, layer in student.get_submodule(transform).named_modules(prefix=transform):
+            if chosen := maker(layer):
+                layers.append((chosen, layer, teacher.get_submodule(name)))
+    both = made["g_a"] + made["g_s"]
+    upsampling = [found for found in both if found[0].replaces is nn.ConvTranspose2d]
+    gdns = [found for found in both if found[0].replaces is GDN]
+    replacement, sizes = _only(upsampling)
+    theirs = {getattr(old, "kernel_size", (None,))[0] for _, _, old in upsampling}
+    gdn, pieces = _only(gdns)
+    where = tuple(name for name, layers in made.items() if any(found[0].replaces is GDN for found in layers))
+    return {
+        "replacement": replacement or UNSWAPPED,
+        "kernel_size": sizes.pop() if len(sizes) == 1 and sizes != theirs else None,
+        "gdn": gdn or KEPT,
+        "gdn_pieces": pieces.pop() if len(pieces) == 1 else None,
+        "gdn_part": next((part for part, transforms in PARTS.items() if transforms == where), "decoder"),
+    }
+
+
+def _only(found: list[tuple[Swap, nn.Module, nn.Module]]) -> tuple[str | None, set[int]]:
+    """The name of the swap that made layers, and their sizes, where it has a choice of them."""
+    names = {chosen.name for chosen, _, _ in found}
+    if len(names) > 1:
+        raise UserError(f"The student's layers are of several swaps ({', '.join(sorted(names))}): make it with one.")
+    return next(iter(names), None), {chosen.size_of(layer) for chosen, layer, _ in found if chosen.size_of}
