@@ -30,7 +30,7 @@ ALLOWED = {
     "graph": BASE | {"entropy", "inference", "layers", "quantized", "swaps"},
     "quantize": BASE
     | {"metrics", "data", "layers", "least_squares", "entropy", "inference", "codecs", "swaps", "graph", "quantized"},
-    "students": BASE | {"data", "quantized", "codecs", "swaps"},
+    "students": BASE | {"data", "layers", "quantized", "codecs", "swaps"},
     "training": BASE | {"devices", "stages", "metrics", "data", "layers", "quantized", "codecs", "swaps", "students"},
     "evaluation": BASE | {"devices", "stages", "metrics", "data", "entropy", "inference", "codecs", "students"},
     "export": BASE

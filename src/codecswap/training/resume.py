@@ -83,7 +83,7 @@ def read_origin(stage: Stage, options: Any) -> Origin:
                 forced=list(content["forced"]),
                 wandb_id=content["wandb_id"],
             )
-        except (LookupError, TypeError, AttributeError, ValueError) as error:
+        except (LookupError, TypeError, AttributeError) as error:
             raise UserError(f"{student.path} is damaged ({error}): copy it again or name another.") from error
         say(f"Resuming {student.path}, after {place(*student.progress)}.")
         return origin
