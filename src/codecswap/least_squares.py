@@ -51,16 +51,16 @@ class Sums:
         self.energy += targets.double().square().sum(0)
 
 
-def ridge_step(gram: Tensor, missing: Tensor, pull: Tensor) -> tuple[Tensor, Tensor]:
-    """The step from weights that leave ``missing`` to the least-squares solution that is pulled back towards them.
+def ridge_step(gram: Tensor, missing: Tensor, ridge: Tensor) -> tuple[Tensor, Tensor]:
+    """The step from weights that leave ``missing`` to the least-squares solution with a ridge towards them.
 
     Args:
-        gram: ``(unknowns, unknowns)``; ``pull`` is added to its diagonal in place.
-        missing: ``(unknowns, outputs)``: ``cross - gram @ weights``, before the pull.
-        pull: strength of the ridge, positive, of each unknown or of all.
+        gram: ``(unknowns, unknowns)``; ``ridge`` is added to its diagonal in place.
+        missing: ``(unknowns, outputs)``: ``cross - gram @ weights``, without the ridge.
+        ridge: its strength, positive, of each unknown or of all.
 
-    Returns: the step ``(unknowns, outputs)``, and the Cholesky factor of the pulled Gram matrix.
+    Returns: the step ``(unknowns, outputs)``, and the Cholesky factor of the Gram matrix with the ridge.
     """
-    gram.diagonal().add_(pull)
+    gram.diagonal().add_(ridge)
     factor = torch.linalg.cholesky(gram)
     return torch.cholesky_solve(missing, factor), factor

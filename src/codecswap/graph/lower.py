@@ -56,13 +56,12 @@ class LoweredGDN(PlainActivation):
         root = torch.sqrt(norm)
         return x * root if self.inverse else x / root
 
-    def rescale(self, inside: Tensor, outside: Tensor) -> Tensor:  # noqa: D102
+    def rescale(self, inside: Tensor, outside: Tensor) -> None:  # noqa: D102
         factor = (inside * outside).square()
         factor = factor if self.inverse else 1 / factor
         self.norm.weight *= factor[:, None, None, None] * inside.square()[None, :, None, None]
         assert self.norm.bias is not None
         self.norm.bias *= factor
-        return outside
 
 
 class LoweredGDN1(PlainActivation):
@@ -82,12 +81,11 @@ class LoweredGDN1(PlainActivation):
         norm = self.norm(x.abs())
         return x * norm if self.inverse else x / norm
 
-    def rescale(self, inside: Tensor, outside: Tensor) -> Tensor:  # noqa: D102
+    def rescale(self, inside: Tensor, outside: Tensor) -> None:  # noqa: D102
         factor = inside * outside if self.inverse else 1 / (inside * outside)
         self.norm.weight *= factor[:, None, None, None] * inside[None, :, None, None]
         assert self.norm.bias is not None
         self.norm.bias *= factor
-        return outside
 
 
 class LayerParts(nn.Sequential, OneLayer):

@@ -46,11 +46,14 @@ class RsqrtGDN(GDN):
 class PlainActivation(nn.Module, ABC):
     """What stands in a GDN's place and is exported as it is: ``(B, C, H, W) -> (B, C, H, W)``."""
 
+    homogeneous = False
+    """Outputs have the scale of the inputs, channel by channel; else `rescale` may choose theirs."""
+
     @abstractmethod
-    def rescale(self, inside: Tensor, outside: Tensor) -> Tensor:
+    def rescale(self, inside: Tensor, outside: Tensor) -> None:
         """Take inputs divided by ``inside: (C,)`` and give outputs multiplied by ``outside: (C,)``, in place.
 
-        Both are positive. Returns: what the outputs are really multiplied by, where the function leaves no choice.
+        Both are positive; ``outside`` is ``1 / inside`` where the function is homogeneous.
         """
 
 
@@ -71,13 +74,12 @@ class RampGDN(PlainActivation):
         """Compute ``(B, C, H, W) -> (B, C, H, W)``."""
         return x * self.root(self.relu(self.norm(x * x)))  # x ** 2 would be exported as Pow
 
-    def rescale(self, inside: Tensor, outside: Tensor) -> Tensor:  # noqa: D102
+    def rescale(self, inside: Tensor, outside: Tensor) -> None:  # noqa: D102
         self.norm.weight *= inside.square()[None, :, None, None]
         scale = inside * outside
         self.root.weight *= scale[:, None, None, None]
         assert self.root.bias is not None
         self.root.bias *= scale
-        return outside
 
 
 class GainActivation(PlainActivation):
@@ -88,6 +90,7 @@ class GainActivation(PlainActivation):
     """
 
     LOW, HIGH = 0.5, 2.0
+    homogeneous = True
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -100,28 +103,31 @@ class GainActivation(PlainActivation):
         """Compute ``(B, C, H, W) -> (B, C, H, W)``."""
         return x * self.merge(self.spread(self.relu(self.split(x)))).clamp(self.LOW, self.HIGH)
 
-    def rescale(self, inside: Tensor, outside: Tensor) -> Tensor:  # noqa: D102
+    def rescale(self, inside: Tensor, outside: Tensor) -> None:  # noqa: D102
         self.split.weight *= inside[None, :, None, None]
-        return 1 / inside
 
 
 class ReluActivation(PlainActivation):
     """A ReLU."""
 
+    homogeneous = True
+
     def forward(self, x: Tensor) -> Tensor:
         """Compute ``(B, C, H, W) -> (B, C, H, W)``."""
         return torch.relu(x)
 
-    def rescale(self, inside: Tensor, outside: Tensor) -> Tensor:  # noqa: D102
-        return 1 / inside
+    def rescale(self, inside: Tensor, outside: Tensor) -> None:  # noqa: D102
+        pass
 
 
 class NoActivation(PlainActivation):
     """Nothing between two convolutions."""
 
+    homogeneous = True
+
     def forward(self, x: Tensor) -> Tensor:
         """Return ``x``."""
         return x
 
-    def rescale(self, inside: Tensor, outside: Tensor) -> Tensor:  # noqa: D102
-        return 1 / inside
+    def rescale(self, inside: Tensor, outside: Tensor) -> None:  # noqa: D102
+        pass

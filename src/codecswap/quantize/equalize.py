@@ -1,7 +1,9 @@
-"""Equalization: rescale channels around every GDN so that all use the same range, without changing what is computed.
+"""Equalization: rescale channels between layers so that all use the same range, without changing what is computed.
 
 INT8 gives one scale to a whole activation; where one channel is a hundred times wider than another, the narrow one keeps
-two levels of 256. A scale per channel can pass through a GDN exactly, because gamma couples squares of channels::
+two levels of 256. A scale per channel passes through ReLU, LeakyReLU, upsampling, masks and PixelShuffle (which repeats it),
+from the convolution that takes it in to the one that undoes it (Nagel et al., "Data-free quantization through weight
+equalization and bias correction", 2019). It passes through a GDN too, because gamma couples squares of channels::
 
     IGDN:  y_i = x_i sqrt(beta_i + sum_j gamma_ij x_j^2)     GDN:  y_i = x_i / sqrt(beta_i + sum_j gamma_ij x_j^2)
 
@@ -11,70 +13,187 @@ transforms (`codecswap.graph.lower`), whose beta has no lower bound that would c
 takes such scales (`codecswap.layers.gdn.PlainActivation.rescale`).
 """
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from codecswap.graph.lower import convolution
+from codecswap.graph.leaves import Leaf, Leaves, leaves
 from codecswap.layers.gdn import PlainActivation
+from codecswap.layers.upsampling import ConstantMask
+
+PASSED = (nn.ReLU, nn.LeakyReLU, nn.Upsample, nn.PixelShuffle, ConstantMask)
+"""Layers that give scaled outputs for scaled inputs, channel by channel."""
+PASSED_FUNCTIONS = (torch.relu, F.relu, "relu", F.leaky_relu, F.pixel_shuffle)
+"""The same, called as functions."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Layer:
+    """A leaf, or all leaves of an activation in a GDN's place."""
+
+    path: str
+    module: nn.Module | None
+    steps: list[Leaf]
+
+    @property
+    def output(self) -> str:
+        return self.steps[-1].name
+
+    @property
+    def rescaled(self) -> bool:
+        """Scales begin and end here."""
+        return isinstance(self.module, nn.Conv2d | nn.ConvTranspose2d) or self.chooses
+
+    @property
+    def chooses(self) -> bool:
+        """It is an activation whose outputs may have other scales than its inputs."""
+        return isinstance(self.module, PlainActivation) and not self.module.homogeneous
+
+    @property
+    def passes(self) -> bool:
+        """Scales of its inputs are those of its outputs."""
+        if isinstance(self.module, PlainActivation):
+            return self.module.homogeneous
+        return isinstance(self.module, PASSED) or (self.module is None and self.steps[0].function in PASSED_FUNCTIONS)
+
+    @property
+    def kind(self) -> str:
+        function = self.steps[0].function
+        return type(self.module).__name__ if self.module else getattr(function, "__name__", str(function))
+
+
+@dataclass(frozen=True)
+class _Scaling:
+    """Where a scale per channel is put in, what it passes, and where it is undone."""
+
+    source: _Layer
+    passed: list[_Layer]
+    sink: _Layer
+
+    @property
+    def tensor(self) -> str:
+        """What the sink reads."""
+        return (self.passed[-1] if self.passed else self.source).output
 
 
 @torch.no_grad()
-def equalize(transform: nn.Module, samples: Iterable[Tensor]) -> None:
-    """Rescale, in place, so that on the samples every channel before and after every GDN has a largest value of 1.
+def equalize(transform: nn.Module, samples: Iterable[Tensor]) -> dict[str, str]:
+    """Rescale, in place, so that on the samples every channel that a convolution or a GDN reads has a largest value of 1.
 
     Args:
-        transform: what `codecswap.graph.lower.lower` returns.
+        transform: what `codecswap.graph.lower.lower` returns, of any shape.
         samples: what goes into it, ``(B, C, H, W)`` each; only ranges are taken from them, so a few pictures do.
+
+    Returns: why outputs of some layers inside the transform keep their scales, by the layer's path, e.g.
+        ``{"1.conv2": "add joins two scales"}``.
     """
-    layers = list(transform.children())
-    ranges = _ranges(transform, samples)
-    for before, gdn, after in zip(layers, layers[1:], layers[2:], strict=False):
-        if isinstance(gdn, PlainActivation):
-            inside, outside = (_usable(values) for values in ranges[gdn])
-            given = gdn.rescale(inside, 1 / outside)
-            _scale_outputs(before, 1 / inside)
-            _scale_inputs(after, 1 / given)
-
-
-def _ranges(transform: nn.Module, samples: Iterable[Tensor]) -> dict[PlainActivation, tuple[Tensor, Tensor]]:
-    """The largest absolute value of each channel before and after each GDN."""
-    found: dict[PlainActivation, tuple[Tensor, Tensor]] = {}
-
-    def look(gdn: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    tree = leaves(transform)
+    layers = _layers(transform, tree)
+    shared = {module for module, uses in Counter(id(one.module) for one in layers if one.rescaled).items() if uses > 1}
+    found: list[_Scaling] = []
+    stopped: dict[str, str] = {}
+    for layer in layers:
+        if layer.rescaled:
+            result = _follow(layer, layers, tree, shared)
+            if isinstance(result, _Scaling):
+                found.append(result)
+            elif result:
+                stopped[layer.path] = result
+    largest = _largest(
+        tree, [layer.output for scaling in found for layer in (scaling.source, *scaling.passed)], samples
+    )
+    inside: dict[nn.Module | None, Tensor] = {}
+    outside: dict[nn.Module | None, Tensor] = {}
+    for scaling in found:
+        scale = largest[scaling.tensor]
+        scale = torch.where(scale > 1e-12, scale, torch.ones_like(scale))  # a silent channel is left as it is
+        source, sink = scaling.source.module, scaling.sink.module
+        for layer in (scaling.source, *scaling.passed):
+            channels = len(largest[layer.output])
+            repeated = scale.repeat_interleave(channels // len(scale))  # where PixelShuffle follows
+            if layer.chooses:
+                outside[source] = 1 / repeated
+            elif isinstance(layer.module, PlainActivation):
+                layer.module.rescale(repeated, 1 / repeated)
+            elif layer is scaling.source:
+                _scale_outputs(source, 1 / repeated)
+        if scaling.sink.chooses:
+            inside[sink] = scale
+        else:
+            _scale_inputs(sink, scale)
+    for gdn in dict.fromkeys([*inside, *outside]):
         assert isinstance(gdn, PlainActivation)
-        largest = tuple(x.abs().amax(dim=(0, 2, 3)) for x in (inputs[0], output))
-        before = found.get(gdn, largest)
-        found[gdn] = torch.maximum(before[0], largest[0]), torch.maximum(before[1], largest[1])
+        unchanged = torch.ones_like(inside[gdn] if gdn in inside else outside[gdn])
+        gdn.rescale(inside.get(gdn, unchanged), outside.get(gdn, unchanged))
+    return stopped
 
-    handles = [gdn.register_forward_hook(look) for gdn in transform.modules() if isinstance(gdn, PlainActivation)]
-    try:
-        for sample in samples:
-            transform(sample)
-    finally:
-        for handle in handles:
-            handle.remove()
+
+def _layers(transform: nn.Module, tree: Leaves) -> list[_Layer]:
+    """In order of execution."""
+    activations = {path: one for path, one in transform.named_modules() if isinstance(one, PlainActivation)}
+    result: list[_Layer] = []
+    for leaf in tree.steps:
+        around = next((path for path in activations if leaf.path == path or leaf.path.startswith(f"{path}.")), None)
+        if around is None:
+            result.append(_Layer(leaf.path, leaf.module, [leaf]))
+        elif result and result[-1].path == around:
+            result[-1].steps.append(leaf)
+        else:
+            result.append(_Layer(around, activations[around], [leaf]))
+    return result
+
+
+def _follow(source: _Layer, layers: Collection[_Layer], tree: Leaves, shared: Collection[int]) -> _Scaling | str:
+    """How a scale on the outputs of ``source`` is undone, or why it cannot be; empty: they are the transform's."""
+    passed: list[_Layer] = []
+    layer = source
+    while True:
+        if id(layer.module) in shared:
+            return f"{layer.path} is used twice"
+        readers = [one for one in layers if one is not layer and any(layer.output in leaf.inputs for leaf in one.steps)]
+        if layer.output == tree.output or not readers:
+            return ""
+        if len(readers) > 1:
+            return f"{len(readers)} layers read it"
+        layer = readers[0]
+        if layer.rescaled and id(layer.module) not in shared:
+            return _Scaling(source, passed, layer)
+        if not layer.passes and not layer.rescaled:
+            joins = len({name for leaf in layer.steps for name in leaf.inputs}) > 1
+            return f"{layer.kind} joins two scales" if joins else f"no scale passes through {layer.kind}"
+        passed.append(layer)
+
+
+def _largest(tree: Leaves, tensors: Collection[str], samples: Iterable[Tensor]) -> dict[str, Tensor]:
+    """The largest absolute value of each channel of some leaves' outputs."""
+    found: dict[str, Tensor] = {}
+    for sample in samples:
+        values = tree.compute(sample)
+        for name in tensors:
+            largest = values[name].abs().amax(dim=(0, 2, 3))
+            found[name] = torch.maximum(found.get(name, largest), largest)
     return found
 
 
-def _usable(largest: Tensor) -> Tensor:
-    """Scales to divide by: a channel that is silent on the samples is left as it is."""
-    return torch.where(largest > 1e-12, largest, torch.ones_like(largest))
-
-
-def _scale_outputs(layer: nn.Module, scale: Tensor) -> None:
-    conv = convolution(layer)
-    if isinstance(conv, nn.ConvTranspose2d):
-        conv.weight *= scale[None, :, None, None]
+def _scale_outputs(conv: nn.Module | None, scale: Tensor) -> None:
+    assert isinstance(conv, nn.Conv2d | nn.ConvTranspose2d)
+    if isinstance(conv, nn.ConvTranspose2d):  # (I, O / groups, kh, kw)
+        grouped = conv.weight.view(conv.groups, -1, *conv.weight.shape[1:])
+        grouped *= scale.view(conv.groups, 1, -1, 1, 1)
     else:
-        scale = scale.repeat_interleave(conv.out_channels // len(scale))  # four phases where PixelShuffle follows
         conv.weight *= scale[:, None, None, None]
     if conv.bias is not None:
         conv.bias *= scale
 
 
-def _scale_inputs(layer: nn.Module, scale: Tensor) -> None:
-    conv = convolution(layer)
-    shape = (-1, 1, 1, 1) if isinstance(conv, nn.ConvTranspose2d) else (1, -1, 1, 1)
-    conv.weight *= scale.view(shape)
+def _scale_inputs(conv: nn.Module | None, scale: Tensor) -> None:
+    assert isinstance(conv, nn.Conv2d | nn.ConvTranspose2d)
+    if isinstance(conv, nn.ConvTranspose2d):
+        conv.weight *= scale[:, None, None, None]
+    else:  # (O, I / groups, kh, kw)
+        grouped = conv.weight.view(conv.groups, -1, *conv.weight.shape[1:])
+        grouped *= scale.view(conv.groups, 1, -1, 1, 1)

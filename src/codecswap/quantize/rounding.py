@@ -9,23 +9,26 @@ it makes up for those before it.
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from itertools import groupby
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from codecswap.graph.leaves import OneLayer
-from codecswap.layers.upsampling import from_phase_kernels, phase_taps, transposed_phase_kernels
+from codecswap.layers.gdn import PlainActivation
 from codecswap.least_squares import Sums, draw, patches, ridge_step
+from codecswap.quantize.float_and_rounded import FloatAndRounded, is_inside
+from codecswap.quantize.taps import Taps, fits
 
 POSITIONS = 32768
 """Output positions that a layer is fitted to, drawn from all samples."""
 RIDGE = 1e-3
-"""Pull towards the weights a layer has, as a share of the mean energy of its inputs."""
+"""Strength of the ridge towards the weights a layer has, as a share of the mean energy of its inputs."""
 BLOCK = 128
 """Inputs rounded before the others are brought up to date."""
-FILLINGS = 8
+RESCALINGS = 8
 """Times that a row which leaves its last level unused is rounded again, to finer steps; most need one.
 
 A toolchain that takes weights in float and finds their scales by itself (Rockchip's) finds ours only where a row's largest
@@ -39,18 +42,19 @@ class SplitConv2d(OneLayer):
     It makes about 15 bits of 8, for twice the multiply-adds, and leaves nothing to round.
 
     Args:
-        conv: it is left as it is.
-        levels: largest whole number that a weight may become, of either sign.
+        conv: transposed or not; it is left as it is.
+        levels: largest integer that a weight may become, of either sign.
     """
 
     @torch.no_grad()
-    def __init__(self, conv: nn.Conv2d, levels: int) -> None:
+    def __init__(self, conv: nn.Conv2d | nn.ConvTranspose2d, levels: int) -> None:
         super().__init__()
         self.coarse, self.fine = copy.deepcopy(conv), copy.deepcopy(conv)
-        step = conv.weight.abs().amax((1, 2, 3), keepdim=True).clamp_min(1e-12) / levels
+        others = (0, 2, 3) if isinstance(conv, nn.ConvTranspose2d) else (1, 2, 3)
+        step = conv.weight.abs().amax(others, keepdim=True).clamp_min(1e-12) / levels
         self.coarse.weight.copy_((conv.weight / step).round() * step)
         self.fine.weight.copy_(conv.weight - self.coarse.weight)
-        self.fine.bias = nn.Parameter(torch.zeros(len(step)), requires_grad=False)
+        self.fine.bias = nn.Parameter(conv.weight.new_zeros(conv.out_channels), requires_grad=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """Compute ``(B, I, H, W) -> (B, O, H', W')``."""
@@ -65,160 +69,141 @@ def round_weights(
     exact_input: bool,
     levels: int,
     steps: int = 255,
-    float_layers: Sequence[str] = (),
-    untouched: Sequence[str] = (),
+    float_layers: Collection[str] = (),
+    untouched: Collection[str] = (),
 ) -> dict[str, Tensor]:
     """Refit and round the convolutions, transposed ones too, of an equalized lowered transform, in place.
 
-    Those inside GDNs are left as they are: nearest rounding serves them well.
+    Those inside GDNs and `SplitConv2d` are left as they are: nearest rounding serves them well.
 
     Args:
-        transform: what `codecswap.graph.lower.lower` returns.
+        transform: what `codecswap.graph.lower.lower` returns, of any shape.
         samples: what goes into it, ``(1, C, H, W)`` each.
         exact_input: what goes in is integers already.
-        levels: largest whole number that a weight may become, of either sign.
+        levels: largest integer that a weight may become, of either sign.
         steps: in the range of what a layer gives to the next: 255 for 8 bits.
-        float_layers: names of children that will not be quantized.
+        float_layers: paths of layers, or of modules with all their layers, that will not be quantized.
         untouched: those among them that are not refitted either.
 
     Returns: the scale ``(O,)`` of each rounded weight, by the parameter's name.
     """
     generator = torch.Generator().manual_seed(0)
-    floats = list(samples)
-    quantized = floats if exact_input else _fake_quantized(floats, steps)
-    scales = {}
-    for name, layer in transform.named_children():
-        before, conv, after = _parts(layer)
-        if conv is None or name in untouched:
-            floats, quantized = [layer(x) for x in floats], [layer(x) for x in quantized]
-        else:
-            floats, quantized = [before(x) for x in floats], [before(x) for x in quantized]
-            wanted = [conv(x) for x in floats]
-            parameter = next(key for key, value in layer.named_parameters() if value is conv.weight)
-            found = _round(conv, quantized, wanted, generator, None if name in float_layers else levels)
-            if found is not None:
-                scales[f"{name}.{parameter}"] = found
-            floats, quantized = [after(x) for x in wanted], [after(conv(x)) for x in quantized]
-        if name not in float_layers:
-            quantized = _fake_quantized(quantized, steps)
+    walk = FloatAndRounded(transform, samples, exact_input=exact_input, steps=steps, float_layers=float_layers)
+    left = [path for path, one in transform.named_modules() if isinstance(one, PlainActivation | SplitConv2d)]
+    left += untouched
+    scales: dict[str, Tensor] = {}
+    for place, leaf in enumerate(walk.tree.steps):
+        conv = leaf.module
+        if not isinstance(conv, nn.Conv2d | nn.ConvTranspose2d) or is_inside(leaf.path, left) or not fits(conv):
+            continue
+        if leaf.name != leaf.path:  # a second call
+            continue
+        stays = is_inside(leaf.path, float_layers)
+        found = _refit_and_round(conv, walk.at(place), POSITIONS // len(samples), generator, None if stays else levels)
+        if not stays:
+            scales[f"{leaf.path}.weight"] = found
     return scales
 
 
-def _parts(layer: nn.Module) -> tuple[nn.Module, nn.Conv2d | nn.ConvTranspose2d | None, nn.Module]:
-    """A layer as what comes before its convolution, the convolution (None: a GDN), and what comes after."""
-    if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
-        return nn.Identity(), layer, nn.Identity()
-    if isinstance(layer, nn.Sequential):
-        modules = list(layer)
-        place = next((i for i, module in enumerate(modules) if isinstance(module, nn.Conv2d)), None)
-        if place is not None:
-            conv = modules[place]
-            assert isinstance(conv, nn.Conv2d)
-            return nn.Sequential(*modules[:place]), conv, nn.Sequential(*modules[place + 1 :])
-    return nn.Identity(), None, nn.Identity()
+@dataclass(frozen=True)
+class _Fit:
+    """Least squares of the outputs that see the same inputs."""
+
+    weight: Tensor
+    """Refitted, ``(O, K)``."""
+    order: Tensor
+    """Of the inputs, ``(K,)``: those whose rounding costs most are first."""
+    upper: Tensor
+    """Cholesky factor ``(K, K)`` of the inverse of the inputs' Gram matrix, in that order."""
 
 
-def _fake_quantized(tensors: Sequence[Tensor], steps: int) -> list[Tensor]:
-    """Rounded to ``steps`` steps of one range for all, zero among them."""
-    low = min(0.0, *(x.min().item() for x in tensors))
-    high = max(0.0, *(x.max().item() for x in tensors))
-    step = max(high - low, 1e-12) / steps
-    return [torch.round(x / step) * step for x in tensors]
-
-
-def _round(
+def _refit_and_round(
     conv: nn.Conv2d | nn.ConvTranspose2d,
-    inputs: Sequence[Tensor],
-    wanted: Sequence[Tensor],
+    pairs: Iterable[tuple[Tensor, Tensor]],
+    positions: int,
     generator: torch.Generator,
     levels: int | None,
-) -> Tensor | None:
-    """Refit ``conv`` from ``inputs`` to ``wanted``, round its weight in place, and correct its bias; returns the scales.
+) -> Tensor:
+    """Refit ``conv`` from inputs to outputs, round its weight in place, and correct its bias; returns the scales ``(O,)``.
 
-    Without ``levels`` nothing is rounded, and there are none.
+    The phases of a transposed convolution's output share scales and bias; each is fitted by itself, to the taps that it has.
 
-    A transposed convolution is four convolutions at low resolution, one for each phase of its output, which share scales
-    and bias; each is fitted by itself, to the taps that it has.
+    Args:
+        pairs: inputs and outputs, ``(1, I, H, W)`` and ``(1, O, H', W')``.
+        positions: that are drawn from each.
+        levels: as in `round_weights`; None: nothing is rounded.
     """
-    if isinstance(conv, nn.ConvTranspose2d):
-        wanted = [F.pixel_unshuffle(y, 2) for y in wanted]
-        phases = transposed_phase_kernels(conv).double()  # (O, I, 2, 2, F, F)
-        size, stride, padding, outputs = phases.shape[-1], 1, phases.shape[-1] // 2, len(phases)
-        parts = [(p, q) for p in range(2) for q in range(2)]
-        masks = [phase_taps(conv)[p, q].flatten().repeat(phases.shape[1]) for p, q in parts]
-        weights = [phases[:, :, p, q].flatten(1)[:, mask] for (p, q), mask in zip(parts, masks, strict=True)]
-        rows = [slice(2 * p + q, None, 4) for p, q in parts]
-    else:
-        size, stride, padding, outputs = conv.kernel_size[0], conv.stride[0], int(conv.padding[0]), conv.out_channels
-        weights, rows = [conv.weight.double().flatten(1)], [slice(None)]
-        masks = [torch.ones(weights[0].shape[1], dtype=torch.bool, device=conv.weight.device)]
-    sums = Sums(len(masks[0]), wanted[0].shape[1], conv.weight.device)
-    for x, y in zip(inputs, wanted, strict=True):
-        places = draw(y, POSITIONS // len(inputs), generator)
-        sums.add(patches(x, places, size, stride=stride, padding=padding), patches(y, places, 1))
+    taps, sums = Taps(conv), None
+    for x, y in pairs:
+        targets = taps.outputs(y)
+        places = draw(targets, positions, generator)
+        inputs = taps.inputs(x, targets, places)
+        sums = sums or Sums(inputs.shape[1], targets.shape[1], inputs.device)
+        sums.add(inputs, patches(targets, places, 1))
+    assert sums is not None
     mean_in, mean_out = sums.inputs / sums.count, sums.targets / sums.count
-    gram = sums.gram / sums.count - torch.outer(mean_in, mean_in)
-    cross = sums.cross / sums.count - torch.outer(mean_in, mean_out)
-    fits = [
-        _refitted(gram[mask][:, mask], cross[mask][:, row], weight)
-        for mask, row, weight in zip(masks, rows, weights, strict=True)
-    ]
-    scales, rounded = _filled(fits, levels) if levels else (None, [fitted for fitted, _ in fits])
-    biases = [mean_out[row] - part @ mean_in[mask] for part, row, mask in zip(rounded, rows, masks, strict=True)]
-    if isinstance(conv, nn.ConvTranspose2d):
-        for (p, q), mask, part in zip(parts, masks, rounded, strict=True):
-            kernel = part.new_zeros(outputs, len(mask))
-            kernel[:, mask] = part
-            phases[:, :, p, q] = kernel.view(outputs, -1, size, size)
-        conv.weight.copy_(from_phase_kernels(phases, conv))
-    else:
-        conv.weight.copy_(rounded[0].view_as(conv.weight))
-    bias = torch.stack(biases).mean(0).to(conv.weight.dtype)
-    conv.bias = nn.Parameter(bias, requires_grad=False)
-    return None if scales is None else scales.to(conv.weight.dtype)
+    gram, cross = sums.gram.div_(sums.count), sums.cross.div_(sums.count)
+    gram -= torch.outer(mean_in, mean_in)
+    cross -= torch.outer(mean_in, mean_out)
+    weight, bias = conv.weight.detach().flatten().double(), mean_out  # of each channel and phase
+    scales = weight.new_zeros(conv.out_channels)
+    for _, group in groupby(taps.parts, lambda part: part.channels.tolist()):
+        parts = list(group)
+        fits = []
+        for part in parts:
+            own = gram if len(taps.parts) == 1 else gram[part.inputs[:, None], part.inputs]
+            fits.append(_refitted(own, cross[part.inputs[:, None], part.outputs], weight[part.weights]))
+        made = [fit.weight for fit in fits]
+        if levels:
+            scales[parts[0].channels], made = _rounded(fits, levels)
+        for part, rows in zip(parts, made, strict=True):
+            weight[part.weights] = rows
+            bias[part.outputs] -= rows @ mean_in[part.inputs]
+    conv.weight.copy_(weight.view_as(conv.weight))
+    conv.bias = nn.Parameter(bias.view(conv.out_channels, -1).mean(1).to(conv.weight.dtype), requires_grad=False)
+    return scales.to(conv.weight.dtype)
 
 
-def _refitted(gram: Tensor, cross: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """The weight ``(O, K)`` refitted by least squares, and the inverse of the pulled Gram matrix ``(K, K)``."""
-    energy = gram.diagonal().mean().clamp_min(0)
-    pull = RIDGE * energy + 1e-12
-    # by the second term the pull is towards weights a thousandth larger: the files measured in docs/deploy.md were made so
-    missing = cross - gram @ weight.T + (RIDGE * (energy + pull) - pull) * weight.T
+def _refitted(gram: Tensor, cross: Tensor, weight: Tensor) -> _Fit:
+    """Least squares with a ridge towards ``weight: (O, K)``; ``gram: (K, K)`` is changed in place."""
+    ridge = RIDGE * gram.diagonal().mean().clamp_min(0) + 1e-12
+    missing, added = cross - gram @ weight.T, 0.0
     while True:
         try:
-            step, factor = ridge_step(gram.clone(), missing, pull)
+            step, factor = ridge_step(gram, missing, ridge - added)
         except torch.linalg.LinAlgError:
             if not gram.isfinite().all():
                 raise
-            pull = 10 * pull  # inputs hardly vary beside their means, and sums in float32 do not resolve how
+            added, ridge = (
+                ridge,
+                10 * ridge,
+            )  # inputs hardly vary beside their means, and float32 sums do not resolve how
         else:
-            return weight + step.T, torch.cholesky_inverse(factor)
-
-
-def _filled(fits: Sequence[tuple[Tensor, Tensor]], levels: int) -> tuple[Tensor, list[Tensor]]:
-    """Round fitted weights ``(O, K)``, with their inverses, to common scales ``(O,)`` whose last level every row uses."""
-    scales = torch.stack([fitted.abs().amax(1) for fitted, _ in fits]).amax(0).clamp_min(1e-12) / levels
-    for _ in range(1 + FILLINGS):
-        rounded = [_compensated(fitted, scales, inverse, levels) for fitted, inverse in fits]
-        largest = torch.stack([part.abs().amax(1) for part in rounded]).amax(0) / scales
-        missing = largest.round() < levels
-        result = scales, rounded
-        if not missing.any():
             break
-        scales = torch.where(missing, scales * (largest / levels).clamp_min(0.5), scales)
-    return result
-
-
-def _compensated(weight: Tensor, scales: Tensor, inverse: Tensor, levels: int) -> Tensor:
-    """Round ``weight: (O, K)`` to at most ``levels`` multiples of ``scales: (O,)``, the costliest inputs first.
-
-    Args:
-        inverse: of the inputs' Gram matrix, ``(K, K)``.
-    """
+    inverse = torch.cholesky_inverse(factor)
     order = torch.argsort(inverse.diagonal())  # a small entry: an input with much energy of its own
-    weight = weight[:, order].clone()
-    upper = torch.linalg.cholesky(inverse[order][:, order], upper=True)
-    step = scales[:, None]
+    upper = torch.linalg.cholesky(inverse[order[:, None], order], upper=True)
+    return _Fit(weight + step.T, order, upper)
+
+
+def _rounded(fits: Sequence[_Fit], levels: int) -> tuple[Tensor, list[Tensor]]:
+    """Round fitted weights to common scales ``(O,)`` whose last level every row uses."""
+    scales = torch.stack([fit.weight.abs().amax(1) for fit in fits]).amax(0).clamp_min(1e-12) / levels
+    rounded = [_compensated(fit, slice(None), scales, levels) for fit in fits]
+    for _ in range(RESCALINGS):
+        largest = torch.stack([part.abs().amax(1) for part in rounded]).amax(0) / scales
+        rows = (largest.round() < levels).nonzero()[:, 0]
+        if not len(rows):
+            break
+        scales[rows] *= (largest[rows] / levels).clamp_min(0.5)
+        for part, fit in zip(rounded, fits, strict=True):
+            part[rows] = _compensated(fit, rows, scales[rows], levels)
+    return scales, rounded
+
+
+def _compensated(fit: _Fit, rows: Tensor | slice, scales: Tensor, levels: int) -> Tensor:
+    """Round some rows to at most ``levels`` multiples of their ``scales``, the costliest inputs first."""
+    weight, upper, step = fit.weight[rows][:, fit.order], fit.upper, scales[:, None]
     for start in range(0, weight.shape[1], BLOCK):
         stop = min(start + BLOCK, weight.shape[1])
         errors = torch.empty_like(weight[:, start:stop])
@@ -231,5 +216,5 @@ def _compensated(weight: Tensor, scales: Tensor, inverse: Tensor, levels: int) -
             errors[:, place - start] = error[:, 0]
         weight[:, stop:] -= errors @ upper[start:stop, stop:]
     result = torch.empty_like(weight)
-    result[:, order] = weight
+    result[:, fit.order] = weight
     return result
