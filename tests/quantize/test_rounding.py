@@ -1,22 +1,35 @@
 """Weights refitted and rounded: on the grid, and closer to the float layer than nearest rounding."""
 
 import copy
+from typing import Any
 
 import pytest
 import torch
+from residual import Residual
 from torch import Tensor, nn
 
+from codecswap.graph.lower import lower
+from codecswap.least_squares import draw, patches
+from codecswap.quantize import float_and_rounded
+from codecswap.quantize.float_and_rounded import FloatAndRounded
 from codecswap.quantize.rounding import SplitConv2d, round_weights
+from codecswap.quantize.taps import Taps
 
 LEVELS = 63
 
 
-def layer_of(kind: str) -> nn.Module:
+def layer_of(kind: str) -> Any:
     torch.manual_seed(0)
     if kind == "transposed":
         return nn.ConvTranspose2d(6, 5, 5, stride=2, padding=2, output_padding=1)
     if kind == "transposed, 3":
         return nn.ConvTranspose2d(6, 5, 3, stride=2, padding=1, output_padding=1)
+    if kind == "transposed, 4x3, strides 2 and 3":
+        return nn.ConvTranspose2d(6, 5, (4, 3), stride=(2, 3), padding=1)
+    if kind == "grouped":
+        return nn.Conv2d(6, 4, (3, 5), padding=1, groups=2)
+    if kind == "dilated":
+        return nn.Conv2d(6, 5, 3, stride=2, dilation=2)
     if kind == "strided":
         return nn.Conv2d(6, 5, 5, stride=2, padding=2)
     return nn.Sequential(nn.Conv2d(6, 20, 3, padding=1), nn.PixelShuffle(2))
@@ -34,16 +47,35 @@ def correlated(count: int, seed: int) -> list[Tensor]:
     ]
 
 
-def nearest(layer: nn.Module) -> nn.Module:
+def nearest(layer: nn.Module, levels: int = LEVELS) -> nn.Module:
+    """With its weights rounded to nearest."""
     rounded = copy.deepcopy(layer)
     conv = next(module for module in rounded.modules() if isinstance(module, nn.Conv2d | nn.ConvTranspose2d))
     axis = 1 if isinstance(conv, nn.ConvTranspose2d) else 0
-    scale = conv.weight.detach().abs().amax(tuple({0, 1, 2, 3} - {axis}), keepdim=True) / LEVELS
+    scale = conv.weight.detach().abs().amax(tuple({0, 1, 2, 3} - {axis}), keepdim=True) / levels
     conv.weight.data = (conv.weight / scale).round() * scale
     return rounded
 
 
-@pytest.mark.parametrize("kind", ["transposed", "transposed, 3", "strided", "subpixel"])
+KINDS = ["transposed", "transposed, 3", "transposed, 4x3, strides 2 and 3", "strided", "grouped", "dilated", "subpixel"]
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "subpixel"])
+@torch.no_grad()
+def test_taps_are_what_a_convolution_sees(kind: str) -> None:
+    conv, x = layer_of(kind), torch.randn(2, 6, 9, 11)
+    taps = Taps(conv)
+    targets = taps.outputs(conv(x))
+    places = draw(targets, 20, torch.Generator().manual_seed(0))
+    inputs, wanted = taps.inputs(x, targets, places), patches(targets, places, 1)
+    found = torch.full_like(wanted, float("nan"))
+    for part in taps.parts:
+        weight = conv.weight.flatten()[part.weights]
+        found[:, part.outputs] = inputs[:, part.inputs] @ weight.T + conv.bias[part.channels]
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
 @torch.no_grad()
 def test_rounding_keeps_outputs_where_they_were(kind: str) -> None:
     layer, seen, other = layer_of(kind), correlated(24, 1), correlated(8, 2)
@@ -94,20 +126,56 @@ def test_a_layer_in_float_makes_up_for_those_before_it() -> None:
     assert errors[()] < 0.9 * errors[("1",)]
 
 
+@pytest.mark.parametrize("kind", ["strided", "transposed"])
 @torch.no_grad()
-def test_coarse_and_fine_weights_are_those_that_were_there() -> None:
-    torch.manual_seed(0)
-    conv = nn.Conv2d(6, 5, 5, stride=2, padding=2)
-    conv.weight[0] = 0
+def test_coarse_and_fine_weights_are_those_that_were_there(kind: str) -> None:
+    conv, others = layer_of(kind), (0, 2, 3) if kind == "transposed" else (1, 2, 3)
+    conv.weight.select(1 if kind == "transposed" else 0, 0).zero_()
     split, x = SplitConv2d(conv, LEVELS), torch.randn(1, 6, 12, 12)
     torch.testing.assert_close(split(x), conv(x))
-    step = conv.weight.abs().amax((1, 2, 3), keepdim=True) / LEVELS
+    step = conv.weight.abs().amax(others, keepdim=True) / LEVELS
     assert (split.fine.weight.abs() <= 0.51 * step).all()
     for part in (split.coarse, split.fine):  # rounded to nearest, as it will be
-        step = part.weight.abs().amax((1, 2, 3), keepdim=True).clamp_min(1e-12) / LEVELS
+        step = part.weight.abs().amax(others, keepdim=True).clamp_min(1e-12) / LEVELS
         part.weight.copy_((part.weight / step).round() * step)
     rounded = (split.coarse.weight + split.fine.weight - conv.weight).abs().max()
     assert rounded < conv.weight.abs().max() / LEVELS**2 / 2
+
+
+@pytest.mark.parametrize("transform", ["g_a", "g_s"])
+@torch.no_grad()
+def test_residual_blocks_are_rounded_in_order_of_execution(transform: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    codec = Residual(6, 6).eval()
+    tree = lower(getattr(codec, transform), prefix=transform)
+    size = (3, 48, 32) if transform == "g_a" else (6, 3, 2)
+    seen, other = (
+        nn.functional.interpolate(torch.randn(n, *size), scale_factor=4, mode="bicubic").split(1) for n in (12, 4)
+    )
+    fitted, again, rounded = (copy.deepcopy(tree) for _ in range(3))
+    scales = round_weights(fitted, seen, exact_input=False, levels=7)
+    convolutions = {path for path, one in tree.named_modules() if isinstance(one, nn.Conv2d | nn.ConvTranspose2d)}
+    assert scales.keys() == {f"{path}.weight" for path in convolutions}
+    for path in convolutions:
+        rounded.set_submodule(path, nearest(rounded.get_submodule(path), 7))
+
+    def error(candidate: nn.Module) -> float:
+        return sum((candidate(x) - tree(x)).square().mean().item() for x in other)
+
+    assert error(fitted) < error(rounded)
+    monkeypatch.setattr(float_and_rounded, "KEPT_BYTES", 0)  # nothing is kept, everything computed again
+    round_weights(again, seen, exact_input=False, levels=7)
+    assert all(torch.equal(one, two) for one, two in zip(fitted.parameters(), again.parameters(), strict=True))
+
+
+@torch.no_grad()
+def test_a_layer_that_stays_in_float_has_no_rounded_output() -> None:
+    torch.manual_seed(0)
+    tree = nn.Sequential(nn.Sequential(nn.Conv2d(6, 6, 3), nn.ReLU()), nn.Conv2d(6, 5, 3))
+    walk = FloatAndRounded(tree, correlated(3, 1), exact_input=False, steps=15, float_layers=["0"])
+    (given, *_), (second, *_) = ([x for x, _ in walk.at(place)] for place in (0, 2))
+    assert len(given.unique()) <= 16 < len(second.unique())
+    torch.testing.assert_close(second, tree[0](given))
 
 
 @torch.no_grad()

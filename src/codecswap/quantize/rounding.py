@@ -151,7 +151,8 @@ def _refit_and_round(
         parts = list(group)
         fits = []
         for part in parts:
-            own = gram if len(taps.parts) == 1 else gram[part.inputs[:, None], part.inputs]
+            all_of_it = len(taps.parts) == 1 and len(part.inputs) == len(gram)  # which is large: no copy
+            own = gram if all_of_it else gram[part.inputs[:, None], part.inputs]
             fits.append(_refitted(own, cross[part.inputs[:, None], part.outputs], weight[part.weights]))
         made = [fit.weight for fit in fits]
         if levels:
@@ -167,7 +168,7 @@ def _refit_and_round(
 def _refitted(gram: Tensor, cross: Tensor, weight: Tensor) -> _Fit:
     """Least squares with a ridge towards ``weight: (O, K)``; ``gram: (K, K)`` is changed in place."""
     ridge = RIDGE * gram.diagonal().mean().clamp_min(0) + 1e-12
-    missing, added = cross - gram @ weight.T, 0.0
+    missing, added = cross - gram @ weight.T, torch.zeros_like(ridge)
     while True:
         try:
             step, factor = ridge_step(gram, missing, ridge - added)

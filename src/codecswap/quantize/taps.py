@@ -75,9 +75,10 @@ class Taps:
 
     def _parts(self, conv: Convolution) -> Iterator[Part]:
         transposed = isinstance(conv, nn.ConvTranspose2d)
+        channels = conv.weight.shape[0] if transposed else conv.groups * conv.weight.shape[1]
         numbers = torch.arange(conv.weight.numel(), device=conv.weight.device).view(conv.weight.shape)
         for group in range(conv.groups):
-            given = torch.arange(conv.in_channels).chunk(conv.groups)[group]
+            given = torch.arange(channels).chunk(conv.groups)[group]
             made = torch.arange(conv.out_channels).chunk(conv.groups)[group]
             kernels = (
                 numbers[given].transpose(0, 1) if transposed else numbers[made]
