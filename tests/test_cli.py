@@ -1,5 +1,6 @@
 """The command line: what it accepts, and how it refuses."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -150,7 +151,104 @@ def test_bad_input_is_one_sentence_and_leaves_nothing(
 
 
 def test_a_list_is_what_all_its_options_say(tmp_path: Path) -> None:
-    assert parse("quantize", ["--keep", "g_s.6", "--keep=a b, c"]).keep == ["g_s.6", "a b, c"]
+    assert parse("quantize", ["--keep", "g_s.6", "--keep=g_s.4,g_s.2", "--keep+", "g_s.0"]).keep == [
+        "g_s.6",
+        "g_s.4",
+        "g_s.2",
+        "g_s.0",
+    ]
     assert parse("quantize", ["--keep", "[g_s.6, g_s.4]"]).keep == ["g_s.6", "g_s.4"]
     (tmp_path / "c.yaml").write_text("keep: [g_s.0]")
     assert parse("quantize", ["--config", str(tmp_path / "c.yaml"), "--keep", "g_s.6"]).keep == ["g_s.6"]
+
+
+def test_a_path_with_a_comma_is_one_value(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("a,b").mkdir()
+    assert parse("eval", ["--codec", "a,b"]).codec == ["a,b"]
+    assert parse("eval", ["--codec", "a,c"]).codec == ["a", "c"]
+    assert parse("report", ["x,y", "z"]).runs == ["x,y", "z"]
+
+
+def test_more_positional_arguments_than_a_command_takes_are_refused() -> None:
+    with pytest.raises(UserError, match="2 arguments are given for --codec, which takes one"):
+        parse("page", ["a", "b"])
+
+
+def test_yaml_means_what_the_command_line_means(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    path = tmp_path / "a.yaml"
+    path.write_text('amp: 32\ndevices: 1\nepochs: "3"\nlr: 1e-3\nsave-dir: ~/run\nforce: yes\nteacher:\n')
+    options = parse("distill", ["--config", "~/a.yaml"])
+    assert (options.amp, options.devices, options.epochs, options.lr) == ("32", "1", 3, 1e-3)
+    assert (options.save_dir, options.force, options.teacher) == (str(tmp_path / "run"), True, None)
+    path.write_text("codec: a,b\nquality: 1\n")
+    assert parse("eval", ["--config", str(path), "--quality=2"]).given == {"codec", "quality"}
+    assert parse("eval", ["--config", str(path)]).codec == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        ("save_dir: [a, b]", "2 values for save_dir"),
+        ("epochs:", "--epochs is an integer, not null"),
+        ("3", "holds no options"),
+        ("epoch: 3", "has epoch, which is no option"),
+        ("lr: fast", "--lr is a number, not fast"),
+        ("amp: 64", "--amp is 32 or bf16-mixed or 16-mixed, not 64"),
+        ("lr: -1", "--lr is at least 0"),
+        ("lambda_l1: .nan", "--lambda_l1 is a number, not nan"),
+    ],
+)
+def test_yaml_that_is_refused(content: str, sentence: str, tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text(content)
+    with pytest.raises(UserError, match=sentence):
+        parse("distill", ["--config", str(tmp_path / "a.yaml")])
+
+
+def test_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    assert parse("distill", ["--save_dir=~/x"]).save_dir == str(tmp_path / "x")
+    assert parse("encode", ["~/a.png", "-o", "~/a.csw"]).output == tmp_path / "a.csw"
+    assert parse("eval", ["--codec", "~/a,~/b"]).codec == [str(tmp_path / "a"), str(tmp_path / "b")]
+
+
+NO_TORCH = """
+import sys
+from codecswap import cli
+code = cli.main(sys.argv[1:])
+sys.exit(99 if {"torch", "lightning", "compressai"} & set(sys.modules) else code)
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["distill", "--coco_dir", "nowhere"], "There is no folder nowhere"),
+        (["distill", "--teacher", "nowhere.pth"], "There is no checkpoint nowhere.pth"),
+        (["finetune", "--resume_student", "nowhere.pt"], "There is no checkpoint nowhere.pt"),
+        (["eval", "--images", "nowhere"], "There is no folder nowhere"),
+        (["eval", "--codec", "nowhere"], "nowhere"),
+        (["export", "--checkpoint", "nowhere.pt"], "There is no checkpoint nowhere.pt"),
+        (["quantize", "--calibration_images", "nowhere"], "There is no folder nowhere"),
+        (["advise", "--images", "nowhere"], "There is no folder nowhere"),
+        (["report", "nowhere"], "There is no folder nowhere"),
+        (["distill", "--epochs", "many"], "epochs"),
+    ],
+)
+def test_a_wrong_path_or_value_is_told_before_pytorch_is_imported(
+    arguments: list[str], sentence: str, tmp_path: Path
+) -> None:
+    done = subprocess.run([sys.executable, "-c", NO_TORCH, *arguments], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 2 and sentence in done.stderr and done.stderr.count("\n") == 1, done.stderr
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="names are not bytes there")
+def test_a_name_that_the_terminal_cannot_show_is_escaped(tmp_path: Path) -> None:
+    for name, encoding in ((b"\xe9.png", "utf-8"), ("\u6e05.png".encode(), "cp1252")):
+        environment = os.environ | {"PYTHONIOENCODING": f"{encoding}:strict"}
+        command = [sys.executable, "-c", NO_TORCH, "encode", "--codec", "tiny", name, "-o", "x.csw"]
+        done = subprocess.run(command, capture_output=True, cwd=tmp_path, env=environment)
+        assert done.returncode == 2 and b"Traceback" not in done.stderr and b".png" in done.stderr

@@ -4,6 +4,7 @@ import contextlib
 import struct
 import subprocess
 import sys
+import zipfile
 import zlib
 from pathlib import Path
 
@@ -127,6 +128,73 @@ def test_folders_are_done_whole_and_bad_files_named(
     assert "would both become" in capsys.readouterr().err
     for ending in ("png", "jpg"):
         (pictures / "val" / f"x.{ending}").unlink()
+
+
+def test_several_inputs_and_an_existing_folder(exported: Path, picture: Image.Image, tmp_path: Path) -> None:
+    for name in ("a.png", "b.jfif", "more/c.bmp"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        picture.save(tmp_path / name, "JPEG" if name.endswith("jfif") else None)
+    out, codec = tmp_path / "out", ["--codec", str(exported)]
+    files = [str(tmp_path / name) for name in ("a.png", "b.jfif", "more")]
+    assert cli.main(["encode", *codec, *files, "-o", str(out)]) == 0
+    assert {path.name for path in out.iterdir()} == {"a.csw", "b.csw", "c.csw"}
+    assert cli.main(["encode", *codec, files[0], "-o", str(tmp_path / "more")]) == 0
+    assert (tmp_path / "more" / "a.csw").read_bytes() == (out / "a.csw").read_bytes()
+    assert cli.main(["encode", *codec, *files, "-o", str(tmp_path / "x.csw")]) == 2
+    assert cli.main(["encode", *codec, *files, "-o", files[0]]) == 2
+
+
+def test_a_folder_of_coded_files_is_found_as_pictures_are(exported: Path, picture, tmp_path: Path) -> None:
+    picture.save(tmp_path / "a.png")
+    folder, there = tmp_path / "coded", tmp_path / "there"
+    assert run("encode", exported, tmp_path / "a.png", folder / "A.CSW") == 0
+    assert run("encode", exported, tmp_path / "a.png", there / "b.csw") == 0
+    (folder / "linked").symlink_to(there)
+    (folder / "._a.csw").write_bytes(b"junk of another system")
+    assert run("decode", exported, folder, tmp_path / "out") == 0
+    assert {str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*.png")} == {
+        "A.png",
+        "linked/b.png",
+    }
+
+
+def test_nothing_is_overwritten_that_was_not_written_here(
+    exported: Path, picture: Image.Image, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    picture.save(tmp_path / "a.png")
+    before = (tmp_path / "a.png").read_bytes()
+    assert run("encode", exported, tmp_path / "a.png", tmp_path / "a.png") == 2
+    assert run("encode", exported, tmp_path / "a.png", tmp_path / "a.csw") == 0
+    assert run("encode", exported, tmp_path / "a.png", tmp_path / "a.csw") == 0
+    capsys.readouterr()
+    assert run("decode", exported, tmp_path / "a.csw", tmp_path / "a.png") == 2
+    assert "was not written by codecswap" in capsys.readouterr().err
+    assert (tmp_path / "a.png").read_bytes() == before
+    for more in ([], [], ["--force"]):
+        assert run("decode", exported, tmp_path / "a.csw", tmp_path / ("a.png" if more else "b.png"), *more) == 0
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes() != before
+
+
+def test_what_is_wrong_with_one_file_costs_that_file(exported: Path, picture: Image.Image, tmp_path: Path) -> None:
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for name in ("a", "x" * 251):
+        picture.save(folder / f"{name}.jpe", "JPEG")
+    (tmp_path / "coded" / f"{'x' * 251}.csw").mkdir(parents=True)
+    assert run("encode", exported, folder, tmp_path / "coded") == 2
+    assert (tmp_path / "coded" / "a.csw").is_file()
+
+
+def test_a_part_of_an_exported_folder_is_told(exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    with zipfile.ZipFile(tmp_path / "codec.zip", "w") as archive:
+        archive.write(exported / "codec.json", "codec/codec.json")
+    (tmp_path / "a.csw").write_bytes(b"")
+    for codec, words in (
+        (exported / "codec.json", f"name its folder, {exported}"),
+        (tmp_path / "codec.zip", "unpack it"),
+    ):
+        assert run("decode", codec, tmp_path / "a.csw", tmp_path / "a.png") == 2
+        assert words in capsys.readouterr().err
 
 
 def sealed(content: bytes) -> bytes:

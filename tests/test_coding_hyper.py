@@ -11,11 +11,11 @@ import torch
 from compressai import models
 from PIL import Image
 
-from codecswap import coding
 from codecswap.cli import main
 from codecswap.codecs.factorized import FactorizedPrior
 from codecswap.codecs.protocol import HyperCodec
 from codecswap.codecs.torch_codec import TorchCodec
+from codecswap.coding import files as coding
 from codecswap.data.pictures import pad, to_array
 from codecswap.entropy import bitstream
 from codecswap.entropy.bitstream import HYPER_OVERHEAD, BadFile

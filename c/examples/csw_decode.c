@@ -166,7 +166,7 @@ int main(int count, char **arguments)
     if (!root || strcmp(text_of(root, "format"), "codecswap exported codec") || number_of(root, "version") != 1)
         fail("codec.json", "is damaged, of another program, or newer than this one: export the codec again");
     decoder = cJSON_GetObjectItemCaseSensitive(root, "decoder");
-    if (!cJSON_IsObject(decoder)) fail(arguments[1], "holds no decoder: export it with --parts all or --parts decoder");
+    if (!cJSON_IsObject(decoder)) fail(arguments[1], "holds no decoder: export it with --part both or --part decoder");
     form = form_of(text_of(decoder, "input"));
     if (form == CSW_SPLIT_INPUTS_FLOAT)
         constant = (int)number_of(cJSON_GetObjectItemCaseSensitive(root, "split_inputs"), "constant");

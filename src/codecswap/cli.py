@@ -6,13 +6,15 @@ Heavy libraries are imported by the commands, not here, so that ``codecswap --he
 import importlib
 import json
 import os
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, NoReturn, get_args, get_origin
+from typing import Any, Literal, NoReturn, get_args, get_origin
 
 from codecswap import config
+from codecswap.console import show_any_name
 from codecswap.errors import UserError, how_to_install
 from codecswap.stages import STAGES
 
@@ -50,8 +52,8 @@ COMMANDS = {
     "quantize": Command(config.QuantizeOptions, "quantize.command:main", extra="deploy"),
     "compile": Command(config.CompileOptions, "compile.command:main", extra="deploy"),
     "page": Command(config.PageOptions, "page.command:main", extra=None, argument="codec"),
-    "encode": Command(config.EncodeOptions, "coding:encode", extra=None, argument="input"),
-    "decode": Command(config.DecodeOptions, "coding:decode", extra=None, argument="input"),
+    "encode": Command(config.EncodeOptions, "coding.command:encode", extra=None, argument="input"),
+    "decode": Command(config.DecodeOptions, "coding.command:decode", extra=None, argument="input"),
 }
 
 IN_INTEGERS = Command(config.FinetuneOptions, "compile.finetune:finetune", extra="deploy")
@@ -76,10 +78,12 @@ def run(name: str, argv: Sequence[str] | None = None) -> int:
 
     Returns: the exit code: 0, or, after one sentence on stderr, 2 (wrong input), 1 (the run failed) or 128 + n (signal n).
     """
+    show_any_name()
     command = COMMANDS[name]
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         options = parse(name, arguments)
+        options.check_paths()
         if getattr(options, "quantized", None):
             command = IN_INTEGERS
         return _function(command)(options) or 0
@@ -103,11 +107,12 @@ def launch(name: str) -> NoReturn:
 
 
 def parse(name: str, arguments: Sequence[str]) -> Any:
-    """Read a command's options from its arguments (and ``--config FILE.yaml``).
+    """Read a command's options from its arguments, and from the YAML file that ``--config`` names.
 
-    Hyphens and underscores in names are the same; a boolean option takes ``--flag``, ``--flag true`` or ``--flag false``.
+    Hyphens and underscores in names are the same; a boolean option takes ``--flag``, ``--flag true`` or ``--flag false``; a
+    leading ``~`` is the home folder. A value in the file means what it means on the command line, which comes first.
 
-    Returns: the options; they know which of them were given on the command line or in the file.
+    Returns: the options; they know which of them were given.
 
     Raises:
         UserError: an argument is unknown, or a value is not allowed.
@@ -119,30 +124,94 @@ def parse(name: str, arguments: Sequence[str]) -> Any:
     parser = jsonargparse.ArgumentParser(
         prog=f"codecswap {name}", description=command.options.__doc__, exit_on_error=False, default_env=False
     )
-    parser.add_argument("--config", action=jsonargparse.ActionConfigFile, help="YAML file with any of these options.")
+    parser.add_argument("--config", help="YAML file with any of these options.")
     parser.add_class_arguments(command.options, nested_key=None, fail_untyped=False)
-    normal = _normalize(command, arguments)
-    for word in normal:
-        key, _, value = word.partition("=")
-        if value and len(key) > len("--co") and "--config".startswith(key):  # argparse accepts unique prefixes
-            _check_config(Path(value))
+    if any(word in ("-h", "--help") for word in arguments):
+        parser.print_help()
+        raise SystemExit(0)
+    kinds = {field.name: field.type for field in fields(command.options)}
+    given = _given(name, kinds, arguments)
+    if path := given.pop("config", None):
+        given = _read_config(Path(path), kinds) | given
+    if empty := [option for option, value in given.items() if value is None]:
+        raise UserError(f"--{empty[0]} is given without a value: give it one, or omit it.")
+    words = [f"--{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in given.items()]
     try:
-        values = {k: v for k, v in vars(parser.parse_args(normal, defaults=False)).items() if k != "config"}
+        values = vars(parser.parse_args(words, defaults=False))
     except (jsonargparse.ArgumentError, ValueError, OverflowError) as error:  # (the last: numbers that are too long)
         sentence = " ".join(str(getattr(error, "message", error) or error).split())
+        if (found := re.search(r'Parser key "(\w+)"', sentence)) and found[1] in given:
+            sentence = f"--{found[1]} is {_wanted(kinds[found[1]])}, not {given[found[1]]}"
         sentence = sentence if len(sentence) < MOST_WORDS else f"{sentence[:MOST_WORDS]} [...]"
         raise UserError(f"{sentence.rstrip('.')}. See `codecswap {name} --help`.") from None
-    for field in fields(command.options):  # the parser accepts null for any option
-        if values.get(field.name, field) is None and type(None) not in get_args(field.type):
-            raise UserError(f"--{field.name} is given without a value (null): give it one, or omit it.")
+    for option, value in values.items():  # the parser accepts null for any option
+        if value is None and type(None) not in get_args(kinds[option]):
+            raise UserError(f"--{option} is given without a value (null): give it one, or omit it.")
     return command.options(**values)
 
 
-def _check_config(path: Path) -> None:
-    """Refuse YAML that options never need, before it is parsed: it can expand to any size, or name code to run.
+def _given(command: str, kinds: Mapping[str, Any], arguments: Sequence[str]) -> dict[str, Any]:
+    """The options on a command line: text, a list of texts where several values are taken, or None without a value.
 
     Raises:
-        UserError: there is no such file, it is not YAML, or it has aliases, tags or nested values.
+        UserError: an option is unknown, or positional arguments are more than the command takes.
+    """
+    words, given, argument, positional = list(arguments), dict[str, Any](), COMMANDS[command].argument, 0
+    while words:
+        word = words.pop(0)
+        if word == "-o":
+            word = "--output"
+        name, equals, value = word[2:].partition("=")
+        name = name.replace("-", "_").removesuffix("+")
+        if not word.startswith("--"):
+            if argument is None or word.startswith("-"):
+                raise UserError(f"{word} is no option of this command: see `codecswap {command} --help`.")
+            name, equals, value, positional = argument, "=", word, positional + 1
+        elif name not in kinds and name != "config":
+            raise UserError(f"--{name} is no option of this command: see `codecswap {command} --help`.")
+        elif not equals and words:
+            follows = words[0].lower() in BOOLEANS if kinds.get(name) is bool else not words[0].startswith("--")
+            equals, value = ("=", words.pop(0)) if follows else ("", "")
+        if kinds.get(name) is bool:
+            given[name] = BOOLEANS.get(value.lower(), value) if equals else "true"
+        elif not equals:
+            given[name] = None
+        elif get_origin(kinds.get(name)) is list:
+            given.setdefault(name, []).extend(_several(value) if word.startswith("--") else [_home(value)])
+        else:
+            given[name] = _home(value)
+    if positional > 1 and get_origin(kinds[str(argument)]) is not list:
+        raise UserError(f"{positional} arguments are given for --{argument}, which takes one.")
+    return given
+
+
+def _wanted(kind: Any) -> str:
+    """What an option takes, in words."""
+    if kinds := [part for part in get_args(kind) if part is not type(None)]:
+        return " or ".join(str(part) if get_origin(kind) is Literal else _wanted(part) for part in kinds)
+    return {bool: "true or false", int: "an integer", float: "a number"}.get(kind, "text")
+
+
+def _several(value: str) -> list[str]:
+    """The values in ``A``, ``A,B`` or ``[A, B]``; a path with a comma in its name is one value."""
+    if value.startswith("[") and value.endswith("]"):
+        value = value[1:-1]
+    elif Path(_home(value)).exists():
+        return [_home(value)]
+    return [_home(part.strip().strip("'\"")) for part in value.split(",")]
+
+
+def _home(value: str) -> str:
+    return os.path.expanduser(value) if value.startswith("~") else value
+
+
+def _read_config(path: Path, kinds: Mapping[str, Any]) -> dict[str, Any]:
+    """The options in a YAML file, as `_given` has them.
+
+    YAML that options never need is refused before it is parsed: it can expand to any size, or name code to run.
+
+    Raises:
+        UserError: there is no such file, it is not YAML, it has aliases, tags or nested values, or an option is unknown.
     """
     import yaml
 
@@ -150,9 +219,11 @@ def _check_config(path: Path) -> None:
         raise UserError(f"There is no file {path}: check --config.")
     if path.stat().st_size > MOST_CONFIG:
         raise UserError(f"{path} has {path.stat().st_size:,} bytes, too many for options: check --config.")
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     depth = 0
     try:
-        for event in yaml.parse(path.read_text("utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+        text = path.read_text("utf-8-sig")
+        for event in yaml.parse(text, Loader=loader):
             depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
             refused = "an alias" if isinstance(event, yaml.AliasEvent) else getattr(event, "tag", None)
             if depth > 2 or (depth == 2 and isinstance(event, yaml.MappingStartEvent)):
@@ -160,40 +231,28 @@ def _check_config(path: Path) -> None:
             if refused:
                 line = f", line {event.start_mark.line + 1}," if event.start_mark else ""
                 raise UserError(f"{path}{line} has {refused[:80]}, which no option takes: write plain values.")
+        content = yaml.load(text, Loader=loader)
     except (yaml.YAMLError, ValueError) as error:
         raise UserError(f"{path} cannot be read as YAML ({' '.join(str(error).split())}): check --config.") from None
-
-
-def _normalize(command: Command, arguments: Sequence[str]) -> list[str]:
-    """The arguments as ``--name=value``, which is all that the parser takes.
-
-    jsonargparse itself refuses ``--flag`` without a value and a list given twice, knows no hyphens in names, and hands
-    positional arguments to the options in their order, one to each.
-    """
-    kinds = {field.name: get_origin(field.type) or field.type for field in fields(command.options)}
-    words, result = list(arguments), []
-    lists: dict[str, list[str]] = {}
-    while words:
-        word = words.pop(0)
-        if command.argument and not word.startswith("-"):
-            word = f"--{command.argument}={word}"
-        elif word == "-o":
-            word = "--output"
-        name, equals, value = word.partition("=")
-        if not name.startswith("--"):
-            result.append(word)
-            continue
-        name = name[2:].replace("-", "_")
-        kind = kinds.get(name)
-        if not equals and words and (words[0].lower() in BOOLEANS if kind is bool else not words[0].startswith("--")):
-            equals, value = "=", words.pop(0)
-        if kind is bool:
-            equals, value = "=", BOOLEANS.get(value.lower(), value) if equals else "true"
-        if kind is list and equals and not value.startswith("["):
-            lists.setdefault(name, []).append(value)
+    if content is not None and not isinstance(content, dict):
+        raise UserError(f"{path} holds no options: write one on each line, e.g. epochs: 15.")
+    given = dict[str, Any]()
+    for key, value in (content or {}).items():
+        name = str(key).replace("-", "_")
+        if name not in kinds:
+            raise UserError(f"{path} has {str(key)[:80]}, which is no option of this command.")
+        if (several := get_origin(kinds[name]) is list) and value is not None:
+            given[name] = [_text(one) for one in value] if isinstance(value, list) else _several(_text(value))
+        elif isinstance(value, list) and not several:
+            raise UserError(f"{path} gives {len(value)} values for {name}, which takes one.")
         else:
-            result.append(f"--{name}{equals}{value}")
-    return result + [f"--{name}={json.dumps(values)}" for name, values in lists.items()]
+            given[name] = _text(value)
+    return given
+
+
+def _text(value: Any) -> str:
+    """A value of YAML as it is written on the command line."""
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else _home(str(value))
 
 
 def _function(command: Command) -> Any:

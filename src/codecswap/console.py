@@ -1,5 +1,6 @@
 """What a run tells the person at the terminal, progress included; only the first of several processes speaks."""
 
+import io
 import os
 import sys
 import time
@@ -20,6 +21,13 @@ class Items(Sized, Iterable[T], Protocol[T]):
 def is_first_process() -> bool:
     """Whether this is the process that speaks and writes, of all that train together."""
     return all(os.environ.get(name, "0") == "0" for name in ("LOCAL_RANK", "NODE_RANK", "SLURM_PROCID"))
+
+
+def show_any_name() -> None:
+    """Let the terminal show what its encoding lacks as escapes: names of files are bytes, and no print may raise."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def say(text: str = "") -> None:

@@ -13,7 +13,7 @@ from torchvision.transforms.v2.functional import to_pil_image
 
 from codecswap.codecs.protocol import Codec
 from codecswap.codecs.source import EMBEDDED, load_codec
-from codecswap.coding import decode_file, encode_file
+from codecswap.coding.files import decode_file, encode_file
 from codecswap.config import DemoOptions, DistillOptions, ExportOptions, FinetuneOptions, ReportOptions
 from codecswap.console import say, show_table
 from codecswap.data.discovery import scan

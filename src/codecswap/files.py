@@ -1,5 +1,6 @@
 """What commands ask of a disk: whole files only, one writer at a time, enough space."""
 
+import hashlib
 import os
 import shutil
 from collections import defaultdict
@@ -10,6 +11,9 @@ from pathlib import Path
 from rich.filesize import decimal
 
 from codecswap.errors import UserError
+
+LONGEST_NAME = 255
+"""Most bytes of a file's name, on common file systems."""
 
 
 @contextmanager
@@ -22,6 +26,8 @@ def atomic_write(path: Path, *, sync: bool = False) -> Iterator[Path]:
         sync: wait until the disk has it: a machine that loses power does not lose the file of before for an empty one.
     """
     beside = path.with_name(f".{path.name}.part")
+    if len(os.fsencode(beside.name)) > LONGEST_NAME:
+        beside = path.with_name(f".{hashlib.sha256(os.fsencode(path.name)).hexdigest()}.part")
     try:
         yield beside
         if sync:

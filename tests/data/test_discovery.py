@@ -1,10 +1,14 @@
 """The split by names."""
 
+import os
+import sys
+import unicodedata
 from pathlib import Path
 
 import pytest
 
-from codecswap.data.discovery import choose, position
+from codecswap.data.discovery import choose, find_pictures, list_pictures, position, scan
+from codecswap.errors import UserError
 
 NAMES = [Path(f"/somewhere/{i:012d}.jpg") for i in range(4000)]
 
@@ -41,3 +45,65 @@ def test_a_folder_split_already_stays_split() -> None:
     held = [Path(f"/v/{i}.jpg") for i in range(5)]
     train, val = choose(NAMES[:50], val_ratio=0.1, held_out=held)
     assert len(train) == 50 and val == held
+
+
+def make(root: Path, *names: str) -> None:
+    for name in names:
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"x")
+
+
+def found(root: Path) -> set[str]:
+    return {str(path.relative_to(root)) for path in scan(root)}
+
+
+def test_a_composed_name_and_a_decomposed_one_fall_on_the_same_side(tmp_path: Path) -> None:
+    composed, apart = (unicodedata.normalize(form, "\u00e9t\u00e9") for form in ("NFC", "NFD"))
+    assert composed != apart and position(f"{composed}.jpg") == position(f"{apart}.jpg")
+    names = [*(f"{i}.jpg" for i in range(9)), "%s.jpg"]
+    identities = []
+    for kind in (composed, apart):
+        make(tmp_path / kind, *(name % kind if "%" in name else name for name in names))
+        pictures = find_pictures(tmp_path / kind, val_ratio=0.3)
+        identities.append(pictures.identity(tmp_path / kind)["sha256"])
+    assert identities[0] == identities[1]
+
+
+def test_every_ending_in_any_case_is_found_and_hidden_files_are_not(tmp_path: Path) -> None:
+    make(tmp_path, "a.JPG", "b.jfif", "c.jpe", "s/d.dib", ".e.jpg", "s/._d.dib", ".git/f.png")
+    assert found(tmp_path) == {"a.JPG", "b.jfif", "c.jpe", "s/d.dib"}
+
+
+def test_links_are_followed_once_and_loops_end(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    make(tmp_path, "there/x.png", "here/a.png", "here/sub/b.png")
+    here = tmp_path / "here"
+    (here / "linked").symlink_to(tmp_path / "there")
+    (here / "sub" / "up").symlink_to(here)
+    (here / "link.png").symlink_to(tmp_path / "there" / "x.png")
+    assert found(here) == {"a.png", "link.png", "linked/x.png", "sub/b.png"}
+    assert "up (a folder read already)" in capsys.readouterr().err
+
+
+def test_whatever_is_left_out_is_told(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    make(tmp_path, "a.png", "notes.txt", "more.csv")
+    (tmp_path / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    (tmp_path / "self.png").symlink_to(tmp_path / "self.png")
+    assert found(tmp_path) == {"a.png"}
+    said = capsys.readouterr().err
+    assert "more.csv and 1 more (another ending)" in said and said.count("\n") == 1
+    assert "gone.png and 1 more (a link that leads nowhere)" in said
+    (tmp_path / "a.png").unlink()
+    with pytest.raises(UserError, match=r"gone\.png and 1 more"):
+        list_pictures(tmp_path, "--images")
+
+
+@pytest.mark.skipif(sys.platform == "win32" or os.geteuid() == 0, reason="everything may be read")
+def test_a_folder_without_permission_is_told(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    make(tmp_path, "a.png", "closed/b.png")
+    (tmp_path / "closed").chmod(0)
+    try:
+        assert found(tmp_path) == {"a.png"}
+    finally:
+        (tmp_path / "closed").chmod(0o700)
+    assert "closed (cannot be read" in capsys.readouterr().err

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 from codecswap.config.shared import (
+    EMBEDDED,
     Form,
     GdnOptions,
     Options,
@@ -13,6 +14,9 @@ from codecswap.config.shared import (
     TeacherOptions,
     ZooOptions,
     check_at_least,
+    check_codec,
+    check_file,
+    check_folder,
 )
 from codecswap.errors import UserError
 
@@ -48,6 +52,12 @@ class DeployOptions(TeacherOptions, GdnOptions):
             if side is not None and (side < 16 or side % 16):
                 padded = max(1, -(-side // 16)) * 16
                 raise UserError(f"--{name} is a multiple of 16, not {side}: take {padded} and pad pictures to it.")
+
+    def check_paths(self) -> None:  # noqa: D102
+        check_file(self, "checkpoint")
+        check_folder(self, "images", "the pictures")
+        check_folder(self, "calibration_images", "the pictures")
+        super().check_paths()
 
     @property
     def size(self) -> tuple[int, int] | None:
@@ -95,16 +105,28 @@ class CodingOptions(ZooOptions):
 
     codec: str | None = None
     """An exported folder (needs no PyTorch), a student's checkpoint, a codec file, or tiny. Default: the model zoo's codec."""
-    input: Path | None = None
-    """File, or folder with sub-folders. May be given as a positional argument."""
+    input: list[Path] = field(default_factory=list)
+    """Files, and folders with sub-folders. May be given as positional arguments."""
     output: Path | None = None
-    """File to write, or a folder if --input is a folder."""
+    """File to write, or a folder; a folder if there are several files."""
+    force: bool = False
+    """Overwrite files that codecswap did not write."""
     jobs: int = 1
-    """Number of processes for a folder."""
+    """Number of processes for several files."""
     threads: int | None = None
     """Threads per process. Default: the number of cores divided by --jobs."""
     runtime: Literal["onnxruntime", "openvino"] = "onnxruntime"
     """What computes an exported folder. OpenVINO, a package of its own, is faster on many x86 processors."""
+
+    def __post_init__(self) -> None:
+        check_at_least(self, jobs=1)
+
+    def check_paths(self) -> None:  # noqa: D102
+        for path in self.input:
+            if not path.exists():
+                raise UserError(f"There is no file or folder {path}: check the path.")
+        check_codec(self, *EMBEDDED)
+        super().check_paths()
 
 
 @dataclass(kw_only=True)
@@ -189,3 +211,7 @@ class PageOptions(Options):
     """The file to write."""
     onnxruntime_web: Path | None = None
     """Folder dist of the unpacked npm package onnxruntime-web 1.30.0. Default: downloaded once, its hash checked."""
+
+    def check_paths(self) -> None:  # noqa: D102
+        check_codec(self)
+        super().check_paths()

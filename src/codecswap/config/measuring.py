@@ -4,7 +4,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from codecswap.config.shared import ZOO, Model, Options, PictureOptions, TeacherOptions
+from codecswap.config.shared import (
+    EMBEDDED,
+    ZOO,
+    Model,
+    Options,
+    PictureOptions,
+    TeacherOptions,
+    check_codec,
+    check_file,
+    check_folder,
+)
 from codecswap.errors import UserError
 
 
@@ -44,6 +54,13 @@ class EvalOptions(PictureOptions):
         if self.accelerator not in ("auto", "cpu", "cuda", "gpu"):
             raise UserError(f"--accelerator is auto, cpu or cuda, not {self.accelerator}.")
         self.accelerator = "cuda" if self.accelerator == "gpu" else self.accelerator
+
+    def check_paths(self) -> None:  # noqa: D102
+        check_folder(self, "images", "the pictures")
+        check_file(self, "teacher", *EMBEDDED)
+        check_file(self, "checkpoint")
+        check_codec(self)
+        super().check_paths()
 
     @property
     def qualities(self) -> list[int]:
@@ -86,6 +103,12 @@ class ReportOptions(Options):
     watch: bool = False
     """Write the report again whenever the run's files change, until the run ends or Ctrl-C."""
 
+    def check_paths(self) -> None:  # noqa: D102
+        for run in self.runs:
+            if not Path(run).is_dir():
+                raise UserError(f"There is no folder {run}: name the folder that a run wrote to (its --save_dir).")
+        super().check_paths()
+
     def __post_init__(self) -> None:
         if self.pictures < 0:
             raise UserError(f"--pictures is at least 0, not {self.pictures}.")
@@ -125,3 +148,7 @@ class AdviseOptions(TeacherOptions):
     def __post_init__(self) -> None:
         if self.operators and self.target:
             raise UserError("--operators and --target both say what the NPU has: give one of them.")
+
+    def check_paths(self) -> None:  # noqa: D102
+        check_folder(self, "images", "the pictures")
+        super().check_paths()

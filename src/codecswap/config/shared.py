@@ -1,6 +1,9 @@
 """What the options of several commands have in common."""
 
+import math
+import zipfile
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, Self
 
 from codecswap.errors import UserError
@@ -23,11 +26,37 @@ def check_at_least(options: Any, **least: float) -> None:
     """Refuse options that are below their least values.
 
     Raises:
-        UserError: one is.
+        UserError: one is, or it is no finite number.
     """
     for name, value in least.items():
-        if getattr(options, name) < value:
+        if not value <= getattr(options, name) < math.inf:
             raise UserError(f"--{name} is at least {value}, not {getattr(options, name)}.")
+
+
+def check_folder(options: Any, name: str, what: str) -> None:
+    """Refuse an option that names a folder which is not there."""
+    if (folder := getattr(options, name)) is not None and not Path(folder).is_dir():
+        raise UserError(f"There is no folder {folder}: name the folder that holds {what} with --{name}.")
+
+
+def check_file(options: Any, name: str, *other: str, what: str = "checkpoint") -> None:
+    """Refuse an option that names files or folders one of which is not there, unless it is one of the ``other`` values."""
+    value = getattr(options, name)
+    for path in value if isinstance(value, list) else [value]:
+        if path not in (None, *other) and not Path(path).exists():
+            raise UserError(f"There is no {what} {path}: check --{name}.")
+
+
+def check_codec(options: Any, *other: str) -> None:
+    """Refuse a ``codec`` that is not there, and what people name instead of an exported folder: a file of it, or a zip."""
+    check_file(options, "codec", *other, what="codec")
+    for path in map(Path, options.codec if isinstance(options.codec, list) else [options.codec or ""]):
+        if path.is_file() and path.name == "codec.json":
+            raise UserError(f"{path} is a file of an exported codec: name its folder, {path.parent}.")
+        if path.is_file() and zipfile.is_zipfile(path):  # PyTorch's files are zips too
+            with zipfile.ZipFile(path) as archive:
+                if any(Path(name).name == "codec.json" for name in archive.namelist()):
+                    raise UserError(f"{path} is a zip of an exported codec: unpack it, and name the folder.")
 
 
 def check_share(val_ratio: float, max_images: int | None) -> None:
@@ -36,6 +65,10 @@ def check_share(val_ratio: float, max_images: int | None) -> None:
         raise UserError(f"--val_ratio is a share between 0 and 1 (0.02: two in a hundred), not {val_ratio}.")
     if max_images is not None and max_images < 1:
         raise UserError(f"--max_images is at least 1, or 0 for all pictures, not {max_images}.")
+
+
+EMBEDDED = ("tiny", "tiny_hyper")
+"""Codecs inside the package."""
 
 
 class Options:
@@ -49,6 +82,13 @@ class Options:
         options = super().__new__(cls)
         options.given = frozenset(values)
         return options
+
+    def check_paths(self) -> None:
+        """Refuse paths that cannot work, before anything heavy is imported.
+
+        Raises:
+            UserError: a file or folder is missing.
+        """
 
     def replace(self, **values: Any) -> Self:
         """The same options with other ``values``, which count as set."""
@@ -73,6 +113,10 @@ class TeacherOptions(ZooOptions):
 
     teacher: str | None = None
     """A codec file (.pth, .pth.tar or .safetensors), tiny or tiny_hyper (in the package). Default: CompressAI's model zoo."""
+
+    def check_paths(self) -> None:  # noqa: D102
+        check_file(self, "teacher", *EMBEDDED)
+        super().check_paths()
 
 
 @dataclass(kw_only=True)
@@ -108,3 +152,7 @@ class PictureOptions(Options):
     def __post_init__(self) -> None:
         self.max_images = self.max_images or None
         check_share(self.val_ratio, self.max_images)
+
+    def check_paths(self) -> None:  # noqa: D102
+        check_folder(self, "coco_dir", "the pictures")
+        super().check_paths()

@@ -3,7 +3,15 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from codecswap.config.shared import GdnOptions, Part, PictureOptions, Replacement, TeacherOptions, check_at_least
+from codecswap.config.shared import (
+    GdnOptions,
+    Part,
+    PictureOptions,
+    Replacement,
+    TeacherOptions,
+    check_at_least,
+    check_file,
+)
 from codecswap.errors import UserError
 
 QUANTIZED_RATE = 3e-4
@@ -72,6 +80,7 @@ class TrainingOptions(TeacherOptions, PictureOptions):
         super().__post_init__()
         check_at_least(self, epochs=0, batch_size=1, recon_every=0, recon_count=0, num_workers=0, num_nodes=1)
         check_at_least(self, warmup_steps=0, save_every_minutes=0, save_every_steps=0)
+        check_at_least(self, lr=0, lambda_l1=0, lambda_msssim=0, lambda_mse=0)
         if self.unfreeze_all and self.part in ("encoder", "both"):
             raise UserError(f"--unfreeze_all trains everything, entropy model included: leave out --part {self.part}.")
 
@@ -97,6 +106,10 @@ class DistillOptions(TrainingOptions, GdnOptions):
         super().__post_init__()
         GdnOptions.__post_init__(self)
         check_at_least(self, calibration_count=1)
+
+    def check_paths(self) -> None:  # noqa: D102
+        check_file(self, "resume", "auto")
+        super().check_paths()
 
 
 @dataclass(kw_only=True)
@@ -133,3 +146,8 @@ class FinetuneOptions(TrainingOptions):
                 raise UserError(f"--quantized trains the decoder, and all of its layers: leave out --{name}.")
         if self.quantized and self.part != "decoder":
             raise UserError(f"--quantized trains the decoder alone: leave out --part {self.part}.")
+
+    def check_paths(self) -> None:  # noqa: D102
+        check_file(self, "resume_student")
+        check_file(self, "resume_ft", "auto")
+        super().check_paths()

@@ -6,17 +6,21 @@ The side a picture falls on depends on its base name alone: not on its folder, t
 import hashlib
 import os
 import re
-from collections.abc import Sequence
+import unicodedata
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from codecswap.console import warn
 from codecswap.data.pictures import UNREADABLE, picture_size
 from codecswap.errors import UserError
 
 CROP = 224
 """Side of a training picture, in pixels."""
-ENDINGS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
+ENDINGS = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".dib", ".tif", ".tiff"})
+"""Endings of pictures, in lower case, of the formats in `codecswap.data.pictures.FORMATS`."""
 _COPY = re.compile(r"~\d+$")
 """``name~2.jpg`` is the second picture of that name among prepared crops; both fall on the same side."""
 
@@ -26,12 +30,17 @@ def base_name(path: str | Path) -> str:
     return _COPY.sub("", Path(path).stem)
 
 
+def normal(name: str) -> str:
+    """A name as hashes see it: macOS stores accents apart from their letters, other systems as they were typed."""
+    return unicodedata.normalize("NFC", name)
+
+
 def position(path: str | Path) -> float:
     """A picture's hash as a number in [0, 1), from the SHA-256 of its base name.
 
     Positions below ``val_ratio`` are the validation side, the others the training side.
     """
-    name = base_name(path)
+    name = normal(base_name(path))
     return int.from_bytes(hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest()[:6], "big") / 2**48
 
 
@@ -47,24 +56,29 @@ def choose(
             hashes, the share that belongs to N (at least one), whatever else is in the folder.
         held_out: the validation pictures of a folder that is split already.
     """
-    ranked = sorted(((position(path), path.name, path) for path in paths), key=lambda entry: entry[:2])
-    held = sorted(((position(path), path.name, path) for path in held_out), key=lambda entry: entry[:2])
+    ranked = sorted(((position(path), normal(path.name), path) for path in paths), key=lambda entry: entry[:2])
+    held = sorted(((position(path), normal(path.name), path) for path in held_out), key=lambda entry: entry[:2])
     train = [path for place, _, path in ranked if held or place >= val_ratio]
     val = [path for _, _, path in held] or [path for place, _, path in ranked if place < val_ratio]
     if max_images is not None:
         train = train[:max_images]
         val = val[: max(1, round(max_images * val_ratio / (1 - val_ratio)))]
-    return train, sorted(val, key=lambda path: (path.name, str(path)))
+    return train, sorted(val, key=lambda path: (normal(path.name), normal(str(path))))
 
 
-def scan(folder: str | Path) -> list[Path]:
-    """All pictures below a folder, sorted by path, without hidden files."""
-    found = []
-    for parent, folders, names in os.walk(folder):
-        folders.sort()
-        paths = (Path(parent, name) for name in names if name[0] != ".")
-        found += [path for path in paths if path.suffix.lower() in ENDINGS]
-    return sorted(found)
+def scan(folder: str | Path, endings: Collection[str] = ENDINGS) -> list[Path]:
+    """All pictures below a folder, sorted by path; what is left out is told in a warning.
+
+    Links are followed, each folder is read once, and hidden files (``.name``) are skipped.
+
+    Args:
+        folder: where to look.
+        endings: of the files to find, in lower case.
+    """
+    found, left_out = _look(Path(folder), endings)
+    if found and left_out:
+        warn(f"left out of {folder}: {_counted(left_out)}.")
+    return found
 
 
 def list_pictures(folder: str | Path, option: str) -> list[Path]:
@@ -76,8 +90,58 @@ def list_pictures(folder: str | Path, option: str) -> list[Path]:
     if not Path(folder).is_dir():
         raise UserError(f"There is no folder {folder}: name the folder that holds the pictures with {option}.")
     if not (found := scan(folder)):
-        raise UserError(f"There are no pictures in {folder} ({', '.join(sorted(ENDINGS))}): check {option}.")
+        raise no_pictures(folder, option)
     return found
+
+
+def no_pictures(folder: str | Path, option: str, endings: Collection[str] = ENDINGS) -> UserError:
+    """The error where `scan` finds nothing."""
+    left_out = _look(Path(folder), endings)[1]
+    words = f"; left out: {_counted(left_out)}" if left_out else ""
+    return UserError(f"There are no pictures in {folder} ({', '.join(sorted(endings))}{words}): check {option}.")
+
+
+def _look(folder: Path, endings: Collection[str]) -> tuple[list[Path], dict[str, list[str]]]:
+    """Files with one of the ``endings`` below a folder, and the names of everything else but hidden files, by reason."""
+    found: list[Path] = []
+    left_out: dict[str, list[str]] = defaultdict(list)
+    todo, seen = [folder], set()
+    while todo:
+        here = todo.pop()
+        try:
+            place = here.stat()
+            entries = sorted(os.scandir(here), key=lambda entry: entry.name)
+        except OSError as error:
+            left_out[f"cannot be read ({error.strerror})"].append(here.name)
+            continue
+        if (place.st_dev, place.st_ino) in seen:
+            left_out["a folder read already"].append(here.name)
+            continue
+        seen.add((place.st_dev, place.st_ino))
+        for entry in entries:
+            if entry.name[0] == ".":
+                continue
+            try:
+                is_folder, is_file = entry.is_dir(), entry.is_file()
+            except OSError:  # a link to itself
+                is_folder = is_file = False
+            if is_folder:
+                todo.append(Path(entry.path))
+            elif os.path.splitext(entry.name)[1].lower() not in endings:
+                left_out["another ending"].append(entry.name)
+            elif not is_file:
+                left_out["a link that leads nowhere" if entry.is_symlink() else "no file"].append(entry.name)
+            else:
+                found.append(Path(entry.path))
+    return sorted(found), left_out
+
+
+def _counted(left_out: Mapping[str, Sequence[str]]) -> str:
+    """``notes.txt (another ending), sub and 2 more (a folder read already)``."""
+    return ", ".join(
+        f"{names[0]}{f' and {len(names) - 1} more' if len(names) > 1 else ''} ({why})"
+        for why, names in left_out.items()
+    )
 
 
 @dataclass(frozen=True)
@@ -105,7 +169,7 @@ class Pictures:
         digest = hashlib.sha256()
         for side, paths in (("train", self.train), ("val", self.val)):
             for path in paths:
-                place = os.path.relpath(path, root).replace(os.sep, "/")
+                place = normal(os.path.relpath(path, root).replace(os.sep, "/"))
                 digest.update(f"{side}/{place}/{path.stat().st_size}\n".encode("utf-8", "surrogateescape"))
         return {
             "folder": str(Path(root).resolve()),
@@ -143,10 +207,11 @@ def find_pictures(
     )
     if split and layout != "coco":
         where = root / "train"
-        layout = "prepared" if _is_crop(where) else "folder"
     found = scan(where)
+    if split and layout != "coco" and _are_crops(found):
+        layout = "prepared"
     if not found:
-        raise UserError(f"There are no pictures in {where} ({', '.join(sorted(ENDINGS))}): check --coco_dir.")
+        raise no_pictures(where, "--coco_dir")
     if use_prepared and layout != "prepared":
         raise UserError(
             f"--use_prepared needs {CROP}x{CROP} crops in {root / 'train'} and there are none: "
@@ -165,9 +230,9 @@ def find_pictures(
     return Pictures(layout, train, val)
 
 
-def _is_crop(folder: Path) -> bool:
+def _are_crops(paths: list[Path]) -> bool:
     """Whether the first picture that opens has the size of a prepared crop."""
-    for path in scan(folder):
+    for path in paths:
         try:
             return picture_size(path) == (CROP, CROP)
         except UNREADABLE:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torchvision.transforms import v2
 
-from codecswap.data.discovery import CROP
+from codecswap.data.discovery import CROP, normal
 from codecswap.data.pictures import UNREADABLE, load_picture
 
 _to_tensor = v2.Compose([v2.ToImage(), v2.ToDtype(torch.float32, scale=True)])
@@ -27,7 +27,7 @@ _val_crop = v2.Compose([v2.Resize(256, antialias=True), v2.CenterCrop(CROP), _to
 def training_crop(path: Path, *, seed: int, epoch: int) -> Tensor:
     """A random crop ``(3, 224, 224)`` in [0, 1], half the time flipped, drawn from (seed, epoch, base name)."""
     with torch.random.fork_rng(devices=[]):
-        digest = hashlib.sha256(f"{seed}/{epoch}/{path.stem}".encode()).digest()
+        digest = hashlib.sha256(f"{seed}/{epoch}/{normal(path.stem)}".encode("utf-8", "surrogateescape")).digest()
         torch.manual_seed(int.from_bytes(digest[:8], "little") >> 1)
         return _train_crop(load_picture(path))
 

@@ -136,7 +136,7 @@ class OnnxCodec:
         network = getattr(self.manifest, part)
         if network is None:
             raise UserError(
-                f"{self.folder} holds no {part}: export it with --parts all or --parts {part.removeprefix('hyper_')}."
+                f"{self.folder} holds no {part}: export it with --part both or --part {part.removeprefix('hyper_')}."
             )
         return network
 

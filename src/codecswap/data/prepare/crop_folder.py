@@ -9,7 +9,7 @@ from typing import Any
 
 from codecswap.config import PrepareOptions
 from codecswap.console import bar
-from codecswap.data.discovery import base_name, choose, position, scan
+from codecswap.data.discovery import base_name, choose, normal, position, scan
 from codecswap.data.prepare.crops import BYTES_PER_PIXEL, crop_all
 from codecswap.errors import UserError
 from codecswap.files import atomic_write, need_space
@@ -115,10 +115,11 @@ def crop_folder(source: Path, label: str, options: PrepareOptions) -> Counts:
 
 
 def _groups(paths: Sequence[Path]) -> dict[str, list[Path]]:
-    """Pictures by base name, without ``~2`` and in lower case, since some file systems ignore case."""
+    """Pictures by base name, without ``~2`` and in lower case, since some file systems ignore case, and in
+    one Unicode form."""
     groups = defaultdict(list)
     for path in sorted(paths, key=lambda path: (path.name, path)):
-        groups[base_name(path).casefold()].append(path)
+        groups[normal(base_name(path)).casefold()].append(path)
     return groups
 
 

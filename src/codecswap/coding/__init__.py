@@ -1,0 +1,1 @@
+"""Pictures to .csw files and back."""

@@ -1,0 +1,156 @@
+"""One file or many: pictures to .csw files and back, in one process or several."""
+
+import multiprocessing
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+from PIL.PngImagePlugin import PngInfo
+
+from codecswap.coding.source import Source
+from codecswap.data.discovery import ENDINGS, scan
+from codecswap.data.pictures import UNREADABLE, load_picture
+from codecswap.entropy import bitstream
+from codecswap.errors import UserError
+from codecswap.files import atomic_write
+
+SUFFIX = ".csw"
+MOST_BYTES = 1 << 29
+"""Of a file; no picture that may be encoded takes so many."""
+MARK = ("Software", "codecswap")
+"""In the PNG files that are written here, which a later run may overwrite."""
+
+Work = Callable[[bitstream.Codec, Path, Path], str]
+"""Does one file; returns what is said of it."""
+
+
+def encode_file(codec: bitstream.Codec, source: Path, target: Path) -> str:
+    """Code the picture ``source``; returns its size in words.
+
+    Raises:
+        UserError: it cannot be read, or the codec cannot take its size.
+    """
+    try:
+        picture = load_picture(source)
+    except FileNotFoundError:
+        raise UserError(f"There is no picture {source}: check the path.") from None
+    except UNREADABLE as error:
+        raise UserError(f"{source} cannot be read as a picture ({error}): name a PNG, JPEG or WebP file.") from None
+    data = bitstream.encode(codec, picture)
+    with atomic_write(target) as path:
+        path.write_bytes(data)
+    bpp = 8 * len(data) / (picture.width * picture.height)
+    return f"{picture.width}x{picture.height}, {len(data):,} bytes, {bpp:.3f} bits per pixel"
+
+
+def decode_file(codec: bitstream.Codec, source: Path, target: Path) -> str:
+    """Decode the file ``source`` to a PNG; returns its size in words.
+
+    Raises:
+        UserError: it is no such file, damaged, of another codec or a newer version. No picture is written then.
+    """
+    if not source.is_file():
+        raise UserError(f"There is no file {source}: check the path.")
+    if source.stat().st_size > MOST_BYTES:
+        raise UserError(f"{source} is too large to be a coded picture: name a {SUFFIX} file.")
+    try:
+        picture = bitstream.decode(codec, source.read_bytes())
+    except bitstream.BadFile as error:
+        raise UserError(f"{source} {error}.") from None
+    mark = PngInfo()
+    mark.add_text(*MARK)
+    with atomic_write(target) as path:
+        picture.save(path, "PNG", pnginfo=mark)
+    return f"{picture.width}x{picture.height}"
+
+
+def pairs(inputs: Sequence[Path], output: Path, suffix: str) -> list[tuple[Path, Path]]:
+    """Each file to read and the one to write; the sub-folders of folders are kept, and folders to write to are made.
+
+    Args:
+        inputs: files and folders; a folder's pictures, or .csw files where PNG files are to be written.
+        output: a folder that exists or, for one file, the file to write; for several files or a folder, a folder.
+        suffix: of the files to write.
+
+    Raises:
+        UserError: a folder holds nothing to do, two files would become one, or a folder is needed.
+    """
+    into_folder = len(inputs) > 1 or inputs[0].is_dir() or output.is_dir()
+    if into_folder and (output.is_file() or (output.suffix.lower() == suffix and not output.is_dir())):
+        raise UserError(f"--output {output} is no folder, which several files need: name one.")
+    made: dict[Path, Path] = {}
+    for given in inputs:
+        if given.is_dir() and not (found := scan(given, ENDINGS if suffix == SUFFIX else (SUFFIX,))):
+            raise UserError(f"The folder {given} holds nothing to do: name another with --input.")
+        for path in found if given.is_dir() else [given]:
+            place = path.relative_to(given) if given.is_dir() else Path(path.name)
+            target = (output / place).with_suffix(suffix) if into_folder else output
+            if target in made:
+                raise UserError(f"{made[target]} and {path} would both become {target}: rename one of them.")
+            made[target] = path
+    for target in made:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    return [(path, target) for target, path in made.items()]
+
+
+def check_replaceable(target: Path) -> None:
+    """Refuse to overwrite a file that was not written here.
+
+    Raises:
+        UserError: ``target`` is there, and is neither a .csw file nor a PNG with the `MARK` of a decoded picture.
+    """
+    if not target.exists():
+        return
+    with target.open("rb") as file:
+        start = file.read(1024)
+    if not start.startswith(bitstream.MAGIC) and b"tEXt" + "\0".join(MARK).encode() not in start:
+        raise UserError(f"{target} is there and was not written by codecswap: name another file, or add --force.")
+
+
+def run(
+    source: Source, work: Work, pairs: Sequence[tuple[Path, Path]], jobs: int, *, force: bool = False
+) -> Iterator[tuple[bool, str]]:
+    """Do all files, in order; one that cannot be done does not stop the others.
+
+    Args:
+        source: the codec.
+        work: `encode_file` or `decode_file`.
+        pairs: each file to read, and the one to write.
+        jobs: number of processes.
+        force: overwrite files that were not written here.
+
+    Yields:
+        Whether each file was done, and what is said of it.
+    """
+    if jobs == 1:
+        _open(source)
+        for pair in pairs:
+            yield _one(work, *pair, force)
+        return
+    source.open()  # what is wrong with the codec is said once
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(min(jobs, len(pairs)), context, _open, (source,)) as pool:
+        yield from pool.map(_one, [work] * len(pairs), *zip(*pairs, strict=True), [force] * len(pairs))
+
+
+_codec: bitstream.Codec
+"""Each process's own."""
+
+
+def _open(source: Source) -> None:
+    global _codec
+    if multiprocessing.parent_process():
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the main process's to answer
+    _codec = source.open()
+
+
+def _one(work: Work, source: Path, target: Path, force: bool) -> tuple[bool, str]:
+    try:
+        if not force:
+            check_replaceable(target)
+        return True, work(_codec, source, target)
+    except UserError as error:
+        return False, str(error)
+    except OSError as error:
+        return False, f"{error.filename or target}: {error.strerror or error}."

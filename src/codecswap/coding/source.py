@@ -1,0 +1,51 @@
+"""Which codec encodes and decodes; PyTorch only where it is not an exported one."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from codecswap.entropy import bitstream
+from codecswap.errors import UserError, how_to_install
+from codecswap.inference.runtime import OnnxCodec
+
+
+@dataclass(frozen=True)
+class Source:
+    """Which codec to open; a process opens its own."""
+
+    path: str | None
+    """An exported folder, a teacher or a student; None: the zoo's."""
+    model: str
+    quality: int
+    metric: str
+    threads: int
+    runtime: str
+    """Of an exported folder."""
+
+    def open(self) -> bitstream.Codec:
+        """Load the codec.
+
+        Raises:
+            UserError: there is none, or it is damaged.
+        """
+        if self.path and Path(self.path).is_dir():
+            return OnnxCodec(Path(self.path), self.threads, runtime=self.runtime)
+        if self.runtime != "onnxruntime":
+            raise UserError(
+                f"--runtime {self.runtime} is for exported folders: name one with --codec (`codecswap export` makes it)."
+            )
+        try:
+            import torch
+
+            from codecswap.codecs.safe_load import read_state
+            from codecswap.codecs.source import Teacher
+            from codecswap.codecs.torch_codec import TorchCodec
+            from codecswap.students.checkpoint import read_student
+        except ModuleNotFoundError as error:
+            raise UserError(
+                f"--codec {self.path or 'from the zoo'} needs {error.name}, which is not installed: name an exported folder, "
+                f"or {how_to_install('train')}."
+            ) from None
+        torch.set_num_threads(self.threads)
+        if self.path and Path(self.path).is_file() and "student_state" in read_state(Path(self.path)):
+            return TorchCodec(read_student(self.path).student.requires_grad_(False))
+        return TorchCodec(Teacher(self.path, self.quality, self.metric, self.model).load())
