@@ -121,7 +121,7 @@ def ship(folder: Path) -> None:
     except ModuleNotFoundError as error:
         say(f"This needs {error.name}: pip install 'codecswap[deploy]', then run the command that the report names.")
         return
-    export.main(ExportOptions(teacher=EMBEDDED, replacement="subpixel", output=codec))
+    export.main(ExportOptions(teacher=EMBEDDED, output=codec))
     coded, decoded = folder / "picture.csw", folder / "picture.png"
     with as_file(files("codecswap") / "assets" / "photos" / "val") as photos:
         source = scan(photos)[0]

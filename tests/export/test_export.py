@@ -7,6 +7,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from torch import nn
 
 from codecswap import cli
 from codecswap.codecs.factorized import FactorizedPrior
@@ -17,6 +18,7 @@ from codecswap.errors import UserError
 from codecswap.export.command import write
 from codecswap.export.verify import verify
 from codecswap.inference.runtime import OnnxCodec
+from codecswap.students.source import load_source
 from codecswap.swaps.apply import swap
 
 
@@ -25,7 +27,8 @@ def export(*arguments: object) -> int:
 
 
 def test_a_folder_holds_all_and_is_verified(tmp_path: Path, pictures: Path, capsys: pytest.CaptureFixture) -> None:
-    assert export("--output", tmp_path, "--images", pictures, "--target", "opset13") == 0
+    options = ("--images", pictures, "--target", "opset13", "--replacement", "none")
+    assert export("--output", tmp_path, *options) == 0
     written = {"codec.json", "decoder.onnx", "encoder.onnx", "entropy.bin", "entropy.json"}
     assert {path.name for path in tmp_path.iterdir()} == written
     manifest = json.loads((tmp_path / "codec.json").read_text())
@@ -45,6 +48,25 @@ def test_a_target_that_refuses_gives_exit_code_3(tmp_path: Path, pictures: Path,
     codec = OnnxCodec(tmp_path)
     assert codec.synthesize(np.zeros((80, 6, 5), np.int32)).shape == (3, 96, 80)
     assert codec.synthesize(np.zeros((80, 9, 8), np.int32)).shape == (3, 144, 128)  # in tiles of the fixed size
+
+
+@pytest.mark.parametrize(
+    ("options", "replacement"),
+    [((), "subpixel"), (("--form", "masked"), "masked"), (("--form", "masked", "--replacement", "none"), "none")],
+)
+def test_without_a_checkpoint_the_exact_replacement_of_the_form_is_made(
+    options: tuple[str, ...], replacement: str, tmp_path: Path
+) -> None:
+    parsed = cli.parse("export", ["--teacher", "tiny", *options])
+    codec, _, made = load_source(parsed)
+    assert made == replacement
+    assert any(isinstance(layer, nn.ConvTranspose2d) for layer in codec.modules()) == (replacement == "none")
+
+
+@pytest.mark.parametrize("form", ["native", "masked", "subpixel"])
+def test_for_a_device_it_is_the_one_that_the_device_takes(form: str) -> None:
+    options = cli.parse("compile", ["--teacher", "tiny", "--target", "rk3588"])
+    assert load_source(options, form)[2] == {"native": "none"}.get(form, form)
 
 
 def test_float16_and_symbols(tmp_path: Path, pictures: Path, capsys: pytest.CaptureFixture) -> None:
@@ -99,7 +121,7 @@ def test_a_symbol_may_differ_where_the_latent_lies_on_the_boundary(
         (("--opset", 5), "11 to 20"),
         (("--height", 96), "go together"),
         (("--height", 100, "--width", 96), "take 112"),
-        (("--images", "nowhere"), "no picture"),
+        (("--images", "nowhere"), "There is no folder nowhere"),
         (("--checkpoint", "nowhere.pt"), "nowhere.pt"),
     ],
 )

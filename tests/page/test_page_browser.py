@@ -18,7 +18,7 @@ from PIL import Image
 from codecswap.entropy import bitstream
 from codecswap.inference.manifest import describe_network, read_folder
 from codecswap.inference.tiles import windows
-from codecswap.page.command import page as make_page
+from codecswap.page.document import page as make_page
 
 IDLE = "#cards[aria-busy=false]"
 """All files are done; scripts may not be evaluated to wait for it, says the page's policy."""

@@ -14,7 +14,7 @@ import pytest
 
 from codecswap import cli
 from codecswap.page import onnxruntime_web
-from codecswap.page.command import page
+from codecswap.page.document import page
 
 WORD = re.compile(r"\{\w+\}")
 
@@ -87,7 +87,6 @@ def test_bad_input_is_one_sentence_and_leaves_nothing(
         "has 8 pixels per latent": [*good, "--codec", str(tmp_path / "other factor")],
         "is not the one that codec.json": [*good, "--codec", str(tmp_path / "damaged")],
         "lacks ort": [*good, "--codec", str(folders["latents"]), "--onnxruntime_web", str(tmp_path)],
-        "is a folder": [*good, "--codec", str(folders["latents"]), "--output", str(tmp_path)],
     }
     for sentence, arguments in cases.items():
         assert cli.main(["page", *arguments]) == 2, sentence
@@ -96,6 +95,8 @@ def test_bad_input_is_one_sentence_and_leaves_nothing(
     assert not list(tmp_path.glob("*.html*"))
     assert cli.main(["page", *good, str(folders["latents"])]) == 0
     assert output.read_text(encoding="utf-8") == page(folders["latents"], stand_in)
+    assert cli.main(["page", *good[:2], str(folders["latents"]), "--output", str(tmp_path / "damaged")]) == 0
+    assert (tmp_path / "damaged" / "decoder.html").read_bytes() == output.read_bytes()
 
 
 def test_words() -> None:

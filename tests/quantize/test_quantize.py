@@ -155,7 +155,7 @@ def test_an_encoder_of_16_bits_writes_almost_the_same(
         (["--opset", "12"], "13 to 20"),
         (["--calibration_count", "0"], "at least 1"),
         (["--percentile", "0"], "at most 100"),
-        (["--calibration_images", "no"], "no picture"),
+        (["--calibration_images", "no"], "There is no folder no"),
     ],
 )
 def test_the_impossible_is_one_sentence(

@@ -320,9 +320,8 @@ def test_large_pictures_are_measured_in_their_center_and_shown_where_they_lose(
 
 
 def test_bad_options_are_one_sentence(runs: tuple[Path, Path], tmp_path: Path, capsys) -> None:
-    for output, said in ((tmp_path, "is a folder"), (tmp_path / "no" / "r.html", "There is no folder")):
-        assert run("report", [str(runs[0]), "-o", str(output)]) == 2
-        assert said in capsys.readouterr().err
+    assert run("report", [str(runs[0]), "-o", str(tmp_path / "no" / "r.html")]) == 2
+    assert "There is no folder" in capsys.readouterr().err
     assert run("report", [str(runs[0]), "-o", str(tmp_path / "r.html"), "--pictures", "-1"]) == 2
     assert "--pictures is at least 0" in capsys.readouterr().err and not list(tmp_path.iterdir())
 

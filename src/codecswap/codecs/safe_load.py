@@ -28,6 +28,11 @@ def read_state(path: Path) -> dict[str, Any]:
     """
     if not path.is_file():
         raise UserError(f"There is no checkpoint {path}: check the path.")
+    with path.open("rb") as file:
+        if file.read(256).lstrip().lower().startswith((b"<!doctype html", b"<html")):
+            raise UserError(
+                f"{path} is a web page (HTML), not a checkpoint: download the file itself, not the page about it."
+            )
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file

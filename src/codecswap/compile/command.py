@@ -60,7 +60,7 @@ def main(options: CompileOptions) -> int:
     precision = options.precision or target.precisions[0]
     if precision not in target.precisions:
         raise UserError(f"{options.target} has no --precision {precision}: it is {' or '.join(target.precisions)}.")
-    codec, name, replacement = load_source(options)
+    codec, name, replacement = load_source(options, options.form or target.form)
     if isinstance(codec.g_s, QuantizedSynthesis):
         if codec.g_s.target != target.toolchain:
             raise UserError(

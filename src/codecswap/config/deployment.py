@@ -27,8 +27,9 @@ class DeployOptions(TeacherOptions, GdnOptions):
 
     checkpoint: str | None = None
     """Checkpoint of a student. Default: the teacher given by --teacher or --quality, with --replacement."""
-    replacement: Literal["none", Replacement] = "none"
-    """Replacement of a teacher's transposed convolutions, without training. masked and subpixel are exact."""
+    replacement: Literal["none", Replacement] | None = None
+    """Replacement of a teacher's transposed convolutions, without training. masked and subpixel are exact. Default: subpixel;
+    compile: the one that the target takes. none: as the teacher has them."""
     output: Path = Path("exported")
     """Folder for encoder.onnx, decoder.onnx, entropy.json, entropy.bin and codec.json."""
     height: int | None = None
@@ -143,8 +144,6 @@ class DecodeOptions(CodingOptions):
 class QuantizeOptions(OnnxOptions):
     """Write a codec as ONNX files of 8-bit weights and 8- or 16-bit activations. The folder is like that of export."""
 
-    replacement: Literal["none", Replacement] = "subpixel"
-    """Replacement of a teacher's transposed convolutions, without training. subpixel gains the most speed from INT8."""
     output: Path = Path("quantized")
     """Folder for encoder.onnx, decoder.onnx, entropy.json, entropy.bin and codec.json."""
     part: Part = "decoder"
@@ -208,7 +207,7 @@ class PageOptions(Options):
     codec: Path | None = None
     """Folder of `codecswap export` or `codecswap quantize`; with its encoder, if it has one."""
     output: Path = Path("decoder.html")
-    """The file to write."""
+    """The file to write, or a folder for decoder.html."""
     onnxruntime_web: Path | None = None
     """Folder dist of the unpacked npm package onnxruntime-web 1.30.0. Default: downloaded once, its hash checked."""
 

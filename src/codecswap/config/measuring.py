@@ -97,7 +97,7 @@ class ReportOptions(Options):
     runs: list[str] = field(default_factory=list)
     """Run folders of one student, e.g. checkpoints checkpoints_ft. May be given as positional arguments."""
     output: Path = Path("report.html")
-    """HTML file to write, below 20 MB. It needs no network."""
+    """HTML file to write, or a folder for report.html; below 20 MB. It needs no network."""
     pictures: int = 32
     """Number of validation pictures to measure the result on, at most. 0: use the training's figures instead."""
     watch: bool = False
@@ -113,9 +113,7 @@ class ReportOptions(Options):
         if self.pictures < 0:
             raise UserError(f"--pictures is at least 0, not {self.pictures}.")
         if self.output.is_dir():
-            raise UserError(
-                f"--output {self.output} is a folder: name a file in it, e.g. {self.output / 'report.html'}."
-            )
+            self.output = self.output / "report.html"
         if not self.output.absolute().parent.is_dir():
             raise UserError(
                 f"There is no folder {self.output.parent} for --output {self.output}: make it first, or name another."

@@ -7,7 +7,7 @@ import torch
 
 from codecswap.codecs.protocol import Codec
 from codecswap.codecs.source import Teacher
-from codecswap.config import DeployOptions, Part
+from codecswap.config import CompileOptions, DeployOptions, Form, OnnxOptions, Part
 from codecswap.console import say, show_table, warn
 from codecswap.data.samples import VERIFIED_ON, sample_pictures
 from codecswap.errors import UserError
@@ -30,15 +30,19 @@ DECIDED = {
     "keep",
 }
 """Options that a decoder in integers has an answer to."""
+EXACT: dict[Form, str] = {"native": "none", "masked": "masked", "subpixel": "subpixel"}
+"""Without training: the replacement whose layers have a form."""
 CROP = (384, 256)
 """Width and height of a calibration picture, where no size is fixed."""
 
 
-def load_source(options: DeployOptions) -> tuple[Codec, str, str]:
+def load_source(options: OnnxOptions | CompileOptions, form: Form | None = None) -> tuple[Codec, str, str]:
     """The codec that the options name: a student's checkpoint, or a teacher with or without a replacement.
 
     Args:
         options: with ``checkpoint``, ``teacher``, ``quality``, ``metric`` and ``replacement``.
+        form: what the device takes, by default ``--form``, and subpixel convolutions where that is native; without a
+            checkpoint and ``--replacement``, the exact replacement with this form is made.
 
     Returns: the codec, where it comes from in words, and its replacement (``none``: a teacher).
 
@@ -48,12 +52,14 @@ def load_source(options: DeployOptions) -> tuple[Codec, str, str]:
     if not options.checkpoint:
         teacher = Teacher.of(options)
         codec, name = teacher.load(), Path(teacher.path).name if teacher.path else teacher.name
-        if options.replacement != "none":
-            codec, _ = swap(codec, options.replacement)
-        return codec.requires_grad_(False), name, options.replacement
+        form = form or ("subpixel" if options.form in (None, "native") else options.form)
+        replacement = options.replacement or EXACT[form]
+        if replacement != "none":
+            codec, _ = swap(codec, replacement)
+        return codec.requires_grad_(False), name, replacement
     loaded = read_student(options.checkpoint)
     made = loaded.replacement
-    if "replacement" in options.given and options.replacement != made:
+    if options.replacement not in (None, made):
         raise UserError(f"{loaded.path} holds a student with --replacement {made}, not {options.replacement}.")
     gdn = loaded.record.gdn if loaded.record else KEPT
     if gdn != KEPT and options.gdn != KEPT:

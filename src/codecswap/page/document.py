@@ -1,0 +1,112 @@
+"""An exported codec as one HTML file that decodes, and encodes, in any browser.
+
+The file holds everything: the C library (``codecswap.wasm``, built by ``make wasm``), ONNX Runtime, the entropy tables and the
+networks, each compressed, as text. Its content security policy forbids every connection.
+"""
+
+import base64
+import gzip
+import hashlib
+import html
+import json
+import tomllib
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from codecswap.errors import UserError
+from codecswap.inference.check import AGREEMENT, check_names
+from codecswap.inference.manifest import Manifest, file_bytes, network_bytes, read_folder
+from codecswap.page import onnxruntime_web
+
+FACTOR, MARGIN = 16, 2
+"""Of the C library: pixels per latent, and latents on each side of a tile that are computed and thrown away."""
+TILE = 48
+"""Sides of a tile in latents (768 pixels), where networks take any size: memory that a phone has, and progress to show."""
+
+
+def page(folder: Path, runtime_folder: Path | None = None) -> str:
+    """The page of an exported codec.
+
+    Args:
+        folder: what `codecswap export` or `codecswap quantize` wrote.
+        runtime_folder: `codecswap.page.onnxruntime_web.load`.
+
+    Raises:
+        UserError: the folder is no exported codec, has no decoder, or is damaged; or ONNX Runtime cannot be had.
+    """
+    manifest, tables = read_folder(folder)
+    if manifest.decoder is None:
+        raise UserError(f"{folder} holds no decoder: export it with --part both or --part decoder.")
+    if manifest.side:
+        raise UserError(f"{folder} has a hyperprior, which no page decodes yet: use `codecswap decode`.")
+    if manifest.factor != FACTOR or manifest.margin > MARGIN:
+        raise UserError(
+            f"{folder} has {manifest.factor} pixels per latent: pages are for codecs with {FACTOR}, as the C library is."
+        )
+    script, program = onnxruntime_web.load(runtime_folder)
+    parts = {"runtime": script, "runtime_wasm": program, "csw": _read("codecswap.wasm"), "entropy": tables.binary}
+    parts["decoder"] = network_bytes(folder, manifest.decoder)
+    if manifest.encoder:
+        parts["encoder"] = network_bytes(folder, manifest.encoder)
+    names = check_names("decoder")
+    if manifest.checks and manifest.height is None and all(name in manifest.checks for name in names):
+        check = [base64.b64encode(file_bytes(folder, name, manifest.checks[name])).decode() for name in names]
+    else:
+        check = []
+    data = {
+        "words": tomllib.loads(_read("words.toml").decode()),
+        "worker": (_read("csw.js") + _read("worker.js")).decode(),
+        "codec": _codec(manifest),
+        "check": check,
+        "agreement": AGREEMENT,
+    }
+    code = _read("page.js").decode()
+    return _fill(
+        _read("page.html").decode(),
+        name=html.escape(manifest.name),
+        hash=base64.b64encode(hashlib.sha256(code.encode()).digest()).decode(),
+        style=_read("page.css").decode(),
+        data=json.dumps(data, ensure_ascii=False).replace("<", "\\u003c"),  # so that nothing in it ends the script
+        files="\n".join(
+            f'<script type="text/plain" data-file="{name}">{_pack(part)}</script>' for name, part in parts.items()
+        ),
+        script=code,
+    )
+
+
+def _codec(manifest: Manifest) -> dict[str, Any]:
+    """What the page's script needs of codec.json."""
+    networks = {
+        part: {"input": network.input, "output": network.output}
+        for part in ("encoder", "decoder")
+        if (network := getattr(manifest, part))
+    }
+    sides = [side // FACTOR if side else TILE for side in (manifest.height, manifest.width)]
+    facts = {key: getattr(manifest, key) for key in ("name", "N", "M", "replacement", "precision")}
+    return (
+        facts
+        | networks
+        | {
+            "tables": manifest.tables_sha256[:8],
+            "form": networks["decoder"]["input"],
+            "constant": manifest.split_inputs.constant if manifest.split_inputs else 0,
+            "tile": sides,
+            "fixed": manifest.height is not None,
+            "runtime": onnxruntime_web.VERSION,
+        }
+    )
+
+
+def _fill(template: str, **values: str) -> str:
+    """Put values in their {{places}}; what stands in a value stays as it is."""
+    first, *rest = template.split("{{")
+    return first + "".join(values[name] + text for name, _, text in (part.partition("}}") for part in rest))
+
+
+def _pack(content: bytes) -> str:
+    return base64.b64encode(gzip.compress(content, 9, mtime=0)).decode()
+
+
+def _read(name: str) -> bytes:
+    return (files("codecswap.page") / name).read_bytes()
