@@ -13,20 +13,17 @@ from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
-import onnx
 import torch
 
 from codecswap.codecs.factorized import FactorizedPrior
 from codecswap.codecs.protocol import Codec
 from codecswap.codecs.source import load_codec
 from codecswap.compile.ethos_u import run_vela
-from codecswap.config import QuantizeOptions
 from codecswap.console import say, show_table
 from codecswap.data.samples import sample_pictures
 from codecswap.errors import UserError
-from codecswap.export.backends.onnx_qdq import read_qdq
 from codecswap.export.backends.tflite import write_tflite
-from codecswap.quantize.command import quantize
+from codecswap.export.codec import quantize
 from codecswap.quantized.representation import TransformGraph
 from codecswap.swaps.apply import swap
 
@@ -72,13 +69,9 @@ def quantized(codec: Codec, form: str, precision: str, width: int, height: int) 
     """The decoder for pictures of a size."""
     side = (width, height) if form == "masked" else (CALIBRATED_AT, CALIBRATED_AT)
     samples = list(islice(sample_pictures(None, "", "train", side), 2))
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch) / "codec"
-        options = QuantizeOptions(
-            output=folder, width=side[0], height=side[1], precision=precision, activations="int8", weight_bits=8
-        )
-        quantize(codec.requires_grad_(False), "", form, samples, options, show=False)
-        transform = read_qdq(onnx.load(folder / "decoder.onnx"))
+    how = {"precision": precision, "activations": "int8", "weight_bits": 8, "width": side[0], "height": side[1]}
+    made, _ = quantize(codec.requires_grad_(False), calibration_images=samples, **how)
+    transform = made.networks["decoder"].transform
     return replace(transform, input_shape=(*transform.input_shape[:2], height // codec.factor, width // codec.factor))
 
 

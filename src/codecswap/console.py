@@ -131,6 +131,18 @@ def progress(title: str, *, unit: str) -> Iterator[Callable[[int, int], None]]:
         yield show
 
 
+class Track(Protocol):
+    """What a library takes to show progress: `track`, or `silent`."""
+
+    def __call__(self, title: str, items: Items[T], *, unit: str) -> Iterator[T]:
+        """Go through ``items``, plural nouns ``unit``, in the step ``title``."""
+
+
+def silent(title: str, items: Items[T], *, unit: str) -> Iterator[T]:
+    """Go through ``items`` and show nothing."""
+    yield from items
+
+
 class _Step:
     """How far a step is, in words."""
 

@@ -14,10 +14,10 @@ from codecswap.codecs.factorized import FactorizedPrior
 from codecswap.codecs.protocol import encode
 from codecswap.codecs.source import load_codec
 from codecswap.codecs.torch_codec import TorchCodec
-from codecswap.config import ExportOptions
 from codecswap.entropy import bitstream
 from codecswap.evaluation.measure import code, show
-from codecswap.export.command import verify, write
+from codecswap.export.folder import write_float
+from codecswap.export.verify import verify
 from codecswap.inference.runtime import OnnxCodec
 from codecswap.layers.gdn import GDN
 from codecswap.swaps.apply import swap
@@ -68,7 +68,7 @@ def test_another_factor_goes_through_evaluation_swap_export_and_files(shallow: S
     assert len(replaced) == 3 and student.same_latents(shallow)
     seen = encode(shallow, torch.rand(1, 3, 64, 48))
     assert torch.allclose(student.g_s(seen), shallow.g_s(seen), atol=1e-5)
-    manifest = write(student, "shallow", "subpixel", ExportOptions(output=tmp_path / "folder"))
+    manifest = write_float(student, tmp_path / "folder")
     assert (manifest.factor, manifest.margin) == (8, 3)
     verify(student, tmp_path / "folder", iter([torch.rand(3, 40, 56).numpy()]), "float32")
     picture = Image.effect_noise((50, 38), 80).convert("RGB")

@@ -8,7 +8,7 @@ from codecswap.codecs.factorized import FactorizedPrior
 from codecswap.compile import TOOLCHAINS
 from codecswap.compile.compare import compare
 from codecswap.compile.toolchain import Compiled, Job, Placed
-from codecswap.config import AdviseOptions, CompileOptions
+from codecswap.config import AdviseOptions
 from codecswap.errors import UserError
 from codecswap.swaps.apply import swap
 
@@ -22,11 +22,11 @@ class Fake:
     version: str | None = "fakec 1.0"
     on_cpu = ""
 
-    def installed(self, options: CompileOptions) -> str | None:
+    def installed(self, python: Path | None) -> str | None:
         return self.version
 
     def compile(self, job: Job) -> Compiled:
-        assert job.options.form == "native" and job.symbols[0].any()
+        assert job.form == "native" and job.samples.symbols[0].any()
         if job.replacement == "transposed":
             raise UserError("fakec knows no ConvTranspose.")
         operators = (Placed("g_s.1", "Sqrt", job.replacement != self.on_cpu),)

@@ -10,7 +10,6 @@ from codecswap.codecs.torch_codec import TorchCodec
 from codecswap.compile import TOOLCHAINS
 from codecswap.compile.folder import write_float
 from codecswap.compile.toolchain import Compiled, Job, Placed
-from codecswap.config import CompileOptions
 from codecswap.errors import UserError
 from codecswap.inference.manifest import read_folder
 
@@ -34,12 +33,12 @@ class Fake:
         self.there = True
         self.fails = False
 
-    def installed(self, options: CompileOptions) -> str | None:
+    def installed(self, python: Path | None) -> str | None:
         return "fakec 1.0" if self.there else None
 
     def compile(self, job: Job) -> Compiled:
         self.job = job
-        path = write_float(job, 13)
+        path = write_float(job).path
         if self.fails:
             raise UserError("fakec failed.")
         if not self.there:
@@ -96,10 +95,10 @@ def test_what_falls_to_the_cpu_is_named_and_gives_exit_code_3(
 def test_the_job_has_real_symbols_of_the_compiled_size(fake: Fake, arguments: list[str]) -> None:
     cli.main([*arguments, "--form", "masked", "--precision", "w8a8"])
     assert fake.job
-    assert (fake.job.options.form, fake.job.precision, fake.job.target.chip) == ("masked", "w8a8", "fake-1")
+    assert (fake.job.form, fake.job.precision, fake.job.target.chip) == ("masked", "w8a8", "fake-1")
     teacher = TorchCodec(fake.job.codec)
-    assert len(fake.job.pictures) == len(fake.job.symbols) == 8
-    for picture, symbols in zip(fake.job.pictures, fake.job.symbols, strict=True):
+    assert len(fake.job.samples.pictures) == len(fake.job.samples.symbols) == 8
+    for picture, symbols in zip(fake.job.samples.pictures, fake.job.samples.symbols, strict=True):
         assert picture.shape == (3, 128, 96)
         assert (teacher.tables.to_symbols(teacher.analyze(picture)) == symbols).all() and symbols.any()
 

@@ -15,17 +15,16 @@ from codecswap.codecs.source import load_codec
 from codecswap.codecs.torch_codec import TorchCodec
 from codecswap.compile import ethos_u
 from codecswap.compile.ethos_u import VELA, rsqrt_nodes, rsqrt_table, run_vela, simulator
-from codecswap.config import CompileOptions, QuantizeOptions
 from codecswap.data.samples import sample_pictures
 from codecswap.errors import UserError
 from codecswap.export.backends.onnx_qdq import read_qdq
-from codecswap.export.operators import load_target
+from codecswap.export.codec import quantize
 from codecswap.inference.check import agreement
 from codecswap.inference.runtime import OnnxCodec
-from codecswap.quantize.command import quantize
 from codecswap.swaps.apply import swap
+from codecswap.targets.target import load_target
 
-if not VELA.installed(CompileOptions(target="ethos-u55")):
+if not VELA.installed(None):
     pytest.skip("Vela and LiteRT are not installed (the extra npu)", allow_module_level=True)
 litert = pytest.importorskip("ai_edge_litert.interpreter")
 schema = pytest.importorskip("ai_edge_litert.schema_py_generated")
@@ -42,11 +41,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory):
     @cache
     def made(precision: str) -> Path:
         path = tmp_path_factory.mktemp("ethos") / precision
-        options = QuantizeOptions(
-            output=path, width=SIDE, height=SIDE, precision=precision, activations="int8", weight_bits=8
-        )
         codec = swap(load_codec("tiny"), "subpixel")[0].requires_grad_(False)
-        quantize(codec, "tiny", "subpixel", samples, options, show=False)
+        how = {"precision": precision, "activations": "int8", "weight_bits": 8}
+        quantize(codec, path, calibration_images=samples, width=SIDE, height=SIDE, **how)
         return path
 
     return made

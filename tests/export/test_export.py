@@ -13,9 +13,8 @@ from codecswap import cli
 from codecswap.codecs.factorized import FactorizedPrior
 from codecswap.codecs.source import load_codec
 from codecswap.codecs.torch_codec import TorchCodec
-from codecswap.config import ExportOptions
 from codecswap.errors import UserError
-from codecswap.export.command import write
+from codecswap.export.folder import write_float
 from codecswap.export.verify import verify
 from codecswap.inference.runtime import OnnxCodec
 from codecswap.students.source import load_source
@@ -96,7 +95,7 @@ def test_a_fixed_size_of_the_embedded_codec(tmp_path: Path) -> None:
 def test_a_symbol_may_differ_where_the_latent_lies_on_the_boundary(
     teacher: FactorizedPrior, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, away: float, jump: float, accepted: bool
 ) -> None:
-    manifest = write(teacher, "tiny", "none", ExportOptions(output=tmp_path))
+    manifest = write_float(teacher, tmp_path)
     shape = (manifest.M, 2, 2)
     medians = teacher.entropy_tables().medians[:, None, None]
     latents = np.zeros(shape, np.float32) + medians

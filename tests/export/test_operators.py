@@ -10,10 +10,11 @@ from torch import nn
 from codecswap.codecs.factorized import FactorizedPrior
 from codecswap.errors import UserError
 from codecswap.export.backends.onnx import export_decoder, write_onnx
-from codecswap.export.operators import TARGETS, complaints, load_target, refused
+from codecswap.export.operators import complaints, refused
 from codecswap.graph.lower import lower
 from codecswap.graph.trace import trace
 from codecswap.swaps.apply import swap
+from codecswap.targets.target import TARGETS, load_target
 
 
 @pytest.mark.parametrize("name", TARGETS)

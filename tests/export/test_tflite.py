@@ -18,16 +18,15 @@ from trees import SIZE as TREE_SIZE
 
 from codecswap.codecs.source import load_codec
 from codecswap.codecs.torch_codec import TorchCodec
-from codecswap.config import QuantizeOptions
 from codecswap.data.samples import sample_pictures
 from codecswap.errors import UserError
 from codecswap.export.backends.onnx import export_decoder, export_encoder
 from codecswap.export.backends.onnx_qdq import read_qdq
+from codecswap.export.codec import quantize
 from codecswap.graph.lower import lower
 from codecswap.graph.trace import trace
 from codecswap.inference.check import agreement
 from codecswap.inference.runtime import OnnxCodec, open_session
-from codecswap.quantize.command import quantize
 from codecswap.quantized.compute import compute, rounded
 from codecswap.quantized.representation import Constant, Operation, Quantization, TransformGraph
 from codecswap.swaps.apply import swap, swap_gdn
@@ -88,9 +87,9 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Pa
         codec = codec if replacement == "none" else swap(codec, replacement)[0]
         path = tmp_path_factory.mktemp(replacement) / precision
         options = {"precision": precision, "weight_bits": 8, "activations": "uint8" if precision == "w8a8" else "int8"}
-        options = QuantizeOptions(output=path, width=SIZE[0], height=SIZE[1], **options)
+        options |= {"width": SIZE[0], "height": SIZE[1]}
         samples = list(islice(sample_pictures(None, "", "train", SIZE), 3))
-        quantize(codec.requires_grad_(False), "tiny", replacement, samples, options, show=False)
+        quantize(codec.requires_grad_(False), path, calibration_images=samples, **options)
         return path
 
     return made
@@ -161,10 +160,10 @@ def test_no_form_of_gdn_leaves_a_root(tmp_path: Path, gdn: str) -> None:
     assert set(operators(content)) == shuffled | FORMS[gdn] | ends
     for precision, kind, least in (("w8a8", "uint8", 42), ("w8a16", "int8", 60)):
         options = {"precision": precision, "activations": kind, "weight_bits": 8, "refit": False}
-        options = QuantizeOptions(output=tmp_path / precision, width=128, height=128, **options)
-        quantize(codec, "tiny", "subpixel", samples, options, show=False)
-        content = tflite(read_qdq(onnx.load(options.output / "decoder.onnx")))
-        quantized = OnnxCodec(options.output, threads=1, exact=True)
+        options |= {"width": 128, "height": 128, "calibration_images": samples}
+        made, _ = quantize(codec, tmp_path / precision, **options)
+        content = tflite(made.networks["decoder"].transform)
+        quantized = OnnxCodec(tmp_path / precision, threads=1, exact=True)
         found = run(content, quantized.manifest.split_inputs.split(symbols))
         assert agreement("decoder", found, quantized.synthesize(symbols)) > least
         unfused = FORMS[gdn] if precision == "w8a16" else FORMS[gdn] - {"RELU"}

@@ -19,7 +19,7 @@ from codecswap.codecs.factorized import FactorizedPrior
 from codecswap.entropy import bitstream
 from codecswap.entropy.tables import EntropyTables
 from codecswap.export.backends.onnx import write_onnx
-from codecswap.export.command import write
+from codecswap.export.folder import write_float
 from codecswap.graph.lower import lower, take_split_inputs
 from codecswap.graph.trace import open_shape, trace
 from codecswap.inference.manifest import Manifest, describe_network, read_folder, write_folder
@@ -62,7 +62,7 @@ def make_seeds(root: Path) -> None:
 
 
 def _export(codec: FactorizedPrior, root: Path) -> None:
-    manifest = write(codec, "small", "none", config.ExportOptions(output=root / EXPORTED))
+    manifest = write_float(codec, root / EXPORTED, name="small")
     _, tables = read_folder(root / EXPORTED)
     folder = root / SPLIT_INPUTS
     folder.mkdir()

@@ -25,9 +25,10 @@ from codecswap.data.transforms import whole_picture
 from codecswap.entropy import bitstream, rans
 from codecswap.entropy.tables import EntropyTables
 from codecswap.errors import UserError
-from codecswap.export.operators import complaints, load_target
+from codecswap.export.operators import complaints
 from codecswap.inference.runtime import OnnxCodec
 from codecswap.students.checkpoint import read_student
+from codecswap.targets.target import load_target
 
 
 class Targets:

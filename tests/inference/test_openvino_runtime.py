@@ -12,12 +12,11 @@ from saturating import SaturatingSession
 
 from codecswap import cli
 from codecswap.codecs.source import load_codec
-from codecswap.config import QuantizeOptions
 from codecswap.data.samples import sample_pictures
 from codecswap.errors import UserError
+from codecswap.export.codec import quantize
 from codecswap.inference import runtime
 from codecswap.inference.runtime import OnnxCodec
-from codecswap.quantize.command import quantize
 from codecswap.swaps.apply import swap
 
 
@@ -45,7 +44,7 @@ def test_encode_and_decode_with_openvino(exported: Path, pictures: Path, tmp_pat
 def test_an_overflowing_openvino_is_found_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     codec, _ = swap(load_codec("tiny"), "subpixel")
     samples = list(islice(sample_pictures(None, "", "train", (192, 128)), 2))
-    quantize(codec, "tiny", "subpixel", samples, QuantizeOptions(output=tmp_path, weight_bits=8), show=False)
+    quantize(codec, tmp_path, calibration_images=samples, weight_bits=8)
 
     def saturating(content: bytes, threads: int | None) -> Any:
         return SaturatingSession(content)

@@ -20,7 +20,7 @@ from codecswap.graph import onnx_graph as graph
 from codecswap.graph.lower import lower, take_split_inputs
 from codecswap.inference.runtime import OnnxCodec
 from codecswap.inference.split_inputs import SplitInputs
-from codecswap.quantize import command
+from codecswap.quantize import codec as library
 from codecswap.quantize.rounding import round_weights
 from codecswap.swaps.apply import swap
 
@@ -143,7 +143,7 @@ def test_an_encoder_of_16_bits_writes_almost_the_same(
 
     fine, kept = error("fine"), error("kept", "--keep", "[g_a.4]")
     assert graph.weights(onnx.load(tmp_path / "fine" / "encoder.onnx"))["g_a.6.fine.weight_quantized"].dtype == np.int8
-    monkeypatch.setattr(command, "SplitConv2d", lambda conv, levels: conv)
+    monkeypatch.setattr(library, "SplitConv2d", lambda conv, levels: conv)
     coarse = error("coarse")
     assert max(fine, kept) < 0.5 * coarse
 

@@ -8,12 +8,12 @@ import pytest
 from PIL import Image
 
 from codecswap.codecs.protocol import HyperCodec
-from codecswap.config import ExportOptions, QuantizeOptions
 from codecswap.data.pictures import to_array, to_picture
 from codecswap.entropy import bitstream
-from codecswap.export import command as export
+from codecswap.export.codec import quantize
+from codecswap.export.folder import write_float
+from codecswap.export.tables import show_quality
 from codecswap.inference.runtime import OnnxCodec
-from codecswap.quantize import command as quantize
 from codecswap.swaps.apply import swap
 
 
@@ -26,11 +26,11 @@ def test_a_quantized_folder_codes_and_reads_the_float_folders_files(
     for path in photos[:2]:
         with Image.open(path) as photo:
             samples.append(to_array(photo.crop((200, 200, 328, 328)).convert("RGB")))
-    options = QuantizeOptions(output=tmp_path / "int8", part=part, precision=precision, refit=False)
-    manifest = quantize.quantize(codec, "codec", "subpixel", samples, options, show=False)
-    assert (manifest.hyper_encoder is not None) == (part == "both") and manifest.side and not manifest.checks
-    export.write(codec, "codec", "subpixel", ExportOptions(output=tmp_path / "float"))
+    quantize(codec, tmp_path / "int8", part=part, precision=precision, refit=False, calibration_images=samples)
+    write_float(codec, tmp_path / "float")
     quantized, in_float = OnnxCodec(tmp_path / "int8"), OnnxCodec(tmp_path / "float")
+    manifest = quantized.manifest
+    assert (manifest.hyper_encoder is not None) == (part == "both") and manifest.side and not manifest.checks
     picture = to_picture(samples[0], (128, 128))
     data = bitstream.encode(in_float, picture)
     wanted, found = (to_array(bitstream.decode(one, data)) for one in (in_float, quantized))
@@ -39,4 +39,4 @@ def test_a_quantized_folder_codes_and_reads_the_float_folders_files(
     if part == "both":
         own = bitstream.encode(quantized, picture)
         assert bitstream.decode(in_float, own).size == (128, 128) and abs(len(own) / len(data) - 1) < 0.1
-    quantize.report(codec, "codec", "subpixel", options)
+    show_quality(codec, tmp_path / "int8", samples, part=part, form="native")

@@ -15,15 +15,14 @@ from torch import nn
 from codecswap.codecs.protocol import Codec
 from codecswap.codecs.source import load_codec
 from codecswap.codecs.torch_codec import TorchCodec
-from codecswap.config import QuantizeOptions
 from codecswap.data.samples import sample_pictures
 from codecswap.export.backends.onnx import write_onnx
-from codecswap.export.backends.onnx_qdq import read_qdq, write_qdq
+from codecswap.export.backends.onnx_qdq import write_qdq
+from codecswap.export.codec import quantize
 from codecswap.graph import onnx_graph as graph
 from codecswap.graph.lower import LoweredGDN
 from codecswap.graph.trace import trace
 from codecswap.inference.runtime import OnnxCodec, open_session
-from codecswap.quantize.command import quantize
 from codecswap.quantize.ranges import LARGEST_BIAS, calibrate, inner_tensors
 from codecswap.quantized.precision import Precision
 from codecswap.swaps.apply import swap, swap_gdn
@@ -96,8 +95,7 @@ def test_every_form_of_gdn_has_an_8_bit_file(tmp_path: Path, gdn: str) -> None:
     """``gdnish`` has convolutions without a bias, and several layers with the same weights."""
     samples = list(islice(sample_pictures(None, "", "train", (128, 128)), 8))
     codec = swapped(gdn, samples)
-    options = QuantizeOptions(output=tmp_path, width=128, height=128, weight_bits=8)
-    quantize(codec, "tiny", "subpixel", samples, options, show=False)
+    quantize(codec, tmp_path, calibration_images=samples, width=128, height=128, weight_bits=8)
     torch_codec = TorchCodec(codec)
     symbols = torch_codec.tables.to_symbols(torch_codec.analyze(samples[0]))
     wanted, found = torch_codec.synthesize(symbols), OnnxCodec(tmp_path, threads=1).synthesize(symbols)
@@ -111,9 +109,8 @@ def test_a_gain_stays_between_its_ends(tmp_path: Path, precision: str, activatio
     samples = list(islice(sample_pictures(None, "", "train", (128, 128)), 8))
     codec = swapped("gdnish", samples)
     kinds: dict[str, Any] = {"precision": precision, "activations": activations}
-    options = QuantizeOptions(output=tmp_path, width=128, height=128, weight_bits=8, **kinds)
-    quantize(codec, "tiny", "subpixel", samples, options, show=False)
-    transform = read_qdq(onnx.load(tmp_path / "decoder.onnx"))
+    made, _ = quantize(codec, calibration_images=samples, width=128, height=128, weight_bits=8, **kinds)
+    transform = made.networks["decoder"].transform
     clips = [step for step in transform.operations if step.operator == "Clip"]
     assert len(clips) == 3
     for step in clips:

@@ -7,21 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import pytest
 import torch
 
 from codecswap.codecs.protocol import Codec
 from codecswap.codecs.source import load_codec
 from codecswap.codecs.torch_codec import TorchCodec
-from codecswap.config import QuantizeOptions
 from codecswap.data.samples import sample_pictures
 from codecswap.errors import UserError
-from codecswap.export.backends.onnx_qdq import read_qdq
+from codecswap.export.codec import quantize
 from codecswap.graph.lower import lower
 from codecswap.inference.check import agreement
 from codecswap.inference.runtime import OnnxCodec
-from codecswap.quantize.command import quantize
 from codecswap.quantized.compute import rounded
 from codecswap.quantized.representation import Quantization
 from codecswap.quantized.synthesis import QuantizedSynthesis
@@ -36,10 +33,9 @@ def samples() -> list[np.ndarray]:
 
 
 def in_integers(folder: Path, codec: Codec, samples: Sequence[np.ndarray], **how: Any) -> QuantizedSynthesis:
-    options = QuantizeOptions(output=folder, **how)
-    made = quantize(codec.requires_grad_(False), "", "", samples, options, show=False)
-    transform = read_qdq(onnx.load(folder / "decoder.onnx"))
-    return QuantizedSynthesis(transform, made.split_inputs, codec.entropy_tables().medians, precision=options.precision)
+    made, _ = quantize(codec.requires_grad_(False), folder, calibration_images=samples, **how)
+    transform, medians = made.networks["decoder"].transform, codec.entropy_tables().medians
+    return QuantizedSynthesis(transform, made.split_inputs, medians, precision=made.precision)
 
 
 def decoded(decoder: QuantizedSynthesis, folder: Path, sample: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -88,15 +84,14 @@ def test_what_was_trained_is_written(tmp_path: Path, samples: list[np.ndarray]) 
             bias += 0.01 * torch.randn_like(bias)
             shift += 0.02 * torch.randn_like(shift)
     codec.g_s = decoder
-    quantize(codec, "", "", samples, QuantizeOptions(output=tmp_path / "after"), show=False)
+    quantize(codec, tmp_path / "after", calibration_images=samples)
     ours, exact = decoded(decoder, tmp_path / "after", samples[0])
     assert agreement("decoder", ours, exact) > 70
     assert agreement("decoder", ours, before) < 40  # the change is not lost in the comparison
     largest = [np.abs(one.constants[name].values).max() for one, name in weights(decoder)]
     assert max(largest) <= 64
-    fixed = QuantizeOptions(output=tmp_path / "fixed", width=SIZE[0], height=SIZE[1])
-    quantize(codec, "", "", samples, fixed, show=False)
-    transform = read_qdq(onnx.load(tmp_path / "fixed" / "decoder.onnx"))
+    fixed, _ = quantize(codec, calibration_images=samples, width=SIZE[0], height=SIZE[1])
+    transform = fixed.networks["decoder"].transform
     assert transform.input_shape[2:] == (SIZE[1] // 16, SIZE[0] // 16)
     assert transform.output_shape == (1, 3, SIZE[1], SIZE[0])
     with pytest.raises(UserError, match="fine-tuned in integers"):

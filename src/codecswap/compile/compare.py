@@ -6,12 +6,11 @@ from pathlib import Path
 
 from codecswap.codecs.protocol import Codec
 from codecswap.compile import TOOLCHAINS
-from codecswap.compile.command import job_for
+from codecswap.compile.compiler import SIZE, make_job
 from codecswap.compile.toolchain import Compiled
-from codecswap.config import CompileOptions
 from codecswap.console import say, show_table, track
 from codecswap.errors import UserError
-from codecswap.export.operators import load_target
+from codecswap.targets.target import load_target
 
 CALIBRATED_ON = 2
 """Pictures: speed does not depend on the ranges."""
@@ -28,22 +27,30 @@ def compare(choices: Mapping[str, Codec], name: str, target: str, exact: Sequenc
 
     Returns: None; or, where the compiler is not installed or there is none, the ONNX operators that the target has.
     """
-    chosen, options = load_target(target), CompileOptions(target=target, form="native", calibration_count=CALIBRATED_ON)
+    chosen = load_target(target)
     toolchain = TOOLCHAINS.get(chosen.toolchain or "")
-    if toolchain is None or (compiler := toolchain.installed(options)) is None:
+    if toolchain is None or (compiler := toolchain.installed(None)) is None:
         missing = f" {toolchain.install}." if toolchain else ""
         say(f"No compiler was asked, so this is by {chosen.name}'s list of operators alone.{missing}")
         return set(chosen.operators)
-    precision, found = chosen.precisions[0], {}
+    found = {}
     for choice, codec in track(compiler, choices.items(), unit="choices"):
         with tempfile.TemporaryDirectory() as folder:
-            job = job_for(codec, name, choice, Path(folder), chosen, precision, options)
+            job = make_job(
+                codec,
+                Path(folder),
+                chosen,
+                form="native",
+                calibration_count=CALIBRATED_ON,
+                name=name,
+                replacement=choice,
+            )
             try:
                 found[choice] = toolchain.compile(job)
             except UserError as error:
                 say(f"{choice}: {error}")
     rows = [[choice, *_figures(found.get(choice)), "yes" if choice in exact else "no"] for choice in choices]
-    title = f"{name} on {chosen.chip}, {precision}, {options.width}x{options.height}, {compiler}"
+    title = f"{name} on {chosen.chip}, {chosen.precisions[0]}, {SIZE[1]}x{SIZE[0]}, {compiler}"
     show_table(title, ["", "operators on the CPU", "10^6 cycles", "ms", "KiB of memory", "exact?"], rows)
     whole = {choice: cost for choice in exact if (cost := _cost(found.get(choice))) is not None}
     if not whole:

@@ -10,19 +10,17 @@ Two ways lead through DRP-AI TVM (https://github.com/renesas-rz/rzv_drp-ai_tvm, 
   symbols and picture at 8 bits.
 """
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import onnx
 from onnx import ModelProto, helper, numpy_helper
 
-from codecswap.compile.folder import rewrite, write_quantized
-from codecswap.compile.pack import OPSET, write_pack
-from codecswap.compile.toolchain import Compiled, Job, Scheme
-from codecswap.config import CompileOptions, QuantizeOptions
+from codecswap.compile.folder import OPSET, write_quantized
+from codecswap.compile.pack import equalized_decoder, write_inputs
+from codecswap.compile.toolchain import Compiled, Job
 from codecswap.graph import onnx_graph as graph
-from codecswap.quantized.representation import Constant, Quantization, TransformGraph
+from codecswap.quantized.representation import Quantization
 from codecswap.quantized.synthesis import QuantizedSynthesis
 
 IR_VERSION = 8
@@ -42,48 +40,20 @@ class DrpAi:
 
     install = "DRP-AI TVM and DRP-AI Translator i8 from renesas.com, which needs an account"
 
-    def installed(self, options: CompileOptions) -> str | None:
+    def installed(self, python: Path | None) -> str | None:
         """It is never called from here."""
         return None
-
-    def scheme(self, precision: str) -> Scheme:
-        """Activations of 7 bits, as the sample has them."""
-        return Scheme(QuantizeOptions(opset=OPSET, weight_bits=8), _as_the_sample)
 
     def compile(self, job: Job) -> Compiled:
         """Write decoder.onnx (fake-quantized), decoder_float.onnx and the calibration pack."""
         pack: list[Path] = []
         if not isinstance(job.codec.g_s, QuantizedSynthesis):  # else there is nothing in float
-            pack = write_pack(job, FLOAT)
-            model = onnx.load(pack[0])
+            model, inputs, _ = equalized_decoder(job)
             _read_by_onnx_1_12(model)
-            onnx.save(model, pack[0])
-        path = write_quantized(job, self.scheme(job.precision))
-        rewrite(path, _fake_quantized)
-        return Compiled((path, *pack), None, notes=NOTES)
-
-
-def _as_the_sample(transform: TransformGraph) -> TransformGraph:
-    """Activations of 7 bits, except symbols and picture, which are exact in 8; the biases' scales follow."""
-    ends = (transform.input, transform.output)
-    activations = {name: value if name in ends else _half(value) for name, value in transform.activations.items()}
-    constants = dict(transform.constants)
-    for step in transform.operations:
-        if step.operator not in ("Conv", "ConvTranspose"):
-            continue
-        given, weight, bias = step.inputs
-        scales = constants[weight].quantization
-        assert scales
-        unit = activations[given].scale * scales.scale
-        rounding = Quantization(unit, np.zeros(unit.shape, np.int32), 0)
-        constants[bias] = Constant(rounding.quantize(constants[bias].real.astype(np.float64)), rounding)
-    return replace(transform, activations=activations, constants=constants)
-
-
-def _half(rounding: Quantization) -> Quantization:
-    """Of the same range, on the integers 0 to 127."""
-    zero_point = np.rint(rounding.zero_point * np.float32(127 / 255)).astype(rounding.zero_point.dtype)
-    return Quantization((rounding.scale * np.float32(255 / 127)).astype(np.float32), zero_point)
+            onnx.save(model, job.folder / FLOAT)
+            pack = [job.folder / FLOAT, *write_inputs(job.folder, FLOAT, inputs)]
+        written, _ = write_quantized(job, _fake_quantized)
+        return Compiled((written.path, *pack), None, notes=(*written.notes, *NOTES))
 
 
 def _fake_quantized(model: ModelProto) -> None:

@@ -14,13 +14,10 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
-import onnx
 
 from codecswap.compile.folder import write_quantized
-from codecswap.compile.toolchain import Compiled, Decode, Job, Placed, Scheme
-from codecswap.config import CompileOptions, QuantizeOptions
+from codecswap.compile.toolchain import Compiled, Decode, Job, Placed
 from codecswap.errors import UserError
-from codecswap.export.backends.onnx_qdq import read_qdq
 from codecswap.graph.onnx_graph import layer_in
 from codecswap.inference.runtime import OnnxCodec
 from codecswap.quantized.representation import TransformGraph
@@ -35,41 +32,36 @@ class Vela:
 
     install = "pip install codecswap[npu]"
 
-    def installed(self, options: CompileOptions) -> str | None:
+    def installed(self, python: Path | None) -> str | None:
         """Vela's name and version, if both are there."""
         try:
             return f"{NAME} {version(NAME)}" if find_spec("ai_edge_litert") else None
         except PackageNotFoundError:
             return None
 
-    def scheme(self, precision: str) -> Scheme:
-        """TFLite's types: int8, or int16 around 0."""
-        return Scheme(QuantizeOptions(precision=precision, activations="int8", weight_bits=8))  # type: ignore[arg-type]
-
     def compile(self, job: Job) -> Compiled:
         """Write decoder.onnx (QDQ); with Vela, decoder.tflite and decoder_vela.tflite, which the NPU's driver loads."""
-        path = write_quantized(job, self.scheme(job.precision))
-        compiler = self.installed(job.options)
+        (written, transform), compiler = write_quantized(job), self.installed(job.python)
+        path = written.path
         if compiler is None:  # LiteRT's schema is what TFLite files are written with
-            return Compiled((path,), None)
+            return Compiled((path,), None, notes=written.notes)
         from codecswap.export.backends.tflite import write_tflite
 
-        transform = read_qdq(onnx.load(path))
-        written = path.with_suffix(".tflite")
-        write_tflite(transform, written)
-        found = run_vela(written, job.target.chip)
+        tflite = path.with_suffix(".tflite")
+        write_tflite(transform, tflite)
+        found = run_vela(tflite, job.target.chip)
         made = path.with_name("decoder_vela.tflite")
         made.write_bytes(found.content)
         last = transform.operations[-1].layer
         return Compiled(
-            (made, written, path),
+            (made, tflite, path),
             compiler,
             tuple(replace(one, layer=one.layer or last) for one in found.operators),
             cycles=found.cycles,
             milliseconds=found.milliseconds,
             memory=found.sram + found.dram,
             decode=simulator(transform, OnnxCodec(path.parent)),
-            notes=(f"Estimated for {found.configuration}.", *_tiles(job, transform, found)),
+            notes=(*written.notes, f"Estimated for {found.configuration}.", *_tiles(job, transform, found)),
         )
 
 
@@ -194,12 +186,12 @@ def _table(path: Path) -> list[dict[str, str]]:
 
 def _tiles(job: Job, transform: TransformGraph, whole: VelaReport) -> list[str]:
     """What the compiled size and smaller tiles need, for boards with less memory."""
-    if job.options.form == "masked":  # whose masks have one size
+    if job.form == "masked":  # whose masks have one size
         return []
     from codecswap.export.backends.tflite import write_tflite
 
     factor, overlap = job.codec.factor, 2 * job.codec.margin * job.codec.factor
-    height, width = job.options.height or 0, job.options.width or 0
+    height, width = job.size
     said = []
     for rows, columns in ((height, width), *((side, side) for side in SIDES if side < min(height, width))):
         found = whole

@@ -1,54 +1,63 @@
-"""The codec's part of a compiled folder: decoder.onnx, entropy tables and codec.json, as export and quantize write them."""
+"""The codec's part of a compiled folder: decoder.onnx, entropy tables and codec.json."""
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
 from onnx import ModelProto
 
-from codecswap.compile.toolchain import Job, Scheme
-from codecswap.config import ExportOptions
-from codecswap.export.command import write
-from codecswap.inference.manifest import describe_network, read_folder, write_folder
-from codecswap.quantize.command import quantize
+from codecswap.compile.toolchain import Job
+from codecswap.export.backends.onnx import decoder_graph, to_onnx
+from codecswap.export.backends.onnx_qdq import qdq_model
+from codecswap.export.folder import add_checks, agreement_sentences, write_codec
+from codecswap.inference.split_inputs import SplitInputs
+from codecswap.quantize.codec import quantize
+from codecswap.quantized.representation import TransformGraph
+
+OPSET = 13
+"""The newest that all compilers read."""
 
 
-def write_float(job: Job, opset: int) -> Path:
-    """Write the decoder in float32, with one size; returns its file."""
-    options = job.options
-    given = ExportOptions(
-        output=job.folder,
-        part="decoder",
-        form=options.form or "native",
-        opset=opset,
-        height=options.height,
-        width=options.width,
-    )
-    write(job.codec, job.name, job.replacement, given)
+@dataclass(frozen=True)
+class Written:
+    """A decoder in its folder."""
+
+    path: Path
+    notes: tuple[str, ...] = ()
+    """How close ONNX Runtime comes to what the file means."""
+
+
+def write_float(job: Job, change: Callable[[ModelProto], None] | None = None) -> Written:
+    """Write the decoder in float32.
+
+    Args:
+        change: writes the graph in another way, in place, which computes the same.
+    """
+    model = to_onnx(decoder_graph(job.codec, form=job.form, size=job.size), OPSET)
+    return Written(write_model(job, model, "float32", None, change))
+
+
+def write_quantized(job: Job, change: Callable[[ModelProto], None] | None = None) -> tuple[Written, TransformGraph]:
+    """Write the decoder quantized as the target asks, with its checks; ``change`` as in `write_float`."""
+    scheme = job.target.scheme(job.precision)
+    made = quantize(job.codec, job.samples, scheme, form=job.form, size=job.size)
+    transform = made.networks["decoder"].transform
+    path = write_model(job, qdq_model(transform, OPSET), made.precision, made.split_inputs, change)
+    return Written(path, tuple(agreement_sentences(add_checks(job.folder, job.samples)))), transform
+
+
+def write_model(
+    job: Job,
+    model: ModelProto,
+    precision: str,
+    split_inputs: SplitInputs | None,
+    change: Callable[[ModelProto], None] | None = None,
+) -> Path:
+    """Write a job's decoder; returns its file."""
+    if change:
+        change(model)
+        onnx.checker.check_model(model, full_check=True)
+    facts = {"name": job.name, "replacement": job.replacement, "precision": precision}
+    write_codec(job.folder, job.codec, {"decoder": model}, **facts, size=job.size, split_inputs=split_inputs)
     return job.folder / "decoder.onnx"
-
-
-def write_quantized(job: Job, scheme: Scheme) -> Path:
-    """Write the decoder quantized, with one size; returns its file."""
-    options = job.options
-    given = scheme.options.replace(
-        output=job.folder,
-        part="decoder",
-        form=options.form or "native",
-        height=options.height,
-        width=options.width,
-    )
-    quantize(job.codec, job.name, job.replacement, job.pictures, given, show=False, adapt=scheme.adapt)
-    return job.folder / "decoder.onnx"
-
-
-def rewrite(path: Path, change: Callable[[ModelProto], None]) -> None:
-    """Change a folder's decoder without changing what it computes."""
-    model = onnx.load(path)
-    change(model)
-    onnx.checker.check_model(model, full_check=True)
-    onnx.save(model, path)
-    manifest, tables = read_folder(path.parent)
-    decoder = describe_network(path, manifest.decoder.input, manifest.decoder.output) if manifest.decoder else None
-    write_folder(path.parent, replace(manifest, decoder=decoder), tables)

@@ -11,13 +11,11 @@ from pathlib import Path
 import numpy as np
 
 from codecswap.compile.folder import write_float, write_quantized
-from codecswap.compile.toolchain import Compiled, Job, Scheme
-from codecswap.config import CompileOptions, QuantizeOptions
+from codecswap.compile.toolchain import Compiled, Job
 from codecswap.inference import openvino
 from codecswap.inference.runtime import OnnxCodec
 from codecswap.quantized.precision import PRECISIONS
 
-OPSET = 13
 ROUNDS = 7
 """Times that a picture is decoded with each runtime, in turns; the fastest counts."""
 
@@ -27,29 +25,27 @@ class OpenVino:
 
     install = "openvino: pip install openvino"
 
-    def installed(self, options: CompileOptions) -> str | None:
+    def installed(self, python: Path | None) -> str | None:
         """Name and version."""
         version = openvino.version()
         return version and f"openvino {version}"
 
-    def scheme(self, precision: str) -> Scheme:
-        """With weights of 7 bits: OpenVINO has the instructions that overflow with 8."""
-        return Scheme(QuantizeOptions(opset=OPSET, weight_bits=7))
-
     def compile(self, job: Job) -> Compiled:
         """Write decoder.onnx and, with OpenVINO, its own format; time it beside ONNX Runtime."""
-        in_float = job.precision not in PRECISIONS
-        path = write_float(job, OPSET) if in_float else write_quantized(job, self.scheme(job.precision))
-        if (compiler := self.installed(job.options)) is None:
-            return Compiled((path,), None)
+        written = write_float(job) if job.precision not in PRECISIONS else write_quantized(job)[0]
+        path = written.path
+        if (compiler := self.installed(job.python)) is None:
+            return Compiled((path,), None, notes=written.notes)
         ours, theirs = (OnnxCodec(path.parent, threads=1, runtime=name) for name in ("openvino", "onnxruntime"))
-        ms, ms_there = _fastest(partial(ours.synthesize, job.symbols[0]), partial(theirs.synthesize, job.symbols[0]))
+        symbols = job.samples.symbols[0]
+        ms, ms_there = _fastest(partial(ours.synthesize, symbols), partial(theirs.synthesize, symbols))
         return Compiled(
             (*_converted(path), path),
             compiler,
             milliseconds=ms,
             decode=ours.synthesize,
             notes=(
+                *written.notes,
                 f"Measured on this machine's CPU, one thread: {ms:.1f} ms, with ONNX Runtime {ms_there:.1f} ms; in turns, the "
                 f"fastest of {ROUNDS}. The whole decoder runs on one device: OpenVINO leaves nothing to another.",
             ),

@@ -10,17 +10,16 @@ from pathlib import Path
 from string import Template
 
 import numpy as np
+from onnx import ModelProto
 
-from codecswap.compile.toolchain import Compiled, Job, Scheme
-from codecswap.config import CompileOptions, QuantizeOptions
-from codecswap.errors import UserError
-from codecswap.export.backends.onnx import latent_size, write_onnx
+from codecswap.compile.folder import OPSET, write_model
+from codecswap.compile.toolchain import Compiled, Job
+from codecswap.export.backends.onnx import latent_size, to_onnx
 from codecswap.graph.trace import open_shape, trace
-from codecswap.inference.manifest import Manifest, describe_network, write_folder
-from codecswap.quantize.command import lowered_decoder
+from codecswap.inference.split_inputs import SplitInputs
+from codecswap.quantize.codec import lowered_decoder
 
 FOLDER, NHWC, LIST, README = "calibration", "calibration_nhwc.npy", "dataset.txt", "README.md"
-OPSET = 13
 
 
 class Pack:
@@ -28,59 +27,31 @@ class Pack:
 
     install = "the converters are their vendors': README.md in the folder says which takes what"
 
-    def installed(self, options: CompileOptions) -> str | None:
+    def installed(self, python: Path | None) -> str | None:
         """Nothing is run."""
         return None
 
-    def scheme(self, precision: str) -> Scheme:
-        """There is none.
-
-        Raises:
-            UserError: always.
-        """
-        raise UserError("pack holds a decoder in float, which converters quantize by themselves.")
-
     def compile(self, job: Job) -> Compiled:
         """Write the pack."""
-        return Compiled(tuple(write_pack(job)), None)
+        model, inputs, split_inputs = equalized_decoder(job)
+        path = write_model(job, model, "float32", split_inputs)
+        return Compiled((path, *write_inputs(job.folder, path.name, inputs)), None)
 
 
-def write_pack(job: Job, name: str = "decoder.onnx") -> list[Path]:
-    """Write the equalized float decoder as ``name``, the real inputs in both layouts, the list of them and the page.
+def equalized_decoder(job: Job) -> tuple[ModelProto, list[np.ndarray], SplitInputs | None]:
+    """The equalized float decoder of a job, its real inputs ``(1, C, h, w)``, and their layout."""
+    lowered, inputs, split_inputs = lowered_decoder(job.codec, job.samples, form=job.form)
+    name = "split_inputs" if split_inputs else "latents"
+    shape = open_shape(name, inputs[0].shape[1], latent_size(job.size, job.codec.factor))
+    graph = trace(lowered, input=name, shape=shape, output="picture", prefix="g_s")
+    return to_onnx(graph, OPSET), inputs, split_inputs
+
+
+def write_inputs(folder: Path, decoder: str, inputs: Sequence[np.ndarray]) -> list[Path]:
+    """Write the real inputs of ``decoder`` in both layouts, the list of them and the page.
 
     ``calibration/000.npy`` and so on are ``(1, C, h, w)``, calibration_nhwc.npy is ``(N, h, w, C)``, all float32.
-
-    Returns: the files, the decoder first.
     """
-    options, codec, tables = job.options, job.codec, job.codec.entropy_tables()
-    size = latent_size(options.height, options.width, codec.factor)
-    how = QuantizeOptions(form=options.form or "native", height=options.height, width=options.width)
-    lowered, inputs, split_inputs = lowered_decoder(codec, job.symbols, [None] * len(job.symbols), tables, how)
-    path = job.folder / name
-    shape = open_shape("split_inputs", inputs[0].shape[1], size)
-    write_onnx(trace(lowered, input="split_inputs", shape=shape, output="picture", prefix="g_s"), path, OPSET)
-    manifest = Manifest(
-        name=job.name,
-        N=codec.N,
-        M=codec.M,
-        factor=codec.factor,
-        margin=codec.margin,
-        passes=codec.passes,
-        replacement=job.replacement,
-        precision="float32",
-        opset=OPSET,
-        height=options.height,
-        width=options.width,
-        encoder=None,
-        decoder=describe_network(path, "split_inputs", "picture"),
-        split_inputs=split_inputs,
-        tables_sha256=tables.digest().hex(),
-    )
-    write_folder(job.folder, manifest, tables)
-    return [path, *_write_inputs(job.folder, name, inputs)]
-
-
-def _write_inputs(folder: Path, decoder: str, inputs: Sequence[np.ndarray]) -> list[Path]:
     (folder / FOLDER).mkdir()
     singles = [folder / FOLDER / f"{index:03}.npy" for index in range(len(inputs))]
     for path, one in zip(singles, inputs, strict=True):

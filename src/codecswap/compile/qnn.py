@@ -12,8 +12,7 @@ import numpy as np
 import onnxruntime
 
 from codecswap.compile.folder import write_quantized
-from codecswap.compile.toolchain import Compiled, Job, Placed, Scheme
-from codecswap.config import CompileOptions, QuantizeOptions
+from codecswap.compile.toolchain import Compiled, Job, Placed
 from codecswap.errors import UserError
 from codecswap.graph.onnx_graph import layer_in
 from codecswap.inference.runtime import OnnxCodec
@@ -31,28 +30,25 @@ class Qnn:
 
     install = "pip install codecswap[npu]"
 
-    def installed(self, options: CompileOptions) -> str | None:
+    def installed(self, python: Path | None) -> str | None:
         """Its name and version."""
         try:
             return f"{NAME} {version(NAME)}"
         except PackageNotFoundError:
             return None
 
-    def scheme(self, precision: str) -> Scheme:
-        """With weights of 8 bits, which it adds up in 32."""
-        return Scheme(QuantizeOptions(opset=13, precision=precision, weight_bits=8))  # type: ignore[arg-type]
-
     def compile(self, job: Job) -> Compiled:
         """Write decoder.onnx, and decoder_htp.onnx for the HTP if all of it runs there."""
-        path = write_quantized(job, self.scheme(job.precision))
-        compiler = self.installed(job.options)
+        written, _ = write_quantized(job)
+        path, notes = written.path, written.notes
+        compiler = self.installed(job.python)
         if compiler is None:
-            return Compiled((path,), None)
+            return Compiled((path,), None, notes=notes)
         binary = path.with_name(BINARY)
         session = _opened(path, job.target.chip, binary)
         if session is None:
             binary.unlink(missing_ok=True)  # what is written in spite of the refusal holds a part only
-            return Compiled((path,), compiler, _placed(_opened(path, job.target.chip, None)))
+            return Compiled((path,), compiler, _placed(_opened(path, job.target.chip, None)), notes=notes)
         codec = OnnxCodec(path.parent)
         network = codec.manifest.decoder
         assert network
@@ -60,7 +56,7 @@ class Qnn:
         def decode(symbols: np.ndarray) -> np.ndarray:
             return session.run([network.output], {network.input: codec.decoder_input(symbols)[None]})[0][0]
 
-        return Compiled((binary, path), compiler, _placed(session), decode=decode)
+        return Compiled((binary, path), compiler, _placed(session), decode=decode, notes=notes)
 
 
 def _opened(path: Path, chip: str, binary: Path | None) -> onnxruntime.InferenceSession | None:

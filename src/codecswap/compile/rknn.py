@@ -12,7 +12,6 @@ import subprocess
 import tempfile
 import weakref
 from collections.abc import Iterator
-from dataclasses import replace
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import IO
@@ -20,18 +19,15 @@ from typing import IO
 import numpy as np
 from onnx import ModelProto
 
-from codecswap.compile.folder import rewrite, write_float, write_quantized
-from codecswap.compile.toolchain import Compiled, Job, Placed, Scheme
-from codecswap.config import CompileOptions, QuantizeOptions
+from codecswap.compile.folder import write_float, write_quantized
+from codecswap.compile.toolchain import Compiled, Job, Placed
 from codecswap.errors import UserError
 from codecswap.graph.onnx_graph import layer_in
 from codecswap.inference.runtime import OnnxCodec
 from codecswap.quantized.precision import PRECISIONS
-from codecswap.quantized.representation import TransformGraph
 
 FOUND_IN = Path(".venv-rknn/bin/python")
 """The Python that ``make rknn`` makes."""
-OPSET = 13
 NAME = "rknn-toolkit2"
 ENDS = ("InputOperator", "OutputOperator")
 """What the compiler calls the hand-over of data by the CPU, which computes nothing."""
@@ -42,36 +38,31 @@ class Rknn:
 
     install = f"{NAME}: `make rknn` makes an environment with it, or name the Python of yours with --toolchain_python"
 
-    def installed(self, options: CompileOptions) -> str | None:
+    def installed(self, python: Path | None) -> str | None:
         """Name and version, if there is a Python that has it.
 
         Raises:
             UserError: the Python that was named is none, or has no rknn-toolkit2.
         """
-        python = options.toolchain_python or FOUND_IN
         asked = f"from importlib.metadata import version; print(version({NAME!r}))"
         try:
-            answer = subprocess.run([str(python), "-c", asked], capture_output=True, text=True, check=True)
+            answer = subprocess.run([str(python or FOUND_IN), "-c", asked], capture_output=True, text=True, check=True)
         except (OSError, subprocess.CalledProcessError):
-            if options.toolchain_python:
+            if python:
                 raise UserError(
                     f"--toolchain_python {python} is no Python with {NAME}: name another, or make one with `make rknn`."
                 ) from None
             return None
         return f"{NAME} {answer.stdout.strip()}"
 
-    def scheme(self, precision: str) -> Scheme:
-        """With roots in float, which the NPU computes in float16."""
-        return Scheme(QuantizeOptions(opset=OPSET, weight_bits=8), _roots_in_float)
-
     def compile(self, job: Job) -> Compiled:
         """Write decoder.onnx and, with the toolkit, decoder.rknn."""
-        compiler = self.installed(job.options)  # a wrong --toolchain_python is said before the work
-        in_float = job.precision not in PRECISIONS
-        path = write_float(job, OPSET) if in_float else write_quantized(job, self.scheme(job.precision))
-        rewrite(path, _without_output_padding)
+        compiler = self.installed(job.python)  # a wrong --toolchain_python is said before the work
+        in_float, change = job.precision not in PRECISIONS, _without_output_padding
+        written = write_float(job, change) if in_float else write_quantized(job, change)[0]
+        path = written.path
         if compiler is None:
-            return Compiled((path,), None)
+            return Compiled((path,), None, notes=written.notes)
         simulator = Simulator(job, path)
         return Compiled(
             (simulator.built, path),
@@ -80,6 +71,7 @@ class Rknn:
             cycles=sum(one.cycles or 0 for one in simulator.operators),
             memory=simulator.memory,
             decode=simulator,
+            notes=written.notes,
         )
 
 
@@ -99,7 +91,7 @@ class Simulator:
         self._given = OnnxCodec(path.parent).decoder_input
         self._scratch = tempfile.TemporaryDirectory()
         self._log = Path(self._scratch.name) / "build.log"
-        python = job.options.toolchain_python or FOUND_IN
+        python = job.python or FOUND_IN
         with as_file(files("codecswap.compile") / "rknn_worker.py") as worker:
             words = [worker, job.target.chip, path.resolve(), self.built.resolve(), self._log]
             self._process = subprocess.Popen(
@@ -161,12 +153,6 @@ def read_memory(log: str) -> int | None:
     """Bytes of the activations and the weights, as the toolkit's log says."""
     found = re.findall(r"Total (?:Internal|Weight) Memory Size: ([\d.]+)KB", log)
     return round(1024 * sum(map(float, found))) or None
-
-
-def _roots_in_float(transform: TransformGraph) -> TransformGraph:
-    roots = {step.output for step in transform.operations if step.operator == "Sqrt"}
-    kept = {name: value for name, value in transform.activations.items() if name not in roots}
-    return replace(transform, activations=kept)
 
 
 def _without_output_padding(model: ModelProto) -> None:

@@ -1,6 +1,6 @@
 """What `codecswap compile` gives to an NPU's toolchain, and what it gets back."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -8,9 +8,9 @@ from typing import Protocol
 import numpy as np
 
 from codecswap.codecs.protocol import Codec
-from codecswap.config import CompileOptions, QuantizeOptions
-from codecswap.export.operators import Target
-from codecswap.quantized.representation import TransformGraph
+from codecswap.config import Form
+from codecswap.quantize.codec import Samples
+from codecswap.targets.target import Target
 
 Decode = Callable[[np.ndarray], np.ndarray]
 """Symbols ``(M, h, w)``, int32, of the compiled size, to a picture ``(3, H, W)``, float32, not clamped."""
@@ -24,28 +24,20 @@ class Job:
     name: str
     """Where the codec comes from, in words."""
     replacement: str
-    """``none`` (a teacher), or the swap that made the codec."""
+    """What took the place of its layers, in words; ``none``: a teacher."""
     folder: Path
     """Empty; where the files go."""
     target: Target
     precision: str
     """One of the target's."""
-    options: CompileOptions
-    """With ``form``, ``height`` and ``width`` filled in."""
-    pictures: Sequence[np.ndarray]
-    """To calibrate on, ``(3, H, W)`` of the compiled size, float32 in [0, 1]."""
-    symbols: Sequence[np.ndarray]
-    """Theirs, ``(M, h, w)``, int32."""
-
-
-@dataclass(frozen=True)
-class Scheme:
-    """How a decoder is quantized for a toolchain."""
-
-    options: QuantizeOptions
-    """Folder, form and size are the job's."""
-    adapt: Callable[[TransformGraph], TransformGraph] = lambda transform: transform
-    """Changes the quantized transform before it is written."""
+    form: Form
+    """How upsampling layers are written."""
+    size: tuple[int, int]
+    """Height and width of the pictures."""
+    samples: Samples
+    """To calibrate on, of that size."""
+    python: Path | None = None
+    """The Python that has the compiler, where it needs an environment of its own; None: the toolchain looks for one."""
 
 
 @dataclass(frozen=True)
@@ -87,11 +79,8 @@ class Toolchain(Protocol):
     install: str
     """Its name, a colon and how to install it, one line without a full stop."""
 
-    def installed(self, options: CompileOptions) -> str | None:
-        """Its name and version; None: it is not installed."""
-
-    def scheme(self, precision: str) -> Scheme:
-        """For one of the target's precisions in integers."""
+    def installed(self, python: Path | None) -> str | None:
+        """Its name and version; None: it is not installed. ``python`` is that of a `Job`."""
 
     def compile(self, job: Job) -> Compiled:
         """Write the files, and run the compiler if it is installed.

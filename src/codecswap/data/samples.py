@@ -10,6 +10,8 @@ from codecswap.data.discovery import scan
 from codecswap.data.pictures import UNREADABLE, load_picture, pad, to_array
 from codecswap.errors import UserError
 
+CROP = (384, 256)
+"""Width and height of a calibration picture, where no size is fixed."""
 VERIFIED_ON = 3
 """Pictures that written files are verified on."""
 

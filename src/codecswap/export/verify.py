@@ -9,7 +9,7 @@ import numpy as np
 
 from codecswap.codecs.protocol import Codec
 from codecswap.codecs.torch_codec import TorchCodec
-from codecswap.console import say, track
+from codecswap.console import Track, silent
 from codecswap.data.samples import VERIFIED_ON
 from codecswap.errors import UserError
 from codecswap.inference.runtime import OnnxCodec
@@ -57,8 +57,29 @@ class Differences:
     """Sum over the pictures of the mean squared error of a reconstruction."""
     pictures: int = 0
 
+    def sentences(self) -> list[str]:
+        """How close the files are."""
+        said = []
+        if self.latents.count:
+            said.append(f"Encoder against PyTorch, {self.pictures} pictures: {self.latents}.")
+        if self.hyper_latents.count:
+            said.append(f"Hyper-encoder against PyTorch, {self.pictures} pictures: {self.hyper_latents}.")
+        if self.float_bytes:
+            more = 100 * (self.integer_bytes / self.float_bytes - 1)
+            said.append(
+                "Tables and means of the latents are computed in integers, the same on every machine: "
+                f"{self.integer_bytes:,} bytes for {self.pictures} pictures, {more:+.3f} % against floating point."
+            )
+        if self.picture or not self.latents.count:
+            decibels = -10 * np.log10(max(self.squared / self.pictures, 1e-30))
+            said.append(
+                f"Decoder against PyTorch, {self.pictures} pictures: largest error {self.picture:.1e} of 1, "
+                f"PSNR {decibels:.1f} dB (8 bits alone cost 58.9 dB)."
+            )
+        return said
 
-def compare(codec: Codec, folder: Path, samples: Iterator[np.ndarray]) -> Differences:
+
+def compare(codec: Codec, folder: Path, samples: Iterator[np.ndarray], track: Track = silent) -> Differences:
     """Run the exported files with ONNX Runtime and the codec with PyTorch on the same pictures."""
     torch_codec, exported = TorchCodec(codec), OnnxCodec(folder)
     result = Differences()
@@ -82,35 +103,20 @@ def compare(codec: Codec, folder: Path, samples: Iterator[np.ndarray]) -> Differ
     return result
 
 
-def verify(codec: Codec, folder: Path, samples: Iterator[np.ndarray], precision: str) -> None:
-    """Hold the exported files against PyTorch on real pictures, and say how close they are.
+def verify(
+    codec: Codec, folder: Path, samples: Iterator[np.ndarray], precision: str, track: Track = silent
+) -> Differences:
+    """Compare the exported files with PyTorch on real pictures.
 
     Raises:
         UserError: float32 files differ by more than rounding. What counts is how far values are apart, not how many
             symbols differ: that depends on how many latents happen to lie on a boundary.
     """
-    found = compare(codec, folder, samples)
-    if found.latents.count:
-        say(f"Encoder against PyTorch, {found.pictures} pictures: {found.latents}.")
-    if found.hyper_latents.count:
-        say(f"Hyper-encoder against PyTorch, {found.pictures} pictures: {found.hyper_latents}.")
-    if found.float_bytes:
-        more = 100 * (found.integer_bytes / found.float_bytes - 1)
-        say(
-            "Tables and means of the latents are computed in integers, the same on every machine: "
-            f"{found.integer_bytes:,} bytes for {found.pictures} pictures, {more:+.3f} % against floating point."
-        )
-    if found.picture or not found.latents.count:
-        decibels = -10 * np.log10(max(found.squared / found.pictures, 1e-30))
-        say(
-            f"Decoder against PyTorch, {found.pictures} pictures: largest error {found.picture:.1e} of 1, "
-            f"PSNR {decibels:.1f} dB (8 bits alone cost 58.9 dB)."
-        )
-    if precision != "float32":
-        return
+    found = compare(codec, folder, samples, track)
     boundary = max(found.latents.boundary, found.hyper_latents.boundary)
-    if boundary > BOUNDARY or found.picture > ERROR:
+    if precision == "float32" and (boundary > BOUNDARY or found.picture > ERROR):
         raise UserError(
             "The exported files differ from PyTorch by more than rounding, so they were not kept: report the versions of "
             "torch and onnxruntime."
         )
+    return found

@@ -9,7 +9,7 @@ from codecswap.codecs.protocol import Codec
 from codecswap.codecs.source import Teacher
 from codecswap.config import CompileOptions, DeployOptions, Form, OnnxOptions, Part
 from codecswap.console import say, show_table, warn
-from codecswap.data.samples import VERIFIED_ON, sample_pictures
+from codecswap.data.samples import CROP, VERIFIED_ON, sample_pictures
 from codecswap.errors import UserError
 from codecswap.quantized.synthesis import QuantizedSynthesis
 from codecswap.students.checkpoint import read_student
@@ -32,8 +32,6 @@ DECIDED = {
 """Options that a decoder in integers has an answer to."""
 EXACT: dict[Form, str] = {"native": "none", "masked": "masked", "subpixel": "subpixel"}
 """Without training: the replacement whose layers have a form."""
-CROP = (384, 256)
-"""Width and height of a calibration picture, where no size is fixed."""
 
 
 def load_source(options: OnnxOptions | CompileOptions, form: Form | None = None) -> tuple[Codec, str, str]:

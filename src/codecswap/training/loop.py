@@ -212,16 +212,16 @@ class Training(L.LightningModule):
         self.state.unreadable.update(batch.unreadable)
 
 
-def train(options: TrainingOptions, in_integers: start.InIntegers | None = None) -> int:
+def train(options: TrainingOptions) -> int:
     """``codecswap distill``, ``finetune``: train the stage of these options to its last checkpoint.
 
     Args:
         options: when resuming, those that were not set come from the checkpoint.
-        in_integers: makes a decoder in integers of a student's, where the options ask for one.
     """
     stage = next(stage for stage in STAGES.values() if stage.options is type(options))
     origin = resume.read_origin(stage, options)
     options = origin.options
+    start.find_target(options)  # a wrong one is said before anything is written
     pictures = find_pictures(
         options.coco_dir, val_ratio=options.val_ratio, use_prepared=options.use_prepared, max_images=options.max_images
     )
@@ -231,9 +231,7 @@ def train(options: TrainingOptions, in_integers: start.InIntegers | None = None)
     check_device(options.accelerator, options.amp)
     folder = start.make_folder(stage, options, origin.resume)
     L.seed_everything(options.seed, workers=True, verbose=False)
-    pair, record, more = start.build(
-        stage, origin, pictures, in_integers if getattr(options, "quantized", None) else None
-    )
+    pair, record, more = start.build(stage, origin, pictures)
     forced += more
     say(
         f"Pictures: {len(pictures.train)} for training, {len(pictures.val)} held out ({pictures.layout} layout of "

@@ -2,12 +2,11 @@
 
 import shutil
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import yaml
 from torch import Tensor, nn
@@ -18,9 +17,10 @@ from codecswap.config import DistillOptions
 from codecswap.console import is_first_process, progress, say, show_table, warn
 from codecswap.data.discovery import Pictures
 from codecswap.data.transforms import first_readable
-from codecswap.errors import UserError
+from codecswap.errors import UserError, how_to_install
 from codecswap.files import atomic_write
 from codecswap.metrics import psnr
+from codecswap.quantize.scheme import Scheme
 from codecswap.quantized.synthesis import QuantizedSynthesis
 from codecswap.stages.stage import Stage
 from codecswap.students.record import StudentRecord
@@ -29,6 +29,7 @@ from codecswap.swaps import GDN_SWAPS, KEPT, SWAPS, replacing
 from codecswap.swaps.apply import PARTS, swap, swap_gdn
 from codecswap.swaps.calibrate import calibrate
 from codecswap.swaps.closed_form import measure, swap_and_fit
+from codecswap.targets.target import Target, load_target
 from codecswap.training.resume import Origin
 from codecswap.training.student import TeacherStudent
 
@@ -66,17 +67,25 @@ def make_folder(stage: Stage, options: Any, resumed: str | None) -> Path:
     return folder
 
 
-InIntegers = Callable[[Codec, Any, Sequence[np.ndarray]], QuantizedSynthesis]
-"""Of a student in float, the run's options and training pictures ``(3, H, W)``: its decoder in integers."""
+def find_target(options: Any) -> Target | None:
+    """The NPU that the decoder trains for, where ``--quantized`` and ``--target`` name one.
+
+    Raises:
+        UserError: there is no such target, or it does not take the precision.
+    """
+    if not getattr(options, "quantized", None) or not options.target:
+        return None
+    target = load_target(options.target)
+    known = target.quantized if target.toolchain else ()
+    if options.quantized not in known:
+        raise UserError(
+            f"--target {options.target} takes no {options.quantized}: it takes {' or '.join(known) or 'nothing in integers'}."
+        )
+    return target
 
 
-def build(
-    stage: Stage, origin: Origin, pictures: Pictures, in_integers: InIntegers | None = None
-) -> tuple[TeacherStudent, StudentRecord, list[str]]:
+def build(stage: Stage, origin: Origin, pictures: Pictures) -> tuple[TeacherStudent, StudentRecord, list[str]]:
     """Load the teacher, make or load the student, and say what was done.
-
-    Args:
-        in_integers: makes the decoder of a student that is to train in integers, where it is still in float.
 
     Returns: both codecs, the student's record, and what --force overrode.
     """
@@ -93,9 +102,8 @@ def build(
         say(f"Student: {origin.student.path}.")
         if isinstance(student.g_s, QuantizedSynthesis):
             _check_integers(student.g_s, origin)
-        elif in_integers:
-            crops, _ = first_readable(pictures.train, CALIBRATED_ON)
-            student.g_s = in_integers(student, options, list(crops.numpy()))
+        elif getattr(options, "quantized", None):
+            student.g_s = _quantized(student, options, pictures.train)
     else:
         student = new_student(teacher, options, pictures.train)
     pair = TeacherStudent(teacher, student, **stage.trained(options))
@@ -109,6 +117,25 @@ def build(
 def _amount(parameters: Iterable[nn.Parameter], *, trained: bool = False) -> str:
     found = [parameter for parameter in parameters if parameter.requires_grad or not trained]
     return f"{sum(parameter.numel() for parameter in found):,} parameters in {len(found)} tensors"
+
+
+def _quantized(student: Codec, options: Any, pictures: list[Path]) -> QuantizedSynthesis:
+    """The student's decoder as `codecswap quantize`, or `codecswap compile` for a target, would write it."""
+    try:
+        from codecswap.quantize.codec import quantized_decoder
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"--quantized needs {error.name}, which is not installed: {how_to_install('deploy')}."
+        ) from None
+    target = find_target(options)
+    scheme = target.scheme(options.quantized) if target else Scheme(options.quantized)
+    form = target.form if target else "native"
+    crops, _ = first_readable(pictures, CALIBRATED_ON)
+    decoder = quantized_decoder(
+        student, list(crops.numpy()), scheme, form=form, target=target.toolchain if target else None
+    )
+    say(f"The decoder trains in integers ({decoder.precision}): weights, their scales and biases.")
+    return decoder
 
 
 def new_student(teacher: Codec, options: DistillOptions, pictures: list[Path]) -> Codec:

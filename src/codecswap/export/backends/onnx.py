@@ -52,14 +52,21 @@ def export_decoder(
         UserError: the form needs a fixed size or does not fit a layer; a layer has no operator; or the input is none of this
             codec.
     """
+    size = (height, width) if height and width else None
+    write_onnx(decoder_graph(codec, form=form, size=size, input=input), path, opset)
+
+
+def decoder_graph(
+    codec: Codec, *, form: Form = "native", size: tuple[int, int] | None = None, input: DecoderInput = "latents"
+) -> TransformGraph:
+    """The synthesis transform in float; ``size`` is height and width of the picture, the rest as in `export_decoder`."""
     if input == "symbols" and codec.predicts_means:
         raise UserError(
             "--input symbols is for a factorized prior; this codec's symbols have means of their own: leave it out."
         )
-    size = latent_size(height, width, codec.factor)
-    shape = open_shape(input, codec.M, size)
+    shape = open_shape(input, codec.M, latent_size(size, codec.factor))
     graph = trace(lower(codec.g_s, form), input=input, shape=shape, output="picture", prefix="g_s")
-    write_onnx(_centered(graph, codec.entropy_tables().medians) if input == "symbols" else graph, path, opset)
+    return _centered(graph, codec.entropy_tables().medians) if input == "symbols" else graph
 
 
 def export_encoder(
@@ -74,22 +81,23 @@ def export_encoder(
 
     Sides are multiples of 16; whoever feeds it pads. Arguments and errors as in `export_decoder`.
     """
-    shape = open_shape("picture", 3, (height, width) if height and width else None)
-    write_onnx(
-        trace(lower(codec.g_a, prefix="g_a"), input="picture", shape=shape, output="latents", prefix="g_a"), path, opset
-    )
+    write_onnx(encoder_graph(codec, (height, width) if height and width else None), path, opset)
 
 
-def export_hyper_encoder(
-    codec: HyperCodec, path: str | Path, *, opset: int = 13, height: int | None = None, width: int | None = None
-) -> None:
-    """Write the hyper-analysis: ``latents y (B, M, h, w) -> hyper-latents z (B, N, h/4, w/4)``, before rounding.
+def encoder_graph(codec: Codec, size: tuple[int, int] | None = None) -> TransformGraph:
+    """The analysis transform in float; ``size`` is height and width of the picture."""
+    shape, tree = open_shape("picture", 3, size), lower(codec.g_a, prefix="g_a")
+    return trace(tree, input="picture", shape=shape, output="latents", prefix="g_a")
 
-    Sides of the latents are multiples of 4. Arguments as in `export_decoder`.
+
+def hyper_encoder_graph(codec: HyperCodec, size: tuple[int, int] | None = None) -> TransformGraph:
+    """The hyper-analysis in float: ``latents y (B, M, h, w) -> hyper-latents z (B, N, h/4, w/4)``, before rounding.
+
+    Sides of the latents are multiples of 4; ``size`` is height and width of the picture.
     """
-    shape = open_shape("latents", codec.M, latent_size(height, width, codec.factor))
+    shape = open_shape("latents", codec.M, latent_size(size, codec.factor))
     tree = lower(_HyperEncoder(codec), prefix="")
-    write_onnx(trace(tree, input="latents", shape=shape, output="hyper_latents", prefix=""), path, opset)
+    return trace(tree, input="latents", shape=shape, output="hyper_latents", prefix="")
 
 
 class _HyperEncoder(nn.Module):
@@ -103,9 +111,9 @@ class _HyperEncoder(nn.Module):
         return self.function(y)
 
 
-def latent_size(height: int | None, width: int | None, factor: int) -> tuple[int, int] | None:
-    """A fixed size of pictures in latents of a codec's ``factor``; None where it is open."""
-    return (height // factor, width // factor) if height and width else None
+def latent_size(size: tuple[int, int] | None, factor: int) -> tuple[int, int] | None:
+    """A fixed height and width of pictures in latents of a codec's ``factor``; None where it is open."""
+    return (size[0] // factor, size[1] // factor) if size else None
 
 
 def write_onnx(graph: TransformGraph, path: str | Path, opset: int) -> None:

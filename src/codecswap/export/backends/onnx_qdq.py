@@ -24,7 +24,14 @@ def domain_of(quantization: Quantization, opset: int) -> str:
 
 
 def write_qdq(transform: TransformGraph, path: Path, opset: int) -> None:
-    """Write a quantized transform as an ONNX file of this opset, at least 13."""
+    """Write `qdq_model` into a file."""
+    model = qdq_model(transform, opset)
+    with atomic_write(path) as beside:
+        onnx.save(model, beside)
+
+
+def qdq_model(transform: TransformGraph, opset: int) -> ModelProto:
+    """A quantized transform in ONNX, of this opset, at least 13."""
     nodes, stored, read_as = [], {}, {}
 
     def parameters(name: str, quantization: Quantization) -> list[str]:
@@ -62,9 +69,7 @@ def write_qdq(transform: TransformGraph, path: Path, opset: int) -> None:
     version = [helper.make_opsetid("", opset)]
     if any(domain_of(rounding, opset) for rounding in transform.activations.values()):
         version.append(helper.make_opsetid(CONTRIBUTED, 1))
-    model = checked_model(transform, nodes, stored, version)
-    with atomic_write(path) as beside:
-        onnx.save(model, beside)
+    return checked_model(transform, nodes, stored, version)
 
 
 def read_qdq(model: ModelProto) -> TransformGraph:

@@ -1,36 +1,60 @@
-"""What a codec in integers costs: each rounded tensor alone, and all of it on pictures."""
+"""The tables that export and quantize print: what files hold, what rounding costs, float beside quantized."""
 
 import tempfile
 import time
 from collections.abc import Sequence
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import torch
 
 from codecswap.codecs.protocol import Codec
 from codecswap.codecs.torch_codec import TorchCodec
-from codecswap.config import ExportOptions, QuantizeOptions
+from codecswap.config import Form, Part
 from codecswap.console import show_table, track
-from codecswap.data.samples import VERIFIED_ON, sample_pictures
 from codecswap.entropy import bitstream
-from codecswap.export import command as export
+from codecswap.export.folder import write_float
+from codecswap.graph import onnx_graph as graph
+from codecswap.inference.manifest import Manifest
 from codecswap.inference.runtime import OnnxCodec
 from codecswap.metrics import SMALLEST_SIDE, ms_ssim, psnr, to_8_bits
+from codecswap.quantize.codec import QuantizedNetwork
 from codecswap.quantize.ranges import costs
-from codecswap.quantized.representation import TransformGraph
 from codecswap.quantized.synthesis import QuantizedSynthesis
 
+COUNTED_AT = 256
+"""Side of the picture for which multiply-adds are counted where the size is open."""
 REPEATS = 5
 """Times that a picture is decoded to say how long it takes; the fastest counts."""
 
 
-def show_costs(part: str, model: onnx.ModelProto, transform: TransformGraph, feed: np.ndarray) -> None:
+def show_facts(folder: Path, manifest: Manifest) -> None:
+    """Print what each file holds."""
+    height, width = manifest.height or COUNTED_AT, manifest.width or COUNTED_AT
+    rows = []
+    for network in manifest.networks:
+        latents = (manifest.M, height // manifest.factor, width // manifest.factor)
+        shape = (1, *((3, height, width) if network.input == "picture" else latents))
+        known = graph.facts(folder / network.file, shape)
+        operators = ", ".join(f"{count} {name}" for name, count in known.operators.items())
+        rows.append(
+            [
+                f"{network.file} (opset {known.opset}): {operators}",
+                f"{known.parameters:,}",
+                f"{known.multiply_adds / (height * width):,.0f}",
+                f"{known.size / 1e6:.2f}",
+            ]
+        )
+    title = f"{manifest.name}, N={manifest.N}, M={manifest.M}, {manifest.precision}"
+    show_table(title, ["file and operators", "parameters", "multiply-adds per pixel", "MB"], rows)
+
+
+def show_costs(part: str, network: QuantizedNetwork) -> None:
     """Print what rounding each tensor alone costs: the decoder's in dB against the float picture."""
-    found = sorted(costs(model, transform, feed), key=lambda cost: -cost.mse)
+    if network.in_float is None or network.feed is None:
+        return
+    found = sorted(costs(network.in_float, network.transform, network.feed), key=lambda cost: -cost.mse)
     total = sum(cost.mse for cost in found) or 1e-30
     rows = [
         [f"{cost.layer} {cost.operator}", f"{-10 * np.log10(max(cost.mse, 1e-30)):.1f}", f"{cost.mse / total:.0%}"]
@@ -40,18 +64,23 @@ def show_costs(part: str, model: onnx.ModelProto, transform: TransformGraph, fee
     show_table(f"{part}: each activation rounded alone", ["output of", unit, "share"], rows)
 
 
-def report(codec: Codec, name: str, replacement: str, options: QuantizeOptions) -> None:
-    """Print float and integers side by side, on pictures that were not calibrated on."""
-    quantized = OnnxCodec(options.output, threads=1)
-    reference, measured = TorchCodec(codec), []
-    found = sample_pictures(options.images, "--images", "val", options.size, codec.multiple)
-    pictures = list(islice(found, VERIFIED_ON))
+def show_quality(codec: Codec, folder: Path, pictures: Sequence[np.ndarray], *, part: Part, form: Form) -> None:
+    """Print float and quantized side by side.
+
+    Args:
+        codec: as it was before it was quantized.
+        folder: what `codecswap quantize` wrote of it.
+        pictures: ``(3, H, W)``, float32 in [0, 1], that were not calibrated on.
+        part, form: what was quantized, and in which form: the same is measured in float.
+    """
+    quantized = OnnxCodec(folder, threads=1)
+    reference, measured, manifest = TorchCodec(codec), [], quantized.manifest
+    size = (manifest.height, manifest.width) if manifest.height and manifest.width else None
     if not isinstance(codec.g_s, QuantizedSynthesis):  # else there is none in float
         with tempfile.TemporaryDirectory() as scratch:
-            fields = {key: getattr(options, key) for key in ("opset", "height", "width", "form", "part")}
-            export.write(codec, name, replacement, ExportOptions(output=Path(scratch), **fields))
+            write_float(codec, Path(scratch), part=part, form=form, opset=manifest.opset, size=size)
             measured.append(_measured("float32", OnnxCodec(Path(scratch), threads=1), reference, pictures))
-    measured.append(_measured(options.precision, quantized, reference, pictures))
+    measured.append(_measured(manifest.precision, quantized, reference, pictures))
     first = measured[0][1]
     rows = [
         [
@@ -65,7 +94,7 @@ def report(codec: Codec, name: str, replacement: str, options: QuantizeOptions) 
         for label, values, mb in measured
     ]
     columns = ["", "PSNR, dB", "MS-SSIM", "bits per pixel", "encode / decode, ms", "MB"]
-    show_table(f"{name}, {len(pictures)} pictures, ONNX Runtime on one thread", columns, rows)
+    show_table(f"{manifest.name}, {len(pictures)} pictures, ONNX Runtime on one thread", columns, rows)
 
 
 def _measured(

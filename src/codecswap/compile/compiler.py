@@ -1,0 +1,258 @@
+"""A codec's decoder compiled for an NPU, and measured in its arithmetic: `codecswap compile` as a function."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from codecswap.codecs.protocol import Codec
+from codecswap.codecs.torch_codec import TorchCodec
+from codecswap.compile import TOOLCHAINS
+from codecswap.compile.toolchain import Compiled, Decode, Job
+from codecswap.config import Form
+from codecswap.console import Track, silent
+from codecswap.data.samples import sample_pictures
+from codecswap.errors import UserError
+from codecswap.export.operators import complaints
+from codecswap.inference.manifest import replaced_folder
+from codecswap.inference.tiles import in_tiles
+from codecswap.metrics import psnr, to_8_bits
+from codecswap.quantize.codec import encode_samples
+from codecswap.quantized.synthesis import QuantizedSynthesis
+from codecswap.targets.target import Target, chips, load_target
+
+SIZE = (256, 256)
+"""Height and width of the pictures or tiles, where nobody chooses."""
+HIGHEST = 150.0
+"""dB that equal pictures are given."""
+REPORT = "report.json"
+"""Beside the files: all that is known of them."""
+
+
+@dataclass(frozen=True)
+class Quality:
+    """Means over pictures that were not calibrated on, in dB."""
+
+    pictures: int
+    float32: float
+    """PSNR of the float codec against the picture, both rounded to 8 bits."""
+    compiled: float
+    """PSNR of the compiled decoder against the picture."""
+    to_float: float
+    """PSNR of the compiled decoder against the float codec's picture, neither of them rounded or clamped."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What `compile` returns."""
+
+    job: Job
+    compiled: Compiled
+    """Its paths are those of before the folder was replaced: ``report`` names the files."""
+    quality: Quality | None
+    """None: there is no simulator."""
+    refused: tuple[str, ...] | None
+    """What the target's list of operators lacks, where no compiler was there to ask and the NPU takes ONNX; None: not asked."""
+    report: dict[str, Any]
+    """All of it in plain values, as report.json has it."""
+
+    @property
+    def on_npu(self) -> bool:
+        """Whether nothing is known to run on the CPU."""
+        return all(one.on_npu for one in self.compiled.operators) and not self.refused
+
+
+def compile(
+    codec: Codec,
+    target: str,
+    output: str | Path,
+    *,
+    precision: str | None = None,
+    form: Form | None = None,
+    height: int = SIZE[0],
+    width: int = SIZE[1],
+    calibration_images: str | None = None,
+    calibration_count: int = 32,
+    images: str | None = None,
+    measured: bool = True,
+    reference: Codec | None = None,
+    toolchain_python: Path | None = None,
+    name: str = "",
+    replacement: str = "none",
+    track: Track = silent,
+) -> Result:
+    """Write a codec's decoder for an NPU, run its compiler where it is installed, and measure in its arithmetic.
+
+    Args:
+        codec: a teacher or a student with a factorized prior.
+        target: a name that docs/npu.md lists, or a TOML file (`codecswap.targets.target`).
+        output: the folder; it is replaced whole, or stays as it is.
+        precision: one of the target's; None: its best.
+        form: how upsampling layers are written; None: the target's.
+        height, width: of the pictures, or of the tiles that larger ones are decoded in; multiples of `Codec.multiple`.
+        calibration_images, calibration_count: folder of pictures to calibrate on, and how many at most; None: the package's.
+        images: folder of pictures to measure on; None: the package's.
+        measured: decode them in the vendor's simulator, if there is one.
+        reference: what is measured against; None: ``codec``.
+        toolchain_python: the Python that has the compiler, where it needs an environment of its own.
+        name, replacement: where the codec comes from, and what took the place of its layers, in words.
+        track: shows progress.
+
+    Raises:
+        UserError: the target, the precision or the size does not fit, or the compiler fails.
+    """
+    chosen, size, output = choose_target(target, precision), (height, width), Path(output)
+    check_codec(codec, size, chosen)
+    before, toolchain = _files(output), TOOLCHAINS[chosen.toolchain or ""]
+    with replaced_folder(output) as made:
+        job = make_job(
+            codec,
+            made,
+            chosen,
+            precision=precision,
+            form=form,
+            size=size,
+            calibration_images=calibration_images,
+            calibration_count=calibration_count,
+            python=toolchain_python,
+            name=name,
+            replacement=replacement,
+        )
+        compiled = toolchain.compile(job)
+        quality = None
+        if measured and compiled.decode:
+            quality = measure(reference or codec, compiled.decode, size, images, track)
+        ask = not compiled.compiler and compiled.files[0].suffix == ".onnx"
+        refused = tuple(complaints(compiled.files[0], chosen)) if ask else None
+        report = _report(job, compiled, quality)
+        (made / REPORT).write_text(json.dumps(report, indent=2) + "\n", "utf-8")
+    for file in before - set(report["files"]):
+        (output / file).unlink(missing_ok=True)
+    return Result(job, compiled, quality, refused, report)
+
+
+def choose_target(name: str, precision: str | None) -> Target:
+    """Load a target that has a toolchain and this precision (None: any).
+
+    Raises:
+        UserError: it has not, or there is no such target.
+    """
+    target = load_target(name)
+    if target.toolchain not in TOOLCHAINS:
+        known = ", ".join(chip for chip, file in chips().items() if load_target(file).toolchain in TOOLCHAINS)
+        raise UserError(
+            f"{name} has no toolchain that this program calls: take one of {known}, or `codecswap export --target "
+            f"{name}`, which checks the operators."
+        )
+    if precision and precision not in target.precisions:
+        raise UserError(f"{name} has no --precision {precision}: it is {' or '.join(target.precisions)}.")
+    return target
+
+
+def check_codec(codec: Codec, size: tuple[int, int], target: Target) -> None:
+    """Refuse codecs with hyper-latents or trained for another target, and tiles that are all overlap.
+
+    Raises:
+        UserError: see there.
+    """
+    if isinstance(codec.g_s, QuantizedSynthesis) and codec.g_s.target != target.toolchain:
+        raise UserError(
+            f"This codec was not fine-tuned in {target.asked}'s integers: compile its student of before, or fine-tune that "
+            f"with --quantized and --target {target.asked}."
+        )
+    if codec.predicts_means:
+        raise UserError(
+            "compile is for factorized priors so far: take `codecswap export` for a codec with a hyperprior."
+        )
+    least = 2 * codec.margin * codec.factor
+    if min(size) <= least:
+        raise UserError(
+            f"--height and --width are more than {least}: larger pictures are decoded in tiles that overlap."
+        )
+
+
+def make_job(
+    codec: Codec,
+    folder: Path,
+    target: Target,
+    *,
+    precision: str | None = None,
+    form: Form | None = None,
+    size: tuple[int, int] = SIZE,
+    calibration_images: str | None = None,
+    calibration_count: int = 32,
+    python: Path | None = None,
+    name: str = "",
+    replacement: str = "none",
+) -> Job:
+    """A job with pictures to calibrate on; ``folder`` is empty, the rest is as in `compile`.
+
+    Raises:
+        UserError: there are no such pictures.
+    """
+    found = sample_pictures(calibration_images, "--calibration_images", "train", size[::-1])
+    samples = encode_samples(codec, list(islice(found, calibration_count)))
+    trained = codec.g_s.precision if isinstance(codec.g_s, QuantizedSynthesis) else None
+    precision = trained or precision or target.precisions[0]
+    return Job(codec, name, replacement, folder, target, precision, form or target.form, size, samples, python)
+
+
+def measure(
+    codec: Codec, decode: Decode, size: tuple[int, int], images: str | None = None, track: Track = silent
+) -> Quality:
+    """Decode pictures of a folder (None: the package's), those larger than the compiled size in tiles."""
+    teacher = TorchCodec(codec)
+    tile = (size[0] // codec.factor, size[1] // codec.factor)
+    found = sample_pictures(images, "--images", "val", None, codec.factor)
+    scores: list[tuple[float, ...]] = []
+    for picture in track("Measure", [_at_least(one, size) for one in found], unit="pictures"):
+        symbols = teacher.tables.to_symbols(teacher.analyze(picture))
+        wanted = teacher.synthesize(symbols)
+        got = in_tiles(decode, symbols, tile, codec.margin, scale_in=1, scale_out=codec.factor)
+        x, y, z = (torch.from_numpy(one)[None] for one in (picture, wanted, got))
+        pairs = ((to_8_bits(y), x), (to_8_bits(z), x), (z, y))
+        scores.append(tuple(min(psnr(*pair).item(), HIGHEST) for pair in pairs))
+    return Quality(len(scores), *np.mean(scores, axis=0).tolist())
+
+
+def _report(job: Job, compiled: Compiled, quality: Quality | None) -> dict[str, Any]:
+    first = [path.name for path in compiled.files]
+    return {
+        "codec": job.name,
+        "replacement": job.replacement,
+        "target": job.target.asked,
+        "chip": job.target.chip,
+        "toolchain": job.target.toolchain,
+        "compiler": compiled.compiler,
+        "form": job.form,
+        "precision": job.precision,
+        "height": job.size[0],
+        "width": job.size[1],
+        "files": [*first, *sorted({path.name for path in job.folder.iterdir()} - set(first))],
+        "operators": [asdict(one) for one in compiled.operators],
+        "cycles": compiled.cycles,
+        "milliseconds": compiled.milliseconds,
+        "memory": compiled.memory,
+        "quality": quality and asdict(quality),
+        "notes": list(compiled.notes),
+    }
+
+
+def _files(folder: Path) -> set[str]:
+    """The files that a folder's report names."""
+    try:
+        names = json.loads((folder / REPORT).read_bytes())["files"]
+        return {name for name in names if Path(name).name == name}
+    except (OSError, ValueError, KeyError, TypeError):
+        return set()
+
+
+def _at_least(picture: np.ndarray, size: Sequence[int]) -> np.ndarray:
+    """A picture whose edge is repeated up to the compiled size, where it is smaller."""
+    missing = (max(0, least - side) for least, side in zip(size, picture.shape[1:], strict=True))
+    return np.pad(picture, ((0, 0), *((0, more) for more in missing)), mode="edge")

@@ -1,0 +1,235 @@
+"""Writing the folder of a codec: its networks, its entropy tables, and codec.json."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+
+import onnx
+from onnx import ModelProto
+
+from codecswap.codecs.protocol import Codec, HyperCodec
+from codecswap.codecs.torch_codec import TorchCodec
+from codecswap.config import Form, Part
+from codecswap.data.samples import VERIFIED_ON, sample_pictures
+from codecswap.entropy.hyper_synthesis import IntegerNetwork
+from codecswap.entropy.tables import EntropyTables
+from codecswap.errors import UserError
+from codecswap.export.backends.onnx import DecoderInput, decoder_graph, encoder_graph, hyper_encoder_graph, to_onnx
+from codecswap.export.backends.onnx_qdq import qdq_model
+from codecswap.files import atomic_write
+from codecswap.graph import onnx_graph
+from codecswap.inference.check import compare, demand, write_checks
+from codecswap.inference.manifest import (
+    Manifest,
+    describe_network,
+    describe_side,
+    read_folder,
+    write_folder,
+)
+from codecswap.inference.runtime import OnnxCodec
+from codecswap.inference.split_inputs import SplitInputs
+from codecswap.quantize.codec import QuantizedCodec, Samples
+from codecswap.quantize.hyper_synthesis import integer_network
+
+Size = tuple[int, int]
+"""Height and width."""
+RANGED_ON, RANGED_AT = 8, (256, 256)
+"""How many pictures, and of which width and height, the ranges of the integer hyper-synthesis are taken from."""
+
+
+def check_size(codec: Codec, size: Size | None) -> None:
+    """Refuse a fixed size that a codec cannot have, and a codec that cannot be exported.
+
+    Args:
+        size: height and width of the pictures, where they are fixed.
+
+    Raises:
+        UserError: see there.
+    """
+    if codec.has_context:
+        raise UserError(
+            "This codec has a context model, which decodes one position after the other and has no form in integers: it is not "
+            "exported. Take a codec without one (mbt2018_mean)."
+        )
+    for name, length in zip(("height", "width"), size or (), strict=False):
+        if length % codec.multiple:
+            padded = -(-length // codec.multiple) * codec.multiple
+            raise UserError(f"--{name} is a multiple of {codec.multiple} for this codec, not {length}: take {padded}.")
+
+
+def write_float(
+    codec: Codec,
+    folder: Path,
+    *,
+    name: str = "",
+    replacement: str = "none",
+    part: Part = "both",
+    form: Form = "native",
+    opset: int = 13,
+    size: Size | None = None,
+    input: DecoderInput = "latents",
+    fp16: bool = False,
+) -> Manifest:
+    """Write a codec's networks in float, its entropy tables and codec.json.
+
+    Args:
+        codec: a teacher or a student, in float.
+        folder: it is made if it is not there; what it holds besides stays.
+        name: where the codec comes from, in words.
+        replacement: what took the place of its layers, in words.
+        part: ``decoder``, ``encoder`` or ``both``: the networks to write.
+        form: how upsampling layers are written: ``native``, ``masked`` or ``subpixel``.
+        opset: ONNX's, 11 to 20.
+        size: height and width of the pictures, multiples of `Codec.multiple`; None: any.
+        input: what the decoder takes: rounded ``latents``, or ``symbols``, the entropy coder's integers.
+        fp16: weights and arithmetic in float16; inputs and outputs stay float32.
+
+    Raises:
+        UserError: the codec has no such form, size or input, or cannot be exported.
+    """
+    check_size(codec, size)
+    graphs = {}
+    if part != "encoder":
+        graphs["decoder"] = decoder_graph(codec, form=form, size=size, input=input)
+    if part != "decoder":
+        graphs["encoder"] = encoder_graph(codec, size)
+        if isinstance(codec, HyperCodec):
+            graphs["hyper_encoder"] = hyper_encoder_graph(codec, size)
+    models = {key: to_onnx(made, opset) for key, made in graphs.items()}
+    if fp16:
+        models = {key: to_float16(model) for key, model in models.items()}
+    precision = "float16" if fp16 else "float32"
+    return write_codec(folder, codec, models, name=name, replacement=replacement, precision=precision, size=size)
+
+
+def write_quantized(
+    codec: Codec,
+    networks: QuantizedCodec,
+    folder: Path,
+    *,
+    name: str = "",
+    replacement: str = "none",
+    opset: int = 13,
+    size: Size | None = None,
+) -> Manifest:
+    """Write what `codecswap.quantize.codec.quantize` made of a codec; arguments are those of `write_float`, opsets 13 to 20.
+
+    The hyper-encoder of a codec that has one is written in float: it runs at a 64th of the picture's size.
+    """
+    check_size(codec, size)
+    models = {part: qdq_model(network.transform, opset) for part, network in networks.networks.items()}
+    if "encoder" in models and isinstance(codec, HyperCodec):
+        models["hyper_encoder"] = to_onnx(hyper_encoder_graph(codec, size), opset)
+    facts = {"name": name, "replacement": replacement, "precision": networks.precision}
+    return write_codec(folder, codec, models, **facts, size=size, split_inputs=networks.split_inputs)
+
+
+def to_float16(model: ModelProto) -> ModelProto:
+    """A network in float16 inside, float32 at both ends."""
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+    from onnxruntime.transformers.onnx_model import OnnxModel
+
+    made = OnnxModel(convert_float_to_float16(model, keep_io_types=True))
+    made.topological_sort()  # the casts of the inputs stand last
+    onnx.checker.check_model(made.model, full_check=True)
+    return made.model
+
+
+def write_codec(
+    folder: Path,
+    codec: Codec,
+    models: Mapping[str, ModelProto],
+    *,
+    name: str,
+    replacement: str,
+    precision: str,
+    size: Size | None = None,
+    split_inputs: SplitInputs | None = None,
+) -> Manifest:
+    """Write a codec's folder; one that exists keeps what it has besides.
+
+    Args:
+        codec: its numbers, tables and hyper-synthesis are written.
+        models: ``encoder``, ``decoder``, ``hyper_encoder``, those there are: each becomes a file of its name.
+        name: where the codec comes from, in words.
+        replacement: what took the place of its layers, in words.
+        precision: of the networks.
+        size: height and width of the pictures, where they are fixed.
+        split_inputs: how symbols become the decoder's input; None: it takes latents, or symbols.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    networks = {}
+    for part, model in models.items():
+        with atomic_write(folder / f"{part}.onnx") as beside:
+            onnx.save(model, beside)
+        ends = (model.graph.input[0].name, model.graph.output[0].name)
+        networks[part] = describe_network(folder / f"{part}.onnx", *ends)
+    tables = codec.entropy_tables()
+    side, described = None, None
+    if isinstance(codec, HyperCodec):
+        side = _side_of(codec)
+        described = describe_side(codec.hyper_factor, *side)
+    height, width = size or (None, None)
+    manifest = Manifest(
+        name=name,
+        N=codec.N,
+        M=codec.M,
+        factor=codec.factor,
+        margin=codec.margin,
+        passes=codec.passes,
+        replacement=replacement,
+        precision=precision,
+        opset=max(map(onnx_graph.opset, models.values())),
+        height=height,
+        width=width,
+        encoder=networks.get("encoder"),
+        decoder=networks.get("decoder"),
+        split_inputs=split_inputs,
+        tables_sha256=tables.digest().hex(),
+        hyper_encoder=networks.get("hyper_encoder"),
+        side=described,
+    )
+    write_folder(folder, manifest, tables, side)
+    return manifest
+
+
+def add_checks(folder: Path, samples: Samples) -> dict[str, float]:
+    """Compare what ONNX Runtime computes with the files' reference execution, and write the stored checks.
+
+    A codec with hyper-latents gets no stored checks: its parts cannot be cut out of a file.
+
+    Returns: the agreement of each network, in dB (`codecswap.inference.check.compare`).
+
+    Raises:
+        UserError: they differ by more than roundings do.
+    """
+    exact = OnnxCodec(folder, exact=True)
+    first = (samples.pictures[:VERIFIED_ON], samples.symbols[:VERIFIED_ON], samples.means[:VERIFIED_ON])
+    agreements = compare(OnnxCodec(folder), exact, *first)
+    for part, found in agreements.items():
+        demand(Path(getattr(exact.manifest, part).file), found)
+    if not exact.entropy.predictor:
+        checks = write_checks(exact, samples.pictures, samples.symbols)
+        digests = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in checks}
+        manifest, tables = read_folder(folder)
+        write_folder(folder, replace(manifest, checks=digests), tables)
+    return agreements
+
+
+def agreement_sentences(agreements: Mapping[str, float]) -> list[str]:
+    """What `add_checks` found, in words."""
+    return [
+        f"ONNX Runtime's {part} against the file's reference execution: {min(found, 120):.1f} dB."
+        for part, found in agreements.items()
+    ]
+
+
+def _side_of(codec: HyperCodec) -> tuple[EntropyTables, IntegerNetwork]:
+    """The Gaussians' tables and the hyper-synthesis in integers, ranged on the package's photographs for training."""
+    torch_codec = TorchCodec(codec)
+    symbols = []
+    for sample in islice(sample_pictures(None, "", "train", RANGED_AT), RANGED_ON):
+        symbols.append(torch_codec.tables.to_symbols(torch_codec.hyper_analyze(torch_codec.analyze(sample))))
+    return codec.gaussian_tables(), integer_network(codec, symbols)

@@ -1,0 +1,38 @@
+"""What some compilers want to be different in a quantized transform."""
+
+from collections.abc import Collection
+from dataclasses import replace
+
+import numpy as np
+
+from codecswap.quantized.representation import Constant, Quantization, TransformGraph
+
+
+def leave_in_float(transform: TransformGraph, operators: Collection[str]) -> TransformGraph:
+    """Take away the rounding of what these ONNX operators put out."""
+    results = {step.output for step in transform.operations if step.operator in operators}
+    kept = {name: value for name, value in transform.activations.items() if name not in results}
+    return replace(transform, activations=kept)
+
+
+def reduce_ranges(transform: TransformGraph) -> TransformGraph:
+    """Activations of 7 bits, except input and output, which are exact in 8; the biases' scales follow."""
+    ends = (transform.input, transform.output)
+    activations = {name: value if name in ends else _half(value) for name, value in transform.activations.items()}
+    constants = dict(transform.constants)
+    for step in transform.operations:
+        if step.operator not in ("Conv", "ConvTranspose"):
+            continue
+        given, weight, bias = step.inputs
+        scales = constants[weight].quantization
+        assert scales
+        unit = activations[given].scale * scales.scale
+        rounding = Quantization(unit, np.zeros(unit.shape, np.int32), 0)
+        constants[bias] = Constant(rounding.quantize(constants[bias].real.astype(np.float64)), rounding)
+    return replace(transform, activations=activations, constants=constants)
+
+
+def _half(rounding: Quantization) -> Quantization:
+    """The same range on the integers 0 to 127."""
+    zero_point = np.rint(rounding.zero_point * np.float32(127 / 255)).astype(rounding.zero_point.dtype)
+    return Quantization((rounding.scale * np.float32(255 / 127)).astype(np.float32), zero_point)

@@ -1,0 +1,311 @@
+"""A codec's transforms quantized, in memory: lowered, equalized, their weights refitted and rounded, their ranges found."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+import torch
+from torch import Tensor, nn
+
+from codecswap.codecs.protocol import Codec
+from codecswap.codecs.torch_codec import TorchCodec
+from codecswap.config import Form, Part
+from codecswap.entropy.bitstream import to_symbols
+from codecswap.errors import UserError
+from codecswap.export.backends.onnx import to_onnx
+from codecswap.graph import onnx_graph as graph
+from codecswap.graph.leaves import INPUT, leaves
+from codecswap.graph.lower import first_convolution, lower, take_split_inputs
+from codecswap.graph.trace import open_shape, trace
+from codecswap.inference.split_inputs import SplitInputs
+from codecswap.layers.gdn import PlainActivation
+from codecswap.layers.upsampling import UpsampleConv2d
+from codecswap.quantize.adapt import leave_in_float, reduce_ranges
+from codecswap.quantize.equalize import equalize
+from codecswap.quantize.ranges import calibrate
+from codecswap.quantize.rounding import SplitConv2d, round_weights
+from codecswap.quantize.scheme import Scheme
+from codecswap.quantized.precision import Precision
+from codecswap.quantized.representation import Quantization, TransformGraph
+from codecswap.quantized.synthesis import QuantizedSynthesis
+
+TRANSFORMS = {"decoder": ("g_s", "split_inputs", "picture"), "encoder": ("g_a", "picture", "latents")}
+"""Per network: the codec's transform, input and output."""
+OPSET = 13
+"""Of the graphs that ranges are taken with."""
+STEPS = 3
+"""Of a network's quantization: equalize, refit and round the weights, choose the ranges."""
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Pictures to quantize with, all of one size, and what a codec makes of them."""
+
+    pictures: Sequence[np.ndarray]
+    """``(3, H, W)``, float32 in [0, 1]."""
+    symbols: Sequence[np.ndarray]
+    """``(M, h, w)``, int32."""
+    means: Sequence[np.ndarray | None]
+    """Of the latents, ``(M, h, w)``; None with a factorized prior."""
+
+
+@dataclass(frozen=True)
+class QuantizedNetwork:
+    """An encoder or a decoder."""
+
+    transform: TransformGraph
+    in_float: onnx.ModelProto | None = None
+    """The graph that was quantized; None: it was trained with quantization."""
+    feed: np.ndarray | None = None
+    """The first sample's input."""
+
+
+@dataclass(frozen=True)
+class QuantizedCodec:
+    """What `quantize` returns."""
+
+    precision: str
+    networks: Mapping[str, QuantizedNetwork]
+    """By ``decoder`` and ``encoder``, those that were asked for."""
+    split_inputs: SplitInputs | None
+    """How symbols become the decoder's input; None: it takes latents, or there is none."""
+
+
+def encode_samples(
+    codec: Codec, pictures: Sequence[np.ndarray], advance: Callable[[int], None] = lambda steps: None
+) -> Samples:
+    """Encode pictures ``(3, H, W)`` of one size, a multiple of the codec's; ``advance(1)`` is called after each."""
+    torch_codec, made = TorchCodec(codec), []
+    for picture in pictures:
+        made.append(to_symbols(torch_codec, picture))
+        advance(1)
+    return Samples(pictures, [one.symbols for one in made], [one.means for one in made])
+
+
+def quantize(
+    codec: Codec,
+    samples: Samples,
+    scheme: Scheme,
+    *,
+    part: Part = "decoder",
+    form: Form = "native",
+    size: tuple[int, int] | None = None,
+    advance: Callable[[int], None] = lambda steps: None,
+) -> QuantizedCodec:
+    """Quantize a codec's transforms; the codec is left as it is.
+
+    A decoder that was trained with quantization is taken as it is.
+
+    Args:
+        samples: ranges are taken from them, and weights are fitted to them.
+        part: ``decoder``, ``encoder`` or ``both``.
+        form: how upsampling layers are written (`codecswap.graph.lower.lower`).
+        size: height and width of the pictures, where they are fixed.
+        advance: is called with 1 after each of `STEPS` for each network.
+
+    Raises:
+        UserError: ``scheme.keep`` names no layer of the codec; or a layer cannot be written in this form.
+    """
+    check_layers(codec, scheme)
+    networks: dict[str, QuantizedNetwork] = {}
+    split_inputs, precision = None, scheme.precision
+    for name in TRANSFORMS:
+        if part not in (name, "both"):
+            continue
+        if name == "decoder" and isinstance(decoder := codec.g_s, QuantizedSynthesis):
+            split_inputs, precision = decoder.split_inputs, decoder.precision
+            networks[name] = QuantizedNetwork(decoder.transform(_latents(size, codec)))
+            advance(STEPS)
+            continue
+        if name == "decoder":
+            lowered, inputs, split_inputs = lowered_decoder(codec, samples, form=form, equalized=scheme.equalize)
+        else:
+            lowered, inputs = _lowered_encoder(codec, samples, scheme)
+        advance(1)
+        input = "latents" if name == "decoder" and split_inputs is None else TRANSFORMS[name][1]
+        known = _round(lowered, inputs, name, input, scheme)
+        advance(1)
+        networks[name] = _quantized(
+            lowered, inputs, name, input, known, scheme, _latents(size, codec) if name == "decoder" else size
+        )
+        advance(1)
+    return QuantizedCodec(precision, networks, split_inputs)
+
+
+def quantized_decoder(
+    codec: Codec,
+    pictures: Sequence[np.ndarray],
+    scheme: Scheme,
+    *,
+    form: Form = "native",
+    target: str | None = None,
+) -> QuantizedSynthesis:
+    """The trainable quantized twin of a codec's decoder; the codec is left as it is.
+
+    Args:
+        pictures: to quantize with, ``(3, H, W)`` of one size, float32 in [0, 1].
+        scheme: the device's.
+        form: how upsampling layers are written, where that is possible for pictures of any size.
+        target: the toolchain that it is for, by name; None: any device that reads QDQ files.
+    """
+    if any(isinstance(layer, UpsampleConv2d) and layer.masked for layer in codec.g_s.modules()):
+        form = "subpixel"  # a mask has one size
+    height, width = (side - side % codec.multiple for side in pictures[0].shape[1:])
+    samples = encode_samples(codec, [picture[:, :height, :width] for picture in pictures])
+    made = quantize(codec, samples, scheme, form=form)
+    medians = codec.entropy_tables().medians if made.split_inputs else np.zeros(codec.M)
+    transform = made.networks["decoder"].transform
+    return QuantizedSynthesis(transform, made.split_inputs, medians, precision=scheme.precision, target=target)
+
+
+def check_layers(codec: Codec, scheme: Scheme) -> None:
+    """Refuse layers to keep in float that a codec does not have.
+
+    Raises:
+        UserError: it names them all.
+    """
+    if not scheme.keep:
+        return
+    names: list[str] = []
+    for part, _, _ in TRANSFORMS.values():
+        transform = codec.get_submodule(part)
+        if isinstance(transform, QuantizedSynthesis):
+            names += [step.layer for step in transform.start.operations]
+        else:
+            names += [f"{part}.{leaf.layer}" for leaf in leaves(transform).steps]
+    if unknown := [layer for layer in scheme.keep if layer not in names]:
+        raise UserError(f"--keep {unknown[0]}: the codec's layers are {', '.join(sorted(set(names)))}.")
+
+
+def _latents(size: tuple[int, int] | None, codec: Codec) -> tuple[int, int] | None:
+    return (size[0] // codec.factor, size[1] // codec.factor) if size else None
+
+
+def lowered_decoder(
+    codec: Codec, samples: Samples, *, form: Form, equalized: bool = True
+) -> tuple[nn.Module, list[np.ndarray], SplitInputs | None]:
+    """A codec's synthesis transform in float, as it is quantized.
+
+    Args:
+        equalized: with its channels scaled to the same range.
+
+    Returns: the transform, its inputs ``(1, C, h, w)``, and the layout of its split inputs; None where it takes latents:
+        where means are predicted, so that they are no integers, or more than one convolution reads them.
+    """
+    tables, lowered = codec.entropy_tables(), lower(codec.g_s, form)
+    pairs = list(zip(samples.symbols, samples.means, strict=True))
+    latents = [tables.to_latents(one) if mean is None else one.astype(np.float32) + mean for one, mean in pairs]
+    if equalized:
+        equalize(lowered, [torch.from_numpy(one)[None] for one in latents])
+    first = first_convolution(lowered)
+    if codec.predicts_means or first is None or first.groups > 1:
+        return lowered, [one[None] for one in latents], None
+    split_inputs = take_split_inputs(lowered, tables)
+    return lowered, [split_inputs.split(one)[None] for one in samples.symbols], split_inputs
+
+
+def _lowered_encoder(codec: Codec, samples: Samples, scheme: Scheme) -> tuple[nn.Module, list[np.ndarray]]:
+    lowered, inputs = lower(codec.g_a, prefix="g_a"), [picture[None] for picture in samples.pictures]
+    if scheme.equalize:
+        equalize(lowered, [torch.from_numpy(one) for one in inputs])
+    last, precision = _last(lowered, "encoder"), _precision(scheme)
+    name = last.removeprefix("g_a.")
+    conv = lowered.get_submodule(name)
+    if last not in _kept(lowered, "encoder", "picture", scheme) and isinstance(conv, nn.Conv2d):
+        # channels of large latents have large weights, and an error of theirs costs as much as another's
+        lowered.set_submodule(name, SplitConv2d(conv, precision.weight_levels(precision.between, precision.between)))
+    return lowered, inputs
+
+
+def _round(
+    lowered: nn.Module, inputs: Sequence[np.ndarray], part: str, input: str, scheme: Scheme
+) -> dict[str, Quantization]:
+    """Refit and round a transform's weights in place; returns their scales by the names they will have in the graph."""
+    if not scheme.refit:
+        return {}
+    name = TRANSFORMS[part][0]
+    kept = [layer.removeprefix(f"{name}.") for layer in _kept(lowered, part, input, scheme) if layer.startswith(name)]
+    tensors: list[Tensor] = [torch.from_numpy(one) for one in inputs]
+    precision = _precision(scheme)
+    scales = round_weights(
+        lowered,
+        tensors,
+        exact_input=True,
+        levels=precision.weight_levels(precision.between, precision.between),
+        steps=precision.steps,
+        float_layers=kept,
+        # least squares would shrink latents, which costs more than it gains
+        untouched=[layer for layer in kept if f"{name}.{layer}" == _last(lowered, "encoder")],
+    )
+    outputs = {  # the axis of a weight that the scales are of
+        key: int(isinstance(lowered.get_submodule(key.rpartition(".")[0]), nn.ConvTranspose2d)) for key in scales
+    }
+    return {
+        f"{name}.{key}": Quantization(s.numpy(), np.zeros(len(s), np.int8), outputs[key]) for key, s in scales.items()
+    }
+
+
+def _precision(scheme: Scheme) -> Precision:
+    return Precision.of(scheme.precision, scheme.activations, scheme.weight_bits)
+
+
+def _kept(lowered: nn.Module, part: str, input: str, scheme: Scheme) -> list[str]:
+    """Layers left in float: at the scale of the widest channel, 8 bits would change most latents, put out or taken in."""
+    kept = list(scheme.keep)
+    if not _precision(scheme).float_latents:
+        return kept
+    if part == "encoder":
+        kept.append(_last(lowered, part))
+    elif input == "latents":
+        kept += [f"{TRANSFORMS[part][0]}.{leaf.layer}" for leaf in leaves(lowered).consumers(INPUT)]
+    return kept
+
+
+def _last(lowered: nn.Module, part: str) -> str:
+    """The layer that puts out latents or the picture."""
+    found = leaves(lowered)
+    return f"{TRANSFORMS[part][0]}.{next(leaf.layer for leaf in found.steps if leaf.name == found.output)}"
+
+
+def _quantized(
+    lowered: nn.Module,
+    inputs: Sequence[np.ndarray],
+    part: str,
+    input: str,
+    known: dict[str, Quantization],
+    scheme: Scheme,
+    size: tuple[int, int] | None,
+) -> QuantizedNetwork:
+    precision, (prefix, _, output) = _precision(scheme), TRANSFORMS[part]
+    shape = open_shape(input, inputs[0].shape[1], size)
+    model = to_onnx(trace(lowered, input=input, shape=shape, output=output, prefix=prefix), OPSET)
+    if input != "latents":
+        known = known | {input: precision.split_inputs if part == "decoder" else precision.picture}
+    stored = {tensor.name for tensor in model.graph.initializer}
+    for node in model.graph.node:  # zero insertion moves the input's integers, and changes none
+        if node.input[0] in known and (node.op_type == "Resize" or (node.op_type == "Mul" and node.input[1] in stored)):
+            known[node.output[0]] = known[node.input[0]]
+    constants = graph.weights(model)
+    for node in model.graph.node:
+        if node.op_type == "Clip":
+            known |= dict.fromkeys((node.input[0], node.output[0]), precision.clipped(float(constants[node.input[2]])))
+    keep = _kept(lowered, part, input, scheme)
+    if part == "decoder" and (last := _last(lowered, part)) not in keep:
+        ends = ("Conv", "ConvTranspose", "DepthToSpace")
+        known |= {
+            n.output[0]: precision.picture for n in model.graph.node if graph.layer_of(n) == last and n.op_type in ends
+        }
+    transform = calibrate(
+        model,
+        inputs,
+        method=scheme.method,
+        percentile=scheme.percentile,
+        precision=precision,
+        known=known,
+        gdns=[f"{prefix}.{key}" for key, layer in lowered.named_modules() if isinstance(layer, PlainActivation)],
+        keep=keep,
+    )
+    if scheme.reduced_range:
+        transform = reduce_ranges(transform)
+    return QuantizedNetwork(leave_in_float(transform, scheme.float_results), model, inputs[0])
