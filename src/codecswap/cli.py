@@ -51,6 +51,7 @@ COMMANDS = {
     "export": Command(config.ExportOptions, "export.command:main", extra="deploy"),
     "quantize": Command(config.QuantizeOptions, "quantize.command:main", extra="deploy"),
     "compile": Command(config.CompileOptions, "compile.command:main", extra="deploy"),
+    "rewrite": Command(config.RewriteOptions, "rewrite.command:main", extra="rewrite", argument="file"),
     "page": Command(config.PageOptions, "page.command:main", extra=None, argument="codec"),
     "encode": Command(config.EncodeOptions, "coding.command:encode", extra=None, argument="input"),
     "decode": Command(config.DecodeOptions, "coding.command:decode", extra=None, argument="input"),

@@ -16,6 +16,7 @@ from codecswap.config.deployment import (
     QuantizeOptions,
 )
 from codecswap.config.measuring import AdviseOptions, DemoOptions, EvalOptions, ReportOptions
+from codecswap.config.rewriting import RewriteOptions
 from codecswap.config.shared import (
     ZOO,
     Form,
@@ -57,6 +58,7 @@ __all__ = [
     "QuantizeOptions",
     "Replacement",
     "ReportOptions",
+    "RewriteOptions",
     "TeacherOptions",
     "TrainingOptions",
     "check_at_least",

@@ -1,0 +1,168 @@
+"""Whether a rewritten model computes what the original computes: node by node, and as a whole."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+from onnx import ModelProto, TensorProto
+
+from codecswap.errors import UserError
+from codecswap.rewrite.alone import extract
+from codecswap.rewrite.constants import Constants, bodies
+from codecswap.rewrite.model import Outcome, place_of, typical
+from codecswap.rewrite.runs import GUESSES, Difference, Feeds, difference, random_feeds, session
+from codecswap.rewrite.transposed import Transposed
+
+LIMIT = 1e-5
+"""Largest relative error of a node in float32, and of a whole model in float32."""
+COARSE = {TensorProto.FLOAT16: 1e-2, TensorProto.BFLOAT16: 0.08}
+"""The same of whole models in types that round more."""
+LEVELS = 0.05
+"""The same where activations are quantized: sums in another order may end on the neighboring level."""
+SHARE = 1e-3
+"""Share of an output of integers (classes, for example) that may differ."""
+LEAST = 0.1
+"""Errors of a whole model are relative to at least this: probabilities near 0, of random inputs, have none that matter."""
+NOISE = 4
+"""A whole model may differ by so many times what ONNX Runtime's own optimizations change in it."""
+
+
+@dataclass
+class Verified:
+    """What was found of the whole model."""
+
+    worst: Difference = field(default_factory=lambda: Difference(0.0))
+    limit: float = LIMIT
+    sizes: list[str] = field(default_factory=list)
+    """Shapes of the inputs that were run."""
+    skipped: str = ""
+    """Why the whole model could not be run, if it could not."""
+    feeds: Feeds | None = None
+    """The last inputs."""
+
+
+def verify_nodes(original: ModelProto, rewritten: ModelProto, outcomes: Sequence[Outcome], folder: Path) -> None:
+    """Run each replaced node alone, before and after, in float32 at two sizes; note its error.
+
+    Raises:
+        UserError: one differs by more than `LIMIT`; it is named.
+    """
+    constants: dict[tuple[int, str], Constants] = {}
+    for outcome in outcomes:
+        if not (outcome.last and outcome.layer and outcome.plan):
+            continue
+        opened = []
+        for model in (original, rewritten):
+            key = (id(model), outcome.place)
+            if key not in constants:
+                root = next((f for f in model.functions if place_of(f) == outcome.place), model.graph)
+                constants[key] = Constants(root, set(), folder)
+            opened.append(session(extract(model, outcome.x, outcome.last, constants[key])))
+        outcome.error = 0.0
+        for seed, lengths in enumerate(_lengths(outcome.layer, outcome.plan.baked)):
+            shape = (outcome.layer.batch or 2, outcome.layer.inputs, *lengths)
+            feeds = {outcome.x: np.random.default_rng(seed).standard_normal(shape).astype(np.float32)}
+            before, after = (one.run(None, feeds)[0] for one in opened)
+            found = difference([outcome.y], [before], [after])
+            if not found.real and np.abs(before.astype(int) - after.astype(int)).max() <= 1:
+                continue  # sums in another order may end on the neighboring level
+            outcome.error = max(outcome.error, found.error)
+        if not outcome.error <= LIMIT:
+            raise UserError(
+                f"The node {outcome.name} in the form {outcome.form} differs from the original by {outcome.error:.1e} "
+                f"(relative), more than {LIMIT:.0e}: nothing is written. Please report this file."
+            )
+
+
+def _lengths(layer: Transposed, baked: bool) -> list[tuple[int, ...]]:
+    if baked or layer.fixed:
+        return [typical(layer)]
+    least = layer.least_lengths()
+    return [tuple(low + more for low in least) for more in (1, 6)]
+
+
+def verify_whole(original: Path, rewritten: Path, model: ModelProto, given: Feeds | None) -> Verified:
+    """Run both files on random inputs, at two sizes where they are open, and on given ones.
+
+    Args:
+        original: as it was read.
+        rewritten: as it will be written.
+        model: either of them; its inputs are read.
+        given: real inputs.
+
+    Raises:
+        UserError: the outputs differ by more than the limit, or the given inputs do not go in.
+    """
+    found = Verified(limit=_limit(model))
+    stored = {tensor.name for tensor in model.graph.initializer}
+    inputs = [value for value in model.graph.input if value.name not in stored]
+    try:
+        before = session(original)
+        names = [one.name for one in before.get_outputs()]
+    except Exception as error:  # of ONNX Runtime, which has types of its own for them
+        found.skipped = _sentence(error)
+        return found
+    after, optimized = session(rewritten), session(original, optimized=True)
+
+    def compare(feeds: Feeds) -> None:
+        wanted = before.run(None, feeds)
+        now = difference(names, wanted, after.run(None, feeds), least=LEAST)
+        noise = difference(names, wanted, optimized.run(None, feeds), least=LEAST)
+        allowed = max(found.limit, NOISE * noise.error)
+        found.sizes.append(", ".join(f"{name} {list(values.shape)}" for name, values in feeds.items()))
+        found.feeds = feeds
+        if now.error >= found.worst.error:
+            found.worst = now
+        if not now.error <= (allowed if now.real else SHARE):
+            raise UserError(
+                f"The rewritten model differs from the original by {now.error:.1e} at {now.place}, more than "
+                f"{allowed:.0e}, although every node alone is right: nothing is written. Please report this file."
+            )
+
+    open_sizes = any(not dim.dim_value for value in inputs for dim in value.type.tensor_type.shape.dim)
+    problem = ""
+    for seed, guess in enumerate(GUESSES if open_sizes else GUESSES[:2]):
+        try:
+            feeds = random_feeds(inputs, guess, seed)
+            before.run(None, feeds)
+        except Exception as error:
+            problem = _sentence(error)
+            continue
+        compare(feeds)
+        if len(found.sizes) == 2:
+            break
+    if given is not None:
+        _check_given(given, before)
+        compare(given)
+    if not found.sizes:
+        found.skipped = problem
+    return found
+
+
+def _check_given(given: Feeds, opened: onnxruntime.InferenceSession) -> None:
+    wanted = {one.name: one for one in opened.get_inputs()}
+    if set(given) != set(wanted):
+        raise UserError(
+            f"--inputs has {', '.join(given) or 'nothing'}, and the model's inputs are {', '.join(wanted)}."
+        )
+    try:
+        opened.run(None, given)
+    except Exception as error:
+        raise UserError(f"The model does not take the arrays of --inputs: {_sentence(error)}.") from None
+
+
+def _limit(model: ModelProto) -> float:
+    kinds: set[int] = set()
+    quantized = False
+    for root in (model.graph, *model.functions):
+        for body in bodies(root):
+            kinds.update(tensor.data_type for tensor in getattr(body, "initializer", ()))
+            quantized |= any("Quantize" in node.op_type or node.op_type.startswith("QLinear") for node in body.node)
+    kinds.update(value.type.tensor_type.elem_type for value in model.graph.input)
+    return max([LIMIT, *(coarse for kind, coarse in COARSE.items() if kind in kinds), *([LEVELS] if quantized else [])])
+
+
+def _sentence(error: Exception) -> str:
+    return " ".join(str(error).split())[:300].rstrip(".")
