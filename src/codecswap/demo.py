@@ -14,7 +14,7 @@ from torchvision.transforms.v2.functional import to_pil_image
 from codecswap.codecs.protocol import Codec
 from codecswap.codecs.source import EMBEDDED, load_codec
 from codecswap.coding.files import decode_file, encode_file
-from codecswap.config import DemoOptions, DistillOptions, ExportOptions, FinetuneOptions, ReportOptions
+from codecswap.config import DemoOptions, DistillOptions, ExportOptions, FinetuneOptions
 from codecswap.console import say, show_table
 from codecswap.data.discovery import scan
 from codecswap.data.transforms import whole_picture
@@ -22,8 +22,8 @@ from codecswap.errors import UserError
 from codecswap.evaluation.measure import code, show
 from codecswap.inference.runtime import OnnxCodec
 from codecswap.metrics import ms_ssim, psnr
-from codecswap.report import command
 from codecswap.report.contact_sheet import contact_sheet
+from codecswap.report.writing import write_report
 from codecswap.students.checkpoint import read_student
 from codecswap.swaps import SWAPS
 from codecswap.swaps.apply import swap
@@ -87,7 +87,8 @@ def main(options: DemoOptions) -> int:
         compare(teacher, students, [whole_picture(path) for path in scan(photos / "val")], folder / "contact_sheet.png")
     say("\n6/7  Write the report.")
     page = folder / "report.html"
-    command.main(ReportOptions(runs=[str(folder / "checkpoints"), str(folder / "checkpoints_ft")], output=page))
+    for line in write_report([str(folder / "checkpoints"), str(folder / "checkpoints_ft")], page):
+        say(line)
     say("\n7/7  Export the decoder to ship: exact, nothing to train, no ConvTranspose.")
     ship(folder)
     say(f"Open {page} in a browser: the verdict, and the student's way towards it.")

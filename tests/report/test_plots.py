@@ -17,7 +17,9 @@ LINES = [
 
 
 def a_plot(key: str = "psnr", lines: list[Line] = LINES) -> Plot:
-    return Plot(key, text("plot_psnr"), text("plot_psnr_described"), lines, text("steps"), "dB")
+    return Plot(
+        key, text("plot_metric", label="PSNR"), text("plot_metric_described", label="PSNR"), lines, text("steps"), "dB"
+    )
 
 
 def test_both_renderings_are_svg_in_the_pages_colors() -> None:
@@ -27,7 +29,7 @@ def test_both_renderings_are_svg_in_the_pages_colors() -> None:
         root = ET.fromstring(drawing.replace("xlink:href", "href"))
         assert root.attrib["viewBox"] == "0 0 {} {}".format(*size) and root.attrib["role"] == "img"
         title, described, *_ = root
-        assert title.text == "PSNR" and described.text == text("plot_psnr_described").to("en")
+        assert title.text == "PSNR" and described.text == text("plot_metric_described", label="PSNR").to("en")
         assert root.attrib["aria-labelledby"].split() == [title.attrib["id"], described.attrib["id"]]
         assert "var(--student)" in drawing and "var(--avif)" in drawing and "var(--jpeg)" not in drawing
         assert not re.search(r"#[0-9a-f]{6}\b", drawing), "no color of its own, which would not follow dark mode"

@@ -16,7 +16,7 @@ from codecswap.data.discovery import find_pictures
 from codecswap.data.transforms import whole_picture
 from codecswap.evaluation.evaluate import evaluate
 from codecswap.evaluation.published import published
-from codecswap.report import command, curves, measurements
+from codecswap.report import curves, measurements, writing
 from codecswap.report.advice import advise
 from codecswap.report.measurements import Measurements
 from codecswap.report.page import write_page
@@ -87,6 +87,9 @@ def test_the_verdict_says_what_to_ship(
         for language in ("en", "ja"):
             assert says(page, "advice_nothing", language, **said) and says(page, f"untrained_{result.name}", language)
     assert says(page, "advice_same_pictures", count="3")
+    assert says(page, "advice_reach_small", "ja", name="upsample") and not says(
+        page, "advice_reach_full", name="upsample"
+    )
     assert page.index('class="advice"') < page.index('class="states"') < page.index('class="cards"'), "first screen"
     command = "codecswap export --teacher tiny --replacement subpixel --output codec"
     assert f"<code>{command}</code>" in page
@@ -339,7 +342,7 @@ def test_watching_follows_a_run_to_its_end(copy: tuple[Path, Path], tmp_path: Pa
             (folder / "metrics.csv").write_text("".join(lines[: len(seen) + 1]))
         assert len(seen) < 9, "it must end by itself"
 
-    monkeypatch.setattr(command.time, "sleep", meanwhile)
+    monkeypatch.setattr(writing.time, "sleep", meanwhile)
     assert run("report", [str(folder), "-o", str(output), "--watch", "--pictures", "0"]) == 0
     assert [refreshes for _, refreshes in seen] == [True] * 4, "written at the beginning and after each change"
     assert [rows for rows, _ in seen[1:]] == [seen[0][0], seen[0][0] + 1, seen[0][0] + 2]
@@ -354,7 +357,7 @@ def test_ctrl_c_ends_watching_with_a_whole_page(copy: tuple[Path, Path], tmp_pat
     def stop(seconds: float) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(command.time, "sleep", stop)
+    monkeypatch.setattr(writing.time, "sleep", stop)
     output = tmp_path / "report.html"
     assert run("report", [str(copy[0]), "-o", str(output), "--watch", "--pictures", "0"]) == 0
     page = output.read_text("utf-8")

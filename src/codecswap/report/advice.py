@@ -9,6 +9,9 @@ from codecswap.report.measurements import NEGLIGIBLE, Comparison
 from codecswap.report.texts import Text, text
 from codecswap.swaps import SWAPS
 
+FULL_SIZE = 128
+"""Channels inside the transforms from which a codec is said to be of full size: the zoo has 128 and 192."""
+
 
 @dataclass(frozen=True)
 class Advice:
@@ -43,6 +46,10 @@ def advise(comparison: Comparison, codec: dict[str, Any]) -> Advice | None:
             "psnr": f"{teacher - loss:.2f}",
         }
         sentences.append(text("advice_nothing" if loss < NEGLIGIBLE else "advice_less", **values))
+    checkpoint = comparison.checkpoint
+    if not SWAPS[checkpoint.replacement].exact and comparison.student.same_latents:
+        size = "full" if checkpoint.student.N >= FULL_SIZE else "small"
+        sentences.append(text(f"advice_reach_{size}", name=checkpoint.replacement))
     sentences.append(text("advice_do"))
     return Advice(sentences, export_command(codec, min(better, key=lambda name: round(better[name], 2))))
 

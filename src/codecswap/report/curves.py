@@ -7,6 +7,7 @@ import numpy as np
 from codecswap.codecs.architectures import name_of
 from codecswap.evaluation.published import published
 from codecswap.evaluation.result import CodecResult
+from codecswap.metrics.table import METRICS, Metric
 from codecswap.report.measurements import Comparison
 from codecswap.report.plots import Line, Plot
 from codecswap.report.run import STAGES, Run
@@ -39,7 +40,7 @@ def time_line(runs: list[Run]) -> tuple[list[Row], list[float]]:
 
 
 def training_plots(rows: list[Row], borders: list[float]) -> list[Plot]:
-    """PSNR, MS-SSIM, loss, rate where it was trained, learning rate and wall time, over steps."""
+    """Training's metrics, loss, rate where it was trained, learning rate and wall time, over steps."""
 
     def line(name: str, column: str, color: str, dash: str = "solid") -> Line:
         return Line(text(name), color, [r["x"] for _, r in rows], [r.get(column, math.nan) for _, r in rows], dash)
@@ -48,16 +49,18 @@ def training_plots(rows: list[Row], borders: list[float]) -> list[Plot]:
         title, described = text(f"plot_{key}"), text(f"plot_{key}_described")
         return Plot(key, title, described, list(lines), text("steps"), unit, borders=borders)
 
-    def compared(measure: str) -> list[Line]:
-        return [
-            line("teacher_to_picture", f"teacher_{measure}_picture", "teacher", "dashed"),
-            line("student_to_picture", f"{measure}_picture", "student"),
-            line("student_to_teacher", f"{measure}_teacher", "third", "dotted"),
+    def compared(metric: Metric) -> Plot:
+        title, described = (text(key, label=metric.label) for key in ("plot_metric", "plot_metric_described"))
+        lines = [
+            line("teacher_to_picture", f"teacher_{metric.column}_picture", "teacher", "dashed"),
+            line("student_to_picture", f"{metric.column}_picture", "student"),
+            line("student_to_teacher", f"{metric.column}_teacher", "third", "dotted"),
         ]
+        unit = metric.unit or metric.label
+        return Plot(str(metric.column), title, described, lines, text("steps"), unit, borders=borders)
 
     plots = [
-        plot("psnr", "dB", *compared("psnr")),
-        plot("msssim", "MS-SSIM", *compared("msssim")),
+        *(compared(metric) for metric in METRICS.values() if metric.column),
         plot("loss", "", line("training_loss", "train_loss", "student")),
         plot("rate", "bpp", line("teacher", "teacher_bpp", "teacher", "dashed"), line("student", "bpp", "student")),
         plot("lr", "", line("learning_rate", "learning_rate", "third")),
@@ -67,25 +70,26 @@ def training_plots(rows: list[Row], borders: list[float]) -> list[Plot]:
 
 
 def rate_plots(comparison: Comparison) -> list[Plot]:
-    """PSNR and MS-SSIM over bits per pixel: teacher, student, anchors, and the published curve of Kodak."""
-    return [
-        _rate_plot("rd_psnr", "dB", "psnr", "psnr-rgb", comparison, 2),
-        _rate_plot("rd_msssim", "MS-SSIM", "ms_ssim", "ms-ssim-rgb", comparison, 4),
-    ]
+    """Each metric over bits per pixel: teacher, student, anchors, and the published curve of Kodak."""
+    measured = comparison.teacher.mean()
+    return [_rate_plot(metric, comparison) for metric in METRICS.values() if metric.name in measured]
 
 
-def _rate_plot(key: str, unit: str, measure: str, column: str, comparison: Comparison, digits: int) -> Plot:
+def _rate_plot(metric: Metric, comparison: Comparison) -> Plot:
     known = published(name_of(comparison.checkpoint.student))["results"]
-    lines = [Line(text("published_kodak"), "published", known["bpp"], known[column], "dotted", "*")]
+    lines = []
+    if metric.curve in known:
+        lines.append(Line(text("published_kodak"), "published", known["bpp"], known[metric.curve], "dotted", "*"))
     for name, points in _by_format(comparison.anchors):
         color, marker = ANCHORS[name]
         means = [point.mean() for point in points]
-        lines.append(Line(name, color, [m["bpp"] for m in means], [m[measure] for m in means], "dashed", marker))
+        lines.append(Line(name, color, [m["bpp"] for m in means], [m[metric.name] for m in means], "dashed", marker))
     for result, name in ((comparison.teacher, "teacher"), (comparison.student, "student")):
         mean = comparison.beside_anchors(result)
-        lines.append(Line(text(name), name, [mean["bpp"]], [mean[measure]], marker="o"))
-    title, described = text(f"plot_{key}"), text(f"plot_{key}_described")
-    return Plot(key, title, described, lines, text("bits_per_pixel"), unit, digits)
+        lines.append(Line(text(name), name, [mean["bpp"]], [mean[metric.name]], marker="o"))
+    title, described = (text(key, label=metric.label) for key in ("plot_rate_metric", "plot_rate_metric_described"))
+    unit = metric.unit or metric.label
+    return Plot(f"rate_{metric.name}", title, described, lines, text("bits_per_pixel"), unit, metric.digits - 1)
 
 
 def _by_format(results: list[CodecResult]) -> list[tuple[str, list[CodecResult]]]:

@@ -18,11 +18,6 @@ def signed(value: float, digits: int, unit: str = "") -> str:
     return ("−" if value < 0 else "+") + shown
 
 
-def decibels(value: float) -> str:
-    """PSNR in dB."""
-    return number(value, 2, "\u00a0dB")
-
-
 def duration(seconds: float) -> str:
     """Hours, minutes and seconds."""
     hours, rest = divmod(round(seconds), 3600)

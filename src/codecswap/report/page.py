@@ -18,6 +18,7 @@ import jinja2
 from markupsafe import Markup
 
 from codecswap.config import ZOO
+from codecswap.metrics.table import METRICS
 from codecswap.report import curves, plots
 from codecswap.report.formats import duration, number, signed
 from codecswap.report.measurements import REGION, Comparison, Measurements
@@ -94,22 +95,15 @@ def _state(run: Run) -> Text:
 
 def _columns(rows: list[curves.Row]) -> list[tuple[Text, str, int]]:
     """The columns of the table of epochs that have figures: heading, name and decimals."""
-    names = {
-        "train_loss": 5,
-        "psnr_picture": 3,
-        "teacher_psnr_picture": 3,
-        "psnr_teacher": 3,
-        "msssim_picture": 5,
-        "teacher_msssim_picture": 5,
-        "msssim_teacher": 5,
-        "bpp": 4,
-        "teacher_bpp": 4,
-        "learning_rate": 8,
-        "pictures_per_second": 1,
-        "minutes": 1,
-    }
+    columns = [(text("column_train_loss"), "train_loss", 5)]
+    for metric in METRICS.values():
+        kinds = {"picture": "{}_picture", "teacher_picture": "teacher_{}_picture", "to_teacher": "{}_teacher"}
+        for kind, name in kinds.items() if metric.column else ():
+            columns.append((text(f"column_{kind}", label=metric.label), name.format(metric.column), metric.digits))
+    others = {"bpp": 4, "teacher_bpp": 4, "learning_rate": 8, "pictures_per_second": 1, "minutes": 1}
+    columns += [(text(f"column_{name}"), name, digits) for name, digits in others.items()]
     there = {name for _, row in rows for name, value in row.items() if not math.isnan(value)}
-    return [(text(f"column_{name}"), name, digits) for name, digits in names.items() if name in there]
+    return [column for column in columns if column[1] in there]
 
 
 def _options(runs: list[Run]) -> list[tuple[str, list[tuple[str, bool]]]]:

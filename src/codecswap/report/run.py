@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -114,7 +115,7 @@ class Run:
         return stats
 
 
-def read_runs(folders: list[str]) -> list[Run]:
+def read_runs(folders: Sequence[str]) -> list[Run]:
     """Read the runs of one student, distillation first.
 
     Raises:

@@ -1,11 +1,12 @@
 """The verdict on a student, in sentences and figures."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from codecswap.metrics import SMALLEST_SIDE
+from codecswap.metrics.table import JUDGE, METRICS, Metric
 from codecswap.report.advice import Advice, advise
-from codecswap.report.formats import decibels, number, signed
+from codecswap.report.formats import number, signed
 from codecswap.report.measurements import MAX_SIDE, NEGLIGIBLE, Comparison, Measurements
 from codecswap.report.run import Run
 from codecswap.report.texts import Text, text
@@ -22,7 +23,9 @@ class Verdict:
     cards: list[tuple[Text, str | Text, Text]]
     """Title, figure, and what it is computed from."""
     rows: list[tuple[Text, list[str]]]
-    """Teacher, student, student against teacher: PSNR, MS-SSIM, bits per pixel, encoding and decoding time."""
+    """Teacher, student, student against teacher: the metrics, bits per pixel, encoding and decoding time."""
+    metrics: list[Metric]
+    """What the first columns of ``rows`` show."""
     basis: list[Text]
     """What was measured, on which pictures."""
     decodes: bool | None
@@ -35,15 +38,16 @@ def make_verdict(run: Run, comparison: Comparison | None, measurements: Measurem
     """The verdict from the measured comparison, or else from the run's own metrics; None if there are neither."""
     if comparison:
         return _from_comparison(run, comparison)
-    target = run.stage.target
-    known = [row for row in run.rows if not math.isnan(row.get(f"msssim_{target}", math.nan))]
+    judged = f"{JUDGE.column}_{run.stage.target}"
+    known = [row for row in run.rows if not math.isnan(row.get(judged, math.nan))]
     if not known:
         return None
-    best = max(known, key=lambda row: row[f"msssim_{target}"])
-    columns = {
-        "psnr": "psnr_picture", "ms_ssim": "msssim_picture", "bpp": "bpp",
-        "psnr_to_teacher": "psnr_teacher", "ms_ssim_to_teacher": "msssim_teacher",
-    }  # fmt: skip
+    best = max(known, key=lambda row: row[judged])
+    columns = {"bpp": "bpp"}
+    for metric in METRICS.values():
+        if metric.column:
+            columns[metric.name] = f"{metric.column}_picture"
+            columns[f"{metric.name}_to_teacher"] = f"{metric.column}_teacher"
     student, teacher = (
         {name: best.get(prefix + column, math.nan) for name, column in columns.items()} for prefix in ("", "teacher_")
     )
@@ -64,8 +68,10 @@ def _from_comparison(run: Run, comparison: Comparison) -> Verdict:
     basis.append(text("basis_range", least=signed(min(changes), 2), most=signed(max(changes), 2)))
     if comparison.cropped:
         basis.append(text("basis_cropped", count=str(comparison.cropped), side=str(MAX_SIDE)))
-    if (defined := int(means["student"]["ms_ssim_pictures"])) < count:
-        basis.append(text("basis_ms_ssim", count=str(defined), side=str(SMALLEST_SIDE)))
+    for metric in METRICS.values():
+        if (defined := int(means["student"].get(f"{metric.name}_pictures", count))) < count:
+            values = {"label": metric.label, "count": str(defined), "side": str(metric.smallest_side)}
+            basis.append(text("basis_defined", **values))
     advice = advise(comparison, run.codec or run.config)
     if by_student.same_entropy and not by_student.same_latents:
         return _verdict(means, True, basis, advice, proof="encoder")
@@ -88,14 +94,14 @@ def _verdict(
         proof: why, a text's key; by default that of ``decodes``.
     """
     teacher, student = means["teacher"], means["student"]
+    metrics = [metric for metric in METRICS.values() if metric.name in student]
     rows = []
     for name, mean in means.items():
         times = [
             number(1000 * mean[key], 0, "\u00a0ms") if key in mean else "" for key in ("encoding_time", "decoding_time")
         ]
-        rows.append((text(name), [decibels(mean["psnr"]), number(mean["ms_ssim"], 4), number(mean["bpp"], 4), *times]))
-    against = [decibels(student["psnr_to_teacher"]), number(student["ms_ssim_to_teacher"], 4), "", "", ""]
-    rows.append((text("student_to_teacher"), against))
+        rows.append((text(name), [*_figures(metrics, mean), number(mean["bpp"], 4), *times]))
+    rows.append((text("student_to_teacher"), [*_figures(metrics, student, "_to_teacher"), "", "", ""]))
     lost, rate = teacher["psnr"] - student["psnr"], student["bpp"] - teacher["bpp"]
     change = "loses" if lost >= NEGLIGIBLE else "gains" if lost <= -NEGLIGIBLE else "equals"
     headline = [text(f"headline_{change}", decibels=f"{abs(lost):.2f}")]
@@ -111,12 +117,24 @@ def _verdict(
     rates = text("card_bpp_pair", teacher=number(teacher["bpp"], 3), change=signed(relative, 1, "\u00a0%"))
     answer, usual = {True: ("yes", "kept"), False: ("no", "broken"), None: ("unknown", "unproved")}[decodes]
     cards: list[tuple[Text, str | Text, Text]] = [
-        (text("card_psnr"), signed(-lost, 2, "\u00a0dB"), pair(0)),
-        (text("card_msssim"), signed(student["ms_ssim"] - teacher["ms_ssim"], 4), pair(1)),
+        *(
+            (text("card_metric", label=m.label), _shown(m, student[m.name] - teacher[m.name], signed), pair(column))
+            for column, m in enumerate(metrics)
+        ),
         (text("card_bpp"), number(student["bpp"], 3), rates),
         (text("card_bitstreams"), text(f"bitstreams_{answer}"), text(f"bitstreams_{proof or usual}")),
     ]
-    return Verdict(headline, cards, rows, basis, decodes, advice)
+    return Verdict(headline, cards, rows, metrics, basis, decodes, advice)
+
+
+def _figures(metrics: list[Metric], mean: dict[str, float], suffix: str = "") -> list[str]:
+    """A row's cells; empty where a metric was not measured."""
+    return [_shown(m, mean[m.name + suffix]) if m.name + suffix in mean else "" for m in metrics]
+
+
+def _shown(metric: Metric, value: float, write: Callable[[float, int, str], str] = number) -> str:
+    """A figure with one decimal less than in files and tables: a report is for reading."""
+    return write(value, metric.digits - 1, f"\u00a0{metric.unit}" if metric.unit else "")
 
 
 def conclusion(run: Run, measurements: Measurements) -> list[str]:
