@@ -80,6 +80,7 @@ ALLOWED = {
     "advise": BASE | {"metrics", "data", "layers", "codecs", "swaps", "graph", "export", "compile"},
     "coding": BASE | {"data", "entropy", "inference", "codecs", "students"},
     "page": BASE | {"entropy", "inference"},
+    "rewrite": BASE | {"layers", "targets"},
     "report": BASE | {"stages", "metrics", "data", "codecs", "swaps", "students", "evaluation"},
     "demo": BASE
     | {"metrics", "data", "inference", "codecs", "swaps", "training", "evaluation", "export", "report", "coding"},

@@ -156,7 +156,7 @@ def _choice(form: str | None, operators: Sequence[str] | None, target: str | Non
         return fastest, []
     if target is None or target == MEASURED:
         return cheapest(form, frozenset(operators) if operators else None), []
-    from codecswap.export.operators import load_target
+    from codecswap.targets.target import load_target
 
     chosen = load_target(target)
     allowed = chosen.operators | frozenset(operators or ())
