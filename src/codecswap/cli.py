@@ -43,7 +43,7 @@ class Command:
 
 COMMANDS = {
     "prepare": Command(config.PrepareOptions, "data.prepare.command:main", extra=None),
-    **{stage.name: Command(stage.options, "training.loop:train") for stage in STAGES.values()},
+    **{stage.name: Command(stage.options, "training.command:main") for stage in STAGES.values()},
     "eval": Command(config.EvalOptions, "evaluation.command:main"),
     "report": Command(config.ReportOptions, "report.command:main", argument="runs"),
     "advise": Command(config.AdviseOptions, "advise:main"),

@@ -27,7 +27,7 @@ from codecswap.report.writing import write_report
 from codecswap.students.checkpoint import read_student
 from codecswap.swaps import SWAPS
 from codecswap.swaps.apply import swap
-from codecswap.training.loop import train
+from codecswap.training.run import train
 
 TILE = 256
 """Side of the tiles that training pictures are cut into; training crops 224 from them."""

@@ -19,6 +19,7 @@ from codecswap.codecs.factorized import FactorizedPrior
 from codecswap.students.checkpoint import read_student
 from codecswap.training import callbacks, saving
 from codecswap.training import loop as training
+from codecswap.training import run as runs
 
 FAST = [
     "--teacher",
@@ -300,7 +301,7 @@ def test_wandb_gets_curves_and_the_pictures_steps(pictures: Path, tmp_path: Path
             return None if name in ("version", "name", "save_dir", "experiment") else super().__getattribute__(name)
 
     recorder = Recorder()
-    monkeypatch.setattr(training, "wandb_logger", lambda *args: recorder)
+    monkeypatch.setattr(runs, "wandb_logger", lambda *args: recorder)
     train("distill", pictures, tmp_path, "--epochs", "3", "--recon_every", "2", "--init", "weights", "--lr", "3e-4")
     steps = [(entry, step) for entry, step in recorder.calls if "loss" in entry]
     assert [step for _, step in steps] == list(range(6)), "three epochs of two steps"

@@ -69,19 +69,27 @@ class Reconstructions(L.Callback):
                 logger.log_image(f"{self.kind}/{tag}", [to_pil_image(grid)], step=trainer.global_step)
 
 
-class EpochLog(L.Callback):
-    """One row per epoch in ``metrics.csv`` and W&B, and one line on the output.
+class EpochRows(L.Callback):
+    """A row of figures for each epoch, and one for the start.
 
     Args:
-        folder: the run's folder.
-        stage: its target is what the best checkpoint is judged by.
-        state: the run's; its ``judged`` is set here, before `codecswap.training.saving.Checkpoints` reads it.
+        stage: its target is what the best student is judged by.
+        state: the run's; its ``judged`` is set here, before other callbacks read it.
     """
 
-    def __init__(self, folder: Path, stage: Stage, state: TrainingState) -> None:
-        self.path, self.target, self.state = folder / "metrics.csv", stage.target, state
+    def __init__(self, stage: Stage, state: TrainingState) -> None:
+        self.target, self.state = stage.target, state
         self.started = self.epoch_started = time.perf_counter()
         self.first: int | None = None
+
+    def write(self, trainer: L.Trainer, row: dict[str, float], *, start: bool) -> None:
+        """Take a row; in every process.
+
+        Args:
+            row: ``epoch`` (-1: the start), ``step``, ``learning_rate``, means of the losses and metrics, ``seconds``, ...
+            start: it is that of the start.
+        """
+        raise NotImplementedError
 
     def on_sanity_check_end(self, trainer: L.Trainer, pl_module: Any) -> None:
         """The start, before any step, is the row of epoch -1; a resumed run is not measured again."""
@@ -91,10 +99,8 @@ class EpochLog(L.Callback):
             self._row(trainer, pl_module, self.state.epoch, start=True)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: Any) -> None:
-        """Remember where this process began, for the time left; what was logged after the checkpoint is done again."""
+        """Remember where this process began, for the time left."""
         self.first = trainer.current_epoch
-        if trainer.is_global_zero and trainer.ckpt_path:
-            cut_rows(self.path, trainer.current_epoch)
         self.epoch_started = time.perf_counter() - self.state.seconds
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: Any) -> None:
@@ -125,9 +131,32 @@ class EpochLog(L.Callback):
             row["lambda_rate"] = module.rate_weight.item()
         row |= {"skipped_steps": self.state.skipped, "seconds": seconds}
         self.state.skipped, self.state.judged = 0, means[f"{JUDGE.column}_{self.target}"]
+        self.write(trainer, row, start=start)
+
+
+class EpochLog(EpochRows):
+    """One row per epoch in ``metrics.csv`` and W&B, and one line on the output.
+
+    Args:
+        folder: the run's folder.
+        stage, state: as `EpochRows` takes them.
+    """
+
+    def __init__(self, folder: Path, stage: Stage, state: TrainingState) -> None:
+        super().__init__(stage, state)
+        self.path = folder / "metrics.csv"
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: Any) -> None:
+        """What was logged after the checkpoint is done again."""
+        super().on_train_start(trainer, pl_module)
+        if trainer.is_global_zero and trainer.ckpt_path:
+            cut_rows(self.path, trainer.current_epoch)
+
+    def write(self, trainer: L.Trainer, row: dict[str, float], *, start: bool) -> None:  # noqa: D102
         if not trainer.is_global_zero:
             return
-        cut_rows(self.path, epoch, row)  # before the checkpoint: a run killed in between cuts the row and does it again
+        # before the checkpoint: a run killed in between cuts the row and does it again
+        cut_rows(self.path, int(row["epoch"]), row)
         for logger in trainer.loggers:
             logger.log_metrics({f"epoch/{key}": value for key, value in row.items()}, step=trainer.global_step)
         say(self._line(trainer, row, start) + (", the best so far" if self.state.judged > self.state.best else ""))

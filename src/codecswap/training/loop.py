@@ -12,26 +12,20 @@ from typing import Any
 import lightning.pytorch as L
 import torch
 from lightning.pytorch.callbacks import RichProgressBar
+from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
 from codecswap.config import TrainingOptions
-from codecswap.console import say, warn
 from codecswap.data.datasets import Batch
-from codecswap.data.discovery import Pictures, find_pictures
+from codecswap.data.discovery import Pictures
 from codecswap.data.loaders import PictureLoaders
-from codecswap.data.transforms import first_readable
-from codecswap.devices import check_device
-from codecswap.errors import RunFailure, UserError
+from codecswap.errors import UserError
 from codecswap.metrics import to_8_bits
 from codecswap.metrics.table import METRICS
-from codecswap.stages import STAGES, Stage
-from codecswap.training import resume, start
-from codecswap.training.callbacks import EpochLog, Reconstructions, wandb_logger
+from codecswap.stages import Stage
 from codecswap.training.losses import reconstruction_loss
-from codecswap.training.record import write_record
 from codecswap.training.rotated_adam import RotatedAdam, brightness_directions
-from codecswap.training.saving import Checkpoints
 from codecswap.training.state import TrainingState
 from codecswap.training.student import LatentCost, TeacherStudent
 
@@ -212,108 +206,77 @@ class Training(L.LightningModule):
         self.state.unreadable.update(batch.unreadable)
 
 
-def train(options: TrainingOptions) -> int:
-    """``codecswap distill``, ``finetune``: train the stage of these options to its last checkpoint.
+def fit(
+    pair: TeacherStudent,
+    options: TrainingOptions,
+    stage: Stage,
+    state: TrainingState,
+    pictures: Pictures,
+    shown: Tensor,
+    *,
+    callbacks: list[L.Callback],
+    epochs: int | None = None,
+    start: tuple[int, int] = (0, 0),
+    resume: str | None = None,
+    directions: Mapping[str, Tensor] | None = None,
+    logger: Logger | None = None,
+    folder: Path | None = None,
+) -> L.Trainer:
+    """Train a student, in place.
 
     Args:
-        options: when resuming, those that were not set come from the checkpoint.
+        pair: the two codecs.
+        options: how to train; what is about folders, checkpoints and W&B is the callbacks' affair.
+        stage: what the student is compared with.
+        state: where the run is; callbacks read it.
+        pictures: to train on, and to validate on.
+        shown: pictures ``(B, 3, H, W)`` in [0, 1], the same ones whenever a run goes on.
+        callbacks: what happens beside the loop.
+        epochs: 0 measures the start, and trains nothing; by default the options'.
+        start: the epoch to begin with, and how many of its batches are done already.
+        resume: the checkpoint that Lightning goes on from, with its `directions`.
+
+    Returns: Lightning's trainer.
+
+    Raises:
+        UserError: Lightning cannot train on the device that is asked for.
     """
-    stage = next(stage for stage in STAGES.values() if stage.options is type(options))
-    origin = resume.read_origin(stage, options)
-    options = origin.options
-    start.find_target(options)  # a wrong one is said before anything is written
-    pictures = find_pictures(
-        options.coco_dir, val_ratio=options.val_ratio, use_prepared=options.use_prepared, max_images=options.max_images
-    )
-    shown, paths = _check_pictures(pictures, options)
-    data = pictures.identity(str(options.coco_dir))
-    forced = resume.check_pictures(origin, data)
-    check_device(options.accelerator, options.amp)
-    folder = start.make_folder(stage, options, origin.resume)
-    L.seed_everything(options.seed, workers=True, verbose=False)
-    pair, record, more = start.build(stage, origin, pictures)
-    forced += more
-    say(
-        f"Pictures: {len(pictures.train)} for training, {len(pictures.val)} held out ({pictures.layout} layout of "
-        f"{options.coco_dir})."
-    )
-    epochs = options.epochs
-    if not stage.trains_exact and record.exact and not options.unfreeze_all:
-        start.prove_exact(pair, shown, record.replacement)
-        epochs = 0
+    epochs = options.epochs if epochs is None else epochs
     if pair.trains_encoder and not options.unfreeze_all:
-        pair.latent_cost = LatentCost(pair.teacher, shown)  # of pictures that are the same when the run is resumed
-    steps = len(pictures.train) // options.batch_size
+        pair.latent_cost = LatentCost(pair.teacher, shown)
     if options.compile:
         torch._dynamo.config.suppress_errors = True  # no compiler: slower, but not the end of a run
         pair.teacher.g_s.compile()
         pair.student.g_s.compile()
-    state = TrainingState(epoch=origin.epochs_done - 1)
-    module = Training(pair, options, stage, state, steps_per_epoch=steps, shown=shown, directions=origin.directions)
-    facts = {"pictures": data, "forced": origin.forced + forced}
-    checkpoints = Checkpoints(folder, stage, record, options, facts, state)
-    # pictures first: a run that is killed before its checkpoint draws them again
-    reconstructions = Reconstructions(folder, stage.recon, options, state, shown)
-    callbacks = [reconstructions, EpochLog(folder, stage, state), checkpoints]
-    trainer = _trainer(options, epochs, steps, folder, callbacks, origin.wandb_id)
-    state.wandb_id = trainer.logger.version if trainer.logger else None  # type: ignore[assignment]
-    try:
-        write_record(folder, stage.name, record, origin, data, paths[: options.recon_count], forced)
-        loaders = PictureLoaders(pictures, options, origin.progress)
-        begin_at(trainer, origin.epochs_done)
-        trainer.fit(module, loaders, ckpt_path=origin.resume, weights_only=True)
-        if epochs == 0:
-            checkpoints.save(trainer, stage.last)
-    except OSError as error:
-        raise RunFailure(
-            f"The run stopped because {error.filename or folder} could not be written or read ({error.strerror or error}). The "
-            f"newest checkpoint is {state.saved}: put the disk right, and the same command with --{stage.resume} auto "
-            "goes on from there."
-        ) from error
-    if state.unreadable:
-        names = ", ".join(sorted(path.name for path in state.unreadable))
-        warn(f"{len(state.unreadable)} pictures could not be read and were skipped: {names}.")
-    best = f"{folder / stage.best} (MS-SSIM against the {stage.target} {state.best:.5f})"
-    say(f"Done: {folder / stage.last} and the best, {best}.")
-    return 0
+    steps = len(pictures.train) // options.batch_size
+    module = Training(pair, options, stage, state, steps_per_epoch=steps, shown=shown, directions=directions)
+    trainer = _trainer(options, epochs, steps, folder, callbacks, logger)
+    if resume is None:
+        _begin_at(trainer, start[0])
+    trainer.fit(module, PictureLoaders(pictures, options, start), ckpt_path=resume, weights_only=True)
+    return trainer
 
 
-def begin_at(trainer: L.Trainer, epoch: int) -> None:
+def _begin_at(trainer: L.Trainer, epoch: int) -> None:
     """Let a new trainer begin with an epoch, counted from 0; a Lightning checkpoint sets it itself."""
     progress: Any = trainer.fit_loop.epoch_progress.current
     progress.ready = progress.started = progress.processed = progress.completed = epoch
 
 
-def _check_pictures(pictures: Pictures, options: TrainingOptions) -> tuple[Tensor, list[Path]]:
-    """Refuse what cannot be trained on; returns the validation pictures to look at."""
-    if options.batch_size > len(pictures.train):
-        raise UserError(
-            f"--batch_size {options.batch_size} is larger than the {len(pictures.train)} training pictures of "
-            f"{options.coco_dir}: use --batch_size {len(pictures.train)} or less, or more pictures."
-        )
-    if not len(first_readable(pictures.train, 1)[0]):
-        raise UserError(f"None of the {len(pictures.train)} training pictures of {options.coco_dir} can be read.")
-    shown = first_readable(pictures.val, max(1, options.recon_count))
-    if not len(shown[0]):
-        raise UserError(
-            f"None of the {len(pictures.val)} validation pictures can be read: raise --val_ratio to hold out others."
-        )
-    if len(shown[0]) < options.recon_count:
-        warn(
-            f"only {len(shown[0])} validation pictures for --recon_count {options.recon_count}: all of them are shown."
-        )
-    return shown
-
-
 def _trainer(
-    options: TrainingOptions, epochs: int, steps: int, folder: Path, callbacks: list[L.Callback], wandb_id: str | None
+    options: TrainingOptions,
+    epochs: int,
+    steps: int,
+    folder: Path | None,
+    callbacks: list[L.Callback],
+    logger: Logger | None,
 ) -> L.Trainer:
     """Lightning's Trainer for these options; ``steps`` are those of an epoch."""
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="lightning")
     warnings.filterwarnings("ignore", message=".*modules? in eval mode.*")
-    logger = wandb_logger(options, folder, wandb_id)
-    if sys.stdout.isatty():
+    bar = folder is not None and sys.stdout.isatty()
+    if bar:
         callbacks = [*callbacks, RichProgressBar()]
     devices = int(options.devices) if options.devices.isdigit() else options.devices
     try:
@@ -329,7 +292,7 @@ def _trainer(
             log_every_n_steps=max(1, min(50, epochs * steps // 100)),
             enable_checkpointing=False,
             enable_model_summary=False,
-            enable_progress_bar=sys.stdout.isatty(),
+            enable_progress_bar=bar,
             use_distributed_sampler=False,  # EpochSampler serves any number of processes
             num_sanity_val_steps=-1,  # the start is measured like every epoch
             inference_mode=False,

@@ -1,0 +1,133 @@
+"""Distillation and fine-tuning as functions: codecs in, a codec out, nothing written and nothing printed."""
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as L
+from torch import Tensor
+
+from codecswap.codecs.protocol import Codec
+from codecswap.data.discovery import find_pictures
+from codecswap.errors import RunFailure
+from codecswap.stages import STAGES, Stage
+from codecswap.students.record import StudentRecord
+from codecswap.training.callbacks import EpochRows
+from codecswap.training.loop import fit
+from codecswap.training.run import check_pictures
+from codecswap.training.saving import IN_A_ROW
+from codecswap.training.state import TrainingState
+from codecswap.training.student import TeacherStudent
+
+OPTIONS = frozenset(
+    {
+        "epochs",
+        "batch_size",
+        "optimizer",
+        "lr",
+        "warmup_steps",
+        "lambda_l1",
+        "lambda_msssim",
+        "lambda_mse",
+        "lambda_rate",
+    }
+    | {"unfreeze_all", "part", "train_igdn", "freeze_igdn", "seed", "deterministic", "amp", "compile", "accelerator"}
+    | {"max_images", "val_ratio", "num_workers"}
+)
+"""Options of the commands that the functions take."""
+Progress = Callable[[dict[str, float]], None]
+"""Called with a row of figures after each epoch, and before the first (``epoch`` -1), named as in ``metrics.csv``."""
+
+
+def distill(
+    student: Codec, teacher: Codec, pictures: str | Path, *, progress: Progress | None = None, **options: Any
+) -> Codec:
+    """Train a student to reproduce its teacher's reconstructions.
+
+    Args:
+        student: what `codecswap.swap` made of ``teacher``; it is left as it is.
+        teacher: the codec that the student was made from.
+        pictures: a folder of pictures; a share of them (``val_ratio``) is held out to choose the best epoch.
+        progress: is called after each epoch with its figures: ``epoch``, ``train_loss``, ``psnr_teacher``, ``seconds``, ...
+        options: those of ``codecswap distill`` with the same names and defaults (docs/options.md): ``epochs``,
+            ``batch_size``, ``lr``, ``train_igdn``, ``part``, ``unfreeze_all``, ``seed``, ``accelerator``, ...
+
+    Returns: the student as it was after its best epoch, by MS-SSIM against the teacher; before the first if none was better.
+    An exact student has nothing to learn, and comes back as it was.
+
+    Raises:
+        TypeError: the command has no such option, or only its folder has.
+        UserError: an option has an impossible value, or the pictures cannot be read or are too few.
+        RunFailure: the training diverges.
+    """
+    return _train(STAGES["distill"], student, teacher, pictures, progress, options)
+
+
+def finetune(
+    student: Codec, teacher: Codec, pictures: str | Path, *, progress: Progress | None = None, **options: Any
+) -> Codec:
+    """Train a student further, with the pictures themselves as the target.
+
+    Args:
+        student: what `distill` returned, or any other student; it is left as it is.
+        teacher: the codec that the student was made from; its figures stand beside the student's.
+        pictures, progress: as in `distill`.
+        options: those of ``codecswap finetune`` with the same names and defaults (docs/options.md): ``epochs``,
+            ``batch_size``, ``lr``, ``freeze_igdn``, ``part``, ``unfreeze_all``, ``seed``, ``accelerator``, ...
+
+    Returns: the student as it was after its best epoch, by MS-SSIM against the pictures; before the first if none was better.
+
+    Raises:
+        TypeError, UserError, RunFailure: as in `distill`.
+    """
+    return _train(STAGES["finetune"], student, teacher, pictures, progress, options)
+
+
+def _train(
+    stage: Stage,
+    student: Codec,
+    teacher: Codec,
+    folder: str | Path,
+    progress: Progress | None,
+    given: dict[str, Any],
+) -> Codec:
+    if unknown := given.keys() - OPTIONS:
+        raise TypeError(f"{stage.name}() takes no {min(unknown)}; it takes {', '.join(sorted(OPTIONS))}")
+    options = stage.options(**given, coco_dir=str(folder))
+    found = find_pictures(folder, val_ratio=options.val_ratio, max_images=options.max_images)
+    shown, _ = check_pictures(found, options)
+    student, original = copy.deepcopy(student), copy.deepcopy(teacher)
+    if stage.trains_exact or options.unfreeze_all or not StudentRecord.of(student, teacher).exact:
+        L.seed_everything(options.seed, workers=True, verbose=False)
+        pair, state = TeacherStudent(original, student, **stage.trained(options)), TrainingState()
+        best = _Best(stage, state, student, progress)
+        fit(pair, options, stage, state, found, shown, callbacks=[best])
+        student.cpu().load_state_dict(best.weights)
+        if options.unfreeze_all:
+            tables: Any = student
+            tables.update(force=True)
+    student.record = StudentRecord.of(student, teacher)
+    return student.eval().requires_grad_(False)
+
+
+class _Best(EpochRows):
+    """Keeps the weights of the best epoch in memory."""
+
+    def __init__(self, stage: Stage, state: TrainingState, student: Codec, progress: Progress | None) -> None:
+        super().__init__(stage, state)
+        self.student, self.progress = student, progress
+        self.weights: dict[str, Tensor] = {}
+
+    def write(self, trainer: L.Trainer, row: dict[str, float], *, start: bool) -> None:
+        if self.state.judged > self.state.best or not self.weights:
+            self.state.best = self.state.judged
+            self.weights = {name: value.detach().cpu().clone() for name, value in self.student.state_dict().items()}
+        if self.progress and trainer.is_global_zero:
+            self.progress(row)
+
+    def on_train_batch_end(self, *args: Any) -> None:
+        if self.state.skipped_in_a_row >= IN_A_ROW:
+            raise RunFailure(
+                f"The training has diverged: {IN_A_ROW} steps in a row without a finite loss and gradient; take a lower lr."
+            )
