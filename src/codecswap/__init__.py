@@ -5,7 +5,8 @@ The public API, imported when it is first used (so that a device without PyTorch
 - `load_codec`: a pretrained codec, from CompressAI's zoo, a local file or the package.
 - `swap`: a student with other layers in place of the transposed convolutions.
 - `calibrate`: the closed-form start of such a student, fitted on real latents.
-- `load_student`: a student from a checkpoint.
+- `distill`, `finetune`: train a student towards its teacher, and towards the pictures.
+- `save_student`, `load_student`: a student in a file.
 - `encode`: the rounded latents that a bitstream carries.
 - `evaluate`: PSNR, MS-SSIM and bits per pixel from real bytes.
 - `ms_ssim`, `psnr`: the metrics, per picture.
@@ -19,21 +20,37 @@ if TYPE_CHECKING:
     from codecswap.codecs.source import load_codec
     from codecswap.evaluation.evaluate import evaluate
     from codecswap.metrics import ms_ssim, psnr
-    from codecswap.students.checkpoint import load_student
+    from codecswap.students.checkpoint import load_student, save_student
     from codecswap.swaps.apply import swap
     from codecswap.swaps.calibrate import calibrate
+    from codecswap.training.train import distill, finetune
 
 __version__ = "0.1.0"
-__all__ = ["calibrate", "encode", "evaluate", "load_codec", "load_student", "ms_ssim", "psnr", "swap"]
+__all__ = [
+    "calibrate",
+    "distill",
+    "encode",
+    "evaluate",
+    "finetune",
+    "load_codec",
+    "load_student",
+    "ms_ssim",
+    "psnr",
+    "save_student",
+    "swap",
+]
 
 _HOMES = {
     "calibrate": "swaps.calibrate",
+    "distill": "training.train",
     "encode": "codecs.protocol",
     "evaluate": "evaluation.evaluate",
+    "finetune": "training.train",
     "load_codec": "codecs.source",
     "load_student": "students.checkpoint",
     "ms_ssim": "metrics",
     "psnr": "metrics",
+    "save_student": "students.checkpoint",
     "swap": "swaps.apply",
 }
 

@@ -18,7 +18,7 @@ import torch
 
 CLOCKS = {"seconds", "pictures_per_second"}
 CONTEXT = multiprocessing.get_context("forkserver")  # a clean process that has imported, and never used, PyTorch
-CONTEXT.set_forkserver_preload(["codecswap.training.loop", "codecswap.report", "pytorch_optimizer"])
+CONTEXT.set_forkserver_preload(["codecswap.training.run", "codecswap.report", "pytorch_optimizer"])
 
 Breakage = Callable[[Path], None]
 """Called in the new process with the run's folder, before the command."""
