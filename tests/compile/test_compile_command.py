@@ -116,7 +116,7 @@ def test_without_the_toolchain_the_files_are_written_and_what_is_missing_is_said
     # then the list of operators is what there is to ask
     (tmp_path / "fake.toml").write_text(TARGET.replace('"DepthToSpace"', '"Resize"'))
     assert cli.main(arguments) == 3
-    assert "DepthToSpace at g_s.0: use --replacement masked" in capsys.readouterr().out
+    assert "DepthToSpace at g_s.0, g_s.2, g_s.4, g_s.6: use --replacement masked" in capsys.readouterr().out
 
 
 def test_a_folder_is_replaced_whole_or_not_at_all(fake: Fake, arguments: list[str], tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ def test_what_is_refused_is_named_with_what_would_replace_it(teacher: Factorized
     lines = complaints(path, load_target(str(own)))
     assert lines[0] == "opset 13: it reads up to 12, use --opset 12"
     assert lines[1].startswith("dynamic shapes")
-    assert lines[2] == "ConvTranspose at g_s.0: use --replacement masked or --form masked"
+    assert lines[2] == "ConvTranspose at g_s.0, g_s.2, g_s.4, g_s.6: use --replacement masked or --form masked"
     export_decoder(swap(teacher, "masked")[0], path, opset=12, height=64, width=64)
     assert complaints(path, load_target(str(own))) == []
 
@@ -44,15 +44,16 @@ def test_an_attribute_outside_its_limits_is_named(teacher: FactorizedPrior, tmp_
     own.write_text('operators = ["Conv", "Mul", "DepthToSpace", "Sqrt"]\n[limits.DepthToSpace]\nmode = ["DCR"]\n')
     path = tmp_path / "decoder.onnx"
     export_decoder(swap(teacher, "subpixel")[0], path)
-    assert complaints(path, load_target(str(own)))[0] == "DepthToSpace at g_s.0: its mode is CRD, accepted: DCR"
+    assert complaints(path, load_target(str(own))) == [
+        "DepthToSpace at g_s.0, g_s.2, g_s.4, g_s.6: its mode is CRD, accepted: DCR"
+    ]
 
 
 def test_ethos_u_has_no_square_root_in_onnx(teacher: FactorizedPrior, tmp_path: Path) -> None:
     path = tmp_path / "decoder.onnx"
     export_decoder(swap(teacher, "masked")[0], path, height=64, width=64)
     lines = complaints(path, load_target("ethos-u"))
-    assert [line.split(":")[0] for line in lines] == [f"Sqrt at g_s.{index}" for index in (1, 3, 5)]
-    assert all("use --gdn ramps" in line for line in lines)
+    assert len(lines) == 1 and lines[0].startswith("Sqrt at g_s.1, g_s.3, g_s.5: use --gdn ramps")
 
 
 @pytest.mark.parametrize("text", ["operators =", "name = 'x'", "operators = [1]", "operators = ['Conv']\nlimits = 3"])
@@ -71,8 +72,7 @@ def test_an_operator_in_a_block_is_named_with_its_layer(tmp_path: Path) -> None:
     decoder = nn.Sequential(ResidualBlock(8, 8), nn.Sequential(ResidualBlockUpsample(8, 3))).eval()
     found = trace(lower(decoder), input="latents", shape=(1, 8, 4, 4), output="picture", prefix="g_s")
     lines = refused(found, load_target(str(own)))
-    assert [line.split(":")[0] for line in lines] == ["Add at g_s.0", "Add at g_s.1.0"]
-    assert not any("--input latents" in line for line in lines)
+    assert lines == ["Add at g_s.0, g_s.1.0: nothing of this project's replaces it, so it runs on the CPU"]
     write_onnx(found, tmp_path / "decoder.onnx", 13)
     assert complaints(tmp_path / "decoder.onnx", load_target(str(own))) == lines
 

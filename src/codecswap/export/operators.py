@@ -1,6 +1,6 @@
 """What of a graph a target would not accept, and what would replace it."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,9 +38,12 @@ _INSTEAD = {
 ``medians`` is the Add of --input symbols.
 """
 
+NAMED = 4
+"""Layers named in a line; of more it says how many."""
+
 
 def complaints(path: Path, target: Target) -> list[str]:
-    """What of the graph in ``path`` a target does not accept, a line each: the layer, and what would replace it."""
+    """What of the graph in ``path`` a target does not accept, a line for each reason: the layers, and what replaces them."""
     model = onnx.load(path)
     opset, found = graph.opset(model), []
     if target.max_opset and opset > target.max_opset:
@@ -48,37 +51,49 @@ def complaints(path: Path, target: Target) -> list[str]:
     dims = model.graph.input[0].type.tensor_type.shape.dim
     if target.static_shapes and any(not dim.dim_value for dim in dims):
         found.append("dynamic shapes: it wants fixed ones, use --height and --width")
-    for node in model.graph.node:
-        values = {item.name: onnx.helper.get_attribute_value(item) for item in node.attribute}
-        found += _refused(node.op_type, graph.layer_in(node.name), values, target, opset)
-    return list(dict.fromkeys(found))
+    nodes = [
+        (node.op_type, graph.layer_in(node.name), {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute})
+        for node in model.graph.node
+    ]
+    return found + _refused(nodes, target, opset)
 
 
 def refused(transform: TransformGraph, target: Target) -> list[str]:
     """What of a transform a target does not accept, as `complaints` says it, before anything is written."""
-    steps = transform.operations
-    lines = (_refused(step.operator, step.layer, step.attributes, target, target.max_opset or 13) for step in steps)
-    return list(dict.fromkeys(line for found in lines for line in found))
+    steps = [(step.operator, step.layer, step.attributes) for step in transform.operations]
+    return _refused(steps, target, target.max_opset or 13)
 
 
-def _refused(operator: str, layer: str, attributes: Mapping[str, Any], target: Target, opset: int) -> Iterator[str]:
-    """What a target does not accept of an operator in a layer; empty: before the first one."""
-    place = f"{operator} at {layer or 'the input'}"
+def _refused(steps: Sequence[tuple[str, str, Mapping[str, Any]]], target: Target, opset: int) -> list[str]:
+    """What a target does not accept of operators, their layers (empty: before the first) and their attributes."""
+    found: dict[tuple[str, str], dict[str, None]] = {}  # layers by operator and reason
+    for operator, layer, attributes in steps:
+        for reason in _reasons(operator, layer, attributes, target, opset):
+            found.setdefault((operator, reason), {})[layer or "the input"] = None
+    lines = []
+    for (operator, reason), layers in found.items():
+        names = ", ".join([*layers][:NAMED])
+        more = f" and {len(layers) - NAMED} more" if len(layers) > NAMED else ""
+        lines.append(f"{operator} at {names}{more}: {reason}")
+    return lines
+
+
+def _reasons(operator: str, layer: str, attributes: Mapping[str, Any], target: Target, opset: int) -> Iterator[str]:
     if operator not in target.operators:
-        yield f"{place}: {_advice('medians' if operator == 'Add' and not layer else operator, target)}"
+        yield _advice("medians" if operator == "Add" and not layer else operator, target)
         return
     for name, allowed in target.limits.get(operator, {}).items():
         value = attributes.get(name, _default(operator, name, opset))
         value = value.decode() if isinstance(value, bytes) else value
         if value not in allowed:
-            yield f"{place}: its {name} is {value}, accepted: {', '.join(map(str, allowed))}"
+            yield f"its {name} is {value}, accepted: {', '.join(map(str, allowed))}"
 
 
 def _advice(operator: str, target: Target) -> str:
     choices = [words for words, needed in _INSTEAD.get(operator, ()) if needed <= target.operators]
     if choices:
         return f"use {', or '.join(choices)}"
-    return "nothing of this project's replaces it, so this layer runs on the CPU"
+    return "nothing of this project's replaces it, so it runs on the CPU"
 
 
 def _default(operator: str, attribute: str, opset: int) -> Any:

@@ -9,7 +9,7 @@ no NPU runs either.
 import copy
 import operator
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -107,12 +107,13 @@ class Leaves:
             UserError: a leaf cannot take what it is given.
         """
         found: dict[str, Any] = {INPUT: torch.empty(tuple(shape), device="meta")}
-        memo: dict[int, Any] = {}
         for leaf in self.steps:
-            function = leaf.function if leaf.module is None else copy.deepcopy(leaf.module).to("meta")
-            arguments = fx.node.map_aggregate(leaf.arguments, lambda one: _on_meta(one, memo))
+            function = leaf.function if leaf.module is None else _on_meta(leaf.module)
+            arguments = fx.node.map_aggregate(
+                leaf.arguments, lambda one: one.to("meta") if isinstance(one, Tensor) else one
+            )
             try:
-                found[leaf.name] = _replace(leaf, function, arguments).compute(found)
+                found[leaf.name] = replace(leaf, function=function, arguments=arguments).compute(found)
             except (RuntimeError, TypeError, ValueError) as error:
                 sides = "x".join(map(str, shape))
                 raise UserError(f"The layer {leaf.layer} cannot take an input of the shape {sides}: {error}") from None
@@ -230,10 +231,7 @@ def _map_reads(given: Any, change: Callable[[Read], Any]) -> Any:
     return fx.node.map_aggregate(given, lambda one: change(one) if isinstance(one, Read) else one)
 
 
-def _on_meta(one: Any, memo: dict[int, Any]) -> Any:
-    return memo.setdefault(id(one), one.to("meta")) if isinstance(one, Tensor) else one
-
-
-def _replace(leaf: Leaf, function: Any, arguments: Any) -> Leaf:
-    module = function if isinstance(function, nn.Module) else None
-    return Leaf(leaf.name, leaf.path, leaf.layer, module, function, arguments, leaf.options)
+def _on_meta(module: nn.Module) -> nn.Module:
+    """A copy whose parameters have shapes and no values."""
+    tensors = [*module.parameters(), *module.buffers()]
+    return copy.deepcopy(module, {id(one): nn.Parameter(one.to("meta"), requires_grad=False) for one in tensors})
