@@ -1,12 +1,14 @@
 """Both READMEs are short, say the same, and name nothing that is not there; docs/options.md is what the option classes say."""
 
 import re
+import shlex
 from dataclasses import fields
 from pathlib import Path
 
 import pytest
 from scripts import options
 
+from codecswap import cli
 from codecswap.cli import COMMANDS
 
 ROOT = Path(__file__).parents[1]
@@ -35,8 +37,45 @@ def test_the_readme_is_short_and_names_only_options_that_there_are(name: str) ->
     assert set(re.findall(r"codecswap (\w+) -", text)) <= set(COMMANDS)
 
 
+PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]
+FENCED = re.compile(r"^```\w*\n(.*?)^```", re.M | re.S)
+INLINE = re.compile(r"`codecswap ([a-z]+) (--[^`]*)`")
+SCRIPTS = {
+    "python -m scripts.coco_prepare": "prepare",
+    "python src/train_distill.py": "distill",
+    "python finetune_after_distill.py": "finetune",
+    "python -m src.eval": "eval",
+}
+
+
+def documented() -> list[tuple[str, str]]:
+    """Every command line in the code blocks of READMEs and docs: the page, and the line without its comment."""
+    found = []
+    for page in PAGES:
+        for block in FENCED.findall(page.read_text("utf-8")):
+            for line in block.replace("\\\n", " ").splitlines():
+                for script, name in SCRIPTS.items():
+                    line = line.replace(script, f"codecswap {name}")
+                if line.startswith("codecswap ") or "bin/codecswap " in line:
+                    found.append((page.name, line))
+    return found
+
+
+@pytest.mark.parametrize(("page", "line"), documented())
+def test_every_documented_command_parses(page: str, line: str) -> None:
+    _, name, *arguments = shlex.split(line, comments=True)
+    cli.parse(name, arguments)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+def test_commands_in_sentences_name_only_their_own_options(page: Path) -> None:
+    for name, arguments in INLINE.findall(page.read_text("utf-8")):
+        known = {field.name for field in fields(COMMANDS[name].options)} | {"config"}
+        assert set(OPTION.findall(arguments)) <= known, f"codecswap {name} {arguments}"
+
+
 def test_files_that_readmes_and_docs_link_to_exist() -> None:
-    for page in [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]:
+    for page in PAGES:
         for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
 

@@ -126,7 +126,7 @@ def _written_before(folder: Path) -> set[str]:
 
 def _write(path: Path, text: str) -> None:
     with atomic_write(path) as beside:
-        beside.write_text(text, encoding="utf-8")
+        beside.write_text(text, encoding="utf-8", errors="surrogateescape")
 
 
 def _json(content: dict[str, Any]) -> str:
@@ -139,7 +139,7 @@ def _json(content: dict[str, Any]) -> str:
             return None if math.isnan(value) else "inf"
         return value
 
-    return json.dumps(clean(content), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    return json.dumps(clean(content), indent=2, allow_nan=False) + "\n"
 
 
 def _table(results: Sequence[CodecResult]) -> str:

@@ -171,7 +171,7 @@ def write_folder(
     if not manifest.side:
         del content["side"], content["hyper_encoder"]
     with atomic_write(folder / MANIFEST) as path:
-        path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def read_folder(folder: Path) -> tuple[Manifest, EntropyTables]:

@@ -66,7 +66,7 @@ def write_record(
         "starts": [*before.get("starts", []), _start(origin, forced)],
     }
     with atomic_write(path) as beside:
-        beside.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        beside.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
 
 def _read(path: Path) -> dict[str, Any]:
