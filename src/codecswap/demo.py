@@ -14,7 +14,7 @@ from torchvision.transforms.v2.functional import to_pil_image
 from codecswap.codecs.protocol import Codec
 from codecswap.codecs.source import EMBEDDED, load_codec
 from codecswap.coding.files import decode_file, encode_file
-from codecswap.config import DemoOptions, DistillOptions, ExportOptions, FinetuneOptions
+from codecswap.config import DemoOptions, DistillOptions, FinetuneOptions
 from codecswap.console import say, show_table
 from codecswap.data.discovery import scan
 from codecswap.data.transforms import whole_picture
@@ -118,11 +118,12 @@ def ship(folder: Path) -> None:
     """Export the embedded codec with its exact ``subpixel`` decoder, send a photograph through it, and say how to use it."""
     codec = folder / "codec"
     try:
-        from codecswap.export import command as export
+        from codecswap.export.codec import export
     except ModuleNotFoundError as error:
         say(f"This needs {error.name}: pip install 'codecswap[deploy]', then run the command that the report names.")
         return
-    export.main(ExportOptions(teacher=EMBEDDED, output=codec))
+    export(swap(load_codec(EMBEDDED), "subpixel")[0], codec, name=EMBEDDED, replacement="subpixel")
+    say(f"Written: {codec}.")
     coded, decoded = folder / "picture.csw", folder / "picture.png"
     with as_file(files("codecswap") / "assets" / "photos" / "val") as photos:
         source = scan(photos)[0]
