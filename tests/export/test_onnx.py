@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from codecswap.codecs.factorized import FactorizedPrior
+from codecswap.codecs.source import load_codec
 from codecswap.errors import UserError
 from codecswap.export.backends.onnx import export_decoder, export_encoder
 from codecswap.graph import onnx_graph as graph
@@ -133,3 +134,22 @@ def test_the_impossible_is_refused(
     with pytest.raises(UserError, match=words):
         export_decoder(made(teacher, replacement), tmp_path / "decoder.onnx", **options)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("form", "upward"), [("native", "ConvTranspose"), ("masked", "Resize"), ("subpixel", "DepthToSpace")]
+)
+@torch.no_grad()
+def test_residual_and_attention_blocks_are_pytorchs(residual: Path, tmp_path: Path, form: str, upward: str) -> None:
+    codec = load_codec(str(residual))
+    decoder, encoder, x = tmp_path / "decoder.onnx", tmp_path / "encoder.onnx", torch.rand(1, 3, 64, 96)
+    export_decoder(codec, decoder, form=form, height=64, width=96)
+    export_encoder(codec, encoder)
+    latents = codec.g_a(x)
+    assert (run(encoder, x) - latents).abs().max() < 1e-5 * latents.abs().max()
+    latents = codec.quantize(latents)
+    assert (run(decoder, latents) - codec.g_s(latents)).abs().max() < 1e-5
+    found = set(graph.facts(decoder, tuple(latents.shape)).operators)
+    assert found == {"Conv", "Add", "Mul", "Relu", "Sigmoid", upward}
+    layers = {graph.layer_of(node) for node in onnx.load(decoder).graph.node}
+    assert {"g_s.0", "g_s.0.conv_a.0.conv.0", "g_s.1", "g_s.2", "g_s.2.conv1"} <= layers

@@ -154,7 +154,7 @@ class _Translation:
         self.file.operator("RESIZE_NEAREST_NEIGHBOR", [step.inputs[0], self._integers(size)], step.output)
 
     def mul(self, step: Operation) -> None:
-        self._product(*step.inputs, step.output)
+        self._elementwise("MUL", step.inputs, step.output)
 
     def add(self, step: Operation) -> None:
         self._elementwise("ADD", step.inputs, step.output)
@@ -190,7 +190,7 @@ class _Translation:
         else:
             self.file.operator("RSQRT", [x], inverse)
         if not self._only_user(step.output, "Div"):
-            self._product(x, inverse, step.output)
+            self._elementwise("MUL", [x, inverse], step.output)
 
     def relu(self, step: Operation) -> None:
         self._elementwise("RELU", step.inputs, step.output)
@@ -215,7 +215,7 @@ class _Translation:
     def div(self, step: Operation) -> None:
         if f"{step.inputs[1]}/inverse" not in self.file.shapes:
             raise _refusal(step, "it divides by something that is no square root")
-        self._product(step.inputs[0], f"{step.inputs[1]}/inverse", step.output)
+        self._elementwise("MUL", [step.inputs[0], f"{step.inputs[1]}/inverse"], step.output)
 
     # TFLite's
 
@@ -242,9 +242,6 @@ class _Translation:
             self.file.operator("DEPTHWISE_CONV_2D", [x, weight, bias], output, depthMultiplier=1, **options)
         else:
             self.file.operator("CONV_2D", [x, weight, bias], output, **options)
-
-    def _product(self, x: str, factor: str, output: str) -> None:
-        self._elementwise("MUL", [x, factor], output)
 
     def _elementwise(self, operator: str, inputs: Sequence[str], output: str, **options: Any) -> None:
         inputs = [self._constant(name) if name in self.transform.constants else name for name in inputs]
