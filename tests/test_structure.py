@@ -70,6 +70,7 @@ ALLOWED = {
         "entropy",
         "inference",
         "codecs",
+        "swaps",
         "graph",
         "quantized",
         "quantize",

@@ -7,18 +7,25 @@ The public API, imported when it is first used (so that a device without PyTorch
 - `calibrate`: the closed-form start of such a student, fitted on real latents.
 - `distill`, `finetune`: train a student towards its teacher, and towards the pictures.
 - `save_student`, `load_student`: a student in a file.
+- `export`: a codec as a folder of ONNX files and entropy tables, which codes without PyTorch.
+- `quantize`: a codec with 8- and 16-bit integers, in memory or as such a folder.
+- `compile`: the decoder for an NPU, measured in its arithmetic where its compiler is installed.
 - `encode`: the rounded latents that a bitstream carries.
 - `evaluate`: PSNR, MS-SSIM and bits per pixel from real bytes.
 - `ms_ssim`, `psnr`: the metrics, per picture.
 """
 
 import importlib
+import sys
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from codecswap.codecs.protocol import encode
     from codecswap.codecs.source import load_codec
+    from codecswap.compile.compiler import compile
     from codecswap.evaluation.evaluate import evaluate
+    from codecswap.export.codec import export, quantize
     from codecswap.metrics import ms_ssim, psnr
     from codecswap.students.checkpoint import load_student, save_student
     from codecswap.swaps.apply import swap
@@ -28,28 +35,34 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = [
     "calibrate",
+    "compile",
     "distill",
     "encode",
     "evaluate",
+    "export",
     "finetune",
     "load_codec",
     "load_student",
     "ms_ssim",
     "psnr",
+    "quantize",
     "save_student",
     "swap",
 ]
 
 _HOMES = {
     "calibrate": "swaps.calibrate",
+    "compile": "compile.compiler",
     "distill": "training.train",
     "encode": "codecs.protocol",
     "evaluate": "evaluation.evaluate",
+    "export": "export.codec",
     "finetune": "training.train",
     "load_codec": "codecs.source",
     "load_student": "students.checkpoint",
     "ms_ssim": "metrics",
     "psnr": "metrics",
+    "quantize": "export.codec",
     "save_student": "students.checkpoint",
     "swap": "swaps.apply",
 }
@@ -59,3 +72,14 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'codecswap' has no attribute {name!r}")
     return getattr(importlib.import_module(f"codecswap.{_HOMES[name]}"), name)
+
+
+class _Package(ModuleType):
+    """A package whose functions of the API stay, although folders of some of their names (``export``) are imported."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name not in _HOMES or not isinstance(value, ModuleType):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

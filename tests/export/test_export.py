@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+import codecswap
 from codecswap import cli
 from codecswap.codecs.factorized import FactorizedPrior
 from codecswap.codecs.source import load_codec
@@ -155,3 +156,16 @@ def test_files_of_the_codec_before_are_removed_and_no_others(tmp_path: Path, pic
     assert export("--output", tmp_path, "--images", pictures, "--part", "decoder") == 0
     written = {"codec.json", "decoder.onnx", "entropy.bin", "entropy.json"}
     assert {path.name for path in tmp_path.iterdir()} == written | {"notes.txt"}
+
+
+def test_the_functions_of_the_package_are_not_hidden_by_its_folders(tmp_path: Path) -> None:
+    codec = codecswap.swap(load_codec("tiny"), "subpixel")
+    codec = (codec[0] if isinstance(codec, tuple) else codec).requires_grad_(False)
+    manifest, found = codecswap.export(codec, tmp_path / "float", part="decoder")
+    assert manifest.replacement == "subpixel" and found.picture < 1e-4
+    quantized, agreements = codecswap.quantize(codec, calibration_count=1, height=64, width=64, keep=["g_s.6"])
+    transform = quantized.networks["decoder"].transform
+    rounded = {step.layer for step in transform.operations if step.output in transform.activations}
+    assert "g_s.4" in rounded and not agreements and callable(codecswap.compile)
+    with pytest.raises(UserError, match=r"g_s\.9: the codec's layers are g_a\.0"):
+        codecswap.quantize(codec, keep=["g_s.9"])

@@ -16,4 +16,4 @@ TOOLCHAINS: dict[str, Toolchain] = {
     "rknn": RKNN,
     "vela": VELA,
 }
-"""By the name that a target's file (export/targets/*.toml) calls it."""
+"""By the name that a target's file (targets/*.toml) calls it."""

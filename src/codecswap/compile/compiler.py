@@ -24,6 +24,7 @@ from codecswap.inference.tiles import in_tiles
 from codecswap.metrics import psnr, to_8_bits
 from codecswap.quantize.codec import encode_samples
 from codecswap.quantized.synthesis import QuantizedSynthesis
+from codecswap.swaps.apply import swapped
 from codecswap.targets.target import Target, chips, load_target
 
 SIZE = (256, 256)
@@ -83,7 +84,7 @@ def compile(
     reference: Codec | None = None,
     toolchain_python: Path | None = None,
     name: str = "",
-    replacement: str = "none",
+    replacement: str | None = None,
     track: Track = silent,
 ) -> Result:
     """Write a codec's decoder for an NPU, run its compiler where it is installed, and measure in its arithmetic.
@@ -188,7 +189,7 @@ def make_job(
     calibration_count: int = 32,
     python: Path | None = None,
     name: str = "",
-    replacement: str = "none",
+    replacement: str | None = None,
 ) -> Job:
     """A job with pictures to calibrate on; ``folder`` is empty, the rest is as in `compile`.
 
@@ -199,7 +200,18 @@ def make_job(
     samples = encode_samples(codec, list(islice(found, calibration_count)))
     trained = codec.g_s.precision if isinstance(codec.g_s, QuantizedSynthesis) else None
     precision = trained or precision or target.precisions[0]
-    return Job(codec, name, replacement, folder, target, precision, form or target.form, size, samples, python)
+    return Job(
+        codec,
+        name,
+        replacement or swapped(codec),
+        folder,
+        target,
+        precision,
+        form or target.form,
+        size,
+        samples,
+        python,
+    )
 
 
 def measure(

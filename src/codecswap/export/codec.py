@@ -32,7 +32,7 @@ def export(
     fp16: bool = False,
     images: str | None = None,
     name: str = "",
-    replacement: str = "none",
+    replacement: str | None = None,
     track: Track = silent,
 ) -> tuple[Manifest, Differences]:
     """Write a codec as ONNX files and entropy tables, and compare the files with PyTorch on real pictures.
@@ -78,7 +78,7 @@ def quantize(
     calibration_images: str | Sequence[np.ndarray] | None = None,
     calibration_count: int = 32,
     name: str = "",
-    replacement: str = "none",
+    replacement: str | None = None,
     advance: Callable[[int], None] = lambda steps: None,
 ) -> tuple[QuantizedCodec, dict[str, float]]:
     """Quantize a codec's networks and, with ``output``, write them as `export` does.

@@ -32,6 +32,7 @@ from codecswap.inference.runtime import OnnxCodec
 from codecswap.inference.split_inputs import SplitInputs
 from codecswap.quantize.codec import QuantizedCodec, Samples
 from codecswap.quantize.hyper_synthesis import integer_network
+from codecswap.swaps.apply import swapped
 
 Size = tuple[int, int]
 """Height and width."""
@@ -64,7 +65,7 @@ def write_float(
     folder: Path,
     *,
     name: str = "",
-    replacement: str = "none",
+    replacement: str | None = None,
     part: Part = "both",
     form: Form = "native",
     opset: int = 13,
@@ -78,7 +79,7 @@ def write_float(
         codec: a teacher or a student, in float.
         folder: it is made if it is not there; what it holds besides stays.
         name: where the codec comes from, in words.
-        replacement: what took the place of its layers, in words.
+        replacement: what took the place of its layers, in words; None: `codecswap.swaps.apply.swapped`.
         part: ``decoder``, ``encoder`` or ``both``: the networks to write.
         form: how upsampling layers are written: ``native``, ``masked`` or ``subpixel``.
         opset: ONNX's, 11 to 20.
@@ -110,7 +111,7 @@ def write_quantized(
     folder: Path,
     *,
     name: str = "",
-    replacement: str = "none",
+    replacement: str | None = None,
     opset: int = 13,
     size: Size | None = None,
 ) -> Manifest:
@@ -122,8 +123,16 @@ def write_quantized(
     models = {part: qdq_model(network.transform, opset) for part, network in networks.networks.items()}
     if "encoder" in models and isinstance(codec, HyperCodec):
         models["hyper_encoder"] = to_onnx(hyper_encoder_graph(codec, size), opset)
-    facts = {"name": name, "replacement": replacement, "precision": networks.precision}
-    return write_codec(folder, codec, models, **facts, size=size, split_inputs=networks.split_inputs)
+    return write_codec(
+        folder,
+        codec,
+        models,
+        name=name,
+        replacement=replacement,
+        precision=networks.precision,
+        size=size,
+        split_inputs=networks.split_inputs,
+    )
 
 
 def to_float16(model: ModelProto) -> ModelProto:
@@ -143,7 +152,7 @@ def write_codec(
     models: Mapping[str, ModelProto],
     *,
     name: str,
-    replacement: str,
+    replacement: str | None,
     precision: str,
     size: Size | None = None,
     split_inputs: SplitInputs | None = None,
@@ -154,7 +163,7 @@ def write_codec(
         codec: its numbers, tables and hyper-synthesis are written.
         models: ``encoder``, ``decoder``, ``hyper_encoder``, those there are: each becomes a file of its name.
         name: where the codec comes from, in words.
-        replacement: what took the place of its layers, in words.
+        replacement: what took the place of its layers, in words; None: `codecswap.swaps.apply.swapped`.
         precision: of the networks.
         size: height and width of the pictures, where they are fixed.
         split_inputs: how symbols become the decoder's input; None: it takes latents, or symbols.
@@ -179,7 +188,7 @@ def write_codec(
         factor=codec.factor,
         margin=codec.margin,
         passes=codec.passes,
-        replacement=replacement,
+        replacement=replacement or swapped(codec),
         precision=precision,
         opset=max(map(onnx_graph.opset, models.values())),
         height=height,
