@@ -70,7 +70,7 @@ def nodes(draw: st.DrawFn) -> tuple[ModelProto, np.ndarray, dict[str, Any]]:
     elif kind == "output_shape":
         full = [s * (n - 1) + w for s, n, w in zip(strides, lengths, wide, strict=True)]
         attributes["output_shape"] = [
-            draw(st.integers(max(1, size - s + 1), size)) for size, s in zip(full, strides, strict=True)
+            draw(st.integers(max(1, size - s + 1), size + s - 1)) for size, s in zip(full, strides, strict=True)
         ]
     else:
         pads = [draw(st.integers(0, wide[axis % rank] - 1)) for axis in range(2 * rank)]

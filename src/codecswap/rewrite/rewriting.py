@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from google.protobuf.message import DecodeError
 from onnx import ModelProto
 
 from codecswap.errors import UserError
@@ -99,7 +100,22 @@ def rewrite(
     choose, notes = _choice(form, operators, target)
     model = ModelProto()
     model.CopyFrom(original)
-    outcomes = rewrite_model(model, choose, path.parent)
+    try:
+        outcomes = rewrite_model(model, choose, path.parent)
+    except (
+        ValueError,
+        TypeError,
+        KeyError,
+        IndexError,
+        RecursionError,
+        OverflowError,
+        MemoryError,
+        DecodeError,
+    ) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"{path} is damaged, or not an ONNX file as ONNX defines it ({reason}): export it again."
+        ) from None
     if not outcomes:
         raise UserError(f"{path} has no ConvTranspose: there is nothing to rewrite.")
     if not any(outcome.last for outcome in outcomes):

@@ -101,12 +101,12 @@ def read(node: NodeProto, weight_shape: Sequence[int], input_shape: Sequence[int
                 raise NotRewritten("it has an output_shape and its input has no fixed size")
             spare -= wanted[-rank + index] - s * length
         if wanted or mode.startswith("SAME"):
-            if spare < 0:
+            if spare < 0 and (not wanted or -spare >= s):
                 raise NotRewritten(
-                    "its output is larger than stride and kernel make it, which runtimes read in different ways"
+                    "its output is larger than stride and kernel make it, which runtimes read differently"
                 )
-            half = spare // 2
-            ends = (half, spare - half) if mode == "SAME_UPPER" else (spare - half, half)
+            half = max(spare, 0) // 2
+            ends = (half, spare - half) if mode == "SAME_UPPER" or spare < 0 else (spare - half, half)
         axes.append(Axis.of(k, s, d, ends, extra))
     return Transposed(tuple(axes), groups, tuple(weight_shape), lengths, input_shape[0] if input_shape else None, fixed)
 
