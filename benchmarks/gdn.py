@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from codecswap.advise import multiply_adds
+from codecswap.advice.advise import multiply_adds
 from codecswap.codecs.protocol import Codec, encode
 from codecswap.codecs.source import load_codec
 from codecswap.codecs.torch_codec import TorchCodec

@@ -19,7 +19,7 @@ from pathlib import Path
 import onnxruntime
 import torch
 
-from codecswap.advise import multiply_adds
+from codecswap.advice.advise import multiply_adds
 from codecswap.cli import run
 from codecswap.codecs.factorized import FactorizedPrior
 from codecswap.codecs.source import load_codec

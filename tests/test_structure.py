@@ -78,7 +78,7 @@ ALLOWED = {
         "targets",
         "export",
     },
-    "advise": BASE | {"metrics", "data", "layers", "codecs", "swaps", "graph", "export", "compile"},
+    "advice": BASE | {"metrics", "data", "layers", "codecs", "swaps", "graph", "targets"},
     "coding": BASE | {"data", "entropy", "inference", "codecs", "students"},
     "page": BASE | {"entropy", "inference"},
     "rewrite": BASE | {"layers", "targets"},

@@ -6,6 +6,7 @@ The public API, imported when it is first used (so that a device without PyTorch
 - `swap`: a student with other layers in place of the transposed convolutions.
 - `calibrate`: the closed-form start of such a student, fitted on real latents.
 - `distill`, `finetune`: train a student towards its teacher, and towards the pictures.
+- `advise`: every replacement side by side, measured without training.
 - `save_student`, `load_student`: a student in a file.
 - `export`: a codec as a folder of ONNX files and entropy tables, which codes without PyTorch.
 - `quantize`: a codec with 8- and 16-bit integers, in memory or as such a folder.
@@ -21,6 +22,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from codecswap.advice.advise import advise
     from codecswap.codecs.protocol import encode
     from codecswap.codecs.source import load_codec
     from codecswap.compile.compiler import compile
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = [
+    "advise",
     "calibrate",
     "compile",
     "distill",
@@ -51,6 +54,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "advise": "advice.advise",
     "calibrate": "swaps.calibrate",
     "compile": "compile.compiler",
     "distill": "training.train",

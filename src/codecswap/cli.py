@@ -46,7 +46,7 @@ COMMANDS = {
     **{stage.name: Command(stage.options, "training.command:main") for stage in STAGES.values()},
     "eval": Command(config.EvalOptions, "evaluation.command:main"),
     "report": Command(config.ReportOptions, "report.command:main", argument="runs"),
-    "advise": Command(config.AdviseOptions, "advise:main"),
+    "advise": Command(config.AdviseOptions, "advice.command:main"),
     "demo": Command(config.DemoOptions, "demo:main"),
     "export": Command(config.ExportOptions, "export.command:main", extra="deploy"),
     "quantize": Command(config.QuantizeOptions, "quantize.command:main", extra="deploy"),

@@ -12,7 +12,7 @@ from torch import nn
 
 import codecswap
 from codecswap import swaps
-from codecswap.advise import multiply_adds
+from codecswap.advice.advise import multiply_adds
 from codecswap.codecs.factorized import FactorizedPrior
 from codecswap.config import Gdn, Replacement
 from codecswap.export.backends.onnx import export_decoder
