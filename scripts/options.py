@@ -16,7 +16,8 @@ HEAD = """# Every option
 Written by `python -m scripts.options` from `src/codecswap/config`; `codecswap COMMAND --help` shows the same.
 
 Hyphens and underscores in names are the same. A flag is given as `--flag`, `--flag true` or `--flag false`. An option with
-"several" may be repeated. `--config FILE.yaml` reads options from a file; options on the command line override it.
+"several" may be repeated, or given values separated by commas. A leading `~` is the home folder. `--config FILE.yaml` reads
+options from a file, where values mean what they mean here; options on the command line override it.
 """
 
 

@@ -233,6 +233,7 @@ sys.exit(99 if {"torch", "lightning", "compressai"} & set(sys.modules) else code
         (["eval", "--codec", "nowhere"], "nowhere"),
         (["export", "--checkpoint", "nowhere.pt"], "There is no checkpoint nowhere.pt"),
         (["quantize", "--calibration_images", "nowhere"], "There is no folder nowhere"),
+        (["compile", "--target", "rk9999"], "rk9999"),
         (["advise", "--images", "nowhere"], "There is no folder nowhere"),
         (["report", "nowhere"], "There is no folder nowhere"),
         (["distill", "--epochs", "many"], "epochs"),

@@ -86,7 +86,7 @@ ALLOWED = {
     "demo": BASE
     | {"metrics", "data", "inference", "codecs", "swaps", "students", "training", "evaluation", "export", "report"}
     | {"coding"},
-    "cli": BASE | {"stages"},
+    "cli": BASE | {"stages", "targets"},
     "__main__": {"cli"},
 }
 """What the modules of a folder (or a module at the top) may import of the others, deferred imports included."""

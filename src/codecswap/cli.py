@@ -20,6 +20,8 @@ from codecswap.stages import STAGES
 
 MOST_CONFIG = 1 << 20
 """Most bytes of a YAML file of options."""
+ANY_CPU = "cpu"
+"""A ``--target`` of `codecswap rewrite` that no file describes."""
 MOST_WORDS = 500
 """Characters of an error message about options: it may contain a value of any length."""
 BOOLEANS = {"true": "true", "yes": "true", "on": "true", "1": "true"}
@@ -60,6 +62,7 @@ COMMANDS = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ``codecswap`` with ``argv`` (default: ``sys.argv``); returns the exit code."""
+    show_any_name()
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(_overview())
@@ -81,7 +84,7 @@ def run(name: str, argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         options = parse(name, arguments)
-        options.check_paths()
+        _check(options)
         return _function(command)(options) or 0
     except UserError as error:
         print(f"codecswap {name}: {error}", file=sys.stderr)
@@ -95,6 +98,15 @@ def run(name: str, argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"codecswap {name}: stopped.", file=sys.stderr)
         return 130
+
+
+def _check(options: config.Options) -> None:
+    """Refuse what can be judged without PyTorch, whose import takes seconds: paths and targets."""
+    options.check_paths()
+    if (target := getattr(options, "target", None)) not in (None, ANY_CPU):
+        from codecswap.targets.target import load_target
+
+        load_target(target)
 
 
 def launch(name: str) -> NoReturn:

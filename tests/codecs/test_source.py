@@ -111,3 +111,9 @@ def test_a_failed_download_names_the_file_its_place_and_the_way_out(monkeypatch:
         assert part in str(caught.value)
     with pytest.raises(UserError, match="1 to 8, not 9"):
         load_codec(quality=9)
+
+
+def test_a_web_page_in_place_of_a_checkpoint_is_told(tmp_path: Path) -> None:
+    (tmp_path / "codec.pth").write_text("\n<!DOCTYPE html><html><title>Download</title></html>")
+    with pytest.raises(UserError, match="is a web page"):
+        load_codec(str(tmp_path / "codec.pth"))

@@ -1,6 +1,9 @@
 """Finding, reading, cropping and ordering pictures."""
 
+import os
 import shutil
+import sys
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -173,3 +176,23 @@ def test_a_data_set_is_known_by_names_sizes_and_sides(tmp_path: Path) -> None:
     with (two / "val" / "a.jpg").open("ab") as file:
         file.write(b" ")
     assert find_pictures(two).identity(two)["sha256"] != first["sha256"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="names are not bytes there")
+def test_a_name_of_any_bytes_is_as_good_as_another(tmp_path: Path) -> None:
+    path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.png"))
+    try:
+        write(path, (300, 260))
+    except OSError:
+        pytest.skip("this file system takes no such names")
+    assert training_crop(path, seed=0, epoch=1).shape == (3, 224, 224)
+
+
+def test_a_crop_does_not_depend_on_how_the_file_system_stores_accents(tmp_path: Path) -> None:
+    source, crops = write(tmp_path / "a.png", (300, 260)), []
+    for form in ("NFC", "NFD"):
+        path = tmp_path / form / unicodedata.normalize(form, "\u00e9.png")
+        path.parent.mkdir()
+        shutil.copy(source, path)
+        crops.append(training_crop(path, seed=0, epoch=1))
+    assert torch.equal(*crops)

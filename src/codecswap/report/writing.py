@@ -47,7 +47,7 @@ class Report:
         """Write the page; returns the verdict's headline and advice, line by line, of a page that is not watched."""
         page = write_page(runs, self.measurements, self.encoded, watched=watched)
         with atomic_write(self.output) as beside:
-            beside.write_text(page, encoding="utf-8")
+            beside.write_text(page, encoding="utf-8", errors="backslashreplace")
         return [] if watched else conclusion(runs[-1], self.measurements)
 
     def watch(self, folders: Sequence[str]) -> Iterator[list[str]]:
