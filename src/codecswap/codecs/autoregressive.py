@@ -3,7 +3,6 @@
 Minnen et al., "Joint autoregressive and hierarchical priors for learned image compression", 2018.
 """
 
-import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,11 +13,7 @@ from torch import Tensor
 from codecswap.codecs.factorized import encoder_sizes
 from codecswap.codecs.hyperprior import MeanScaleHyperprior, refuse_unless, wide_hyper_synthesis
 from codecswap.entropy.passes import LATENTS, RASTER, Pass, Region, hyperprior
-
-with warnings.catch_warnings():  # of deprecations in what CompressAI imports, not our user's to mend
-    warnings.simplefilter("ignore")
-    from compressai import models
-    from compressai.zoo.image import model_urls
+from codecswap.layers.compressai import models, zoo
 
 KERNEL = 5
 """Of the context model."""
@@ -29,7 +24,7 @@ class JointAutoregressive(MeanScaleHyperprior, models.JointAutoregressiveHierarc
 
     predictors = ("h_s", "context_prediction", "entropy_parameters")
     bit_exact = (*MeanScaleHyperprior.bit_exact, "context_prediction", "entropy_parameters")
-    zoo = model_urls["mbt2018"]
+    zoo = zoo.image.model_urls["mbt2018"]
 
     context_prediction: Any
     entropy_parameters: Any

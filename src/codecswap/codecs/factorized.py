@@ -1,6 +1,5 @@
 """The factorized prior of Balle et al. 2018 (CompressAI's ``bmshj2018_factorized``): every latent coded on its own."""
 
-import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,12 +10,7 @@ from codecswap.codecs.bottleneck import check_quantiles, tables_of
 from codecswap.codecs.protocol import Codec
 from codecswap.entropy.passes import Pass, factorized
 from codecswap.entropy.tables import EntropyTables
-
-with warnings.catch_warnings():  # of deprecations in what CompressAI imports, not our user's to mend
-    warnings.simplefilter("ignore")
-    from compressai import models
-    from compressai.zoo.image import model_urls
-    from compressai.zoo.pretrained import load_pretrained
+from codecswap.layers.compressai import models, zoo
 
 
 def encoder_sizes(state: Mapping[str, Tensor]) -> tuple[int, int]:
@@ -38,7 +32,7 @@ class FactorizedPrior(models.FactorizedPrior, Codec):
     factor = 16
     margin = 2  # four layers of 5x5 and stride 2: a latent sees 30 pixels beyond its own, and a pixel 1.9 latents
     bit_exact = ("g_a", "entropy_bottleneck")
-    zoo = model_urls["bmshj2018-factorized"]
+    zoo = zoo.image.model_urls["bmshj2018-factorized"]
 
     entropy_bottleneck: Any
 
@@ -50,7 +44,7 @@ class FactorizedPrior(models.FactorizedPrior, Codec):
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True) -> Any:  # type: ignore[override]
         """Load weights, by their names in any version of CompressAI."""
-        return super().load_state_dict(load_pretrained(dict(state_dict)), strict=strict)
+        return super().load_state_dict(zoo.pretrained.load_pretrained(dict(state_dict)), strict=strict)
 
     @property
     def passes(self) -> tuple[Pass, ...]:  # noqa: D102

@@ -5,7 +5,6 @@
 without its context model.
 """
 
-import warnings
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -15,12 +14,7 @@ from torch import Tensor
 from codecswap.codecs.factorized import encoder_sizes
 from codecswap.codecs.protocol import HyperCodec
 from codecswap.entropy.passes import Pass, Region
-
-with warnings.catch_warnings():  # of deprecations in what CompressAI imports, not our user's to mend
-    warnings.simplefilter("ignore")
-    from compressai import models
-    from compressai.zoo.image import model_urls
-    from compressai.zoo.pretrained import load_pretrained
+from codecswap.layers.compressai import models, zoo
 
 
 class ScaleHyperprior(models.ScaleHyperprior, HyperCodec):
@@ -29,7 +23,7 @@ class ScaleHyperprior(models.ScaleHyperprior, HyperCodec):
     factor = 16
     margin = 2
     bit_exact: ClassVar[tuple[str, ...]] = ("g_a", "h_a", "h_s", "entropy_bottleneck", "gaussian_conditional")
-    zoo = model_urls["bmshj2018-hyperprior"]
+    zoo = zoo.image.model_urls["bmshj2018-hyperprior"]
 
     @classmethod
     def untrained(cls, state: Mapping[str, Tensor]) -> "ScaleHyperprior":  # noqa: D102 (see Codec, so below)
@@ -41,7 +35,7 @@ class ScaleHyperprior(models.ScaleHyperprior, HyperCodec):
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True) -> Any:  # type: ignore[override]
         """Load weights, by their names in any version of CompressAI."""
-        return super().load_state_dict(load_pretrained(dict(state_dict)), strict=strict)
+        return super().load_state_dict(zoo.pretrained.load_pretrained(dict(state_dict)), strict=strict)
 
     def hyper_latents(self, y: Tensor) -> Tensor:  # noqa: D102
         return self.h_a(y.abs())
@@ -54,7 +48,7 @@ class ScaleHyperprior(models.ScaleHyperprior, HyperCodec):
 class MeanScaleHyperprior(ScaleHyperprior, models.MeanScaleHyperprior):
     """Latents whose means and scales the hyper-latents tell; of any N and M."""
 
-    zoo = model_urls["mbt2018-mean"]
+    zoo = zoo.image.model_urls["mbt2018-mean"]
 
     @classmethod
     def untrained(cls, state: Mapping[str, Tensor]) -> "MeanScaleHyperprior":  # noqa: D102

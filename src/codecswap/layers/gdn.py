@@ -1,15 +1,14 @@
 """CompressAI's GDN, its inverse, and what replaces them: ``x / sqrt(n)`` and ``x * sqrt(n)`` with ``n = beta + gamma x^2``."""
 
-import warnings
 from abc import ABC, abstractmethod
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-with warnings.catch_warnings():  # of deprecations in what CompressAI imports, not our user's to mend
-    warnings.simplefilter("ignore")
-    from compressai.layers import GDN, GDN1
+from codecswap.layers.compressai import layers
+
+GDN, GDN1 = layers.GDN, layers.GDN1
 
 __all__ = [
     "GDN",
