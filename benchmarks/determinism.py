@@ -100,12 +100,11 @@ def attack_floating_point(checkpoint: str, entropy: EntropyModel, count: int) ->
     """Say how many CDF indexes PyTorch's floating point changes where each value moves by one unit in the last place."""
     import torch
 
-    from codecswap.codecs.protocol import HyperCodec
     from codecswap.codecs.source import load_codec
     from codecswap.entropy.passes import predicted
 
-    codec = load_codec(checkpoint)
-    assert isinstance(codec, HyperCodec)
+    codec = load_codec(checkpoint).hyperprior
+    assert codec, f"{checkpoint} has no hyperprior"
     rng = np.random.default_rng(1)
 
     def moved(values: torch.Tensor) -> torch.Tensor:

@@ -96,8 +96,8 @@ def write_float(
         graphs["decoder"] = decoder_graph(codec, form=form, size=size, input=input)
     if part != "decoder":
         graphs["encoder"] = encoder_graph(codec, size)
-        if isinstance(codec, HyperCodec):
-            graphs["hyper_encoder"] = hyper_encoder_graph(codec, size)
+        if codec.hyperprior:
+            graphs["hyper_encoder"] = hyper_encoder_graph(codec.hyperprior, size)
     models = {key: to_onnx(made, opset) for key, made in graphs.items()}
     if fp16:
         models = {key: to_float16(model) for key, model in models.items()}
@@ -121,8 +121,8 @@ def write_quantized(
     """
     check_size(codec, size)
     models = {part: qdq_model(network.transform, opset) for part, network in networks.networks.items()}
-    if "encoder" in models and isinstance(codec, HyperCodec):
-        models["hyper_encoder"] = to_onnx(hyper_encoder_graph(codec, size), opset)
+    if "encoder" in models and codec.hyperprior:
+        models["hyper_encoder"] = to_onnx(hyper_encoder_graph(codec.hyperprior, size), opset)
     return write_codec(
         folder,
         codec,
@@ -177,9 +177,9 @@ def write_codec(
         networks[part] = describe_network(folder / f"{part}.onnx", *ends)
     tables = codec.entropy_tables()
     side, described = None, None
-    if isinstance(codec, HyperCodec):
-        side = _side_of(codec)
-        described = describe_side(codec.hyper_factor, *side)
+    if codec.hyperprior:
+        side = _side_of(codec.hyperprior)
+        described = describe_side(codec.hyperprior.hyper_factor, *side)
     height, width = size or (None, None)
     manifest = Manifest(
         name=name,

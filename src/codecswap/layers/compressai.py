@@ -44,6 +44,7 @@ def _stand_ins() -> Iterator[None]:
 
 
 with _stand_ins():
-    from compressai import layers, models, zoo
+    from compressai import models, zoo
+    from compressai.layers import GDN, GDN1
 
-__all__ = ["layers", "models", "zoo"]
+__all__ = ["GDN", "GDN1", "models", "zoo"]

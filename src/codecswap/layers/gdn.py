@@ -6,9 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from codecswap.layers.compressai import layers
-
-GDN, GDN1 = layers.GDN, layers.GDN1
+from codecswap.layers.compressai import GDN, GDN1
 
 __all__ = [
     "GDN",
