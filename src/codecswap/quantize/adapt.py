@@ -21,11 +21,9 @@ def reduce_ranges(transform: TransformGraph) -> TransformGraph:
     activations = {name: value if name in ends else _half(value) for name, value in transform.activations.items()}
     constants = dict(transform.constants)
     for step in transform.operations:
-        if step.operator not in ("Conv", "ConvTranspose"):
+        if step.operator not in ("Conv", "ConvTranspose") or not (scales := constants[step.inputs[1]].quantization):
             continue
-        given, weight, bias = step.inputs
-        scales = constants[weight].quantization
-        assert scales
+        given, _, bias = step.inputs
         unit = activations[given].scale * scales.scale
         rounding = Quantization(unit, np.zeros(unit.shape, np.int32), 0)
         constants[bias] = Constant(rounding.quantize(constants[bias].real.astype(np.float64)), rounding)

@@ -54,7 +54,10 @@ def tflite(transform: TransformGraph, rsqrt: Table | None = None) -> bytes:
     outputs = {step.output: step.layer for step in transform.operations}
     if kept := [layer for name, layer in outputs.items() if name not in transform.activations]:
         if transform.activations:
-            raise UserError(f"A TFLite file for an NPU is all integers, and {kept[0]} is in float: leave out --keep.")
+            raise UserError(
+                f"A TFLite file for an NPU is all integers, and {kept[0]} is in float: leave out --keep, or take --precision "
+                "w8a16, which leaves no layer in float."
+            )
     else:
         types = {rounding.zero_point.dtype.name for rounding in transform.activations.values()}
         centerd = not any(rounding.zero_point for rounding in transform.activations.values())
