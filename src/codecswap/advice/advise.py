@@ -155,8 +155,9 @@ def advise(
         shown = made.g_s(latents)
         score = psnr(to_8_bits(shown), measured).mean().item()
         lost = measure(codec, made, measured.split(8)).decibels
-        costs = (multiply_adds(made.g_s, latents[:1], folded=folded) for folded in (True, False))
-        return Choice(name, exact, needed, lost, score, (shown - wanted).abs().max().item(), *costs, pieces)
+        error = (shown - wanted).abs().max().item()
+        cost, unfolded = (multiply_adds(made.g_s, latents[:1], folded=folded) for folded in (True, False))
+        return Choice(name, exact, needed, lost, score, error, cost, unfolded, pieces)
 
     wanted = codec.g_s(latents)
     for name, needed in OPERATORS.items():

@@ -1,7 +1,6 @@
 """Swapping: find the layers of a transform that a swap replaces, and put layers in their place that NPUs run."""
 
 import copy
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -138,7 +137,7 @@ def _replace(
     return report
 
 
-def _as_they_run(student: nn.Module, transform: str, found: Mapping[str, nn.Module], chosen: Swap) -> list[str]:
+def _as_they_run(student: nn.Module, transform: str, found: dict[str, nn.Module], chosen: Swap) -> list[str]:
     """Names of layers, in the order in which a codec runs them.
 
     Raises:

@@ -174,7 +174,7 @@ def new_student(teacher: Codec, options: DistillOptions, pictures: list[Path]) -
         if calibrated:
             began = time.perf_counter()
             inputs = {"g_a": crops, "g_s": latents}
-            fits = {}
+            fits: dict[str, list[str]] = {}
             for part in transforms:
                 with progress("Calibrate", unit="steps") as show:
                     found = calibrate(teacher, student, inputs[part], seed=options.seed, transform=part, progress=show)
