@@ -113,16 +113,6 @@ def test_the_command_makes_a_codec_that_decodes_what_the_teacher_wrote(
     assert 10 * np.log10(255**2 / np.square(exact - decoded).mean()) > least
 
 
-@pytest.mark.slow
-def test_encoder_and_other_methods(pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    arguments = ["quantize", "--teacher", "tiny", "--part", "both", "--calibration_images", str(pictures / "train")]
-    common = ["--images", str(pictures / "val"), "--calibration_count", "3", "--keep", "[g_s.6]"]
-    for method in ("entropy", "percentile"):
-        assert cli.main([*arguments, *common, "--method", method, "--output", str(tmp_path / method)]) == 0
-        assert "quantized encoder" in capsys.readouterr().err
-        assert OnnxCodec(tmp_path / method).manifest.encoder
-
-
 def test_an_encoder_of_16_bits_writes_almost_the_same(
     teacher: FactorizedPrior, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -154,7 +144,6 @@ def test_an_encoder_of_16_bits_writes_almost_the_same(
         (["--keep", "[g_s.9]"], "g_s.9"),
         (["--opset", "12"], "13 to 20"),
         (["--calibration_count", "0"], "at least 1"),
-        (["--percentile", "0"], "at most 100"),
         (["--calibration_images", "no"], "There is no folder no"),
     ],
 )

@@ -151,10 +151,6 @@ class QuantizeOptions(OnnxOptions):
     encoder; a quantized decoder changes none."""
     precision: Literal["w8a8", "mixed", "w8a16"] = "w8a8"
     """8-bit weights and 8-bit activations, 16-bit activations, or mixed: 16 bits except inside GDN layers."""
-    method: Literal["minmax", "entropy", "percentile"] = "minmax"
-    """How the range of an activation is chosen from the calibration values."""
-    percentile: float = 99.99
-    """With --method percentile: percentage of the values inside the range."""
     activations: Literal["uint8", "int8"] = "uint8"
     """Type of 8-bit activations; 16-bit ones are uint16, or int16 around 0. uint8 is faster on x86 processors with VNNI."""
     weight_bits: Literal[7, 8] | None = None
@@ -168,11 +164,6 @@ class QuantizeOptions(OnnxOptions):
 
     opsets: ClassVar[range] = range(13, 21)
     """Scales per channel came with 13."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0 < self.percentile <= 100:
-            raise UserError(f"--percentile is above 0 and at most 100, not {self.percentile}.")
 
 
 @dataclass(kw_only=True)

@@ -65,8 +65,6 @@ def quantize(
     precision: str = "w8a8",
     activations: str = "uint8",
     weight_bits: int | None = None,
-    method: str = "minmax",
-    percentile: float = 99.99,
     equalize: bool = True,
     refit: bool = True,
     keep: Sequence[str] = (),
@@ -86,7 +84,7 @@ def quantize(
     Args:
         codec: a teacher or a student; it is left as it is.
         output: the folder; it is replaced whole, or stays as it is. None: nothing is written.
-        precision, activations, weight_bits, method, percentile, equalize, refit, keep: `codecswap.quantize.scheme.Scheme`.
+        precision, activations, weight_bits, equalize, refit, keep: `codecswap.quantize.scheme.Scheme`.
         part, form, opset, height, width, name, replacement: as in `export`; opsets 13 to 20.
         calibration_images: folder of pictures, or pictures ``(3, H, W)`` of one size, float32 in [0, 1]; None: photographs
             inside the package.
@@ -101,7 +99,7 @@ def quantize(
     """
     size = (height, width) if height and width else None
     check_size(codec, size)
-    scheme = Scheme(precision, activations, weight_bits, method, percentile, equalize, refit, tuple(keep))
+    scheme = Scheme(precision, activations, weight_bits, equalize, refit, tuple(keep))
     library.check_layers(codec, scheme)
     if calibration_images is None or isinstance(calibration_images, str):
         cut = size[::-1] if size else CROP

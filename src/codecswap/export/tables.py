@@ -20,7 +20,7 @@ from codecswap.inference.manifest import Manifest
 from codecswap.inference.runtime import OnnxCodec
 from codecswap.metrics import SMALLEST_SIDE, ms_ssim, psnr, to_8_bits
 from codecswap.quantize.codec import QuantizedNetwork
-from codecswap.quantize.ranges import costs
+from codecswap.quantize.sensitivity import costs
 from codecswap.quantized.synthesis import QuantizedSynthesis
 
 COUNTED_AT = 256
@@ -57,11 +57,11 @@ def show_costs(part: str, network: QuantizedNetwork) -> None:
     found = sorted(costs(network.in_float, network.transform, network.feed), key=lambda cost: -cost.mse)
     total = sum(cost.mse for cost in found) or 1e-30
     rows = [
-        [f"{cost.layer} {cost.operator}", f"{-10 * np.log10(max(cost.mse, 1e-30)):.1f}", f"{cost.mse / total:.0%}"]
+        [f"{cost.layer} {cost.tensor}", f"{-10 * np.log10(max(cost.mse, 1e-30)):.1f}", f"{cost.mse / total:.0%}"]
         for cost in found
     ]
     unit = "PSNR against float, dB" if part == "decoder" else "error of the latents, dB"
-    show_table(f"{part}: each activation rounded alone", ["output of", unit, "share"], rows)
+    show_table(f"{part}: each tensor rounded alone", ["weights, or output of", unit, "share"], rows)
 
 
 def show_quality(codec: Codec, folder: Path, pictures: Sequence[np.ndarray], *, part: Part, form: Form) -> None:

@@ -1,10 +1,10 @@
 """A codec's transforms quantized, in memory: lowered, equalized, their weights refitted and rounded, their ranges found."""
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import onnx
 import torch
 from torch import Tensor, nn
 
@@ -13,8 +13,6 @@ from codecswap.codecs.torch_codec import TorchCodec
 from codecswap.config import Form, Part
 from codecswap.entropy.bitstream import to_symbols
 from codecswap.errors import UserError
-from codecswap.export.backends.onnx import to_onnx
-from codecswap.graph import onnx_graph as graph
 from codecswap.graph.leaves import INPUT, leaves
 from codecswap.graph.lower import first_convolution, lower, take_split_inputs
 from codecswap.graph.trace import open_shape, trace
@@ -23,7 +21,7 @@ from codecswap.layers.gdn import PlainActivation
 from codecswap.layers.upsampling import UpsampleConv2d
 from codecswap.quantize.adapt import leave_in_float, reduce_ranges
 from codecswap.quantize.equalize import equalize
-from codecswap.quantize.ranges import calibrate
+from codecswap.quantize.ranges import quantize_graph
 from codecswap.quantize.rounding import SplitConv2d, round_weights
 from codecswap.quantize.scheme import Scheme
 from codecswap.quantized.precision import Precision
@@ -32,8 +30,6 @@ from codecswap.quantized.synthesis import QuantizedSynthesis
 
 TRANSFORMS = {"decoder": ("g_s", "split_inputs", "picture"), "encoder": ("g_a", "picture", "latents")}
 """Per network: the codec's transform, input and output."""
-OPSET = 13
-"""Of the graphs that ranges are taken with."""
 STEPS = 3
 """Of a network's quantization: equalize, refit and round the weights, choose the ranges."""
 
@@ -55,8 +51,8 @@ class QuantizedNetwork:
     """An encoder or a decoder."""
 
     transform: TransformGraph
-    in_float: onnx.ModelProto | None = None
-    """The graph that was quantized; None: it was trained with quantization."""
+    in_float: TransformGraph | None = None
+    """As it was before its weights were refitted; None: it was trained with quantization."""
     feed: np.ndarray | None = None
     """The first sample's input."""
 
@@ -124,11 +120,13 @@ def quantize(
             lowered, inputs = _lowered_encoder(codec, samples, scheme)
         advance(1)
         input = "latents" if name == "decoder" and split_inputs is None else TRANSFORMS[name][1]
+        shape = open_shape(input, inputs[0].shape[1], _latents(size, codec) if name == "decoder" else size)
+        prefix, _, output = TRANSFORMS[name]
+        # a copy: its weights will change
+        reference = trace(copy.deepcopy(lowered), input=input, shape=shape, output=output, prefix=prefix)
         known = _round(lowered, inputs, name, input, scheme)
         advance(1)
-        networks[name] = _quantized(
-            lowered, inputs, name, input, known, scheme, _latents(size, codec) if name == "decoder" else size
-        )
+        networks[name] = _quantized(lowered, inputs, name, known, scheme, reference)
         advance(1)
     return QuantizedCodec(precision, networks, split_inputs)
 
@@ -272,40 +270,24 @@ def _quantized(
     lowered: nn.Module,
     inputs: Sequence[np.ndarray],
     part: str,
-    input: str,
     known: dict[str, Quantization],
     scheme: Scheme,
-    size: tuple[int, int] | None,
+    reference: TransformGraph,
 ) -> QuantizedNetwork:
-    precision, (prefix, _, output) = _precision(scheme), TRANSFORMS[part]
-    shape = open_shape(input, inputs[0].shape[1], size)
-    model = to_onnx(trace(lowered, input=input, shape=shape, output=output, prefix=prefix), OPSET)
+    precision, (prefix, _, output), input = _precision(scheme), TRANSFORMS[part], reference.input
+    keep = _kept(lowered, part, input, scheme)
     if input != "latents":
         known = known | {input: precision.split_inputs if part == "decoder" else precision.picture}
-    stored = {tensor.name for tensor in model.graph.initializer}
-    for node in model.graph.node:  # zero insertion moves the input's integers, and changes none
-        if node.input[0] in known and (node.op_type == "Resize" or (node.op_type == "Mul" and node.input[1] in stored)):
-            known[node.output[0]] = known[node.input[0]]
-    constants = graph.weights(model)
-    for node in model.graph.node:
-        if node.op_type == "Clip":
-            known |= dict.fromkeys((node.input[0], node.output[0]), precision.clipped(float(constants[node.input[2]])))
-    keep = _kept(lowered, part, input, scheme)
-    if part == "decoder" and (last := _last(lowered, part)) not in keep:
-        ends = ("Conv", "ConvTranspose", "DepthToSpace")
-        known |= {
-            n.output[0]: precision.picture for n in model.graph.node if graph.layer_of(n) == last and n.op_type in ends
-        }
-    transform = calibrate(
-        model,
+    if part == "decoder" and _last(lowered, part) not in keep:
+        known = known | {output: precision.picture}
+    transform = quantize_graph(
+        trace(lowered, input=input, shape=reference.input_shape, output=output, prefix=prefix),
         inputs,
-        method=scheme.method,
-        percentile=scheme.percentile,
-        precision=precision,
+        precision,
         known=known,
         gdns=[f"{prefix}.{key}" for key, layer in lowered.named_modules() if isinstance(layer, PlainActivation)],
         keep=keep,
     )
     if scheme.reduced_range:
         transform = reduce_ranges(transform)
-    return QuantizedNetwork(leave_in_float(transform, scheme.float_results), model, inputs[0])
+    return QuantizedNetwork(leave_in_float(transform, scheme.float_results), reference, inputs[0])

@@ -23,7 +23,7 @@ def main(options: QuantizeOptions) -> int:
         islice(sample_pictures(options.images, "--images", "val", options.size, codec.multiple), VERIFIED_ON)
     )
     say(f"Calibrating on {len(pictures)} pictures.")
-    names = ("precision", "activations", "weight_bits", "method", "percentile", "equalize", "refit", "keep")
+    names = ("precision", "activations", "weight_bits", "equalize", "refit", "keep")
     how = {key: getattr(options, key) for key in (*names, "form", "opset", "height", "width")}
     how |= {"part": options.part, "name": name, "replacement": label}
     steps = len(pictures) + STEPS * (2 if options.part == "both" else 1)

@@ -1,231 +1,220 @@
-"""Ranges of activations from real pictures, with ONNX Runtime's static quantizer, and what rounding each of them costs."""
+"""A float graph quantized: ranges of its activations from real pictures, and what its weights become with them."""
 
-import contextlib
-import io
-import logging
-import tempfile
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
+from types import MappingProxyType
 
 import numpy as np
-import onnx
-from onnx import ModelProto, helper, numpy_helper
-from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
+import torch
+from torch import Tensor
 
-from codecswap.export.backends.onnx_qdq import domain_of, read_qdq
-from codecswap.graph import onnx_graph as graph
-from codecswap.inference.runtime import open_session
+from codecswap.quantize.float_and_rounded import is_inside
+from codecswap.quantized.compute import compute
 from codecswap.quantized.precision import Precision
-from codecswap.quantized.representation import Constant, Quantization, TransformGraph
+from codecswap.quantized.representation import Constant, Operation, Quantization, TransformGraph
 
-METHODS = {
-    "minmax": CalibrationMethod.MinMax,
-    "entropy": CalibrationMethod.Entropy,
-    "percentile": CalibrationMethod.Percentile,
-}
-OPERATORS = [
-    "Abs",
-    "Add",
-    "Conv",
-    "ConvTranspose",
-    "DepthToSpace",
-    "Div",
-    "Mul",
-    "Reciprocal",
-    "Relu",
-    "Resize",
-    "Sqrt",
-]
-"""All that a codec's graphs hold, but for Clip: what it reads and puts out has one range (`Precision.clipped`)."""
-TYPES = {
-    "uint8": QuantType.QUInt8,
-    "int8": QuantType.QInt8,
-    "uint16": QuantType.QUInt16,
-    "int16": QuantType.QInt16,
-}
+CONVOLUTIONS = {"Conv": 0, "ConvTranspose": 1}
+"""Operators whose weights are int8, and the axis of their outputs, which have a scale each."""
+MOVING = {"DepthToSpace", "Reshape", "Resize", "Slice", "Transpose"}
+"""Operators that move values and change none: what they put out is on the levels of their input."""
+UNIT = {"Sigmoid", "Softmax"}
+"""Operators whose results are between 0 and 1."""
+UNIT_SCALES = {"uint8": 1 / 256, "int8": 1 / 256, "uint16": 1 / 65536, "int16": 1 / 32768}
+"""The scales that TFLite asks of them."""
+COMPUTED = {"Add", "Sub", "Mul", "Div", "MatMul"}
+"""Operators whose constants are quantized like activations."""
 LARGEST_BIAS = 1 << 30
 """A device adds products to an int32 bias; half of the range is theirs. (9 * 320 products of 8 bits need less than a tenth.)"""
 HEADROOM = 2
-"""Of 16-bit ranges, whose finest bit is no loss; clipping is."""
+"""16-bit ranges are so many times what was found: losing their lowest bit costs nothing, clipping does."""
 SMALLEST_SCALE = 1e-20
 """Of weights that are all zero."""
+Range = tuple[float, float]
 
 
-def calibrate(
-    model: ModelProto,
-    feeds: Sequence[np.ndarray],
-    *,
-    method: str,
-    percentile: float,
+def quantize_graph(
+    graph: TransformGraph,
+    feeds: Iterable[np.ndarray],
     precision: Precision,
-    known: Mapping[str, Quantization],
-    gdns: Sequence[str],
-    keep: Sequence[str],
+    *,
+    known: Mapping[str, Quantization] = MappingProxyType({}),
+    gdns: Collection[str] = (),
+    keep: Collection[str] = (),
 ) -> TransformGraph:
     """Quantize a float graph: int8 weights per channel, activations per tensor, int32 biases.
 
+    Tensors that operators only move or cut (Relu, Clip) share one scale.
+
     Args:
-        model: the graph of a lowered transform (`codecswap.graph.lower`).
-        feeds: values of its input that ranges are taken from.
-        method: one of `METHODS`.
-        percentile: of the method of that name, in percent.
+        graph: of a lowered transform (`codecswap.graph.trace`).
+        feeds: values of its input that ranges are taken from, ``(B, C, H, W)`` each.
         precision: types of the activations and bits of the weights; int16 is symmetric around 0.
-        known: of tensors and weights whose scales are chosen already, by name.
-        gdns: layers that are a GDN, e.g. ``g_s.1``.
-        keep: layers left in float (`codecswap.graph.onnx_graph.layer_of`).
+        known: of tensors and weights whose scales are chosen already, by name; one of those that share a scale is enough.
+        gdns: layers that are a GDN, e.g. ``g_s.1``: what only they read has the precision's type for it.
+        keep: layers left in float, or modules with all their layers. What other layers read and put out is rounded.
     """
-    overrides = {name: [{"quant_type": TYPES[precision.inside]}] for name in inner_tensors(model, gdns)}
-    excluded = [node.name for node in model.graph.node if graph.layer_of(node) in keep]
-    with tempfile.TemporaryDirectory() as scratch, _quiet():
-        path = Path(scratch) / "quantized.onnx"
-        quantize_static(
-            onnx.load_from_string(model.SerializeToString()),  # a copy: the quantizer changes what it is given
-            path,
-            _Feeds(model.graph.input[0].name, feeds),
-            quant_format=QuantFormat.QDQ,
-            op_types_to_quantize=OPERATORS,
-            per_channel=True,
-            activation_type=TYPES[precision.between],
-            weight_type=QuantType.QInt8,
-            nodes_to_exclude=excluded,
-            calibrate_method=METHODS[method],
-            extra_options={
-                "TensorQuantOverrides": overrides | {name: _override(value) for name, value in known.items()},
-                "CalibPercentile": percentile,
-                "ActivationSymmetric": precision.between == "int16",
-                "QDQDisableWeightAdjustForInt32Bias": True,  # it would fill the whole of int32
-            },
-        )
-        found = with_headroom(read_qdq(onnx.load(path)), known)
-        return floor_scales(found, graph.weights(model), precision)
+    graph = _with_own_weights(graph)
+    found, inner = find_ranges(graph, feeds), inner_tensors(graph, gdns)
+    steps = [step for step in graph.operations if not is_inside(step.layer, keep)]
+    touched = {name for step in steps for name in (*step.inputs, step.output)} & found.keys()
+    activations: dict[str, Quantization] = {}
+    for group in _groups(graph):
+        chosen = next((known[name] for name in group.tensors if name in known), None)
+        if chosen is None:
+            kind = precision.inside if inner.issuperset(group.tensors) else precision.between
+            chosen = group.rounding(found, kind)
+        activations |= {name: chosen for name in group.tensors if name in touched}
+    constants = dict(graph.constants)
+    for step in steps:
+        if step.operator in CONVOLUTIONS:
+            constants |= _weights(graph, step, activations, precision, known)
+        elif step.operator in COMPUTED:
+            for name in constants.keys() & set(step.inputs):
+                values = graph.constants[name].values
+                rounding = of_range(float(values.min()), float(values.max()), precision.between)
+                constants[name] = Constant(rounding.quantize(values), rounding)
+    return replace(graph, constants=constants, activations=activations)
 
 
-def inner_tensors(model: ModelProto, layers: Collection[str]) -> list[str]:
-    """Tensors of a graph that are put out in one of ``layers``, e.g. ``g_s.1``, and read nowhere else."""
-    read_outside = {output.name for output in model.graph.output}
+@torch.no_grad()
+def find_ranges(graph: TransformGraph, feeds: Iterable[np.ndarray]) -> dict[str, Range]:
+    """Least and greatest value of every tensor that is computed in float, and of 0."""
+    found: dict[str, Range] = {}
+
+    def look(name: str, values: Tensor) -> Tensor:
+        low, high = found.get(name, (0.0, 0.0))
+        found[name] = min(low, values.min().item()), max(high, values.max().item())
+        return values
+
+    for feed in feeds:
+        compute(graph, torch.from_numpy(feed), each=look)
+    return found
+
+
+def inner_tensors(graph: TransformGraph, layers: Collection[str]) -> set[str]:
+    """Tensors that are put out in one of ``layers``, e.g. ``g_s.1``, and read nowhere else."""
+    read_outside = {graph.output}
     made: dict[str, str] = {}
-    for node in model.graph.node:
-        layer = graph.layer_of(node)
-        read_outside.update(name for name in node.input if made.get(name, layer) != layer)
-        made.update(dict.fromkeys(node.output, layer))
-    return [name for name, layer in made.items() if layer in layers and name not in read_outside]
+    for step in graph.operations:
+        read_outside.update(name for name in step.inputs if made.get(name, step.layer) != step.layer)
+        made[step.output] = step.layer
+    return {name for name, layer in made.items() if layer in layers and name not in read_outside}
 
 
-def with_headroom(transform: TransformGraph, known: Collection[str]) -> TransformGraph:
-    """Widen the ranges of 16-bit activations that calibration found, since other pictures may go beyond them."""
-    widened = {
-        name: replace(one, scale=(HEADROOM * one.scale).astype(np.float32))
-        for name, one in transform.activations.items()
-        if one.zero_point.dtype.itemsize == 2 and name not in known
-    }
-    return replace(transform, activations=dict(transform.activations) | widened)
-
-
-def floor_scales(transform: TransformGraph, floats: Mapping[str, np.ndarray], precision: Precision) -> TransformGraph:
-    """Widen the scales of weights where they, or a bias, would be too large a whole number.
-
-    A bias is in multiples of its input's scale times its weights' scale, which is small where the weights are: in a GDN whose
-    row of gamma is almost zero, it would leave int32.
-
-    Args:
-        floats: the weights and biases that were quantized, by name.
-        precision: as in `calibrate`.
-    """
-    constants = dict(transform.constants)
-    for step in transform.operations:
-        if step.operator not in ("Conv", "ConvTranspose") or constants[step.inputs[1]].quantization is None:
-            continue
-        given, weight, bias = step.inputs
-        old = constants[weight].quantization
-        assert old is not None and old.axis is not None
-        types = (transform.activations[name].zero_point.dtype.name for name in (given, step.output))
-        largest = np.abs(floats[weight]).max(tuple({0, 1, 2, 3} - {old.axis})) / precision.weight_levels(*types)
-        exact, unit = floats[bias].astype(np.float64), transform.activations[given].scale
-        floor = np.abs(exact) / (unit.astype(np.float64) * LARGEST_BIAS)
-        # the quantizer gives a row of zeros the scale 1, which would round its bias coarsely
-        found = np.where(largest > 0, old.scale, SMALLEST_SCALE)
-        scale = np.maximum.reduce([found, largest, floor]).astype(np.float32)
-        widened = replace(old, scale=scale)
-        of_bias = Quantization(unit * scale, np.zeros(scale.shape, np.int32), 0)
-        constants[weight] = Constant(widened.quantize(floats[weight]), widened)
-        constants[bias] = Constant(of_bias.quantize(exact), of_bias)
-    return replace(transform, constants=constants)
-
-
-def _override(known: Quantization) -> list[dict[str, Any]]:
-    """ONNX Runtime's form of scales that it shall take as they are."""
-    kind: dict[str, Any] = {"quant_type": TYPES[known.zero_point.dtype.name]}
-    if known.axis is None:
-        return [{**kind, "scale": known.scale, "zero_point": known.zero_point}]
-    pairs = zip(known.scale, known.zero_point, strict=True)
-    return [{**kind, "axis": known.axis, "scale": np.array(s), "zero_point": np.array(z)} for s, z in pairs]
-
-
-class _Feeds(CalibrationDataReader):
-    def __init__(self, name: str, feeds: Sequence[np.ndarray]) -> None:
-        self._left = iter([{name: feed} for feed in feeds])
-
-    def get_next(self) -> dict[str, np.ndarray] | None:  # type: ignore[override]
-        return next(self._left, None)
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """The quantizer prints its progress, and advises a preprocessing that these graphs do not need."""
-    logger = logging.getLogger()
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            yield
-    finally:
-        logger.setLevel(level)
+def of_range(low: float, high: float, kind: str) -> Quantization:
+    """The finest rounding to integers of type ``kind`` that holds ``low``, ``high`` and 0."""
+    low, high, limits = min(low, 0.0), max(high, 0.0), np.iinfo(kind)
+    if kind == "int16":  # symmetric around 0
+        return Quantization(np.array(max(-low, high) / limits.max or 1, np.float32), np.array(0, kind))
+    scale = (high - low) / (limits.max - limits.min) or 1.0
+    return Quantization(np.array(scale, np.float32), np.array(np.rint(limits.min - low / scale), kind))
 
 
 @dataclass(frozen=True)
-class Cost:
-    """What rounding one tensor, and nothing else, does."""
+class _Group:
+    """Tensors that share a scale."""
 
-    layer: str
-    operator: str
-    """What puts the tensor out."""
-    mse: float
-    """Mean squared error of the result against the float graph's."""
+    tensors: frozenset[str]
+    cut: frozenset[str]
+    """Those that nothing but a Relu or a Clip reads, moved or not: their ranges do not count."""
+    ends: tuple[float, float] | None
+    """Where a Clip cuts them."""
+    unit: bool
+    """They are between 0 and 1."""
 
-
-def costs(model: ModelProto, transform: TransformGraph, feed: np.ndarray) -> list[Cost]:
-    """Round each activation of a float graph alone, as the transform made of it does."""
-    name = model.graph.input[0].name
-    reference = open_session(model.SerializeToString(), exact=True).run(None, {name: feed})[0]
-    result = []
-    for step in transform.operations:
-        if step.output not in transform.activations or step.operator == "DepthToSpace":  # it only moves rounded values
-            continue
-        changed = _rounded_at(model, step.output, transform.activations[step.output])
-        error = open_session(changed.SerializeToString(), exact=True).run(None, {name: feed})[0] - reference
-        operator = "square" if len(step.inputs) == 2 and step.inputs[0] == step.inputs[1] else step.operator
-        result.append(Cost(step.layer, operator, float(np.square(error, dtype=np.float64).mean())))
-    return result
+    def rounding(self, found: Mapping[str, Range], kind: str) -> Quantization:
+        """For the ranges that were found."""
+        if self.unit:
+            return Quantization.fixed(UNIT_SCALES[kind], -32768 if kind == "int16" else 0, kind)
+        if self.ends:
+            return of_range(*self.ends, kind)
+        room = HEADROOM if np.iinfo(kind).bits == 16 else 1
+        low, high = zip(*(found[name] for name in self.tensors - self.cut), strict=True)
+        return of_range(room * min(low), room * max(high), kind)
 
 
-def _rounded_at(model: ModelProto, tensor: str, quantization: Quantization) -> ModelProto:
-    """A copy of a graph with one tensor rounded where it is put out."""
-    changed = ModelProto()
-    changed.CopyFrom(model)
-    constants = {f"{tensor}_scale": quantization.scale, f"{tensor}_zero_point": quantization.zero_point}
-    changed.graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in constants.items())
-    place = next(i for i, node in enumerate(changed.graph.node) if tensor in node.output)
-    raw, rounded = f"{tensor}_raw", f"{tensor}_rounded"
-    domain = domain_of(quantization, graph.opset(model))
-    if domain:
-        changed.opset_import.append(helper.make_opsetid(domain, 1))
-    changed.graph.node[place].output[0] = raw
-    changed.graph.node.insert(
-        place + 1, helper.make_node("QuantizeLinear", [raw, *constants], [rounded], domain=domain)
-    )
-    changed.graph.node.insert(
-        place + 2, helper.make_node("DequantizeLinear", [rounded, *constants], [tensor], domain=domain)
-    )
-    return changed
+def _groups(graph: TransformGraph) -> list[_Group]:
+    """All tensors that are computed, in groups that share a scale."""
+    readers = Counter(name for step in graph.operations for name in set(step.inputs))
+    readers[graph.output] += 1
+    cut: set[str] = set()
+    for step in reversed(graph.operations):
+        moves = step.operator in MOVING and step.output in cut
+        if readers[step.inputs[0]] == 1 and (moves or step.operator in ("Relu", "Clip")):
+            cut.add(step.inputs[0])
+    group_of = {name: {name} for name in (graph.input, *(step.output for step in graph.operations))}
+    ends: dict[str, tuple[float, float]] = {}
+    made = {step.output: step.operator for step in graph.operations if step.operator not in MOVING}
+    for step in graph.operations:
+        joined = [name for name in step.inputs if name in group_of] if step.operator == "Concat" else []
+        if step.operator in MOVING or step.inputs[0] in cut or _is_mask(graph, step):
+            joined = [next(name for name in step.inputs if name in group_of)]
+        for name in joined:
+            group = group_of[name] | group_of[step.output]
+            group_of |= dict.fromkeys(group, group)
+        if step.operator == "Clip" and all(step.inputs[1:3]) and len(step.inputs) == 3:
+            low, high = (float(graph.constants[name].values) for name in step.inputs[1:3])
+            ends[step.output] = low, high
+    groups = {id(group): group for group in group_of.values()}.values()
+    return [
+        _Group(
+            frozenset(group),
+            frozenset(group & cut),
+            next((ends[name] for name in group if name in ends), None),
+            graph.input not in group and {made[name] for name in group if name in made} <= UNIT,
+        )
+        for group in groups
+    ]
+
+
+def _is_mask(graph: TransformGraph, step: Operation) -> bool:
+    """Whether an operation multiplies by a constant of zeros and ones."""
+    constants = [graph.constants[name].values for name in step.inputs if name in graph.constants]
+    return step.operator == "Mul" and len(constants) == 1 and bool(np.isin(constants[0], (0, 1)).all())
+
+
+def _weights(
+    graph: TransformGraph,
+    step: Operation,
+    activations: Mapping[str, Quantization],
+    precision: Precision,
+    known: Mapping[str, Quantization],
+) -> dict[str, Constant]:
+    """The weights of a convolution in integers, and its bias.
+
+    A bias is in multiples of its input's scale times its weights' scale, which is small where the weights are: in a GDN whose
+    row of gamma is almost zero, it would leave int32. So scales are wider there.
+    """
+    given, name, bias_name = (*step.inputs, "")[:3]
+    weight, axis, groups = graph.constants[name].values, CONVOLUTIONS[step.operator], step.attributes.get("group", 1)
+    outputs = weight.shape[axis] * (groups if axis else 1)
+    bias = graph.constants[bias_name].values.astype(np.float64) if bias_name else np.zeros(outputs)
+    kinds = [activations[tensor].zero_point.dtype.name for tensor in (given, step.output)]
+    largest = np.abs(weight).max(tuple({0, 1, 2, 3} - {axis})) / precision.weight_levels(*kinds)
+    unit = activations[given].scale
+    floor = np.abs(bias) / (unit.astype(np.float64) * LARGEST_BIAS)
+    if axis and groups > 1:  # the groups of a transposed convolution share scales
+        floor = floor.reshape(groups, -1).max(0)
+    chosen = np.where(largest > 0, known[name].scale if name in known else 0, 0)
+    scale = np.maximum.reduce([chosen, largest, floor, np.full_like(floor, SMALLEST_SCALE)]).astype(np.float32)
+    rounding = Quantization(scale, np.zeros(scale.shape, np.int8), axis)
+    made = {name: Constant(rounding.quantize(weight), rounding)}
+    if bias_name:
+        scales = unit * (np.tile(scale, groups) if axis else scale)
+        of_bias = Quantization(scales, np.zeros(scales.shape, np.int32), 0)
+        made[bias_name] = Constant(of_bias.quantize(bias), of_bias)
+    return made
+
+
+def _with_own_weights(graph: TransformGraph) -> TransformGraph:
+    """Give every convolution weights and a bias of its own: their scales follow from what it reads."""
+    constants, operations, taken = dict(graph.constants), [], set[str]()
+    for step in graph.operations:
+        if step.operator in CONVOLUTIONS:
+            names = [f"{name}@{step.name}" if name in taken else name for name in step.inputs]
+            constants |= {new: constants[old] for new, old in zip(names, step.inputs, strict=True) if old in constants}
+            taken.update(names[1:])
+            step = replace(step, inputs=tuple(names))
+        operations.append(step)
+    return replace(graph, operations=tuple(operations), constants=constants)

@@ -13,10 +13,6 @@ class Scheme:
     """Type of 8-bit activations, ``uint8`` or ``int8``; 16-bit ones are uint16, or int16 around 0."""
     weight_bits: int | None = None
     """7 or 8; None: as the precision says."""
-    method: str = "minmax"
-    """How ranges are taken from the activations' values: one of `codecswap.quantize.ranges.METHODS`."""
-    percentile: float = 99.99
-    """Of the method of that name."""
     equalize: bool = True
     """First scale the channels around GDN layers to the same range, which does not change what is computed."""
     refit: bool = True

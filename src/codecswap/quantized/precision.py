@@ -74,13 +74,6 @@ class Precision:
         wide = self.between in WIDE.values()
         return Quantization.fixed(1 / 256 if wide else 1, -32768 if wide else -128, self.between)
 
-    def clipped(self, highest: float) -> Quantization:
-        """A value inside a GDN from 0 to ``highest``: rounding cuts what is above, before a Clip does."""
-        limits = np.iinfo(self.inside)
-        if self.inside == "int16":  # symmetric around 0
-            return Quantization(np.array(highest / limits.max, np.float32), np.array(0, np.int16))
-        return Quantization.fixed(highest / (limits.max - limits.min), 0, self.inside)
-
 
 PRECISIONS = {
     "w8a8": Precision("uint8", "uint8", float_latents=True),

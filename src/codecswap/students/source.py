@@ -23,8 +23,6 @@ DECIDED = {
     "precision",
     "activations",
     "weight_bits",
-    "method",
-    "percentile",
     "equalize",
     "refit",
     "keep",
