@@ -13,7 +13,7 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantTy
 from residual import Residual
 from torch import Tensor, nn
 
-from codecswap.codecs.protocol import encode
+from codecswap.codecs.protocol import Codec, encode
 from codecswap.codecs.source import load_codec
 from codecswap.codecs.torch_codec import TorchCodec
 from codecswap.data.samples import sample_pictures
@@ -90,8 +90,11 @@ def test_onnx_runtimes_quantizer_finds_the_same(tmp_path: Path, replacement: str
         },
     )
     oracle = read_qdq(onnx.load(tmp_path / "quantized.onnx"))
-    assert found.activations.keys() == oracle.activations.keys()
-    for tensor, rounding in found.activations.items():
+    # ONNX Runtime does not round an input that is resized first
+    read = found.activations.keys() - ({"split_inputs"} if found.operations[0].operator == "Resize" else set())
+    assert read == oracle.activations.keys()
+    for tensor in read:
+        rounding = found.activations[tensor]
         other, wide = oracle.activations[tensor], rounding.zero_point.dtype.itemsize == 2
         np.testing.assert_allclose(rounding.scale, (HEADROOM if wide else 1) * other.scale, rtol=1e-5)
         assert rounding.zero_point.dtype == other.zero_point.dtype
