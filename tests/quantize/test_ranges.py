@@ -209,8 +209,10 @@ def test_operators_share_scales_where_values_only_move(name: str, activations: s
     assert first and second and first.scale < 0.5 * second.scale
     concat, shuffled = given["Concat"], given["DepthToSpace"]
     assert concat[0] is concat[1] is shuffled[0] is scales["DepthToSpace", "g_s.shuffle"]
-    (relu,) = (step for step in transform.operations if step.operator == "Relu" and step.inputs[0] == "g_s/Add")
-    assert scales["Add", "g_s"] is transform.activations[relu.output]
+    signed = scales["Add", "g_s"].zero_point.dtype == np.int16
+    # the rounding is the Relu, where it has no level below 0; the other reads the first convolution's negative values, too
+    assert len([step for step in transform.operations if step.operator == "Relu"]) == 1 + signed
+    assert scales["Add", "g_s"].range[0] < 0 if signed else scales["Add", "g_s"].range[0] == 0
     low, high = scales["Sigmoid", "g_s"].range
     assert (0 if scales["Sigmoid", "g_s"].zero_point.dtype != np.int16 else -1) == pytest.approx(low, abs=1e-4)
     assert high == pytest.approx(1, rel=0.01)

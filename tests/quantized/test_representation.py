@@ -84,6 +84,7 @@ OPERATORS = {
     "ConvTranspose": conv_transpose,
     "DepthToSpace": depth_to_space,
     "Resize": resize,
+    "Add": lambda step, a, b: a + b,
     "Mul": lambda step, a, b: a * b,
     "Div": lambda step, a, b: a / b,
     "Sqrt": lambda step, x: np.sqrt(x),

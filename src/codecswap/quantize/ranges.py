@@ -44,7 +44,7 @@ def quantize_graph(
 ) -> TransformGraph:
     """Quantize a float graph: int8 weights per channel, activations per tensor, int32 biases.
 
-    Tensors that operators only move or cut (Relu, Clip) share one scale.
+    Tensors that operators only move or cut (Relu, Clip) share one scale; a Relu whose input's rounding cuts at 0 goes.
 
     Args:
         graph: of a lowered transform (`codecswap.graph.trace`).
@@ -74,7 +74,7 @@ def quantize_graph(
                 values = graph.constants[name].values
                 rounding = of_range(float(values.min()), float(values.max()), precision.between)
                 constants[name] = Constant(rounding.quantize(values), rounding)
-    return replace(graph, constants=constants, activations=activations)
+    return _folded(replace(graph, constants=constants, activations=activations))
 
 
 @torch.no_grad()
@@ -205,6 +205,22 @@ def _weights(
         of_bias = Quantization(scales, np.zeros(scales.shape, np.int32), 0)
         made[bias_name] = Constant(of_bias.quantize(bias), of_bias)
     return made
+
+
+def _folded(graph: TransformGraph) -> TransformGraph:
+    """Without a Relu where the rounding of what it reads cuts at 0 already."""
+    readers = Counter(name for step in graph.operations for name in set(step.inputs))
+    activations, operations = dict(graph.activations), list[Operation]()
+    for step in graph.operations:
+        given, rounding = step.inputs[0], activations.get(step.output)
+        place = next((at for at, one in enumerate(operations) if one.output == given), None)
+        shared = rounding is not None and rounding is activations.get(given) and rounding.range[0] >= 0
+        if step.operator == "Relu" and shared and readers[given] == 1 and place is not None and given != graph.output:
+            operations[place] = replace(operations[place], output=step.output)
+            del activations[given]
+        else:
+            operations.append(step)
+    return replace(graph, operations=tuple(operations), activations=activations)
 
 
 def _with_own_weights(graph: TransformGraph) -> TransformGraph:

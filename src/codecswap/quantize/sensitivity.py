@@ -30,7 +30,7 @@ def costs(reference: TransformGraph, quantized: TransformGraph, feed: np.ndarray
 
     Args:
         reference: the float transform.
-        quantized: what `codecswap.quantize.ranges.quantize_graph` made of it; its operations are the same.
+        quantized: what `codecswap.quantize.ranges.quantize_graph` made of it.
         feed: the input, ``(B, C, H, W)``.
     """
     x, constants = torch.from_numpy(feed), reals(reference)
@@ -43,8 +43,9 @@ def costs(reference: TransformGraph, quantized: TransformGraph, feed: np.ndarray
         result = compute(reference, x, constants=constants | changed, each=change)
         return (result - exact).double().square().mean().item()
 
-    result = []
-    for step, new in zip(reference.operations, quantized.operations, strict=True):
+    result, before = [], {step.name: step for step in reference.operations}
+    for new in quantized.operations:
+        step = before[new.name]
         stored = {
             name: torch.from_numpy(quantized.constants[other].real)
             for name, other in zip(step.inputs, new.inputs, strict=True)
@@ -52,10 +53,10 @@ def costs(reference: TransformGraph, quantized: TransformGraph, feed: np.ndarray
         }
         if stored and step.operator in ("Conv", "ConvTranspose"):
             result.append(Cost(step.layer, "weights", error(None, stored)))
-        rounding = quantized.activations.get(step.output)
-        if rounding is not None and not _same(rounding, quantized.activations.get(step.inputs[0])):
+        rounding = quantized.activations.get(new.output)
+        if rounding is not None and not _same(rounding, quantized.activations.get(new.inputs[0])):
             squares = step.operator == "Mul" and step.inputs[0] == step.inputs[1]
-            result.append(Cost(step.layer, "Square" if squares else step.operator, error(step.output, {})))
+            result.append(Cost(step.layer, "Square" if squares else step.operator, error(new.output, {})))
     return result
 
 
