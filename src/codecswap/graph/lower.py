@@ -128,11 +128,6 @@ def lower(transform: nn.Module, form: Form = "native", *, prefix: str = "g_s") -
     return result.eval().requires_grad_(False).get_submodule("root")
 
 
-def convolution(layer: nn.Module) -> nn.Conv2d | nn.ConvTranspose2d:
-    """The convolution inside a layer of a lowered transform that is no GDN."""
-    return next(module for module in layer.modules() if isinstance(module, nn.Conv2d | nn.ConvTranspose2d))
-
-
 def first_convolution(transform: nn.Module) -> nn.Conv2d | nn.ConvTranspose2d | None:
     """The one layer that the input of a lowered transform reaches, through upsampling at most.
 
