@@ -3,7 +3,7 @@
 python benchmarks/processors.py [--cpus Haswell Nehalem] [--codecs float 7 8]
 
 Needs qemu-x86_64 (Debian: qemu-user). Prints the PSNR of each decoded picture (128x128, of the embedded codec) against the one
-that is decoded here from float, and against the INT8 file's exact meaning. A CPU takes half a minute.
+that is decoded here from float, and against the INT8 file's reference execution. A CPU takes half a minute.
 """
 
 import argparse

@@ -40,7 +40,7 @@ def rows(folder: Path) -> list[dict[str, str]]:
 
 
 def decoded(checkpoint: Path, folder: Path, side: int) -> tuple[np.ndarray, np.ndarray]:
-    """One picture by the checkpoint in PyTorch, and by the files' exact meaning."""
+    """One picture by the checkpoint in PyTorch, and by the files' reference execution."""
     plain = TorchCodec(load_codec("tiny"))
     symbols = plain.tables.to_symbols(plain.analyze(np.random.default_rng(0).random((3, side, side), np.float32)))
     with torch.no_grad():

@@ -50,7 +50,7 @@ def test_all_of_it_runs_there_and_it_means_what_the_file_means(
     assert all(item["on_npu"] for item in report["operators"])
     assert report["quality"]["to_float"] > least
     assert (folder / "decoder_htp.onnx").stat().st_size > 100_000
-    # the emulator's integers against the file's exact meaning: a bias beyond int32 would show here
+    # the emulator's integers against the file's reference execution: a bias beyond int32 would show here
     rng = np.random.default_rng(0)
     symbols = rng.integers(-3, 4, (80, SIDE // 16, SIDE // 16)).astype(np.int32)
     codec = OnnxCodec(folder, exact=True)

@@ -39,7 +39,7 @@ def in_integers(folder: Path, codec: Codec, samples: Sequence[np.ndarray], **how
 
 
 def decoded(decoder: QuantizedSynthesis, folder: Path, sample: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """A picture by PyTorch, and by the file's exact meaning, both clamped."""
+    """A picture by PyTorch, and by the file's reference execution, both clamped."""
     codec = TorchCodec(load_codec("tiny"))
     symbols = codec.tables.to_symbols(codec.analyze(sample))
     with torch.no_grad():

@@ -1,7 +1,7 @@
 """Qualcomm's HTP: ONNX Runtime's plugin onnxruntime-qnn, which compiles for it and emulates it on x86.
 
 What it takes and what we know of it (version 2.7.0): the file of `codecswap quantize`, with one size. In w8a16, with 16-bit
-activations, it is as good as the file's exact meaning; in mixed it computes the products of the GDNs, whose factors have
+activations, it is as good as the file's reference execution; in mixed it computes the products of the GDNs, whose factors have
 different types, in float. A convolution with 8-bit input and 16-bit output it does not take.
 """
 

@@ -1,11 +1,12 @@
 """Whether a runtime computes what a quantized file means, on the processor at hand.
 
-A file's exact meaning is its graph computed operator by operator, in float between the rounding that the file asks for
-(`codecswap.inference.runtime.open_session`, ``exact``). Integer kernels are faster, and some overflow: x86 processors without
-VNNI add two products of 8 bits in 16.
+The reference execution of a file is its graph computed operator by operator, in float between the rounding that the file
+asks for (`codecswap.inference.runtime.open_session`, ``exact``). Integer kernels are faster, and some overflow: x86
+processors without VNNI add two products of 8 bits in 16.
 
-A quantized folder holds, for each of its networks, a small coded picture and a PNG that belong together by the exact meaning:
-decoding ``check_decoder.csw`` gives ``check_decoder.png``, encoding ``check_encoder.png`` gives ``check_encoder.csw``.
+A quantized folder holds, for each of its networks, a small coded picture and a PNG that belong together by the reference
+execution: decoding ``check_decoder.csw`` gives ``check_decoder.png``, encoding ``check_encoder.png`` gives
+``check_encoder.csw``.
 """
 
 import platform
@@ -24,7 +25,7 @@ from codecswap.inference import openvino
 from codecswap.inference.manifest import MANIFEST, Manifest, check_names, file_bytes
 
 AGREEMENT = 50.0
-"""Least PSNR in dB of a runtime's result against the exact meaning.
+"""Least PSNR in dB of a runtime's result against the reference execution.
 
 Right kernels differ by roundings that fall the other way, 65 dB and more; INT8 itself costs 45; overflow leaves 8 to 23.
 """

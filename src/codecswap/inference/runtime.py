@@ -23,7 +23,7 @@ def open_session(
     Args:
         model: its bytes or its path.
         threads: None: as many as ONNX Runtime likes.
-        exact: compute operator by operator, without its optimizations: a quantized graph's exact meaning.
+        exact: compute operator by operator, without its optimizations: a quantized graph's reference execution.
     """
     options = onnxruntime.SessionOptions()
     if exact:
@@ -48,7 +48,7 @@ class OnnxCodec:
         folder: what `codecswap export` or `codecswap quantize` wrote.
         threads: of the runtime; None: as many as it likes.
         tile: height and width in latents above which a picture is computed in tiles.
-        exact: compute a quantized folder's exact meaning (`codecswap.inference.check`); slow.
+        exact: compute a quantized folder's reference execution (`codecswap.inference.check`); slow.
         runtime: ``onnxruntime`` or ``openvino``.
 
     Raises:

@@ -82,7 +82,7 @@ OPERATORS: dict[str, _Operator] = {
 def compute(
     transform: TransformGraph, x: Tensor, *, constants: Mapping[str, Tensor] | None = None, each: Each | None = None
 ) -> Tensor:
-    """What a transform puts out, float32; the exact meaning of a quantized one, but for the order in which products are added.
+    """What a transform puts out, float32; the reference execution of a quantized one, but for the order of sums.
 
     Args:
         x: its input, ``(B, C, H, W)``.
