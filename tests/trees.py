@@ -11,7 +11,8 @@ from compressai.models.utils import deconv
 from torch import Tensor, nn
 
 from codecswap.layers.gdn import GDN, RampGDN, RsqrtGDN
-from codecswap.layers.upsampling import SubpixelConv2d, UpsampleConv2d
+from codecswap.layers.phase_grid import Axis
+from codecswap.layers.upsampling import SubpixelConv, UpsampleConv2d
 from codecswap.quantized.compute import compute
 from codecswap.quantized.representation import Constant, Quantization, TransformGraph
 
@@ -58,7 +59,7 @@ def tree(seed: int, doublings: int = 2) -> nn.Sequential:
         lambda out: subpel_conv3x3(CHANNELS, out, 2),
         lambda out: UpsampleConv2d(CHANNELS, out, 5),
         lambda out: UpsampleConv2d(CHANNELS, out, 5, masked=True),
-        lambda out: SubpixelConv2d(CHANNELS, out),
+        lambda out: SubpixelConv(CHANNELS, out, [Axis.of(5, 2, pads=(2, 2), output_padding=1)] * 2),
         lambda out: ResidualBlockUpsample(CHANNELS, out),
     ]
     layers: list[nn.Module] = []

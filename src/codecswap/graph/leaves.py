@@ -17,7 +17,7 @@ from torch import Tensor, fx, nn
 
 from codecswap.errors import UserError
 from codecswap.layers.gdn import GDN, PlainActivation
-from codecswap.layers.upsampling import ConstantMask, SubpixelConv2d, UpsampleConv2d
+from codecswap.layers.upsampling import ConstantMask, MaskedConv, SubpixelConv, UpsampleConv2d
 
 INPUT = "input"
 """The name that a tree's input has among the leaves'."""
@@ -27,7 +27,7 @@ class OneLayer(nn.Module):
     """A module whose parts together are one layer of the codec, written in several operators."""
 
 
-_ONE_LAYER = (OneLayer, PlainActivation, GDN, UpsampleConv2d, SubpixelConv2d)
+_ONE_LAYER = (OneLayer, PlainActivation, GDN, UpsampleConv2d, SubpixelConv, MaskedConv)
 _IN_PLACE: dict[Any, Callable[..., Any]] = {
     operator.iadd: operator.add,
     operator.isub: operator.sub,

@@ -19,7 +19,7 @@ from codecswap.errors import UserError
 from codecswap.graph.leaves import INPUT, OneLayer, leaves
 from codecswap.inference.split_inputs import SplitInputs
 from codecswap.layers.gdn import GDN, GDN1, PlainActivation, RsqrtGDN, effective
-from codecswap.layers.upsampling import ConstantMask, SubpixelConv2d, UpsampleConv2d
+from codecswap.layers.upsampling import ConstantMask, MaskedConv, SubpixelConv, UpsampleConv2d
 from codecswap.quantized.synthesis import QuantizedSynthesis
 from codecswap.swaps.masked import MASKED
 from codecswap.swaps.subpixel import SUBPIXEL
@@ -181,11 +181,13 @@ def _lowered_layer(name: str, layer: nn.Module, form: Form) -> nn.Module | None:
         if reason := written_as.refusal(layer):
             raise UserError(f"The layer {name} cannot be exported with --form {form}: {reason}.")
         layer, _ = written_as.replace(layer)
-    if isinstance(layer, SubpixelConv2d):
+    if isinstance(layer, SubpixelConv):
         if form == "masked":
             raise UserError(
                 f"The layer {name} is a subpixel convolution, which has no form with Resize: leave out --form masked."
             )
+        return layer
+    if isinstance(layer, MaskedConv):
         return layer
     if isinstance(layer, UpsampleConv2d):
         return _folded(layer) if written_as is SUBPIXEL else _unfolded(layer)

@@ -102,7 +102,8 @@ def _mask(leaf: Leaf, around: _Around) -> _Written:
             "The layer {place} multiplies by a constant mask of one size: fix it with --height and --width, "
             "or take --form subpixel, which goes with every size."
         )
-    return "Mul", [leaf.arguments[0], ConstantMask()(torch.ones(1, 1, *around.shapes[leaf.inputs[0]][2:]))], {}
+    mask: Any = leaf.module
+    return "Mul", [leaf.arguments[0], mask(torch.ones(1, 1, *around.shapes[leaf.inputs[0]][2:]))], {}
 
 
 def _resize(x: Any, factor: Any, mode: str) -> _Written:
@@ -190,8 +191,8 @@ def _item(leaf: Leaf, around: _Around) -> _Written:
             if not isinstance(part, slice) or part.step not in (None, 1):
                 raise ValueError("it takes single places of a tensor, or every other")
             start, stop, _ = part.indices(shape[axis])
-            if (part.start, part.stop) != (None, None):
-                ranges[axis] = (start, stop)
+            if (part.start, part.stop) != (None, None):  # counted from the end, it fits any size
+                ranges[axis] = (start, part.stop if part.stop is not None and part.stop < 0 else stop)
     starts, stops = zip(*ranges.values(), strict=True)
     return "Slice", [x, *(np.array(one, np.int64) for one in (starts, stops, tuple(ranges)))], {}
 

@@ -86,6 +86,10 @@ class Axis:
         best = sorted(shifts, key=lambda shift: (spread(shift), shift))[:SHIFTS]
         return min((self._grid(shift, joined=True) for shift in best), key=_cost)
 
+    def unshifted(self) -> Grid:
+        """One window for all phases of the grid that begins with the output."""
+        return self._grid(0, joined=True)
+
     def apart(self) -> Grid:
         """A window for each phase: as many multiply-adds as the transposed convolution has, where no phase is empty."""
         return self._grid(0, joined=False)

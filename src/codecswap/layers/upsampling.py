@@ -1,4 +1,4 @@
-"""Layers that take the place of a stride-2 transposed convolution.
+"""Layers that take the place of transposed convolutions: of any, and of those that double their input's sides.
 
 A stride-2 transposed convolution, and a convolution after nearest upsampling by 2, both *are* a small convolution at low
 resolution with four times the outputs, followed by PixelShuffle: output position ``2i + p`` (phase ``p``) sees the input
@@ -6,10 +6,14 @@ at ``i + d`` for a few ``d``. `phase_matrix` writes down which kernel tap lands 
 """
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from codecswap.layers.phase_grid import Axis, Window
 
 
 def phase_matrix(kernel_size: int, *, masked: bool = False) -> Tensor:
@@ -51,64 +55,67 @@ def why_not_doubling(layer: nn.ConvTranspose2d) -> str | None:
     return None
 
 
-def _tap_selection(layer: nn.ConvTranspose2d) -> Tensor:
-    """Which tap ``(k,)`` a phase ``(2,)`` sees at which offset ``(F,)``, zeros and ones: every tap is seen once."""
-    kernel, padding = layer.kernel_size[0], int(layer.padding[0])
-    offsets = [
-        (p, (p + padding - tap) // 2, tap) for p in range(2) for tap in range(kernel) if (p + padding - tap) % 2 == 0
-    ]
-    reach = max(abs(d) for _, d, _ in offsets)
-    selection = layer.weight.new_zeros(2, 2 * reach + 1, kernel)
-    for phase, d, tap in offsets:
-        selection[phase, d + reach, tap] = 1
-    return selection
-
-
-def phase_taps(layer: nn.ConvTranspose2d) -> Tensor:
-    """Which taps of `transposed_phase_kernels` a layer has, ``(2, 2, F, F)``, bool."""
-    seen = _tap_selection(layer).sum(-1) > 0
-    return seen[:, None, :, None] & seen[None, :, None, :]
+def axes_of(layer: nn.ConvTranspose1d | nn.ConvTranspose2d) -> list[Axis]:
+    """The axes of any transposed convolution."""
+    padding = [int(side) for side in layer.padding]
+    ends = [(side, side) for side in padding]
+    shape = zip(layer.kernel_size, layer.stride, layer.dilation, ends, layer.output_padding, strict=True)
+    return [Axis.of(*sides) for sides in shape]
 
 
 def transposed_phase_kernels(layer: nn.ConvTranspose2d) -> Tensor:
-    """The four low-resolution kernels that together are ``layer``.
+    """The four low-resolution kernels that together are a ``layer`` that doubles its input's sides.
 
     ``out[2i + p] = sum_d w[p - 2d + padding] x[i + d]`` on each axis.
 
     Returns: ``(O, I, 2, 2, F, F)`` in the layer's dtype; phases (p, q), then offsets ``-(F // 2) .. F // 2``.
     """
-    selection = _tap_selection(layer)
-    weight = layer.weight.detach().transpose(0, 1)  # (O, I, k, k)
-    return torch.einsum("pas,oist,qbt->oipqab", selection, weight, selection)
+    windows = [axis.unshifted().windows[0] for axis in axes_of(layer)]
+    kernels = phase_kernels(layer.weight.detach(), windows)
+    reach = max(windows[0].pads)
+    return F.pad(kernels, [reach - pad for window in reversed(windows) for pad in window.pads])
 
 
-def from_phase_kernels(kernels: Tensor, layer: nn.ConvTranspose2d) -> Tensor:
-    """The weight ``(I, O, k, k)`` that gives ``layer`` these `transposed_phase_kernels`."""
-    selection = _tap_selection(layer).to(kernels)
-    return torch.einsum("pas,oipqab,qbt->iost", selection, kernels, selection)
+def phase_kernels(weight: Tensor, windows: Sequence[Window], groups: int = 1) -> Tensor:
+    """The kernels that a transposed convolution's weight ``(I, O / groups, k, ...)`` has in some windows.
+
+    Returns: ``(O, I / groups, phases, ..., K, ...)``.
+    """
+    rank = len(windows)
+    weight = weight.unflatten(0, (groups, -1)).transpose(1, 2).flatten(0, 1)  # (O, I / groups, k, ...)
+    for window in windows:
+        taps = torch.from_numpy(window.taps).to(weight.device)
+        weight = F.pad(weight.movedim(2, -1), (0, 1))[..., taps]  # an absent tap, -1, is the zero at the end
+    order = [2 * axis + part for part in (0, 1) for axis in range(rank)]
+    return weight.permute(0, 1, *(2 + place for place in order))
 
 
 def to_subpixel(kernels: Tensor) -> Tensor:
-    """Phase kernels ``(O, I, 2, 2, F, F)`` as the weight ``(4 O, I, F, F)`` of a convolution before PixelShuffle(2)."""
-    outputs, inputs, _, _, size, _ = kernels.shape
-    return kernels.permute(0, 2, 3, 1, 4, 5).reshape(4 * outputs, inputs, size, size)
+    """Phase kernels ``(O, I, p, ..., K, ...)`` as the weight ``(O * phases, I, K, ...)`` of what comes before PixelShuffle."""
+    rank = (kernels.ndim - 2) // 2
+    return kernels.movedim(1, 1 + rank).flatten(0, rank)
 
 
 class ConstantMask(nn.Module):
-    """Multiplies by a constant 0/1 mask that keeps even rows and columns: nearest upsampling becomes zero insertion."""
+    """Multiplies by a constant 0/1 mask: what nearest upsampling by the strides repeated becomes zeros."""
+
+    def __init__(self, strides: Sequence[int] = (2, 2)) -> None:
+        super().__init__()
+        self.strides = tuple(strides)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Mask ``x: (B, C, 2H, 2W)``."""
-        mask = torch.zeros(x.shape[-2:], dtype=x.dtype, device=x.device)
-        mask[::2, ::2] = 1
+        """Mask ``x: (B, C, 2H, 2W)``, or as many axes as there are strides."""
+        mask = torch.zeros(x.shape[2:], dtype=x.dtype, device=x.device)
+        mask[tuple(slice(None, None, stride) for stride in self.strides)] = 1
         return x * mask
 
 
 class MaskedUpsample(nn.Sequential):
-    """Nearest upsampling by 2, then the constant mask: zero insertion, in operators that NPUs have."""
+    """Nearest upsampling, then the constant mask: zero insertion, in operators that NPUs have."""
 
-    def __init__(self) -> None:
-        super().__init__(nn.Upsample(scale_factor=2, mode="nearest"), ConstantMask())
+    def __init__(self, strides: Sequence[int] = (2, 2)) -> None:
+        factor: Any = strides[0] if len(set(strides)) == 1 else tuple(strides)
+        super().__init__(nn.Upsample(scale_factor=factor, mode="nearest"), ConstantMask(strides))
 
 
 class UpsampleConv2d(nn.Sequential):
@@ -159,20 +166,96 @@ class UpsampleConv2d(nn.Sequential):
         return F.pixel_shuffle(F.conv2d(x, weight, bias, padding=weight.shape[-1] // 2), 2)
 
 
-class SubpixelConv2d(nn.Sequential):
-    """A convolution with four times the outputs and PixelShuffle(2): ``(B, I, H, W) -> (B, O, 2H, 2W)``.
+class Interleave(nn.Module):
+    """PixelShuffle for any strides and one or two axes: ``(B, O * phases, H, W) -> (B, O, s H, t W)``."""
 
-    Parameters: ``0.weight``: (4 O, I, k, k), ``0.bias``: (4 O,). Source: Shi et al., "Real-time single image and video
-    super-resolution using an efficient sub-pixel convolutional neural network", 2016.
+    def __init__(self, strides: Sequence[int]) -> None:
+        super().__init__()
+        self.strides = tuple(strides)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Interleave."""
+        rank = len(self.strides)
+        order = [place for axis in range(rank) for place in (2 + rank + axis, 2 + axis)]
+        x = x.unflatten(1, (-1, *self.strides)).permute(0, 1, *order)
+        for axis in range(rank):
+            x = x.flatten(2 + axis, 3 + axis)
+        return x
+
+
+class Crop(nn.Module):
+    """Removes positions in front and behind, of each spatial axis."""
+
+    def __init__(self, ends: Sequence[tuple[int, int]]) -> None:
+        super().__init__()
+        self.ends = tuple(ends)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Crop."""
+        return x[(slice(None), slice(None), *(slice(front, -behind or None) for front, behind in self.ends))]
+
+
+class SubpixelConv(nn.Sequential):
+    """Any transposed convolution, as a convolution that computes all phases, PixelShuffle and, where it must be, a crop.
+
+    ``(B, I, L) -> (B, O, L')`` or ``(B, I, H, W) -> (B, O, H', W')``. Parameters: ``0.weight``: (O * phases, I / groups, K,
+    ...), ``0.bias``: (O * phases,). Source: Shi et al., "Real-time single image and video super-resolution using an efficient
+    sub-pixel convolutional neural network", 2016; the grid of phases: `codecswap.layers.phase_grid`.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, kernel_size: int = 3) -> None:
-        if kernel_size % 2 == 0:
-            raise ValueError(f"kernel_size must be odd, not {kernel_size}")
-        conv = nn.Conv2d(in_channels, 4 * out_channels, kernel_size, padding=kernel_size // 2)
-        super().__init__(conv, nn.PixelShuffle(2))
+    def __init__(
+        self, in_channels: int, out_channels: int, axes: Sequence[Axis], groups: int = 1, bias: bool = True
+    ) -> None:
+        grids = [axis.together() for axis in axes]
+        self.windows = [grid.windows[0] for grid in grids]
+        strides = [grid.stride for grid in grids]
+        conv, spare = _padded(in_channels, out_channels * math.prod(strides), self.windows, groups, bias)
+        square = len(strides) == 2 and len(set(strides)) == 1
+        shuffle = nn.PixelShuffle(strides[0]) if square else Interleave(strides)
+        ends = [
+            (grid.crop[0] + grid.stride * front, grid.crop[1] + grid.stride * behind)
+            for grid, (front, behind) in zip(grids, spare, strict=True)
+        ]
+        self.doubles = strides == [2, 2] and not any(map(any, ends))
+        super().__init__(conv, shuffle, *([Crop(ends)] if any(map(any, ends)) else []))
 
     @property
     def conv(self) -> nn.Conv2d:
         """The convolution that holds the parameters."""
         return self[0]  # type: ignore[return-value]
+
+
+class MaskedConv(nn.Sequential):
+    """Any transposed convolution, as zero insertion by nearest upsampling and a mask, a convolution and, perhaps, a crop.
+
+    Shapes as in `SubpixelConv`. Parameters: ``1.weight``: (O, I / groups, k, ...), ``1.bias``: (O,).
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, axes: Sequence[Axis], groups: int = 1, bias: bool = True
+    ) -> None:
+        grids = [axis.inserted() for axis in axes]
+        self.windows = [grid.windows[0] for grid in grids]
+        conv, spare = _padded(in_channels, out_channels, self.windows, groups, bias)
+        ends = [
+            (grid.crop[0] + front, grid.crop[1] + behind) for grid, (front, behind) in zip(grids, spare, strict=True)
+        ]
+        insertion = MaskedUpsample([axis.stride for axis in axes])
+        super().__init__(insertion, conv, *([Crop(ends)] if any(map(any, ends)) else []))
+
+    @property
+    def conv(self) -> nn.Conv2d:
+        """The convolution that holds the parameters."""
+        return self[1]  # type: ignore[return-value]
+
+
+def _padded(
+    inputs: int, outputs: int, windows: Sequence[Window], groups: int, bias: bool
+) -> tuple[nn.Conv1d | nn.Conv2d, list[tuple[int, int]]]:
+    """A convolution for some windows, and the positions that it computes beyond them: PyTorch pads both ends alike."""
+    kind: Any = {1: nn.Conv1d, 2: nn.Conv2d}[len(windows)]
+    size, dilation = [window.taps.shape[1] for window in windows], [window.dilation for window in windows]
+    padding = [max(window.pads) for window in windows]
+    spare = [(pad - window.pads[0], pad - window.pads[1]) for pad, window in zip(padding, windows, strict=True)]
+    how = {"padding": tuple(padding), "dilation": tuple(dilation), "groups": groups, "bias": bias}
+    return kind(inputs, outputs, tuple(size), **how), spare

@@ -18,7 +18,7 @@ from codecswap.graph.lower import first_convolution, lower, take_split_inputs
 from codecswap.graph.trace import open_shape, trace
 from codecswap.inference.split_inputs import SplitInputs
 from codecswap.layers.gdn import PlainActivation
-from codecswap.layers.upsampling import UpsampleConv2d
+from codecswap.layers.upsampling import ConstantMask
 from codecswap.quantize.adapt import leave_in_float, reduce_ranges
 from codecswap.quantize.equalize import equalize
 from codecswap.quantize.ranges import quantize_graph
@@ -147,7 +147,7 @@ def quantized_decoder(
         form: how upsampling layers are written, where that is possible for pictures of any size.
         target: the toolchain that it is for, by name; None: any device that reads QDQ files.
     """
-    if any(isinstance(layer, UpsampleConv2d) and layer.masked for layer in codec.g_s.modules()):
+    if any(isinstance(layer, ConstantMask) for layer in codec.g_s.modules()):
         form = "subpixel"  # a mask has one size
     height, width = (side - side % codec.multiple for side in pictures[0].shape[1:])
     samples = encode_samples(codec, [picture[:, :height, :width] for picture in pictures])

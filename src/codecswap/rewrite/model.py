@@ -166,7 +166,8 @@ def candidates(layer: Transposed, opset: int) -> tuple[list[Plan], dict[str, str
     if layer.groups == 1 and math.prod(layer.strides) > 1:
         builds += [("subpixel", partial(subpixel, layer, opset, mode="DCR"))]
         builds += [("phases", partial(phases, layer, opset, split=True))]
-    plans, reasons = [], {}
+    plans: list[Plan] = []
+    reasons: dict[str, str] = {}
     for name, build in builds:
         try:
             plans.append(build())

@@ -1,7 +1,8 @@
 """Swapping: find the layers of a transform that a swap replaces, and put layers in their place that NPUs run."""
 
 import copy
-from dataclasses import dataclass
+from collections import OrderedDict
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from torch import nn
@@ -43,13 +44,13 @@ def swap(
     part: str = "decoder",
     gdn_pieces: int | None = None,
 ) -> tuple[SomeCodec, list[Replaced]]:
-    """Copy ``codec`` and replace every layer of its synthesis transform ``g_s`` that a swap is for, at any depth.
+    """Copy a codec and replace every layer of its synthesis transform ``g_s`` that a swap is for, at any depth.
 
-    Everything else keeps its weights and its names; ``g_s.0.weight`` becomes ``g_s.0.1.weight`` (``g_s.0.0.weight`` with
-    ``subpixel``).
+    Any other module, one without ``g_s``, is a transform itself: every such layer in it is replaced. Everything else keeps
+    its weights and its names; ``g_s.0.weight`` becomes ``g_s.0.1.weight`` (``g_s.0.0.weight`` with ``subpixel``).
 
     Args:
-        codec: a codec with a synthesis transform ``g_s``; it is left as it is.
+        codec: a codec with a synthesis transform ``g_s``, or any module; it is left as it is.
         replacement: a name in `codecswap.swaps.SWAPS`: ``upsample`` (the closest kernel, not exact), ``masked`` or
             ``subpixel`` (both exact).
         kernel_size: odd kernel, where the swap has a choice; by default that of the layer replaced.
@@ -68,10 +69,11 @@ def swap(
         having = " or ".join(other.name for other in SWAPS.values() if other.sizes)
         raise UserError(f"--kernel_size goes with --replacement {having}; {replacement} keeps the kernel it replaces.")
     student = copy.deepcopy(codec)
-    report = _replace(student, chosen, ("g_s",), size=kernel_size, init=init)
+    student, report = _replaced(student, chosen, "decoder", size=kernel_size, init=init)
     if not report:
-        kind = chosen.replaces.__name__
-        raise UserError(f"The codec's synthesis transform g_s holds no {kind}: there is nothing to swap.")
+        kinds = " or ".join(kind.__name__ for kind in chosen.kinds)
+        where = "codec's synthesis transform g_s" if hasattr(codec, "g_s") else "module"
+        raise UserError(f"The {where} holds no {kinds}: there is nothing to swap.")
     if gdn == KEPT:
         return student, report
     student, more = swap_gdn(student, gdn, part, pieces=gdn_pieces, init=init)
@@ -96,9 +98,10 @@ def swap_gdn(
     if gdn == KEPT:
         return copy.deepcopy(codec), []
     student, chosen = copy.deepcopy(codec), GDN_SWAPS[gdn]
-    report = _replace(student, chosen, PARTS[part], size=pieces if chosen.sizes else None, init=init)
+    student, report = _replaced(student, chosen, part, size=pieces if chosen.sizes else None, init=init)
     if not report:
-        raise UserError(f"The codec's {' and '.join(PARTS[part])} hold no GDN: there is nothing for --gdn to replace.")
+        where = f"codec's {' and '.join(PARTS[part])} hold" if hasattr(codec, "g_s") else "module holds"
+        raise UserError(f"The {where} no GDN: there is nothing for --gdn to replace.")
     return student, report
 
 
@@ -111,6 +114,18 @@ def has_gdn(codec: nn.Module, part: str = "decoder") -> bool:
     )
 
 
+def _replaced(
+    student: SomeCodec, chosen: Swap, part: str, *, size: int | None, init: str
+) -> tuple[SomeCodec, list[Replaced]]:
+    """Replace, in place, what a swap is for: in the transforms of a part, or in a module that has none (or is one itself)."""
+    if hasattr(student, "g_s"):
+        return student, _replace(student, chosen, PARTS[part], size=size, init=init)
+    around = nn.Sequential(OrderedDict(module=student))
+    report = _replace(around, chosen, ("module",), size=size, init=init)
+    named = [replace(one, name=one.name.removeprefix("module").lstrip(".")) for one in report]
+    return around.get_submodule("module"), named  # type: ignore[return-value]
+
+
 def _replace(
     student: nn.Module, chosen: Swap, transforms: tuple[str, ...], *, size: int | None, init: str
 ) -> list[Replaced]:
@@ -118,9 +133,9 @@ def _replace(
     report = []
     for transform in transforms:
         found = {  # a layer with several names is replaced under each of them
-            f"{transform}.{name}": layer
+            f"{transform}.{name}".rstrip("."): layer
             for name, layer in student.get_submodule(transform).named_modules(remove_duplicate=False)
-            if isinstance(layer, chosen.replaces) and not maker(layer)
+            if isinstance(layer, chosen.kinds) and not maker(layer)
         }
         for name, layer in found.items():
             if reason := chosen.refusal(layer):
@@ -148,7 +163,7 @@ def _as_they_run(student: nn.Module, transform: str, found: dict[str, nn.Module]
     size = (student.M, 4, 4) if transform == "g_s" else (3, 4 * student.factor, 4 * student.factor)
     x = next(student.parameters()).new_zeros(1, *size)
     runs = list(execution_order(student.get_submodule(transform), x))
-    first = {layer: name for name, layer in reversed(found.items())}
+    first = {layer: name for name, layer in reversed(list(found.items()))}
     for name, layer in found.items():
         if first[layer].removeprefix(f"{transform}.") not in runs:
             raise UserError(
@@ -171,4 +186,4 @@ def describe(layer: nn.Module) -> str:
         return made_by.describe(layer)
     if isinstance(layer, GDN):
         return f"{'I' if layer.inverse else ''}GDN({len(layer.beta)})"
-    return describe_convolution(layer) if isinstance(layer, nn.ConvTranspose2d) else str(layer)
+    return describe_convolution(layer) if isinstance(layer, nn.ConvTranspose1d | nn.ConvTranspose2d) else str(layer)

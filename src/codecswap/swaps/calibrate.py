@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from codecswap.layers.gdn import GDN, PlainActivation
-from codecswap.layers.upsampling import SubpixelConv2d, UpsampleConv2d
+from codecswap.layers.upsampling import SubpixelConv, UpsampleConv2d
 from codecswap.least_squares import Places, Sums, draw, patches, ridge_step
 from codecswap.swaps import maker
 from codecswap.swaps.order import execution_order, inputs_of
@@ -131,16 +131,18 @@ def _fitted_layers(student: nn.Module, x: Tensor) -> list[tuple[str, int, Callab
 class ConvolutionFit:
     """The fit of a convolution that could equal the old layer, were its inputs the same."""
 
-    def __init__(self, layer: nn.Conv2d | SubpixelConv2d, original: nn.Module) -> None:
+    def __init__(self, layer: nn.Conv2d | SubpixelConv, original: nn.Module) -> None:
         self.layer, self.original = layer, original
-        self.conv = layer.conv if isinstance(layer, SubpixelConv2d) else layer
+        self.conv = layer.conv if isinstance(layer, SubpixelConv) else layer
         area = self.conv.kernel_size[0] ** 2
         self.sums = Sums(area * self.conv.in_channels + 1, self.conv.out_channels, self.conv.weight.device)
 
     @staticmethod
     def takes(layer: nn.Module) -> bool:
         """Whether a layer is a convolution that this fit knows: square, of one group, as large as its input by its stride."""
-        conv = layer.conv if isinstance(layer, SubpixelConv2d | UpsampleConv2d) else layer
+        if isinstance(layer, SubpixelConv) and not layer.doubles:
+            return False
+        conv = layer.conv if isinstance(layer, SubpixelConv | UpsampleConv2d) else layer
         if not isinstance(conv, nn.Conv2d) or isinstance(conv.padding, str) or conv.padding_mode != "zeros":
             return False
         size, stride, padding = (
@@ -152,7 +154,7 @@ class ConvolutionFit:
     def add(self, inputs: Tensor, theirs: Tensor, places: Places) -> None:
         """Take in positions of the student's input ``(B, I, h, w)`` and of the teacher's."""
         wanted = self.original(theirs)
-        wanted = F.pixel_unshuffle(wanted, 2) if isinstance(self.layer, SubpixelConv2d) else wanted
+        wanted = F.pixel_unshuffle(wanted, 2) if isinstance(self.layer, SubpixelConv) else wanted
         size, stride, padding = self.conv.kernel_size[0], self.conv.stride[0], int(self.conv.padding[0])
         picture, row, column = places
         places = picture, row // stride, column // stride

@@ -49,8 +49,15 @@ class Swap:
     """It comes close to what it replaces only after training."""
     sizes: tuple[int, ...] = ()
     """Sizes that may be asked for (kernels, or pieces of ``ramps``); empty where the old layer decides."""
+    also: tuple[type[nn.Module], ...] = ()
+    """Further types of layers that it replaces."""
     size_of: Callable[[Any], int] | None = None
     """The size of a new layer, where there are some."""
+
+    @property
+    def kinds(self) -> tuple[type[nn.Module], ...]:
+        """All types of layers that it replaces."""
+        return self.replaces, *self.also
 
     def replace(
         self, layer: nn.Module, *, size: int | None = None, init: str = "weights"
@@ -67,7 +74,7 @@ class Swap:
         return new, None if init == "random" else self.fit(new, layer)
 
 
-def describe_convolution(layer: nn.Conv2d | nn.ConvTranspose2d) -> str:
+def describe_convolution(layer: nn.Conv1d | nn.Conv2d | nn.ConvTranspose1d | nn.ConvTranspose2d) -> str:
     """One line that names a convolution, e.g. ``Conv2d(72, 48, 5x5)``."""
     kernel = "x".join(str(side) for side in layer.kernel_size)
     return f"{type(layer).__name__}({layer.in_channels}, {layer.out_channels}, {kernel})"
