@@ -49,7 +49,7 @@ def main(options: EvalOptions) -> int:
                 pass
     except KeyboardInterrupt:
         interrupted = True
-    results = [result for each in [*codecs.measured, anchors] for result in each.results]
+    results = [result for each in codecs.measured for result in each.results] + anchors.results
     count, found = len(results[0].coded), len(pictures.paths)
     if not count:
         if interrupted:

@@ -102,7 +102,7 @@ def measure_all(
     """
     metrics = choose_metrics() if metrics is None else metrics
     before = torch.get_num_threads()
-    groups = [*measured, *([anchors] if anchors else [])]
+    groups: list[MeasuredCodecs | Anchors] = [*measured, *([anchors] if anchors else [])]
     try:
         with ThreadPoolExecutor(cores(), initializer=torch.set_num_threads, initargs=(1,)) as pool, full_float32():
             for index, (name, picture) in enumerate(pictures):
