@@ -123,7 +123,7 @@ def test_folders_of_several_rates_make_curves(folder: Path, tmp_path: Path, loca
 
 
 def test_a_fixed_size_is_measured_in_tiles(folder: Path, tmp_path: Path, int8: Path) -> None:
-    fixed = export(tmp_path / "fixed", height=112, width=96)
+    fixed = export(tmp_path / "fixed", size=(112, 96))
     assert evaluate(folder, "--teacher", "tiny", "--codec", fixed, "--output", tmp_path / "out") == 0
     mean = codecs_of(tmp_path / "out")["fixed"]["mean"]
     assert mean["psnr_to_teacher"] > 75, "tiles equal the whole picture"
@@ -144,11 +144,11 @@ def test_a_folder_named_as_a_teacher_is_told_from_it(folder: Path, tmp_path: Pat
 @pytest.mark.parametrize(
     ("make", "words", "sentence"),
     [
-        (lambda path: path, [], "is no exported codec (it has no codec.json)"),
+        (lambda path: path.mkdir() or path, [], "is no exported codec (it has no codec.json)"),
         (lambda path: export(path, part="encoder"), [], "holds no decoder"),
         (lambda path: export(path, part="decoder"), [], "holds no encoder: name its teacher with --teacher"),
-        (lambda path: export(path, height=208, width=208), [], "fixed at 208x208 pixels and takes no smaller picture"),
-        (lambda path: export(path, height=64, width=64), [], "too small for tiles of a larger picture"),
+        (lambda path: export(path, size=(208, 208)), [], "fixed at 208x208 pixels and takes no smaller picture"),
+        (lambda path: export(path, size=(64, 64)), [], "too small for tiles of a larger picture"),
     ],
 )
 def test_folders_that_cannot_be_measured_are_refused_in_one_sentence(
