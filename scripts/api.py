@@ -9,8 +9,8 @@ import codecswap
 FILE = Path(__file__).parents[1] / "docs" / "api.md"
 HEAD = """# Python API
 
-Written by `python -m scripts.api` from the docstrings. Everything here is imported with `from codecswap import ...`, when it is first used.
-[examples/](../examples) has a short script for each main job.
+Written by `python -m scripts.api` from the docstrings. Everything here comes with `from codecswap import ...`, and is
+imported when it is first used. [examples/](../examples) has a short script for each main job.
 """
 METHODS = ("compress", "decompress")
 """Methods of codecs that belong to the API."""

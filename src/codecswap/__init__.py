@@ -11,6 +11,8 @@ The public API, imported when it is first used (so that a device without PyTorch
 - `export`: a codec as a folder of ONNX files and entropy tables, which codes without PyTorch.
 - `quantize`: a codec with 8- and 16-bit integers, in memory or as such a folder.
 - `compile`: the decoder for an NPU, measured in its arithmetic where its compiler is installed.
+- `open_codec`: such a folder, without PyTorch. It and codecs in PyTorch have ``compress(picture)`` and ``decompress(bytes)``.
+- `UserError`: what all of these raise for wrong input, with one sentence.
 - `encode`: the rounded latents that a bitstream carries.
 - `evaluate`: PSNR, MS-SSIM and bits per pixel from real bytes.
 - `ms_ssim`, `psnr`: the metrics, per picture.
@@ -26,8 +28,10 @@ if TYPE_CHECKING:
     from codecswap.codecs.protocol import encode
     from codecswap.codecs.source import load_codec
     from codecswap.compile.compiler import compile
+    from codecswap.errors import UserError
     from codecswap.evaluation.evaluate import evaluate
     from codecswap.export.codec import export, quantize
+    from codecswap.inference.runtime import open_codec
     from codecswap.metrics import ms_ssim, psnr
     from codecswap.students.checkpoint import load_student, save_student
     from codecswap.swaps.apply import swap
@@ -36,6 +40,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = [
+    "UserError",
     "advise",
     "calibrate",
     "compile",
@@ -47,6 +52,7 @@ __all__ = [
     "load_codec",
     "load_student",
     "ms_ssim",
+    "open_codec",
     "psnr",
     "quantize",
     "save_student",
@@ -54,6 +60,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "UserError": "errors",
     "advise": "advice.advise",
     "calibrate": "swaps.calibrate",
     "compile": "compile.compiler",
@@ -65,6 +72,7 @@ _HOMES = {
     "load_codec": "codecs.source",
     "load_student": "students.checkpoint",
     "ms_ssim": "metrics",
+    "open_codec": "inference.runtime",
     "psnr": "metrics",
     "quantize": "export.codec",
     "save_student": "students.checkpoint",
@@ -76,6 +84,10 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'codecswap' has no attribute {name!r}")
     return getattr(importlib.import_module(f"codecswap.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
 
 
 class _Package(ModuleType):

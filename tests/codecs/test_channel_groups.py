@@ -34,7 +34,7 @@ from codecswap.swaps.apply import swap
 GROUPS = [2, 3, 7]
 
 
-class Groups(models.CompressionModel, HyperCodec):
+class Groups(HyperCodec, models.CompressionModel):
     """Groups of channels, each a checkerboard; transforms as a factorized prior has them."""
 
     factor = 16

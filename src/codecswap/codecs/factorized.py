@@ -26,8 +26,8 @@ def encoder_sizes(state: Mapping[str, Tensor]) -> tuple[int, int]:
     return n, m
 
 
-class FactorizedPrior(models.FactorizedPrior, Codec):
-    """CompressAI's model: its state dicts, its ``compress`` and ``decompress``, of any N and M."""
+class FactorizedPrior(Codec, models.FactorizedPrior):
+    """CompressAI's model: its state dicts, of any N and M."""
 
     factor = 16
     margin = 2  # four layers of 5x5 and stride 2: a latent sees 30 pixels beyond its own, and a pixel 1.9 latents

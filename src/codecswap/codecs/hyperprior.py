@@ -17,7 +17,7 @@ from codecswap.entropy.passes import Pass, Region
 from codecswap.layers.compressai import models, zoo
 
 
-class ScaleHyperprior(models.ScaleHyperprior, HyperCodec):
+class ScaleHyperprior(HyperCodec, models.ScaleHyperprior):
     """Latents of mean 0 whose scales the hyper-latents tell; of any N and M."""
 
     factor = 16

@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from codecswap.codecs.bottleneck import check_quantiles, tables_of
+from codecswap.codecs.torch_codec import TorchCodec
+from codecswap.entropy.bitstream import CodesPictures
 from codecswap.entropy.model import FLOAT, EntropyModel, Parameters, Strings
 from codecswap.entropy.passes import LATENTS, Pass, Region, has_context, hyperprior, predicted
 from codecswap.entropy.tables import EntropyTables
@@ -20,7 +22,7 @@ SCALES = 256
 """Most rows that a table of scales may have; CompressAI's has 64."""
 
 
-class Codec(nn.Module, ABC):
+class Codec(CodesPictures, nn.Module, ABC):
     """A learned codec: ``picture -> g_a -> y -> quantize -> y_hat -> g_s -> picture``.
 
     It is a class and no `typing.Protocol`, because everyone needs `torch.nn.Module`'s methods of it, too.
@@ -56,6 +58,9 @@ class Codec(nn.Module, ABC):
         Raises:
             KeyError, ValueError, AttributeError, IndexError: these are no weights of this architecture.
         """
+
+    def coder(self) -> TorchCodec:  # noqa: D102
+        return TorchCodec(self)
 
     @property
     def multiple(self) -> int:

@@ -1,9 +1,10 @@
 """A codec at work in PyTorch, with the interface of an exported one."""
 
+from typing import Any
+
 import numpy as np
 import torch
 
-from codecswap.codecs.protocol import Codec
 from codecswap.inference.tiles import TILE, Size, in_tiles
 
 
@@ -11,12 +12,12 @@ class TorchCodec:
     """A teacher or student with the interface of `codecswap.inference.runtime.OnnxCodec`.
 
     Args:
-        codec: on any device; its entropy tables are taken as they are.
+        codec: a `codecswap.codecs.protocol.Codec` on any device; its entropy tables are taken as they are.
         tile: height and width in latents above which a picture is computed in tiles.
 
     """
 
-    def __init__(self, codec: Codec, tile: Size = TILE) -> None:
+    def __init__(self, codec: Any, tile: Size = TILE) -> None:
         self.codec = codec
         self.factor = codec.factor
         self.entropy = codec.entropy_model()

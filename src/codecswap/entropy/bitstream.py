@@ -2,12 +2,13 @@
 
 import struct
 import zlib
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 from PIL import Image
 
-from codecswap.data.pictures import MOST_PIXELS, pad, to_array, to_picture
+from codecswap.data.pictures import MOST_PIXELS, UNREADABLE, load_picture, pad, to_array, to_picture
 from codecswap.entropy import rans
 from codecswap.entropy.model import FLOAT, INTEGER, EntropyModel, OtherIndexes, Quantized, Strings
 from codecswap.entropy.passes import factorized
@@ -108,6 +109,46 @@ def decode(codec: Codec, data: bytes) -> Image.Image:
     if not np.isfinite(decoded).all():
         raise BadFile("decodes to values that are no picture's: encode the picture again")
     return to_picture(decoded, size)
+
+
+class CodesPictures:
+    """``compress`` and ``decompress``, which every kind of codec has."""
+
+    def coder(self) -> Codec:
+        """What computes its transforms."""
+        raise NotImplementedError
+
+    def compress(self, picture: Image.Image | str | Path) -> bytes:
+        """Code a picture of any size and mode as the content of a ``.csw`` file (docs/bitstream.md).
+
+        Args:
+            picture: a Pillow image, converted to 8-bit RGB, or a picture's file.
+
+        Raises:
+            UserError: the file cannot be read, the codec cannot take that size, or it has no encoder.
+        """
+        if isinstance(picture, str | Path):
+            try:
+                picture = load_picture(picture)
+            except UNREADABLE as error:
+                raise UserError(f"{picture} cannot be read as a picture ({error}): name another file.") from None
+        if not isinstance(picture, Image.Image):
+            kind = type(picture).__name__
+            raise UserError(f"compress() takes a Pillow image or a picture's file, not {kind}: make it an image first.")
+        return encode(self.coder(), picture.convert("RGB"))
+
+    def decompress(self, data: bytes) -> Image.Image:
+        """Decode what `compress` or ``codecswap encode`` wrote, with this codec or another one with its entropy tables.
+
+        Returns: the picture, 8-bit RGB.
+
+        Raises:
+            UserError: the bytes are damaged, of another codec or of a newer version, or the codec has no decoder.
+        """
+        try:
+            return decode(self.coder(), data)
+        except BadFile as error:
+            raise UserError(f"The coded picture {error}.") from error
 
 
 def write(strings: Strings, size: tuple[int, int], entropy: EntropyModel, factor: int) -> bytes:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
+from codecswap.entropy.bitstream import CodesPictures
 from codecswap.errors import UserError
 from codecswap.inference.check import check
 from codecswap.inference.manifest import Network, network_bytes, read_entropy, read_folder
@@ -41,7 +42,7 @@ def open_session(
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
-class OnnxCodec:
+class OnnxCodec(CodesPictures):
     """Encoder and decoder of an exported folder; each is loaded when it is first used.
 
     Args:
@@ -74,6 +75,9 @@ class OnnxCodec:
             tile = (self.manifest.height // self.factor, self.manifest.width // self.factor)
         self._tile = tile
         self._sessions: dict[str, Any] = {}
+
+    def coder(self) -> "OnnxCodec":  # noqa: D102
+        return self
 
     def analyze(self, picture: np.ndarray) -> np.ndarray:
         """Latents y ``(M, H/16, W/16)``, before rounding, of ``picture: (3, H, W)``, float32 in [0, 1].
@@ -187,3 +191,21 @@ class OnnxCodec:
             raise UserError(
                 f"{self.folder / network.file} cannot be run ({type(error).__name__}): export the codec again."
             ) from error
+
+
+def open_codec(folder: str | Path, *, threads: int | None = None, runtime: str = "onnxruntime") -> OnnxCodec:
+    """Open an exported or quantized folder; it needs no PyTorch.
+
+    Args:
+        folder: what `codecswap.export` or `codecswap.quantize` wrote.
+        threads: of the runtime; None: as many as it likes.
+        runtime: ``onnxruntime`` or ``openvino`` (a package of its own).
+
+    Returns: the codec, with ``compress`` and ``decompress``; its networks are loaded when they are first used.
+
+    Raises:
+        UserError: the folder is no exported codec, or its files are damaged or mixed.
+    """
+    if runtime not in ("onnxruntime", "openvino"):
+        raise UserError(f"runtime is onnxruntime or openvino, not {runtime}.")
+    return OnnxCodec(Path(folder), threads, runtime=runtime)
