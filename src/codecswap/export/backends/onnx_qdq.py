@@ -38,8 +38,12 @@ def qdq_model(transform: TransformGraph, opset: int) -> ModelProto:
         stored[f"{name}_scale"], stored[f"{name}_zero_point"] = quantization.scale, quantization.zero_point
         return [f"{name}_scale", f"{name}_zero_point"]
 
+    layers = {name: step.layer for step in transform.operations for name in step.inputs}
+
     def add(operator: str, inputs: list[str], output: str, **attributes: Any) -> None:
-        nodes.append(helper.make_node(operator, inputs, [output], f"{output}/{operator}", **attributes))
+        layer = layers.get(output.removesuffix("_dequantized"))  # a constant's; an activation has it in its name
+        name = f"{layer}/{operator}:{output}" if layer and inputs[0] in stored else f"{output}/{operator}"
+        nodes.append(helper.make_node(operator, inputs, [output], name, **attributes))
 
     def add_rounding(name: str, given: str, rounded: str) -> None:
         both, domain = parameters(name, transform.activations[name]), domain_of(transform.activations[name], opset)
