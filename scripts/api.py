@@ -48,8 +48,8 @@ def _signature(name: str, function: object) -> str:
 
 
 def _short(annotation: str) -> str:
-    """Types without their modules."""
-    return re.sub(r"\b(?:[a-z_]\w*\.)+(?=[A-Z])", "", annotation)
+    """Types without their modules; a function that is a default has no text that stays the same."""
+    return re.sub(r"<function .*? at 0x\w+>", "...", re.sub(r"\b(?:[a-z_]\w*\.)+(?=[A-Z])", "", annotation))
 
 
 def _docstring(text: str) -> str:
@@ -59,7 +59,7 @@ def _docstring(text: str) -> str:
         if re.fullmatch(r"(Args|Raises):", line):
             lines += [f"**{line.rstrip(':')}**", ""]
             inside = True
-        elif inside and (entry := re.fullmatch(r" {4}([\w, *`.]+): (.*)", line)):
+        elif inside and (entry := re.fullmatch(r" {4}(\w[\w, *`.]*): (.*)", line)):
             lines.append(f"- `{entry[1]}`: {entry[2]}")
         elif inside and line.startswith("     "):
             lines[-1] += f" {line.strip()}"
