@@ -101,13 +101,13 @@ def test_sums_are_those_of_int64(entropy: EntropyModel, attack: ModuleType, monk
 def test_a_unit_in_the_last_place_changes_nothing(
     entropy: EntropyModel, attack: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    drawn, rng, whole = attack.hyper_latents(entropy, 50), np.random.default_rng(2), integers._whole
+    drawn, rng, whole = attack.hyper_latents(entropy, 50), np.random.default_rng(2), integers._integers
     wanted = [entropy.predictor(symbols) for symbols in drawn]
 
     def moved(sums: np.ndarray) -> np.ndarray:
         return whole(np.nextafter(sums, np.where(rng.random(sums.shape) < 0.5, -np.inf, np.inf)))
 
-    monkeypatch.setattr(integers, "_whole", moved)
+    monkeypatch.setattr(integers, "_integers", moved)
     for symbols, (rows, means) in zip(drawn, wanted, strict=True):
         again = entropy.predictor(symbols)
         assert (again[0] == rows).all() and (again[1] == means).all()

@@ -55,8 +55,8 @@ def test_what_a_swap_says_of_itself_is_so(name: str) -> None:
     new, error = value.replace(old)
     x = torch.randn(1, 3, 4, 6)
     assert torch.allclose(new(x), old(x), atol=1e-5) == value.exact == (error == float("-inf"))
-    assert swaps.maker(new) is value
-    assert swaps.maker(old) is None
+    assert swaps.swap_of(new) is value
+    assert swaps.swap_of(old) is None
     assert (value.calibration is None) == value.exact
     noise, unknown = value.replace(old, init="random")
     assert unknown is None

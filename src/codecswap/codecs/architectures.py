@@ -1,4 +1,4 @@
-"""Which architectures there are, and how a codec of one of them is rebuilt from its weights."""
+"""Table of architectures, and how to rebuild a codec from its weights."""
 
 import contextlib
 from collections.abc import Mapping
@@ -18,11 +18,11 @@ ARCHITECTURES: dict[str, type[Codec]] = {
     "mbt2018_mean": MeanScaleHyperprior,
     "mbt2018": JointAutoregressive,
 }
-"""By their names in CompressAI's zoo."""
+"""Codec classes by their names in CompressAI's zoo."""
 
 
 def untrained(state: Mapping[str, Tensor]) -> Codec:
-    """A codec of the architecture and the sizes of these weights, which are not loaded.
+    """Build a codec of the architecture and sizes of these weights; the weights are not loaded.
 
     Raises:
         ValueError: no architecture has such weights.
@@ -39,10 +39,10 @@ def name_of(codec: Codec) -> str:
 
 
 def check(codec: Codec, path: str | Path) -> None:
-    """Check what was read from ``path``, and compute the entropy tables where the file held none.
+    """Check a codec that was read from ``path``, and compute its entropy tables if the file had none.
 
     Raises:
-        UserError: a weight is not finite, or the entropy tables are none.
+        UserError: a weight is not finite, or the entropy tables are damaged.
     """
     if not all(parameter.isfinite().all() for parameter in codec.parameters()):
         raise UserError(f"{path} holds weights that are not finite numbers: name an earlier checkpoint.")

@@ -1,4 +1,4 @@
-"""``mbt2018``: a mean-scale hyperprior with a context model, so that latents are decoded one position after the other.
+"""``mbt2018``: a mean-scale hyperprior with a context model, so that latents are decoded position by position.
 
 Minnen et al., "Joint autoregressive and hierarchical priors for learned image compression", 2018.
 """
@@ -16,11 +16,11 @@ from codecswap.entropy.passes import LATENTS, RASTER, Pass, Region, hyperprior
 from codecswap.layers.compressai import models, zoo
 
 KERNEL = 5
-"""Of the context model."""
+"""Kernel size of the context model."""
 
 
 class JointAutoregressive(MeanScaleHyperprior, models.JointAutoregressiveHierarchicalPriors):
-    """Latents whose means and scales the hyper-latents and the latents before them tell; of any N and M."""
+    """Predicts means and scales of latents from hyper-latents and from latents decoded before; any N and M."""
 
     predictors = ("h_s", "context_prediction", "entropy_parameters")
     bit_exact = (*MeanScaleHyperprior.bit_exact, "context_prediction", "entropy_parameters")
@@ -38,11 +38,11 @@ class JointAutoregressive(MeanScaleHyperprior, models.JointAutoregressiveHierarc
 
     @property
     def passes(self) -> tuple[Pass, ...]:
-        """Hyper-latents, then one position of the latents after the other."""
+        """Hyper-latents, then the latents position by position."""
         return hyperprior(self.N, Pass(LATENTS, (0, self.M), RASTER))
 
     def gaussians(self, side: Tensor, y_hat: Tensor, step: Pass, region: Region) -> tuple[Tensor, Tensor]:
-        """Scales and means of all positions of complete latents, or of one, from the window of the context model around it."""
+        """Scales and means of one position, from the context window around it, or of all positions at once."""
         kernel, edge = self.context_prediction.weight * self.context_prediction.mask, KERNEL // 2
         _, row, column = region
         if isinstance(row, slice):

@@ -1,4 +1,4 @@
-"""What CompressAI's entropy models hold, as the tables that the rest of the project knows."""
+"""Convert CompressAI's entropy models to `EntropyTables`."""
 
 from typing import Any
 
@@ -8,11 +8,11 @@ from torch import Tensor
 from codecswap.entropy.tables import EntropyTables
 
 WIDEST = 1 << 15
-"""Symbols that one channel's entropy table may hold; trained ones hold a few hundred."""
+"""Most symbols in the entropy table of one channel; trained tables have a few hundred."""
 
 
 def tables_of(model: Any, medians: Tensor) -> EntropyTables:
-    """The tables of one of CompressAI's entropy models, with a median for each row.
+    """Read the tables of one of CompressAI's entropy models, with one median per CDF.
 
     Raises:
         UserError: they are damaged.

@@ -1,4 +1,4 @@
-"""The factorized prior of Balle et al. 2018 (CompressAI's ``bmshj2018_factorized``): every latent coded on its own."""
+"""The factorized prior of Balle et al. 2018 (CompressAI's ``bmshj2018_factorized``): every latent is coded independently."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,10 +14,10 @@ from codecswap.layers.compressai import models, zoo
 
 
 def encoder_sizes(state: Mapping[str, Tensor]) -> tuple[int, int]:
-    """N and M, as the kernels of CompressAI's encoder with four layers tell them.
+    """Read N and M from the kernel shapes of CompressAI's four-layer encoder.
 
     Raises:
-        KeyError, ValueError: it is another encoder.
+        KeyError, ValueError: the weights are of another encoder.
     """
     n, m = state["g_a.0.weight"].shape[0], state["g_a.6.weight"].shape[0]
     shapes = [tuple(state[f"g_a.{index}.weight"].shape) for index in (0, 2, 4, 6)]
@@ -27,10 +27,10 @@ def encoder_sizes(state: Mapping[str, Tensor]) -> tuple[int, int]:
 
 
 class FactorizedPrior(Codec, models.FactorizedPrior):
-    """CompressAI's model: its state dicts, of any N and M."""
+    """CompressAI's model, with its state dicts; any N and M."""
 
     factor = 16
-    margin = 2  # four layers of 5x5 and stride 2: a latent sees 30 pixels beyond its own, and a pixel 1.9 latents
+    margin = 2  # four 5x5 layers of stride 2: a latent depends on 30 pixels beyond its own, a pixel on 1.9 latents
     bit_exact = ("g_a", "entropy_bottleneck")
     zoo = zoo.image.model_urls["bmshj2018-factorized"]
 
@@ -43,7 +43,7 @@ class FactorizedPrior(Codec, models.FactorizedPrior):
         return cls(*encoder_sizes(state))
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True) -> Any:  # type: ignore[override]
-        """Load weights, by their names in any version of CompressAI."""
+        """Load weights, with the parameter names of any version of CompressAI."""
         return super().load_state_dict(zoo.pretrained.load_pretrained(dict(state_dict)), strict=strict)
 
     @property
@@ -52,7 +52,7 @@ class FactorizedPrior(Codec, models.FactorizedPrior):
 
     @property
     def medians(self) -> Tensor:
-        """What rounding is centerd on, ``(1, M, 1, 1)``."""
+        """Medians that are subtracted before rounding, ``(1, M, 1, 1)``."""
         return self.entropy_bottleneck.quantiles[:, 0, 1].detach().view(1, -1, 1, 1)
 
     def quantize(self, y: Tensor) -> Tensor:  # noqa: D102

@@ -1,4 +1,4 @@
-"""Two of CompressAI's models with a hyperprior: one predicts the latents' scales, the other their means as well.
+"""CompressAI's two hyperprior models: one predicts the scales of latents, the other scales and means.
 
 ``bmshj2018_hyperprior`` is that of Balle et al., "Variational image compression with a scale hyperprior", 2018;
 ``mbt2018_mean`` that of Minnen et al., "Joint autoregressive and hierarchical priors for learned image compression", 2018,
@@ -18,7 +18,7 @@ from codecswap.layers.compressai import models, zoo
 
 
 class ScaleHyperprior(HyperCodec, models.ScaleHyperprior):
-    """Latents of mean 0 whose scales the hyper-latents tell; of any N and M."""
+    """Predicts scales of zero-mean latents from hyper-latents; any N and M."""
 
     factor = 16
     margin = 2
@@ -34,7 +34,7 @@ class ScaleHyperprior(HyperCodec, models.ScaleHyperprior):
         return cls(n, m)
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True) -> Any:  # type: ignore[override]
-        """Load weights, by their names in any version of CompressAI."""
+        """Load weights, with the parameter names of any version of CompressAI."""
         return super().load_state_dict(zoo.pretrained.load_pretrained(dict(state_dict)), strict=strict)
 
     def hyper_latents(self, y: Tensor) -> Tensor:  # noqa: D102
@@ -46,7 +46,7 @@ class ScaleHyperprior(HyperCodec, models.ScaleHyperprior):
 
 
 class MeanScaleHyperprior(ScaleHyperprior, models.MeanScaleHyperprior):
-    """Latents whose means and scales the hyper-latents tell; of any N and M."""
+    """Predicts means and scales of latents from hyper-latents; any N and M."""
 
     zoo = zoo.image.model_urls["mbt2018-mean"]
 
@@ -67,16 +67,16 @@ class MeanScaleHyperprior(ScaleHyperprior, models.MeanScaleHyperprior):
 
 
 def wide_hyper_synthesis(n: int, m: int) -> dict[str, tuple[int, ...]]:
-    """Shapes of the kernels of a hyperprior that tells means and scales."""
+    """Kernel shapes of a hyperprior that predicts means and scales."""
     wide = m * 3 // 2
     return {"h_a.0": (n, m, 3, 3), "h_s.0": (n, m, 5, 5), "h_s.2": (m, wide, 5, 5), "h_s.4": (2 * m, wide, 3, 3)}
 
 
 def refuse_unless(state: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]]) -> None:
-    """Refuse weights whose kernels have other shapes, by their names.
+    """Refuse weights whose kernels do not have these shapes.
 
     Raises:
-        KeyError, ValueError: they have.
+        KeyError, ValueError: a kernel is missing or has another shape.
     """
     found = {name: tuple(state[f"{name}.weight"].shape) for name in shapes}
     if found != shapes:

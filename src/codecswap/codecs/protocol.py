@@ -1,4 +1,4 @@
-"""What the rest of the project needs of a codec. An architecture is one file that provides it (docs/architecture.md)."""
+"""The interface of a codec. Each architecture is one file that implements it (docs/architecture.md)."""
 
 import hashlib
 from abc import ABC, abstractmethod
@@ -19,28 +19,28 @@ from codecswap.entropy.passes import LATENTS, Pass, Region, has_context, hyperpr
 from codecswap.entropy.tables import EntropyTables
 
 SCALES = 256
-"""Most rows that a table of scales may have; CompressAI's has 64."""
+"""Most scales in a table; CompressAI has 64."""
 
 
 class Codec(CodesPictures, nn.Module, ABC):
     """A learned codec: ``picture -> g_a -> y -> quantize -> y_hat -> g_s -> picture``.
 
-    It is a class and no `typing.Protocol`, because everyone needs `torch.nn.Module`'s methods of it, too.
+    It is an abstract class, not a `typing.Protocol`, because callers also use the methods of `torch.nn.Module`.
     """
 
     factor: ClassVar[int]
-    """Pixels that a latent stands for on either axis."""
+    """Pixels per latent along each axis."""
     margin: ClassVar[int]
-    """How far a transform sees, in latents: so many on each side of a tile are computed and thrown away."""
+    """Overlap of tiles in latents: the radius of the receptive field; this many on each side of a tile are discarded."""
     bit_exact: ClassVar[tuple[str, ...]]
-    """Modules that decide what a bitstream means: a student has its teacher's, bit for bit; no swap touches them."""
+    """Modules that decide what a bitstream means: a student keeps its teacher's bit for bit, and no swap changes them."""
     zoo: ClassVar[Mapping[str, Mapping[int, str]]]
     """Addresses of CompressAI's pretrained weights, by metric and quality."""
 
     source: Any = None
-    """Where it was loaded from, a `codecswap.codecs.source.Teacher`; a student's is its teacher's."""
+    """Where it was loaded from, a `codecswap.codecs.source.Teacher`; a student has its teacher's."""
     record: Any = None
-    """How a student was made, a `codecswap.students.record.StudentRecord`; None for other codecs."""
+    """How a student was built, a `codecswap.students.record.StudentRecord`; None for other codecs."""
     N: int
     """Channels inside the transforms."""
     M: int
@@ -48,15 +48,15 @@ class Codec(CodesPictures, nn.Module, ABC):
     g_a: nn.Module
     """Analysis: ``(B, 3, H, W)`` in [0, 1] to ``(B, M, H/factor, W/factor)``."""
     g_s: nn.Module
-    """Synthesis: the way back, not clamped."""
+    """Synthesis: ``(B, M, h, w)`` to ``(B, 3, factor h, factor w)``, not clamped."""
 
     @classmethod
     @abstractmethod
     def untrained(cls, state: Mapping[str, Tensor]) -> Self:
-        """A codec of the sizes of these weights, which are not loaded, read off before anything of that size is built.
+        """Build a codec of the sizes of these weights; the sizes are checked first, and the weights are not loaded.
 
         Raises:
-            KeyError, ValueError, AttributeError, IndexError: these are no weights of this architecture.
+            KeyError, ValueError, AttributeError, IndexError: the weights are not of this architecture.
         """
 
     def coder(self) -> TorchCodec:  # noqa: D102
@@ -64,7 +64,7 @@ class Codec(CodesPictures, nn.Module, ABC):
 
     @property
     def multiple(self) -> int:
-        """Pictures are padded to multiples of so many pixels on either axis."""
+        """Pictures are padded to a multiple of this many pixels along each axis."""
         return self.factor
 
     @property
@@ -74,26 +74,26 @@ class Codec(CodesPictures, nn.Module, ABC):
 
     @property
     def hyperprior(self) -> "HyperCodec | None":
-        """The codec itself where it has hyper-latents."""
+        """The codec itself if it has hyper-latents, else None."""
         return None
 
     @property
     def predicts_means(self) -> bool:
-        """Whether a latent's mean and table are predicted, picture by picture; else each channel has a median and a table."""
+        """Whether means and tables are predicted for each latent; else each channel has a fixed median and table."""
         return bool(predicted(self.passes))
 
     @property
     def has_context(self) -> bool:
-        """Whether latents are predicted from other latents, which only PyTorch computes: such a codec is not exported."""
+        """Whether latents are predicted from other latents. Only PyTorch computes that: such a codec cannot be exported."""
         return has_context(self.passes)
 
     def entropy_model(self) -> EntropyModel:
-        """How latents are coded, with the entropy tables as they are now."""
+        """The entropy model, with the current entropy tables."""
         return EntropyModel(self.passes, self.entropy_tables())
 
     @abstractmethod
     def quantize(self, y: Tensor) -> Tensor:
-        """The latents that a real bitstream carries, rounded, for ``y: (B, M, h, w)``."""
+        """Round ``y: (B, M, h, w)`` as a real bitstream carries it."""
 
     @abstractmethod
     def bits(self, y: Tensor, *, noisy: bool = False) -> Tensor:
@@ -101,10 +101,10 @@ class Codec(CodesPictures, nn.Module, ABC):
 
     @torch.no_grad()
     def compress_latents(self, y: Tensor) -> list[bytes]:
-        """The strings of one picture from its latents before rounding: CompressAI's, in its order, where it has the codec.
+        """Code the latents of one picture, before rounding: the same strings, in the same order, as CompressAI's.
 
         Args:
-            y: ``(1, M, h, w)`` of a picture that was padded to `multiple`.
+            y: ``(1, M, h, w)``, for a picture that was padded to `multiple`.
 
         Raises:
             UserError: the latents are not finite.
@@ -113,10 +113,10 @@ class Codec(CodesPictures, nn.Module, ABC):
         return [strings.latents, strings.hyper_latents] if self.predicts_means else [strings.latents]
 
     def decompress_latents(self, strings: Sequence[bytes], size: Sequence[int]) -> Tensor:
-        """The rounded latents ``(1, M, *size)`` of the strings that `compress_latents` gave.
+        """Decode the strings of `compress_latents` to rounded latents ``(1, M, *size)``.
 
         Raises:
-            CorruptString: they are damaged, or another machine chose other tables.
+            CorruptString: they are damaged, or another machine computed other CDF indexes.
         """
         latents, hyper_latents = (*strings, b"")[:2]
         quantized = self.entropy_model().decode(Strings(hyper_latents, latents), (size[0], size[1]))
@@ -129,11 +129,11 @@ class Codec(CodesPictures, nn.Module, ABC):
 
     @abstractmethod
     def entropy_tables(self) -> EntropyTables:
-        """The integers that encoder and decoder share: of the latents, or of the hyper-latents where there are some."""
+        """Entropy tables of the latents, or of the hyper-latents if there are some."""
 
     @abstractmethod
     def make_tables(self) -> None:
-        """Compute the entropy tables where there are none yet, and check them.
+        """Compute the entropy tables if there are none yet, and check them.
 
         Raises:
             UserError, ValueError, RuntimeError, IndexError, TypeError: they are damaged.
@@ -141,14 +141,14 @@ class Codec(CodesPictures, nn.Module, ABC):
 
     @abstractmethod
     def aux_loss(self) -> Tensor:
-        """Loss of the entropy model's quantiles, which nothing else trains."""
+        """Loss that trains the quantiles of the entropy model."""
 
     def same_latents(self, other: nn.Module) -> bool:
-        """Whether all that decides a bitstream is equal, bit for bit: then this codec decodes the other's bitstreams."""
+        """Whether all modules of `bit_exact` are equal bit for bit: then this codec decodes the other's bitstreams."""
         return self._equals(other, self.bit_exact)
 
     def same_entropy(self, other: nn.Module) -> bool:
-        """Whether files can be exchanged with the other codec, although the encoders may choose other symbols."""
+        """Whether files can be exchanged with the other codec; the encoders may still differ."""
         return self._equals(other, [name for name in self.bit_exact if name != "g_a"])
 
     def _equals(self, other: nn.Module, parts: Sequence[str]) -> bool:
@@ -163,17 +163,17 @@ class Codec(CodesPictures, nn.Module, ABC):
 
 
 class HyperCodec(Codec):
-    """A codec whose latents are coded by what hyper-latents say of them: ``y -> h_a -> z -> round -> h_s -> Gaussians``.
+    """A codec with a hyperprior: ``y -> h_a -> z -> round -> h_s -> Gaussians``.
 
-    A latent is coded as the integer ``round(y - mean)`` with the table of the Gaussian whose standard deviation is next to
-    its scale. Encoder and decoder must choose the same table: one scale that falls on the other side of a step, and all
-    that follows is noise.
+    A latent is coded as the integer ``round(y - mean)`` with the table of the Gaussian whose standard deviation is closest to
+    its scale. Encoder and decoder must choose the same tables: if one scale is rounded to another table, everything
+    after it is decoded wrongly.
     """
 
     hyper_factor: ClassVar[int] = 4
-    """Latents that a hyper-latent stands for on either axis."""
+    """Latents per hyper-latent along each axis."""
     predictors: ClassVar[tuple[str, ...]] = ("h_s",)
-    """Modules that compute scales and means: two codecs whose weights of these are equal read each other's files."""
+    """Modules that compute scales and means: codecs that share their weights can exchange files."""
 
     h_a: nn.Module
     """Hyper-analysis."""
@@ -196,7 +196,7 @@ class HyperCodec(Codec):
 
     @property
     def passes(self) -> tuple[Pass, ...]:
-        """Hyper-latents, then all latents at once."""
+        """Hyper-latents, then all latents in one pass."""
         return hyperprior(self.N, Pass(LATENTS, (0, self.M)))
 
     @abstractmethod
@@ -205,22 +205,22 @@ class HyperCodec(Codec):
 
     @abstractmethod
     def gaussians(self, side: Tensor, y_hat: Tensor, step: Pass, region: Region) -> tuple[Tensor, Tensor]:
-        """Scales and means of a step's latents, each ``y_hat[:, *region]``'s shape.
+        """Scales and means of the latents of a region, each of the shape of ``y_hat[:, *region]``.
 
         Args:
-            side: what h_s gave, ``(B, C, h, w)``.
-            y_hat: ``(B, M, h, w)``, rounded where earlier steps have decoded; what stands elsewhere must not matter.
+            side: side information, the output of h_s, ``(B, C, h, w)``.
+            y_hat: ``(B, M, h, w)``, rounded latents of earlier steps; other values must not be used.
             step: the pass.
-            region: the part of it; all of it where ``y_hat`` is complete, so that a context model runs once.
+            region: the part of the pass; all of it if ``y_hat`` is complete, so that a context model runs once.
         """
 
     def indexes(self, scales: Tensor) -> Tensor:
-        """Which row of the Gaussians' table each scale is coded with, int32."""
+        """CDF index of each scale, int32."""
         return self.gaussian_conditional.build_indexes(scales)
 
     @property
     def scale_table(self) -> Tensor:
-        """The standard deviation of each row, ascending."""
+        """Standard deviation of the Gaussian of each CDF index, ascending."""
         return self.gaussian_conditional.scale_table
 
     @torch.no_grad()
@@ -244,9 +244,9 @@ class HyperCodec(Codec):
         return total
 
     def _side_information(self, y: Tensor, noisy: bool = False) -> tuple[Tensor, Tensor]:
-        """What h_s gives, and the hyper-latents' likelihoods, for latents of any size, such as a training crop's.
+        """Side information (the output of h_s) and likelihoods of the hyper-latents, for latents of any size.
 
-        Their edges are repeated until the sides are multiples of `hyper_factor`.
+        Latents are padded to multiples of `hyper_factor` by repeating their edges.
         """
         height, width = y.shape[-2:]
         padding = (0, -width % self.hyper_factor, 0, -height % self.hyper_factor)
@@ -278,7 +278,7 @@ class HyperCodec(Codec):
         return tables_of(self.entropy_bottleneck, self.entropy_bottleneck.quantiles[:, 0, 1].detach())
 
     def gaussian_tables(self) -> EntropyTables:
-        """The integers of all Gaussians, a row for each standard deviation; medians are 0."""
+        """Entropy tables of the Gaussians, one CDF per standard deviation; medians are 0."""
         return tables_of(self.gaussian_conditional, torch.zeros(len(self.scale_table)))
 
     def aux_loss(self) -> Tensor:  # noqa: D102
@@ -286,7 +286,7 @@ class HyperCodec(Codec):
 
     @torch.no_grad()
     def make_tables(self) -> None:
-        """As `Codec.make_tables`; weights that a context model's mask hides become 0, as its first use would make them."""
+        """Like `Codec.make_tables`; also sets the masked weights of a context model to 0, as its first use does."""
         for module in self.modules():
             mask, weight = getattr(module, "mask", None), getattr(module, "weight", None)
             if isinstance(mask, Tensor) and isinstance(weight, Tensor):
@@ -305,7 +305,7 @@ class HyperCodec(Codec):
 class TorchPredictor:
     """CDF indexes and means computed in PyTorch (`codecswap.entropy.model.Predictor`).
 
-    Another machine, another number of threads or another version of PyTorch may round a scale to the other side of a step.
+    Another machine, number of threads or version of PyTorch may round a scale to another CDF index.
     """
 
     arithmetic = FLOAT
@@ -325,7 +325,7 @@ class TorchPredictor:
 
     @torch.inference_mode()
     def begin(self, hyper_symbols: np.ndarray) -> Parameters:
-        """Compute the side information of the whole picture, as CompressAI does: in tiles other roundings would come out."""
+        """Compute the side information of the whole picture at once, as CompressAI does: tiles would change the rounding."""
         codec, device = self.codec, next(self.codec.parameters()).device
         side = codec.h_s(torch.from_numpy(self._tables.to_latents(hyper_symbols))[None].to(device))
 
@@ -338,7 +338,7 @@ class TorchPredictor:
 
 
 def analyze(codec: Codec, x: Tensor) -> Tensor:
-    """A codec's latents before rounding, in float32 whatever the surrounding precision: `encode` says why."""
+    """A codec's latents before rounding, always in float32 (see `encode`)."""
     with torch.autocast(x.device.type, enabled=False):
         return codec.g_a(x.float())
 
@@ -347,7 +347,7 @@ def analyze(codec: Codec, x: Tensor) -> Tensor:
 def encode(codec: Codec, x: Tensor) -> Tensor:
     """A codec's rounded latents ``(B, M, H/16, W/16)`` of pictures ``x: (B, 3, H, W)`` in [0, 1].
 
-    In float32 whatever the surrounding precision: in bfloat16 other symbols than the bitstream's would come out.
+    Always computed in float32, also under autocast: bfloat16 would give other symbols than the bitstream's.
     """
     with torch.autocast(x.device.type, enabled=False):
         return codec.quantize(analyze(codec, x))

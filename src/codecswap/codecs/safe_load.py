@@ -1,4 +1,4 @@
-"""Reading a checkpoint without running anything in it, and without more memory than a few times its size."""
+"""Read a checkpoint without executing code in it, with memory bounded by a few times its size."""
 
 import contextlib
 import io
@@ -18,13 +18,13 @@ from codecswap.errors import UserError
 
 
 def read_state(path: Path) -> dict[str, Any]:
-    """Read a checkpoint file without executing anything in it: what was saved, on the CPU.
+    """Read a checkpoint file onto the CPU without executing code in it.
 
-    It takes no more memory than a few times the file's size: compressed files, and tensors that claim more than the file
-    holds of them, are refused.
+    Memory is bounded by a few times the file's size: compressed files, and tensors that are larger than what the file
+    stores, are refused.
 
     Raises:
-        UserError: there is no such file, or it is no checkpoint; code inside it is named.
+        UserError: the file is missing, is not a checkpoint, or contains code (which is named).
     """
     if not path.is_file():
         raise UserError(f"There is no checkpoint {path}: check the path.")
@@ -39,7 +39,7 @@ def read_state(path: Path) -> dict[str, Any]:
 
             return load_file(path)
         _check_zip(path)
-        with warnings.catch_warnings():  # about pickles that are refused below
+        with warnings.catch_warnings():  # warnings about pickles that are refused below
             warnings.simplefilter("ignore")
             state = torch.load(path, map_location="cpu", weights_only=True)
         if isinstance(state, dict) and not all(_is_plain(tensor) for tensor in _tensors(state)):
@@ -55,7 +55,7 @@ def read_state(path: Path) -> dict[str, Any]:
             if wanted
             else f"{path} is no checkpoint that can be read safely (weights only, no code): save the state dict alone."
         ) from error
-    except Exception as error:  # every reader has exceptions of its own for damaged bytes
+    except Exception as error:  # each reader has its own exceptions for damaged bytes
         raise UserError(
             f"{path} is damaged or no checkpoint ({type(error).__name__}): copy it again or name another."
         ) from error
@@ -65,7 +65,7 @@ def read_state(path: Path) -> dict[str, Any]:
 
 
 def _code(path: Path, error: pickle.UnpicklingError) -> str | None:
-    """What a refused pickle wanted to call, by its full name; None where it is only damaged."""
+    """Full name of the function that a refused pickle calls; None if it is only damaged."""
     found = re.search(r"GLOBAL ([\w.]+)", str(error))  # PyTorch names what it refuses, builtins without their module
     if found and "." in found[1]:
         return found[1]
@@ -76,7 +76,7 @@ def _code(path: Path, error: pickle.UnpicklingError) -> str | None:
 
 
 def _globals(path: Path) -> Iterator[str]:
-    """Names of all functions and classes in a file's pickles, in their order; nothing is loaded."""
+    """Names of all functions and classes in a file's pickles, in order; nothing is loaded."""
     with contextlib.suppress(Exception):  # at the end of the pickles, or where they are damaged
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
@@ -96,9 +96,9 @@ def _globals(path: Path) -> Iterator[str]:
 
 
 def _check_zip(path: Path) -> None:
-    """Refuse what PyTorch does not look at: that the zip is not compressed, and that its checksums hold.
+    """Refuse zips that are compressed or have wrong checksums, which PyTorch does not check.
 
-    PyTorch writes uncompressed zips: what is small on the disk and large in memory is none of its own.
+    PyTorch writes uncompressed zips, so a compressed one is not its own and may be a zip bomb.
     """
     if not zipfile.is_zipfile(path):
         return
@@ -113,7 +113,7 @@ def _check_zip(path: Path) -> None:
 
 
 def _tensors(content: Any) -> Iterator[Tensor]:
-    """All tensors in nested containers, which may contain themselves."""
+    """All tensors in nested containers, which may be recursive."""
     todo, seen = [content], set()
     while todo:
         item = todo.pop()
@@ -129,7 +129,7 @@ def _tensors(content: Any) -> Iterator[Tensor]:
 
 
 def _is_plain(tensor: Tensor) -> bool:
-    """Whether a tensor is dense and every value of it is stored: one number expanded to a million is not."""
+    """Whether a tensor is dense and all its values are stored; expanded tensors are not."""
     if tensor.layout != torch.strided or tensor.device.type != "cpu" or tensor.is_quantized or tensor.is_complex():
         return False
     return tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes()

@@ -19,18 +19,18 @@ from codecswap.config import ZOO
 from codecswap.errors import UserError
 
 EMBEDDED, EMBEDDED_HYPERPRIOR = "tiny", "tiny_hyper"
-"""The names under which ``--teacher`` finds the codecs inside the package (N=48, M=80): a factorized prior, and the same
-transforms with a mean-scale hyperprior, whose file holds the entropy model alone."""
+"""Values of ``--teacher`` for the codecs inside the package (N=48, M=80): a factorized prior, and the same
+transforms with a mean-scale hyperprior, whose file holds only the entropy model."""
 
 
 @dataclass(frozen=True)
 class Teacher:
-    """Which pretrained codec: what the options ``--teacher``, ``--model``, ``--quality`` and ``--metric`` name together."""
+    """A pretrained codec, as named by the options ``--teacher``, ``--model``, ``--quality`` and ``--metric``."""
 
     path: str | None = None
     """``tiny`` or ``tiny_hyper`` (embedded), a ``.pth``, ``.pth.tar`` or ``.safetensors`` file of any N and M, or None: zoo."""
     quality: int = 8
-    """1 to 8, of the zoo."""
+    """Quality in the zoo, 1 to 8."""
     metric: str = "mse"
     """``mse`` or ``ms-ssim``, what the zoo's codec was trained for."""
     model: str = ZOO
@@ -38,19 +38,19 @@ class Teacher:
 
     @classmethod
     def of(cls, options: Any) -> "Teacher":
-        """The one that options, or a student's record, name as ``teacher``, ``model``, ``quality`` and ``metric``."""
+        """Build from the attributes ``teacher``, ``model``, ``quality`` and ``metric`` of options or of a student's record."""
         return cls(options.teacher, options.quality, options.metric, options.model)
 
     @property
     def name(self) -> str:
-        """In a few words, for tables and messages."""
+        """Short name for tables and messages."""
         return self.path or f"{self.model} quality {self.quality} ({self.metric})"
 
     def load(self) -> Codec:
-        """The codec, in eval mode, its entropy tables ready for real coding.
+        """Load the codec in eval mode, with entropy tables ready for real coding.
 
         Raises:
-            UserError: the file is missing, is no checkpoint or holds another architecture; or the download failed.
+            UserError: the file is missing, is not a checkpoint, has an unknown architecture, or the download failed.
         """
         if self.path in (EMBEDDED, EMBEDDED_HYPERPRIOR):
             codec = _from_state(_embedded(self.path), self.path)
@@ -62,12 +62,12 @@ class Teacher:
 
 
 def load_codec(teacher: str | None = None, quality: int = 8, metric: str = "mse", model: str = ZOO) -> Codec:
-    """Load a pretrained codec: `Teacher` says what the arguments are, and what is raised."""
+    """Load a pretrained codec; arguments and errors as in `Teacher`."""
     return Teacher(teacher, quality, metric, model).load()
 
 
 def fingerprint(codec: nn.Module) -> str:
-    """SHA-256 of a codec's trained weights, by name: equal for equal codecs wherever they are stored."""
+    """SHA-256 of a codec's trained weights and their names; it does not depend on the file format."""
     return state_digest(dict(codec.named_parameters()))
 
 
@@ -81,7 +81,7 @@ def state_digest(state: Mapping[str, Tensor]) -> str:
 
 
 def _embedded(name: str) -> dict[str, Any]:
-    """The state of a codec inside the package."""
+    """State dict of a codec inside the package."""
     with as_file(files("codecswap") / "assets" / f"{name}.safetensors") as path:
         state = read_state(path)
     if name == EMBEDDED_HYPERPRIOR:
@@ -90,7 +90,7 @@ def _embedded(name: str) -> dict[str, Any]:
 
 
 def _from_zoo(model: str, quality: int, metric: str) -> Path:
-    """The zoo's file, downloaded unless it is there. (CompressAI's own loader would unpickle it with whatever is inside.)"""
+    """Path of the zoo's file, downloaded if missing. (CompressAI's loader would unpickle, and so execute, code in it.)"""
     if model not in ARCHITECTURES:
         raise UserError(f"--model is {' or '.join(ARCHITECTURES)}, not {model}.")
     if quality not in range(1, 9):
@@ -132,5 +132,5 @@ def _from_state(state: dict[str, Any], path: str) -> Codec:
 
 
 def _shown(names: list[str]) -> str:
-    """The first names, on one line, none of them longer than a word."""
+    """The first few names on one line, each shortened."""
     return ", ".join(ascii(name[:30])[1:-1] for name in names[:6])

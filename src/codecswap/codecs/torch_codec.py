@@ -1,4 +1,4 @@
-"""A codec at work in PyTorch, with the interface of an exported one."""
+"""Run a codec in PyTorch, with the interface of an exported one."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ class TorchCodec:
     """A teacher or student with the interface of `codecswap.inference.runtime.OnnxCodec`.
 
     Args:
-        codec: a `codecswap.codecs.protocol.Codec` on any device; its entropy tables are taken as they are.
+        codec: a `codecswap.codecs.protocol.Codec` on any device, with its entropy tables.
         tile: height and width in latents above which a picture is computed in tiles.
 
     """
@@ -33,7 +33,7 @@ class TorchCodec:
         return self.codec.hyper_analyze(latents)
 
     def synthesize(self, symbols: np.ndarray, means: np.ndarray | None = None) -> np.ndarray:
-        """The picture ``(3, H, W)``, float32, not clamped, of ``symbols: (M, H/16, W/16)``, int32, and their means."""
+        """Decode ``symbols: (M, H/16, W/16)``, int32, and their means to a picture ``(3, H, W)``, float32, not clamped."""
         latents = self.tables.to_latents(symbols) if means is None else symbols.astype(np.float32) + means
         return self._run(self.codec.g_s, latents, scale_in=1, scale_out=self.factor)
 

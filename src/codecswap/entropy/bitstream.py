@@ -184,7 +184,7 @@ def read(data: bytes, entropy: EntropyModel, factor: int) -> tuple[Quantized, tu
     """
     hyper, tables = entropy.predictor, entropy.tables
     header, version = (_HYPER_HEADER, HYPER_VERSION) if hyper else (_HEADER, VERSION)
-    _check_whole(data, version, header.size + _CHECKSUM.size)
+    _check_complete(data, version, header.size + _CHECKSUM.size)
     _, _, arithmetic, height, width, digest, *rest = header.unpack_from(data)
     *sides, crc, first, second = rest if hyper else (0, 0, 0, 0, *rest)
     if first + second != len(data) - header.size - _CHECKSUM.size or (arithmetic and not hyper):
@@ -223,7 +223,7 @@ def unpack(data: bytes, tables: EntropyTables, factor: int) -> tuple[np.ndarray,
     return quantized.symbols, size
 
 
-def _check_whole(data: bytes, version: int, overhead: int) -> None:
+def _check_complete(data: bytes, version: int, overhead: int) -> None:
     """Refuse what is no file of this version, or not as it was written."""
     if data[: len(MAGIC)] != MAGIC:
         raise BadFile("is no picture that codecswap encoded: name a .csw file")

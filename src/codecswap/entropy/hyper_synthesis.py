@@ -25,7 +25,7 @@ LIMIT = (1 << (BITS - 1)) - 1
 """Largest activation and weight, either sign."""
 EXACT = 1 << 52
 """Sums stay below: up to twice this float64 holds all whole numbers, and up to this their halves."""
-FRACTION = 16
+FRACTIONAL_BITS = 16
 """Bits behind the point of what the last layer gives."""
 TILE = 20
 """Height and width in hyper-latents above which a picture is computed in tiles."""
@@ -96,14 +96,14 @@ class Layer:
         for row, column in np.ndindex(kernel, kernel):
             seen = padded[:, row : row + height, column : column + width].reshape(len(padded), -1)
             result += self._taps[row, column] @ seen
-        return _whole(result.reshape(-1, height, width))
+        return _integers(result.reshape(-1, height, width))
 
     @cached_property
     def _taps(self) -> np.ndarray:
         return np.ascontiguousarray(self.weight.transpose(2, 3, 0, 1).astype(np.float64))
 
 
-def _whole(sums: np.ndarray) -> np.ndarray:
+def _integers(sums: np.ndarray) -> np.ndarray:
     """Sums as int64; a library whose result were one unit in the last place off would change nothing."""
     return np.rint(sums).astype(np.int64)
 
@@ -178,7 +178,7 @@ class IntegerNetwork:
         result = in_tiles(self._results, symbols, (TILE, TILE), MARGIN, scale_in=1, scale_out=self.factor)
         indexes = np.searchsorted(self.thresholds, result[: self.channels]).astype(np.uint8)
         means = result[self.channels :] if self.has_means else np.zeros(indexes.shape, np.int64)
-        return indexes, (means.astype(np.float64) / (1 << FRACTION)).astype(np.float32)
+        return indexes, (means.astype(np.float64) / (1 << FRACTIONAL_BITS)).astype(np.float32)
 
     def _results(self, symbols: np.ndarray) -> np.ndarray:
         """What the last layer gives, int64, in units of 2^-16."""

@@ -87,10 +87,10 @@ class EntropyTables:
         Raises:
             UserError: they are not finite (an encoder in float16 may overflow).
         """
-        centerd = np.rint(latents.astype(np.float32) - self.medians[:, None, None])
-        if not (np.abs(centerd) < LARGEST).all():
+        centered = np.rint(latents.astype(np.float32) - self.medians[:, None, None])
+        if not (np.abs(centered) < LARGEST).all():
             raise UserError("The encoder gave latents that are not finite: export it in float32.")
-        return centerd.astype(np.int32)
+        return centered.astype(np.int32)
 
     def to_latents(self, symbols: np.ndarray) -> np.ndarray:
         """The latents ``(..., M, h, w)``, float32, that symbols stand for."""

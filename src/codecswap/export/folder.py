@@ -20,7 +20,7 @@ from codecswap.export.backends.onnx import DecoderInput, decoder_graph, encoder_
 from codecswap.export.backends.onnx_qdq import qdq_model
 from codecswap.files import atomic_write
 from codecswap.graph import onnx_graph
-from codecswap.inference.check import compare, demand, write_checks
+from codecswap.inference.check import compare, require_agreement, write_checks
 from codecswap.inference.manifest import (
     Manifest,
     describe_network,
@@ -218,7 +218,7 @@ def add_checks(folder: Path, samples: Samples) -> dict[str, float]:
     first = (samples.pictures[:VERIFIED_ON], samples.symbols[:VERIFIED_ON], samples.means[:VERIFIED_ON])
     agreements = compare(OnnxCodec(folder), exact, *first)
     for part, found in agreements.items():
-        demand(Path(getattr(exact.manifest, part).file), found)
+        require_agreement(Path(getattr(exact.manifest, part).file), found)
     if not exact.entropy.predictor:
         checks = write_checks(exact, samples.pictures, samples.symbols)
         digests = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in checks}

@@ -29,7 +29,7 @@ class Symbols:
     """Largest distance of PyTorch's latent from the interval that is rounded to the symbol of the file."""
 
     def add(self, latents: np.ndarray, given: np.ndarray, center: np.ndarray) -> None:
-        """Take in PyTorch's latents, the file's, and what rounding is centerd on."""
+        """Take in PyTorch's latents, the file's, and what rounding is centered on."""
         symbols, theirs = np.rint(latents - center), np.rint(given - center)
         beyond = np.abs(latents - center - theirs) - 0.5
         self.count += symbols.size

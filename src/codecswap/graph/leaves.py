@@ -1,9 +1,8 @@
-"""A module tree as leaves in order of execution: PyTorch's own layers, and operators such as ``+`` between them.
+"""The leaves of a module tree in order of execution: PyTorch's own layers, and the operators between them, such as ``+``.
 
-`torch.fx` finds them, not `torch.export`: fx keeps each leaf's module, which algorithms change in place, and the path that
-names it; export's graph has neither (it flattens modules into functions of lifted weights), takes seconds, not
-milliseconds, and fixes sizes or asks for constraints on them. What fx cannot follow, a ``forward`` that branches on values,
-no NPU runs either.
+`torch.fx` finds them, not `torch.export`: fx keeps each leaf's module, which algorithms change in place, and its path.
+Export's graph has neither (it turns modules into functions of lifted weights), takes seconds instead of milliseconds, and
+fixes sizes. A ``forward`` that branches on values cannot be traced; no NPU runs it either.
 """
 
 import copy
@@ -20,11 +19,11 @@ from codecswap.layers.gdn import GDN, PlainActivation
 from codecswap.layers.upsampling import ConstantMask, MaskedConv, SubpixelConv, UpsampleConv2d
 
 INPUT = "input"
-"""The name that a tree's input has among the leaves'."""
+"""Name of the tree's input, beside the names of the leaves."""
 
 
 class OneLayer(nn.Module):
-    """A module whose parts together are one layer of the codec, written in several operators."""
+    """Base class of modules that are one layer of the codec and are written as several operators."""
 
 
 _ONE_LAYER = (OneLayer, PlainActivation, GDN, UpsampleConv2d, SubpixelConv, MaskedConv)
@@ -34,7 +33,7 @@ _IN_PLACE: dict[Any, Callable[..., Any]] = {
     operator.imul: operator.mul,
     operator.itruediv: operator.truediv,
 }
-"""Operators that change their first argument, and those that do not."""
+"""In-place operators, and the same operators out of place."""
 
 
 @dataclass(frozen=True)
@@ -49,30 +48,30 @@ class Leaf:
     """One call of a module or of a function."""
 
     name: str
-    """Of its own: the module's path in the tree, ``1.conv1``, with ``@1`` where it is called a second time; or the path
-    of the module whose ``forward`` has the operator and its name, ``1/add``."""
+    """Unique name: the module's path in the tree, ``1.conv1``, with ``@1`` for its second call; or, for an operator, the path
+    of the module whose ``forward`` calls it and the operator's name, ``1/add``."""
     path: str
-    """Of the module in the tree, or of the one whose ``forward`` has the operator; empty: the tree itself."""
+    """Path of the module, or of the module whose ``forward`` calls the operator; empty for the tree itself."""
     layer: str
-    """Path of the codec's layer that it belongs to: the outermost module around it that is `OneLayer`, else ``path``."""
+    """Path of the codec's layer: the outermost enclosing module that is one layer (`OneLayer`), else ``path``."""
     module: nn.Module | None
-    """None: a function is called."""
+    """None where a function is called."""
     function: Callable[..., Any] | str
-    """What is called: the module; a function; or the name of a tensor's method."""
+    """The callable: the module, a function, or the name of a tensor method."""
     arguments: tuple[Any, ...]
     """Numbers, tensors of the tree, and `Read` for outputs of other leaves."""
     options: Mapping[str, Any]
-    """Arguments by keyword."""
+    """Keyword arguments."""
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        """The leaves whose outputs it reads, or `INPUT`, in the order of its arguments."""
+        """Names of the leaves (or `INPUT`) whose outputs it reads, in the order of its arguments."""
         found: list[str] = []
         _map_reads((self.arguments, self.options), lambda read: found.append(read.leaf))
         return tuple(found)
 
     def compute(self, values: Mapping[str, Any]) -> Any:
-        """Its output, where ``values`` are those of the leaves (and of `INPUT`) that it reads; they are not changed."""
+        """Compute its output from ``values``, the outputs of other leaves (and `INPUT`) by name; they are not changed."""
         arguments, options = _map_reads((self.arguments, dict(self.options)), lambda read: values[read.leaf])
         if getattr(self.module, "inplace", False):
             arguments = (arguments[0].clone(), *arguments[1:])
@@ -87,24 +86,24 @@ class Leaves:
 
     steps: tuple[Leaf, ...]
     output: str
-    """The leaf whose output is the tree's."""
+    """Name of the leaf whose output is the tree's output."""
 
     def consumers(self, name: str) -> list[Leaf]:
-        """The leaves that read an output."""
+        """The leaves that read the output of leaf ``name``."""
         return [leaf for leaf in self.steps if name in leaf.inputs]
 
     def compute(self, x: Tensor) -> dict[str, Any]:
-        """Every leaf's output, by name, for an input of the tree, with `INPUT` itself."""
+        """Compute the outputs of all leaves, by name, for the input ``x``; `INPUT` is included."""
         values: dict[str, Any] = {INPUT: x}
         for leaf in self.steps:
             values[leaf.name] = leaf.compute(values)
         return values
 
     def shapes(self, shape: Sequence[int]) -> dict[str, tuple[int, ...]]:
-        """Shapes of the outputs that are tensors, for an input of this shape; nothing is computed.
+        """Shapes of all outputs that are tensors, for an input of this shape; no values are computed.
 
         Raises:
-            UserError: a leaf cannot take what it is given.
+            UserError: a leaf cannot take the shape of its input.
         """
         found: dict[str, Any] = {INPUT: torch.empty(tuple(shape), device="meta")}
         for leaf in self.steps:
@@ -121,19 +120,19 @@ class Leaves:
 
 
 def leaves(tree: nn.Module, prefix: str = "") -> Leaves:
-    """The leaves of a module of one input and one output.
+    """Trace a module of one input and one output into leaves.
 
     Args:
         tree: in evaluation mode.
         prefix: the tree's name in the codec, for messages.
 
     Raises:
-        UserError: a ``forward`` cannot be followed.
+        UserError: a ``forward`` cannot be traced, e.g. because it branches on values.
     """
     tracer = _Tracer(type(tree).__name__)
     try:
         graph = tracer.trace(tree)
-    except Exception as error:  # whatever a forward raises when it is given no numbers
+    except Exception as error:  # a forward may raise anything on symbolic inputs
         place = ".".join(filter(None, (prefix, tracer.deepest)))
         reason = str(error).strip().split("\n")[0]
         raise UserError(
@@ -144,14 +143,14 @@ def leaves(tree: nn.Module, prefix: str = "") -> Leaves:
 
 
 class _Tracer(fx.Tracer):
-    """fx's tracer, which also has masks as leaves and knows where it failed."""
+    """A tracer that treats masks as leaves, too, and records where it failed."""
 
     def __init__(self, kind: str) -> None:
         super().__init__()
         self.deepest, self.kind = "", kind
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        # a subclass that only builds itself differently (``nn.Conv2d``'s forward) is as good a leaf
+        # a subclass with the same forward (e.g. of ``nn.Conv2d``) is a leaf, too
         own = isinstance(m, ConstantMask) or any(
             base.__module__.startswith("torch.nn.modules") and base.forward is type(m).forward
             for base in type(m).__mro__
@@ -171,7 +170,7 @@ class _Tracer(fx.Tracer):
 
 def _collect(tree: nn.Module, graph: fx.Graph) -> Leaves:
     modules, parameters = dict(tree.named_modules()), dict(tree.named_parameters()) | dict(tree.named_buffers())
-    values: dict[fx.Node, Any] = {}  # what each of fx's nodes stands for
+    values: dict[fx.Node, Any] = {}  # value of each fx node
     steps: list[Leaf] = []
     taken: dict[str, int] = {}
     output = INPUT
@@ -198,7 +197,7 @@ def _collect(tree: nn.Module, graph: fx.Graph) -> Leaves:
             in_place |= bool(options.pop("inplace", False))
             steps.append(Leaf(name, path, _layer(path, modules), module, function, arguments, options))
             values[node] = Read(name)
-            if in_place:  # who reads that tensor from here on, reads what it became
+            if in_place:  # later readers of this tensor read the changed one
                 values |= {other: Read(name) for other, value in values.items() if _same(value, arguments[0])}
     return Leaves(tuple(steps), output)
 
@@ -208,7 +207,7 @@ def _same(value: Any, read: Any) -> bool:
 
 
 def _function(node: fx.Node) -> tuple[Any, bool]:
-    """What a node calls, and whether that changes its first argument."""
+    """The callable of a node, and whether it changes its first argument in place."""
     target: Any = node.target
     if target in _IN_PLACE:
         return _IN_PLACE[target], True

@@ -1,7 +1,7 @@
-"""A codec's transforms rewritten, weights and all, in the few operators that an NPU's converter should see.
+"""Lowering: rewrite a codec's transforms, with their weights, in a few operators that NPU converters accept.
 
-What training needs and a device does not goes: GDN's reparametrization becomes the weights of a 1x1 convolution, its
-square a product, a mask made on the fly a constant. The result computes the same function to float rounding.
+What only training needs is removed: GDN's reparametrization is folded into the weights of a 1x1 convolution, its
+square becomes a product, and masks become constants. The function stays the same, up to float rounding.
 """
 
 import copy
@@ -26,13 +26,13 @@ from codecswap.swaps.subpixel import SUBPIXEL
 from codecswap.swaps.swap import Swap
 
 FORMS: dict[str, Swap] = {"masked": MASKED, "subpixel": SUBPIXEL}
-"""The exact swap that writes a teacher's layer in a form other than its own."""
+"""For each ``--form`` except native: the exact swap that rewrites upsampling layers."""
 
 
 class LoweredGDN(PlainActivation):
     """GDN or IGDN in Conv, Mul, Sqrt and Div: ``x / sqrt(beta + gamma x^2)`` or ``x * sqrt(beta + gamma x^2)``.
 
-    With ``reciprocal`` in Conv, Mul, Sqrt and Reciprocal: ONNX has no Rsqrt, and converters make one of these two.
+    With ``reciprocal``: Conv, Mul, Sqrt and Reciprocal. ONNX has no Rsqrt; converters fuse the last two into one.
 
     ``(B, C, H, W) -> (B, C, H, W)``; ``norm.weight: (C, C, 1, 1)`` is gamma and ``norm.bias: (C,)`` is beta.
     """
@@ -89,26 +89,26 @@ class LoweredGDN1(PlainActivation):
 
 
 class LayerParts(nn.Sequential, OneLayer):
-    """One layer of the codec, written as several."""
+    """One layer of the codec, written as several modules."""
 
 
 def lower(transform: nn.Module, form: Form = "native", *, prefix: str = "g_s") -> nn.Module:
-    """Copy a transform, a module tree of any shape, and write it in few operators; the original is left as it is.
+    """Return a lowered copy of a transform (a module tree of any shape); the original is not changed.
 
     Args:
         transform: ``g_a``, ``g_s`` or another, with (transposed) convolutions, GDNs and this project's layers anywhere.
-        form: how the layers that double the resolution are written.
-        prefix: the codec's name of the transform, for messages.
+        form: lowering of the layers that upsample by 2.
+        prefix: name of the transform in the codec, for messages.
 
     Returns: the copy, in evaluation mode, where every convolution has a bias. Masks fit any size; files fix theirs
         (`codecswap.graph.trace`).
 
     Raises:
-        UserError: a layer cannot be written in that form; or the transform is quantized already.
+        UserError: a layer has no such lowering, or the transform is already quantized.
     """
     if isinstance(transform, QuantizedSynthesis):
         raise UserError(
-            "The decoder was fine-tuned in integers, and has no form in float: write it with `codecswap quantize`, or with "
+            "The decoder was fine-tuned quantized, and has no float weights: write it with `codecswap quantize`, or with "
             "`codecswap compile` for the NPU that it was trained for."
         )
     result = nn.Sequential(OrderedDict(root=copy.deepcopy(transform)))  # so that the tree itself may be replaced
@@ -122,16 +122,16 @@ def lower(transform: nn.Module, form: Form = "native", *, prefix: str = "g_s") -
         if (new := replaced[id(layer)]) is not None:
             result.set_submodule(path, new)
             done = path
-    for layer in result.modules():  # integer convolutions of ONNX Runtime and TFLite want a bias
+    for layer in result.modules():  # integer convolutions of ONNX Runtime and TFLite need a bias
         if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d) and layer.bias is None:
             layer.bias = nn.Parameter(layer.weight.new_zeros(layer.out_channels))
     return result.eval().requires_grad_(False).get_submodule("root")
 
 
 def first_convolution(transform: nn.Module) -> nn.Conv2d | nn.ConvTranspose2d | None:
-    """The one layer that the input of a lowered transform reaches, through upsampling at most.
+    """The only layer that reads the input of a lowered transform, directly or after upsampling.
 
-    None: there is another layer that it reaches, or that is no convolution.
+    Returns: None if several layers read the input, or if the layer is not a convolution.
     """
     tree, name = leaves(transform), INPUT
     while len(readers := tree.consumers(name)) == 1:
@@ -145,12 +145,12 @@ def first_convolution(transform: nn.Module) -> nn.Conv2d | nn.ConvTranspose2d | 
 
 @torch.no_grad()
 def take_split_inputs(transform: nn.Module, tables: EntropyTables) -> SplitInputs:
-    """Make a lowered synthesis transform of latents take split inputs (`codecswap.inference.split_inputs`), in place.
+    """Change a lowered synthesis transform, in place, to take split inputs (`codecswap.inference.split_inputs`).
 
     Returns: the layout of its new input.
 
     Raises:
-        UserError: there is no `first_convolution` that could take them.
+        UserError: there is no `first_convolution` that can take them.
     """
     conv = first_convolution(transform)
     if conv is None or conv.groups != 1:
@@ -171,7 +171,7 @@ def take_split_inputs(transform: nn.Module, tables: EntropyTables) -> SplitInput
 
 
 def _lowered_layer(name: str, layer: nn.Module, form: Form) -> nn.Module | None:
-    """What is written in a layer's place; None: itself, or what its parts become."""
+    """The module that replaces a layer; None to keep it, or to lower its children."""
     if isinstance(layer, GDN1):
         return LoweredGDN1(layer)
     if isinstance(layer, GDN):

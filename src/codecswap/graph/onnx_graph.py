@@ -1,4 +1,4 @@
-"""Reading an ONNX file back: which operators it holds, where, and what they cost."""
+"""Inspect an ONNX file: its operators, the layers they belong to, and their cost."""
 
 import re
 from collections import Counter
@@ -14,25 +14,25 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True)
 class GraphFacts:
-    """What an ONNX file holds."""
+    """Contents of an ONNX file."""
 
     opset: int
-    """Version of the default operator set, as the file says."""
+    """Version of the default operator set."""
     operators: dict[str, int]
-    """How many of each, by name."""
+    """Number of nodes of each operator, by name."""
     parameters: int
-    """Numbers stored in it: weights, biases, masks."""
+    """Number of stored values: weights, biases, masks."""
     multiply_adds: int
-    """Of convolutions, for the size that was asked about."""
+    """Multiply-adds of all convolutions, for the input shape asked for."""
     size: int
-    """Of the file, in bytes."""
+    """Size of the file in bytes."""
 
 
 def facts(path: Path, shape: Shape) -> GraphFacts:
     """Read the file ``path``, of one input and one output.
 
     Args:
-        shape: of the input, with which multiply-adds are counted; the shape of a static graph must be this one.
+        shape: input shape for which multiply-adds are counted; a static graph must have this shape.
     """
     model = onnx.load(path)
     stored = {tensor.name: tensor for tensor in model.graph.initializer}
@@ -51,12 +51,12 @@ def opset(model: ModelProto) -> int:
 
 
 def layer_of(node: NodeProto) -> str:
-    """Where a node stands in the codec, e.g. ``g_s.1.conv1``: its name begins with that (`codecswap.graph.trace`)."""
+    """The codec's layer that a node belongs to, e.g. ``g_s.1.conv1``: its name begins with it (`codecswap.graph.trace`)."""
     return layer_in(node.name) or node.name or node.op_type
 
 
 def layer_in(name: str) -> str:
-    """The codec's layer that a node's or a tensor's name speaks of, ``g_s.1`` in ``g_s.1/norm/Conv``; empty: it does not."""
+    """The codec's layer in the name of a node or tensor: ``g_s.1`` for ``g_s.1/norm/Conv``; empty if there is none."""
     found = re.findall(r"\b[gh]_[as](?:\.\w+)*(?=/)", name)
     return found[-1] if found else ""
 
@@ -90,13 +90,13 @@ def shapes(model: ModelProto, shape: Shape) -> dict[str, Shape]:
 
 
 def _in_onnx(model: ModelProto) -> None:
-    """Let ONNX's own QuantizeLinear and DequantizeLinear, whose shapes it knows, stand for ONNX Runtime's, in place."""
+    """Replace ONNX Runtime's QuantizeLinear and DequantizeLinear by ONNX's own, in place, for shape inference."""
     foreign = [node for node in model.graph.node if node.domain]
     for node in foreign:
         node.domain = ""
     for entry in model.opset_import:
         if foreign and not entry.domain:
-            entry.version = max(entry.version, 21)  # the first that has them for 16 bits
+            entry.version = max(entry.version, 21)  # the first opset that has them for 16 bits
 
 
 def multiply_adds(model: ModelProto, shape: Shape) -> dict[str, int]:
@@ -106,7 +106,7 @@ def multiply_adds(model: ModelProto, shape: Shape) -> dict[str, int]:
     for node in model.graph.node:
         if node.op_type not in ("Conv", "ConvTranspose"):
             continue
-        # a weight is used once for every place of the output (of the input, where it is transposed)
+        # each weight is used once per output position (per input position if transposed)
         places = known[node.output[0] if node.op_type == "Conv" else node.input[0]]
         result[node.name] = int(places[0] * np.prod(places[2:]) * np.prod(known[node.input[1]]))
     return result

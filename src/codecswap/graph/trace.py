@@ -1,4 +1,4 @@
-"""From a lowered module tree to a `TransformGraph`: its leaves (`codecswap.graph.leaves`) as operators of ONNX."""
+"""Convert a lowered module tree to a `TransformGraph`: each leaf (`codecswap.graph.leaves`) becomes an ONNX operator."""
 
 import operator
 from collections.abc import Callable, Mapping
@@ -16,25 +16,25 @@ from codecswap.layers.upsampling import ConstantMask
 from codecswap.quantized.representation import Constant, Operation, TransformGraph
 
 SIDES = {"picture": ("height", "width"), "hyper_latents": ("hyper_rows", "hyper_columns")}
-"""Names of a tensor's open height and width; latents, and what they become before a decoder, have rows and columns."""
+"""Names of dynamic heights and widths; latents, and decoder inputs made of them, have rows and columns."""
 _TRIED = 64
-"""Height and width that stand for open ones where shapes are worked out."""
+"""Height and width used in place of dynamic ones for shape inference."""
 
 
 def open_shape(name: str, channels: int, size: tuple[int, int] | None) -> tuple[int | str, ...]:
-    """The shape of one picture's tensor of fixed height and width, or of any number of them of any size."""
+    """Shape ``(1, C, h, w)`` for a fixed size, or a shape with dynamic batch, height and width."""
     return (1, channels, *size) if size else ("batch", channels, *SIDES.get(name, ("rows", "columns")))
 
 
 def trace(tree: nn.Module, *, input: str, shape: tuple[int | str, ...], output: str, prefix: str) -> TransformGraph:
-    """Write a transform as operators, in float.
+    """Convert a transform to a float `TransformGraph`.
 
     Args:
         tree: what `codecswap.graph.lower.lower` returns, or another module of one input and one output.
-        input, output: names of its two ends.
-        shape: of the input, ``(B, C, H, W)``; a name stands for a dimension that is open (`open_shape`).
-        prefix: the codec's name of the transform, ``g_s``. Constants have the names of the tree's parameters after it, and
-            operations are called ``g_s.1.conv1/Conv``: the codec's layer, then where they are in it.
+        input, output: names of the graph's input and output.
+        shape: input shape, ``(B, C, H, W)``; a name stands for a dynamic dimension (`open_shape`).
+        prefix: name of the transform in the codec, ``g_s``. Constants have the names of the tree's parameters after it, and
+            operations are called ``g_s.1.conv1/Conv``: the codec's layer, then the operator in it.
 
     Raises:
         UserError: a layer has no operator here, or needs a fixed size.
@@ -43,24 +43,24 @@ def trace(tree: nn.Module, *, input: str, shape: tuple[int | str, ...], output: 
 
 
 @dataclass(frozen=True)
-class _Around:
-    """What else a leaf's operator may depend on."""
+class _Context:
+    """Facts about the whole graph that a leaf's conversion may depend on."""
 
     shapes: Mapping[str, tuple[int, ...]]
     leaves: Mapping[str, Leaf]
     fixed: bool
-    """The transform has one size."""
+    """Height and width are fixed."""
 
 
-_Written = tuple[str, list[Any], dict[str, Any]]
+_OnnxCall = tuple[str, list[Any], dict[str, Any]]
 """An operator, its inputs (`Read`, numbers, arrays, tensors of the tree, None: left out), and its attributes."""
-_Writer = Callable[[Leaf, _Around], _Written]
+_Writer = Callable[[Leaf, _Context], _OnnxCall]
 
 
 def _simple(name: str, count: int = 1) -> _Writer:
-    """An operator of so many inputs and nothing else."""
+    """Convert to an operator with ``count`` inputs and no attributes."""
 
-    def write(leaf: Leaf, around: _Around) -> _Written:
+    def write(leaf: Leaf, context: _Context) -> _OnnxCall:
         given = _arguments(leaf)
         if len(given) != count:
             raise ValueError(f"it has {len(given)} arguments, not {count}")
@@ -73,7 +73,7 @@ def _arguments(leaf: Leaf) -> list[Any]:
     return [*leaf.arguments, *leaf.options.values()]
 
 
-def _conv(leaf: Leaf, around: _Around) -> _Written:
+def _conv(leaf: Leaf, context: _Context) -> _OnnxCall:
     conv: Any = leaf.module
     transposed = isinstance(conv, nn.ConvTranspose2d)
     if conv.padding_mode != "zeros":
@@ -96,17 +96,17 @@ def _conv(leaf: Leaf, around: _Around) -> _Written:
     return "ConvTranspose" if transposed else "Conv", [leaf.arguments[0], conv.weight, *bias], attributes
 
 
-def _mask(leaf: Leaf, around: _Around) -> _Written:
-    if not around.fixed:
+def _mask(leaf: Leaf, context: _Context) -> _OnnxCall:
+    if not context.fixed:
         raise UserError(
             "The layer {place} multiplies by a constant mask of one size: fix it with --height and --width, "
             "or take --form subpixel, which goes with every size."
         )
     mask: Any = leaf.module
-    return "Mul", [leaf.arguments[0], mask(torch.ones(1, 1, *around.shapes[leaf.inputs[0]][2:]))], {}
+    return "Mul", [leaf.arguments[0], mask(torch.ones(1, 1, *context.shapes[leaf.inputs[0]][2:]))], {}
 
 
-def _resize(x: Any, factor: Any, mode: str) -> _Written:
+def _resize(x: Any, factor: Any, mode: str) -> _OnnxCall:
     factors = factor if isinstance(factor, tuple) else (factor, factor)
     if mode != "nearest" or any(one is None or one != int(one) for one in factors):
         raise ValueError(f"it is no nearest upsampling by a whole factor (mode {mode}, scale_factor {factor})")
@@ -115,28 +115,28 @@ def _resize(x: Any, factor: Any, mode: str) -> _Written:
     return "Resize", [x, None, scales], how
 
 
-def _interpolate(leaf: Leaf, around: _Around) -> _Written:
+def _interpolate(leaf: Leaf, context: _Context) -> _OnnxCall:
     return _resize(leaf.arguments[0], leaf.options.get("scale_factor"), leaf.options.get("mode", "nearest"))
 
 
-def _upsample(leaf: Leaf, around: _Around) -> _Written:
+def _upsample(leaf: Leaf, context: _Context) -> _OnnxCall:
     layer: Any = leaf.module
     return _resize(leaf.arguments[0], layer.scale_factor, layer.mode)
 
 
-def _shuffle(leaf: Leaf, around: _Around) -> _Written:
+def _shuffle(leaf: Leaf, context: _Context) -> _OnnxCall:
     layer: Any = leaf.module
     factor = layer.upscale_factor if layer else _arguments(leaf)[1]
     return "DepthToSpace", [leaf.arguments[0]], {"blocksize": factor, "mode": "CRD"}
 
 
-def _leaky(leaf: Leaf, around: _Around) -> _Written:
+def _leaky(leaf: Leaf, context: _Context) -> _OnnxCall:
     layer: Any = leaf.module
     slope = layer.negative_slope if layer else next(iter(_arguments(leaf)[1:2]), 0.01)
     return "LeakyRelu", [leaf.arguments[0]], {"alpha": float(slope)}
 
 
-def _clip(leaf: Leaf, around: _Around) -> _Written:
+def _clip(leaf: Leaf, context: _Context) -> _OnnxCall:
     layer: Any = leaf.module
     if layer:
         ends = [layer.min_val, layer.max_val]
@@ -146,59 +146,59 @@ def _clip(leaf: Leaf, around: _Around) -> _Written:
     return "Clip", [leaf.arguments[0], *ends], {}
 
 
-def _softmax(leaf: Leaf, around: _Around) -> _Written:
+def _softmax(leaf: Leaf, context: _Context) -> _OnnxCall:
     layer: Any = leaf.module
     axis = layer.dim if layer else _arguments(leaf)[1]
     return "Softmax", [leaf.arguments[0]], {"axis": axis}
 
 
-def _concat(leaf: Leaf, around: _Around) -> _Written:
+def _concat(leaf: Leaf, context: _Context) -> _OnnxCall:
     axis = leaf.arguments[1] if len(leaf.arguments) > 1 else leaf.options.get("dim", 0)
     return "Concat", list(leaf.arguments[0]), {"axis": axis}
 
 
-def _permute(leaf: Leaf, around: _Around) -> _Written:
+def _permute(leaf: Leaf, context: _Context) -> _OnnxCall:
     order = leaf.arguments[1:]
     return "Transpose", [leaf.arguments[0]], {"perm": list(order[0] if isinstance(order[0], tuple | list) else order)}
 
 
-def _transpose(leaf: Leaf, around: _Around) -> _Written:
+def _transpose(leaf: Leaf, context: _Context) -> _OnnxCall:
     x, first, second = _arguments(leaf)
-    order = list(range(len(around.shapes[x.leaf])))
+    order = list(range(len(context.shapes[x.leaf])))
     order[first], order[second] = order[second], order[first]
     return "Transpose", [x], {"perm": order}
 
 
-def _reshape(leaf: Leaf, around: _Around) -> _Written:
-    if not around.fixed:
+def _reshape(leaf: Leaf, context: _Context) -> _OnnxCall:
+    if not context.fixed:
         raise ValueError("a reshaping is of one size: fix it with --height and --width")
-    return "Reshape", [leaf.arguments[0], np.array(around.shapes[leaf.name], np.int64)], {}
+    return "Reshape", [leaf.arguments[0], np.array(context.shapes[leaf.name], np.int64)], {}
 
 
-def _item(leaf: Leaf, around: _Around) -> _Written:
-    """A part of a tensor: of one axis, by a slice, or one of the chunks that it was cut into."""
+def _item(leaf: Leaf, context: _Context) -> _OnnxCall:
+    """Indexing: a slice of one axis, or one of the chunks of a split tensor."""
     x, index = leaf.arguments
-    source = around.leaves.get(x.leaf)
+    source = context.leaves.get(x.leaf)
     if source and source.function in _CHUNKS:
         x, count, axis = [*_arguments(source), 0][:3]
-        length = around.shapes[x.leaf][axis]
+        length = context.shapes[x.leaf][axis]
         # torch.chunk counts parts, torch.split their length
         step = -(-length // count) if _CHUNKS[source.function] else count
         ranges = {axis: (index * step, min((index + 1) * step, length))}
     else:
-        shape, ranges = around.shapes[x.leaf], {}
+        shape, ranges = context.shapes[x.leaf], {}
         for axis, part in enumerate(index if isinstance(index, tuple) else (index,)):
             if not isinstance(part, slice) or part.step not in (None, 1):
                 raise ValueError("it takes single places of a tensor, or every other")
             start, stop, _ = part.indices(shape[axis])
-            if (part.start, part.stop) != (None, None):  # counted from the end, it fits any size
+            if (part.start, part.stop) != (None, None):  # counted from the end, so that it holds for any size
                 ranges[axis] = (start, part.stop if part.stop is not None and part.stop < 0 else stop)
     starts, stops = zip(*ranges.values(), strict=True)
     return "Slice", [x, *(np.array(one, np.int64) for one in (starts, stops, tuple(ranges)))], {}
 
 
 _CHUNKS: dict[Any, bool] = {torch.chunk: True, "chunk": True, torch.split: False, "split": False}
-"""Functions that cut a tensor into parts, each of which is then a Slice; whether they are told how many."""
+"""Functions that split a tensor, each part of which becomes a Slice; True: the argument is the number of parts."""
 MODULES: dict[type[nn.Module], _Writer] = {
     nn.Conv2d: _conv,
     nn.ConvTranspose2d: _conv,
@@ -211,7 +211,7 @@ MODULES: dict[type[nn.Module], _Writer] = {
     nn.Hardtanh: _clip,
     nn.Softmax: _softmax,
 }
-"""How PyTorch's layers are written; a subclass with the same ``forward`` is written as its base."""
+"""Converters of PyTorch's layers; a subclass with the same ``forward`` uses its base class's."""
 FUNCTIONS: dict[Callable[..., Any] | str, _Writer] = {
     **dict.fromkeys((operator.add, torch.add, "add"), _simple("Add", 2)),
     **dict.fromkeys((operator.sub, torch.sub, "sub"), _simple("Sub", 2)),
@@ -234,11 +234,11 @@ FUNCTIONS: dict[Callable[..., Any] | str, _Writer] = {
     F.interpolate: _interpolate,
     operator.getitem: _item,
 }
-"""How functions and, by name, methods of tensors are written."""
+"""Converters of functions and, by name, of tensor methods."""
 
 
 class _Trace:
-    """A tree on its way to a graph."""
+    """State of one conversion."""
 
     def __init__(self, tree: nn.Module, input: str, shape: tuple[int | str, ...], output: str, prefix: str) -> None:
         self.input, self.shape, self.output, self.prefix = input, shape, output, prefix
@@ -255,8 +255,8 @@ class _Trace:
         writers = {leaf.name: self._writer(leaf) for leaf in steps}
         sizes = [side if isinstance(side, int) else 1 if axis == 0 else _TRIED for axis, side in enumerate(self.shape)]
         shapes, fixed = self.tree.shapes(sizes), all(isinstance(side, int) for side in self.shape)
-        around = _Around(shapes, {leaf.name: leaf for leaf in steps}, fixed)
-        operations = [self._operation(leaf, writer, around) for leaf in steps if (writer := writers[leaf.name])]
+        context = _Context(shapes, {leaf.name: leaf for leaf in steps}, fixed)
+        operations = [self._operation(leaf, writer, context) for leaf in steps if (writer := writers[leaf.name])]
         channels, *size = shapes[self.tree.output][1:]
         return TransformGraph(
             input=self.input,
@@ -277,7 +277,7 @@ class _Trace:
         return [leaf for leaf in self.tree.steps if leaf.name in needed]
 
     def _writer(self, leaf: Leaf) -> _Writer | None:
-        """What writes a leaf; None: nothing, what reads it does."""
+        """The converter of a leaf; None if its readers convert it, too."""
         if leaf.module is None and leaf.function in _CHUNKS:
             return None
         table: Mapping[Any, _Writer] = FUNCTIONS
@@ -292,10 +292,10 @@ class _Trace:
             f"from {layers} and arithmetic."
         )
 
-    def _operation(self, leaf: Leaf, writer: _Writer, around: _Around) -> Operation:
+    def _operation(self, leaf: Leaf, writer: _Writer, context: _Context) -> Operation:
         layer = self._full(leaf.layer)
         try:
-            kind, inputs, attributes = writer(leaf, around)
+            kind, inputs, attributes = writer(leaf, context)
         except UserError as error:
             raise UserError(str(error).format(place=layer)) from None
         except ValueError as error:
@@ -309,7 +309,7 @@ class _Trace:
         return Operation(name, layer, kind, attributes, given, self.names[leaf.name])
 
     def _read(self, one: Any, name: str) -> str:
-        """The name of an operator's input; a constant is stored, once."""
+        """The name of an operator's input; constants are stored, each once."""
         if one is None:
             return ""
         if isinstance(one, Read):

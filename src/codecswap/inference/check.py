@@ -45,7 +45,7 @@ def agreement(part: str, result: np.ndarray, exact: np.ndarray) -> float:
     return float(-10 * np.log10(max(error / peak**2, 1e-30)))
 
 
-def demand(file: Path, found: float, runtime: str = "onnxruntime") -> None:
+def require_agreement(file: Path, found: float, runtime: str = "onnxruntime") -> None:
     """Take an agreement in dB of the network in ``file``, computed by ``runtime``.
 
     Raises:
@@ -128,7 +128,7 @@ def check(codec: Any, part: str) -> None:
         found = agreement(part, result, to_array(picture))
     else:
         found = agreement(part, _encoded(codec, to_array(picture)), symbols)
-    demand(codec.folder / getattr(codec.manifest, part).file, found, codec.runtime)
+    require_agreement(codec.folder / getattr(codec.manifest, part).file, found, codec.runtime)
 
 
 def _liveliest(symbols: Sequence[np.ndarray]) -> tuple[int, int, int]:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from codecswap.codecs.protocol import HyperCodec
-from codecswap.entropy.hyper_synthesis import BITS, FRACTION, LIMIT, SLOPE_BITS, IntegerNetwork, Layer
+from codecswap.entropy.hyper_synthesis import BITS, FRACTIONAL_BITS, LIMIT, SLOPE_BITS, IntegerNetwork, Layer
 from codecswap.entropy.tables import EntropyTables
 from codecswap.errors import UserError
 from codecswap.layers.upsampling import to_subpixel, transposed_phase_kernels, why_not_doubling
@@ -43,7 +43,7 @@ def integer_network(codec: HyperCodec, samples: Sequence[np.ndarray]) -> Integer
     medians = np.rint(np.ldexp(tables.medians.astype(np.float64), point)).astype(np.int64)
     layers, before = [], point
     for index, (conv, slope) in enumerate(steps):
-        after = FRACTION if index == len(steps) - 1 else min(_point(HEADROOM * largest[index]), FINEST)
+        after = FRACTIONAL_BITS if index == len(steps) - 1 else min(_point(HEADROOM * largest[index]), FINEST)
         layers.append(_layer(conv, slope, before, after))
         before = after
     return IntegerNetwork(point, medians, tuple(layers), _thresholds(codec), len(layers[-1].weight) == 2 * codec.M)
@@ -124,6 +124,6 @@ def _thresholds(codec: HyperCodec) -> np.ndarray:
     """A scale exceeds a step of the table where its integer exceeds the step rounded down."""
     steps = codec.scale_table[:-1].double().cpu()
     least = int(codec.indexes(torch.full((1,), -1.0).to(codec.scale_table))[0])
-    limits = np.floor(np.ldexp(steps.numpy(), FRACTION)).astype(np.int64)
+    limits = np.floor(np.ldexp(steps.numpy(), FRACTIONAL_BITS)).astype(np.int64)
     limits[:least] = UNREACHED  # the codec takes no scale below its bound
     return limits

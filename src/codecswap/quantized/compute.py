@@ -1,4 +1,4 @@
-"""Computing a transform in PyTorch, operator by operator, with gradients."""
+"""Execute a `TransformGraph` in PyTorch, operator by operator, with gradients."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -11,7 +11,7 @@ from torch import Tensor
 from codecswap.quantized.representation import Constant, Operation, Quantization, TransformGraph
 
 Each = Callable[[str, Tensor], Tensor]
-"""Is given the input and then every operation's output, with its name; what it returns is what later operations read."""
+"""Called with the name and value of the input and of every output; later operations read what it returns."""
 _Operator = Callable[..., Any]
 
 
@@ -49,7 +49,7 @@ def _slice(step: Operation, stored: Mapping[str, Constant], x: Tensor, *places: 
 
 
 def _plain(function: _Operator) -> _Operator:
-    """An operator that needs its inputs and nothing else."""
+    """An operator without attributes."""
     return lambda step, stored, *inputs: function(*inputs)
 
 
@@ -72,22 +72,22 @@ OPERATORS: dict[str, _Operator] = {
     "Sigmoid": _plain(torch.sigmoid),
     "Slice": _slice,
     "Softmax": lambda step, stored, x: torch.softmax(x, step.attributes.get("axis", -1)),
-    "Sqrt": _plain(lambda x: x.clamp_min(1e-12).sqrt()),  # at 0 its slope is infinite
+    "Sqrt": _plain(lambda x: x.clamp_min(1e-12).sqrt()),  # the derivative at 0 is infinite
     "Sub": _plain(torch.sub),
     "Transpose": lambda step, stored, x: x.permute(step.attributes["perm"]),
 }
-"""All that `codecswap.graph.trace` writes: of an operation, the transform's constants, and the inputs (None: left out)."""
+"""All operators of `codecswap.graph.trace`: called with the operation, the graph's constants, and the inputs (or None)."""
 
 
 def compute(
     transform: TransformGraph, x: Tensor, *, constants: Mapping[str, Tensor] | None = None, each: Each | None = None
 ) -> Tensor:
-    """What a transform puts out, float32; the reference execution of a quantized one, but for the order of sums.
+    """Compute a transform's output, float32: its reference execution, up to the order of summation.
 
     Args:
         x: its input, ``(B, C, H, W)``.
-        constants: their real values, on the device of ``x`` (`reals`, made at every call where it is left out).
-        each: changes or looks at tensors on their way; None: they are rounded as ``transform.activations`` says.
+        constants: their real values, on the device of ``x``; by default `reals`, computed at every call.
+        each: observes or changes each tensor; by default tensors are rounded as ``transform.activations`` says.
     """
     constants = reals(transform, x.device) if constants is None else constants
     each = each or (lambda name, x: rounded(x, known) if (known := transform.activations.get(name)) else x)
@@ -102,17 +102,17 @@ def compute(
 
 
 def reals(transform: TransformGraph, device: torch.device | str = "cpu") -> dict[str, Tensor]:
-    """The values that a transform's operations compute with."""
+    """The dequantized constants of a transform, float32."""
     return {name: torch.from_numpy(np.array(one.real)).to(device) for name, one in transform.constants.items()}
 
 
 def output_shape(transform: TransformGraph, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The shape of the output for an input of this shape; nothing is computed."""
+    """Shape of the output for an input of this shape; no values are computed."""
     return tuple(compute(transform, torch.empty(shape, device="meta"), each=lambda name, x: x).shape)
 
 
 def rounded(x: Tensor, rounding: Quantization) -> Tensor:
-    """``x`` on the levels of a rounding; the gradient is passed through, but not where it clips."""
+    """Fake-quantize ``x``; the gradient is passed straight through, and is 0 where values are clipped."""
     (low, high), step = rounding.range, float(rounding.scale)
     inside = x.clamp(low, high)
     return inside + (torch.round(inside / step) * step - inside).detach()

@@ -7,31 +7,31 @@ import numpy as np
 from codecswap.quantized.representation import Quantization
 
 WIDE = {"uint8": "uint16", "int8": "int16"}
-"""The 16-bit type that goes with a type of 8-bit activations."""
+"""16-bit type for each type of 8-bit activations."""
 LEVELS = {7: 64, 8: 127}
-"""Per number of bits: weights are integers in +- this, times their output channel's scale.
+"""Largest weight for each number of bits: weights are integers in +- this, times a scale per output channel.
 
-Two products of a uint8 activation with weights of 7 bits add up to at most 2 * 255 * 64 = 32,640, which fits in the 16 bits
-that some processors' instructions (vpmaddubsw) and runtimes have for them; with 8 bits it would be 64,770.
+Two products of a uint8 activation and a 7-bit weight sum to at most 2 * 255 * 64 = 32,640, which fits in the 16 bits
+that some instructions (vpmaddubsw) and runtimes use for them. With 8 bits it would be 64,770.
 """
 _STEPS = {"uint8": 255, "int8": 255, "uint16": 65535, "int16": 32640}
-"""Levels between black and white: the multiples of 255 that the 256 levels of a picture file are on exactly."""
+"""Steps from black to white: multiples of 255, so that the 256 levels of a picture file are represented exactly."""
 
 
 @dataclass(frozen=True)
 class Precision:
-    """Types of activations, as NumPy names them, and bits of weights."""
+    """Types of activations (NumPy's names), and bits of weights."""
 
     between: str
-    """A network's input and output, tensors that layers give to each other, and those inside layers other than GDNs."""
+    """Type of all tensors outside GDN layers, the network's input and output included."""
     inside: str
-    """The square, its weighted sum and the square root inside a GDN."""
+    """Type of the square, its weighted sum and the square root inside a GDN."""
     float_latents: bool
-    """Layers that put out latents, or take real-valued ones, stay in float: their widest channel would set the scale of all."""
+    """Keep layers that read or write real-valued latents in float: the channel with the largest range would set the scale."""
     weight_bits: int = 8
-    """Weights of convolutions that read or put out 16 bits."""
+    """Bits of weights of convolutions with a 16-bit input or output."""
     weight_bits_between_8: int = 7
-    """Weights of convolutions from 8 bits to 8 bits: runtimes compute only these in integers, some with 16-bit sums."""
+    """Bits of weights of 8-bit convolutions: runtimes compute only these in integers, some with 16-bit sums."""
 
     @classmethod
     def of(cls, name: str, activations: str = "uint8", weight_bits: int | None = None) -> "Precision":
@@ -50,25 +50,25 @@ class Precision:
         return found
 
     def weight_levels(self, given: str, put_out: str) -> int:
-        """The largest integer, of either sign, that weights of a convolution from type ``given`` to ``put_out`` may become."""
+        """Largest magnitude of the integer weights of a convolution with input type ``given`` and output type ``put_out``."""
         narrow = not {given, put_out} & set(WIDE.values())
         return LEVELS[self.weight_bits_between_8 if narrow else self.weight_bits]
 
     @property
     def steps(self) -> int:
-        """Steps in the range of what a layer gives to the next."""
+        """Number of quantization steps in the range of a tensor between layers."""
         return int(np.iinfo(self.between).max) - int(np.iinfo(self.between).min)
 
     @property
     def picture(self) -> Quantization:
-        """A picture's integers: nothing of an input is lost, and of an output only what its file loses anyway."""
+        """Quantization of pictures: lossless for an input; an output loses only what its 8-bit file loses anyway."""
         return Quantization.fixed(1 / _STEPS[self.between], -32768 if self.between == "int16" else 0, self.between)
 
     @property
     def split_inputs(self) -> Quantization:
-        """A decoder's input of symbols (`codecswap.inference.split_inputs`), integers in +-127.
+        """Quantization of a decoder's split inputs (`codecswap.inference.split_inputs`), integers in +-127.
 
-        In 16 bits finer than 1, so that the whole range is used: Qualcomm's HTP multiplies with an absolute precision, and
+        In 16 bits the scale is below 1, to use the whole range: Qualcomm's HTP multiplies with an absolute precision, and
         integers at scale 1 would lose their lower bits there.
         """
         wide = self.between in WIDE.values()
@@ -80,4 +80,4 @@ PRECISIONS = {
     "mixed": Precision("uint16", "uint8", float_latents=False),
     "w8a16": Precision("uint16", "uint16", float_latents=False),
 }
-"""By the name that ``--precision`` and ``codec.json`` have for it."""
+"""Precisions by their names in ``--precision`` and ``codec.json``."""

@@ -1,7 +1,7 @@
-"""A transform as data, float or quantized, from which files for devices are written. NumPy only.
+"""A float or quantized transform as data; files for devices are written from it. NumPy only.
 
-What it computes, exactly: operations run in order in float32, on constants that are converted to float32 first; a tensor
-with an entry in ``activations`` is rounded once, where it is put out, and every operation after that reads rounded values.
+Reference execution: operations run in order in float32, on constants converted to float32 first. A tensor
+with an entry in ``activations`` is rounded once, when it is computed, and all later operations read the rounded values.
 """
 
 from collections.abc import Mapping
@@ -13,23 +13,23 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Quantization:
-    """How integers stand for real values: ``real = (integer - zero_point) * scale``."""
+    """Affine quantization: ``real = (integer - zero_point) * scale``."""
 
     scale: np.ndarray
-    """float32: ``()``, or ``(C,)`` with a value for each channel."""
+    """float32: ``()``, or ``(C,)``, one value per channel."""
     zero_point: np.ndarray
-    """Of the same shape; its type is that of the integers (uint8, int8, uint16, int16 or int32)."""
+    """Same shape as ``scale``; its dtype is that of the integers (uint8, int8, uint16, int16 or int32)."""
     axis: int | None = None
-    """Which axis of the tensor the channels are on; None: one scale for all of it."""
+    """Channel axis; None: one scale for the whole tensor."""
 
     @classmethod
     def fixed(cls, scale: float, lowest: int, dtype: str) -> "Quantization":
-        """One scale, and the multiple of it that the smallest integer of ``dtype`` stands for."""
+        """Per-tensor quantization where the smallest integer of ``dtype`` stands for ``lowest * scale``."""
         return cls(np.array(scale, np.float32), np.array(np.iinfo(dtype).min - lowest, dtype))
 
     @property
     def range(self) -> tuple[float, float]:
-        """The smallest and the largest real value of an activation."""
+        """Smallest and largest representable real value."""
         limits = np.iinfo(self.zero_point.dtype)
         low, high = ((limit - int(self.zero_point)) * float(self.scale) for limit in (limits.min, limits.max))
         return low, high
@@ -41,7 +41,7 @@ class Quantization:
         return levels.clip(limits.min, limits.max).astype(self.zero_point.dtype)
 
     def dequantize(self, integers: np.ndarray) -> np.ndarray:
-        """The real values, float32, that integers stand for."""
+        """Convert integers to real values, float32."""
         levels = integers.astype(np.int64) - self._along(self.zero_point, integers)
         return levels.astype(np.float32) * self._along(self.scale, integers)
 
@@ -53,48 +53,48 @@ class Quantization:
 
 @dataclass(frozen=True)
 class Constant:
-    """A weight, a bias, a mask, or an operator's parameter."""
+    """A stored tensor: a weight, a bias, a mask, or a parameter of an operator."""
 
     values: np.ndarray
-    """Integers; as they are where there is no quantization."""
+    """Integers if quantized; else the values themselves."""
     quantization: Quantization | None = None
 
     @property
     def real(self) -> np.ndarray:
-        """The values that operations compute with."""
+        """Real values: dequantized if there is a quantization."""
         return self.quantization.dequantize(self.values) if self.quantization else self.values
 
 
 @dataclass(frozen=True)
 class Operation:
-    """One operator at work."""
+    """One node of the graph."""
 
     name: str
     layer: str
     """The codec's layer that it belongs to, e.g. ``g_s.0``."""
     operator: str
-    """ONNX's name."""
+    """ONNX's name of the operator."""
     attributes: Mapping[str, Any]
-    """ONNX's, by name."""
+    """ONNX attributes by name."""
     inputs: tuple[str, ...]
-    """Names of constants and of tensors put out before; an empty one: left out."""
+    """Names of constants and of earlier outputs; an empty name for an omitted input."""
     output: str
 
 
 @dataclass(frozen=True)
 class TransformGraph:
-    """An analysis or synthesis transform as operators of ONNX.
+    """An analysis or synthesis transform as a graph of ONNX operators.
 
     In float, constants have no quantization and there are no ``activations``.
     """
 
     input: str
     input_shape: tuple[int | str, ...]
-    """``(B, C, H, W)``; a name stands for a dimension that is open."""
+    """``(B, C, H, W)``; a name stands for a dynamic dimension."""
     output: str
     output_shape: tuple[int | str, ...]
     operations: tuple[Operation, ...]
-    """In an order in which they can be computed."""
+    """In topological order."""
     constants: Mapping[str, Constant]
     activations: Mapping[str, Quantization]
-    """Of the input and of each operation's output that is rounded; tensors without one stay float32."""
+    """Quantization of each rounded tensor (the input, outputs of operations); other tensors stay float32."""

@@ -1,8 +1,8 @@
-"""A quantized synthesis transform that trains: what a device computes, in PyTorch, with gradients.
+"""Quantization-aware training: a quantized synthesis transform in PyTorch, as a device computes it, with gradients.
 
-Rounding is passed straight through (Bengio et al., "Estimating or propagating gradients through stochastic neurons for
-conditional computation", 2013), and has no gradient where it clips. Ranges of activations stay as they were chosen; the
-weights' whole numbers, their scales, one for each output, and the biases learn.
+Rounding uses the straight-through estimator (Bengio et al., "Estimating or propagating gradients through stochastic neurons for
+conditional computation", 2013), without gradient where values are clipped. Activation ranges are fixed; the
+integer weights, their scales (one per output channel) and the biases are trained.
 """
 
 from collections.abc import Mapping
@@ -18,22 +18,22 @@ from codecswap.quantized.compute import OPERATORS, compute, output_shape
 from codecswap.quantized.representation import Constant, Operation, Quantization, TransformGraph
 
 LEVELS_A_STEP = 30
-"""Levels that a weight moves where its ``shift`` moves by 1: it has some +-64, and all train with one learning rate."""
+"""Integer steps of a weight per unit of its ``shift``, so that one learning rate fits all (weights are in about +-64)."""
 
 
 class QuantizedSynthesis(nn.Module):
-    """Rounded latents ``(B, M, h, w)`` to a picture ``(B, 3, H, W)``, not clamped, as a device's integers give it.
+    """Rounded latents ``(B, M, h, w)`` to a picture ``(B, 3, H, W)``, not clamped, in a device's integer arithmetic.
 
-    Parameters, for each convolution by its place among the operations: ``gains.<place>: (O,)``, which its weights' scales are
+    Parameters of each convolution, by its index among the operations: ``gains.<place>: (O,)``, which its weights' scales are
     multiplied by, ``biases.<place>: (O,)``, and ``shifts.<place>``, which moves its weights, rounded. What weights and scales
-    start from are buffers. A convolution left in float has ``weights.<place>`` and ``biases.<place>``.
+    start from are buffers. A float convolution has ``weights.<place>`` and ``biases.<place>``.
 
     Args:
-        transform: takes split inputs, or latents.
-        split_inputs: how latents become its input; None: they are.
-        medians: of the latents, ``(M,)``.
-        precision: its name, one of ``--precision``.
-        target: the NPU that it is for, by the name of its toolchain; None: any device that reads QDQ files.
+        transform: a transform of split inputs, or of latents.
+        split_inputs: layout of its input; None: it takes latents.
+        medians: medians of the latents, ``(M,)``.
+        precision: a name of ``--precision``.
+        target: name of the NPU's toolchain; None: any device that reads QDQ files.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class QuantizedSynthesis(nn.Module):
 
     @classmethod
     def of(cls, layout: Mapping[str, Any], state: Mapping[str, Tensor]) -> "QuantizedSynthesis":
-        """Rebuild one from its `layout` and its state, which is not loaded but for the buffers.
+        """Rebuild a module from its `layout` and its state; only buffers are loaded.
 
         Raises:
             KeyError, TypeError, ValueError, AttributeError: they are damaged.
@@ -101,7 +101,7 @@ class QuantizedSynthesis(nn.Module):
         return cls(transform, split_inputs, medians, precision=layout["precision"], target=layout["target"])
 
     def layout(self) -> dict[str, Any]:
-        """All that its state does not say, in plain values."""
+        """What its state dict does not hold, as plain values (for JSON or a checkpoint)."""
         start = self.start
         return {
             "precision": self.precision,
@@ -121,7 +121,7 @@ class QuantizedSynthesis(nn.Module):
         }
 
     def transform(self, size: tuple[int, int] | None = None) -> TransformGraph:
-        """The transform as it is now, for files; ``size`` is that of the latents, where files fix it."""
+        """The current transform as a graph, for export; ``size``: height and width of the latents, if fixed."""
         constants, start = dict(self.start.constants), self.start
         for place, step in self._convolutions():
             given, weight, bias = step.inputs
@@ -132,7 +132,7 @@ class QuantizedSynthesis(nn.Module):
                 continue
             gain = self.gains[place].detach().cpu().numpy()
             new = replace(old, scale=(old.scale * gain).astype(np.float32))
-            whole = self._whole(place, step).detach().cpu().numpy()
+            whole = self._integer_weights(place, step).detach().cpu().numpy()
             constants[weight] = Constant(whole.astype(constants[weight].values.dtype), new)
             unit = start.activations[given].scale * new.scale
             of_bias = Quantization(unit, np.zeros(unit.shape, np.int32), 0)
@@ -151,7 +151,7 @@ class QuantizedSynthesis(nn.Module):
             )
 
     def _convolutions(self) -> list[tuple[str, Operation]]:
-        """All of them, by their place."""
+        """All convolutions, with their index as a string."""
         steps = enumerate(self.start.operations)
         return [(str(place), step) for place, step in steps if step.operator in ("Conv", "ConvTranspose")]
 
@@ -164,7 +164,7 @@ class QuantizedSynthesis(nn.Module):
         return values * (scale if rounding.axis is None else _along(scale, rounding.axis, values.ndim))
 
     def _trained(self) -> dict[str, Tensor]:
-        """The convolutions' weights and biases as they are now."""
+        """The current weights and biases of all convolutions."""
         found: dict[str, Tensor] = {}
         for place, step in self._convolutions():
             given, weight, bias = step.inputs
@@ -173,21 +173,21 @@ class QuantizedSynthesis(nn.Module):
                 continue
             scale = self.scales.get_buffer(self.index[weight]) * self.gains[place]
             unit = float(self.start.activations[given].scale) * scale.detach()
-            found[weight] = self._whole(place, step) * _along(scale, int(step.operator == "ConvTranspose"), 4)
+            found[weight] = self._integer_weights(place, step) * _along(scale, int(step.operator == "ConvTranspose"), 4)
             found[bias] = (
                 self.biases[place] + (torch.round(self.biases[place] / unit) * unit - self.biases[place]).detach()
             )
         return found
 
-    def _whole(self, place: str, step: Operation) -> Tensor:
-        """The weights as whole numbers, none beyond the largest that was there (which ``--weight_bits`` decided on)."""
+    def _integer_weights(self, place: str, step: Operation) -> Tensor:
+        """The current weights as integers, clipped to the largest initial magnitude (decided by ``--weight_bits``)."""
         values = self.values.get_buffer(self.index[step.inputs[1]]).float()
         largest = values.abs().max()
         moved = torch.minimum(torch.maximum(values + LEVELS_A_STEP * self.shifts[place], -largest), largest)
         return moved + (moved.round() - moved).detach()
 
     def _split(self, latents: Tensor, split_inputs: SplitInputs) -> Tensor:
-        """As `SplitInputs.split` has it."""
+        """`SplitInputs.split` in PyTorch, for real-valued latents."""
         channels = torch.tensor(split_inputs.channels, device=latents.device)
         symbols = torch.round(latents - self.medians) + latents.new_tensor(split_inputs.shift).view(1, -1, 1, 1)
         shifted = symbols[:, channels]

@@ -11,7 +11,7 @@ from codecswap.config import ZOO
 from codecswap.errors import UserError
 from codecswap.layers.gdn import GDN
 from codecswap.quantized.synthesis import QuantizedSynthesis
-from codecswap.swaps import GDN_SWAPS, KEPT, SWAPS, maker
+from codecswap.swaps import GDN_SWAPS, KEPT, SWAPS, swap_of
 from codecswap.swaps.apply import PARTS
 from codecswap.swaps.swap import Swap
 
@@ -96,7 +96,7 @@ def _swaps(student: Codec, teacher: Codec) -> dict[str, Any]:
     made: dict[str, list[tuple[Swap, nn.Module, nn.Module]]] = {"g_a": [], "g_s": []}
     for transform, layers in made.items():
         for name, layer in student.get_submodule(transform).named_modules(prefix=transform):
-            if chosen := maker(layer):
+            if chosen := swap_of(layer):
                 layers.append((chosen, layer, teacher.get_submodule(name)))
     both = made["g_a"] + made["g_s"]
     upsampling = [found for found in both if found[0].replaces is nn.ConvTranspose2d]

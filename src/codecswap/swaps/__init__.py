@@ -35,6 +35,6 @@ def replacing(kind: type[nn.Module]) -> list[Swap]:
     return [swap for swap in SWAPS.values() if swap.replaces is kind]
 
 
-def maker(layer: nn.Module) -> Swap | None:
+def swap_of(layer: nn.Module) -> Swap | None:
     """The swap that made a layer; None where none did."""
     return next((swap for swap in (*SWAPS.values(), *GDN_SWAPS.values()) if swap.made(layer)), None)

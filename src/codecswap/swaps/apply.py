@@ -10,7 +10,7 @@ from torch import nn
 from codecswap.codecs.protocol import Codec
 from codecswap.errors import UserError
 from codecswap.layers.gdn import GDN
-from codecswap.swaps import GDN_SWAPS, KEPT, SWAPS, maker
+from codecswap.swaps import GDN_SWAPS, KEPT, SWAPS, swap_of
 from codecswap.swaps.order import execution_order
 from codecswap.swaps.swap import Swap, describe_convolution
 from codecswap.swaps.upsample import UPSAMPLE
@@ -108,7 +108,7 @@ def swap_gdn(
 def has_gdn(codec: nn.Module, part: str = "decoder") -> bool:
     """Whether there is a GDN, at any depth of the transforms of a part, that a swap could replace."""
     return any(
-        isinstance(layer, GDN) and not maker(layer)
+        isinstance(layer, GDN) and not swap_of(layer)
         for transform in PARTS[part]
         for layer in codec.get_submodule(transform).modules()
     )
@@ -135,7 +135,7 @@ def _replace(
         found = {  # a layer with several names is replaced under each of them
             f"{transform}.{name}".rstrip("."): layer
             for name, layer in student.get_submodule(transform).named_modules(remove_duplicate=False)
-            if isinstance(layer, chosen.kinds) and not maker(layer)
+            if isinstance(layer, chosen.kinds) and not swap_of(layer)
         }
         for name, layer in found.items():
             if reason := chosen.refusal(layer):
@@ -175,14 +175,14 @@ def _as_they_run(student: nn.Module, transform: str, found: dict[str, nn.Module]
 
 def swapped(codec: nn.Module) -> str:
     """The swaps that made layers of a codec, by name: ``subpixel, gdn ramps``, or ``none``."""
-    made = {swap.name for layer in codec.modules() if (swap := maker(layer)) and swap.name in SWAPS}
-    gdns = {swap.name for layer in codec.modules() if (swap := maker(layer)) and swap.name in GDN_SWAPS}
+    made = {swap.name for layer in codec.modules() if (swap := swap_of(layer)) and swap.name in SWAPS}
+    gdns = {swap.name for layer in codec.modules() if (swap := swap_of(layer)) and swap.name in GDN_SWAPS}
     return ", ".join([*(sorted(made) or ["none"]), *(f"gdn {name}" for name in sorted(gdns))])
 
 
 def describe(layer: nn.Module) -> str:
     """One line that names a layer, e.g. ``Upsample(x2) + Conv2d(72, 48, 5x5)``."""
-    if made_by := maker(layer):
+    if made_by := swap_of(layer):
         return made_by.describe(layer)
     if isinstance(layer, GDN):
         return f"{'I' if layer.inverse else ''}GDN({len(layer.beta)})"

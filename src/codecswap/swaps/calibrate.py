@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from codecswap.layers.gdn import GDN, PlainActivation
 from codecswap.layers.upsampling import SubpixelConv, UpsampleConv2d
 from codecswap.least_squares import Places, Sums, draw, patches, ridge_step
-from codecswap.swaps import maker
+from codecswap.swaps import swap_of
 from codecswap.swaps.order import execution_order, inputs_of
 from codecswap.swaps.swap import Calibration, decibels
 from codecswap.swaps.upsample import KernelFit
@@ -114,7 +114,7 @@ def _fitted_layers(student: nn.Module, x: Tensor) -> list[tuple[str, int, Callab
     inside: tuple[str, ...] = ()  # what is inside a layer is the layer's
     for name, calls in execution_order(student, x).items():
         layer = student.get_submodule(name)
-        made_by = maker(layer)
+        made_by = swap_of(layer)
         is_activation = isinstance(layer, GDN | PlainActivation) or bool(made_by and made_by.replaces is GDN)
         if name.startswith(inside) or not (made_by or is_activation or isinstance(layer, nn.Conv2d)):
             continue

@@ -44,7 +44,7 @@ def fit_weights(target: Tensor, kernel_size: int) -> tuple[Tensor, float]:
 
 
 def _widen(tensor: Tensor, reach: int, axes: tuple[int, ...]) -> Tensor:
-    """Pad the given axes, centerd, with zeros to ``2 reach + 1``."""
+    """Pad the given axes, centered, with zeros to ``2 reach + 1``."""
     for axis in axes:
         pad = reach - tensor.shape[axis] // 2
         shape = list(tensor.shape)

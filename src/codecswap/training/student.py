@@ -10,7 +10,7 @@ from codecswap.codecs.protocol import Codec, analyze, encode
 from codecswap.layers.gdn import GDN
 from codecswap.metrics import bits_per_pixel
 from codecswap.quantized.synthesis import QuantizedSynthesis
-from codecswap.swaps import maker
+from codecswap.swaps import swap_of
 from codecswap.swaps.apply import PARTS
 
 
@@ -53,7 +53,7 @@ def choose_trained(
         whole = unfreeze_all or whole_decoder or name == "g_a" or isinstance(transform, QuantizedSynthesis)
         transform.requires_grad_(whole)
         for layer in transform.modules():
-            made_by = maker(layer)
+            made_by = swap_of(layer)
             in_gdns_place = isinstance(layer, GDN) or (made_by is not None and made_by.replaces is GDN)
             if made_by and (made_by.trained or not in_gdns_place):
                 layer.requires_grad_(True)

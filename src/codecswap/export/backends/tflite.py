@@ -60,8 +60,8 @@ def tflite(transform: TransformGraph, rsqrt: Table | None = None) -> bytes:
             )
     else:
         types = {rounding.zero_point.dtype.name for rounding in transform.activations.values()}
-        centerd = not any(rounding.zero_point for rounding in transform.activations.values())
-        if not types <= {"uint8", "int8"} and (types != {"int16"} or not centerd):
+        centered = not any(rounding.zero_point for rounding in transform.activations.values())
+        if not types <= {"uint8", "int8"} and (types != {"int16"} or not centered):
             raise UserError(
                 f"A TFLite file has activations of 8 bits, or int16 around 0, and this has {', '.join(sorted(types))}: "
                 "quantize with --precision w8a8, or w8a16 and --activations int8."
