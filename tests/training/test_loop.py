@@ -391,3 +391,15 @@ def test_directions_are_kept_on_resuming(pictures: Path, tmp_path: Path) -> None
     assert run("distill", ["--resume", str(tmp_path / "last.pt"), "--epochs", "2"]) == 0
     after = torch.load(tmp_path / "last.pt", weights_only=True)["directions"]
     assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no such names there")
+@pytest.mark.parametrize("name", ["a::b", "file:x", "best"])
+def test_a_folder_of_any_name_is_a_folder(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for epochs, resume in (("1", []), ("2", ["--resume", "auto"])):
+        train("distill", pictures, Path(name), "--max_images", "4", "--epochs", epochs, *resume)
+    assert [path.name for path in tmp_path.iterdir()] == [name] and len(rows(tmp_path / name)) >= 2
+    assert run("report", ["--runs", name]) == 0

@@ -1,11 +1,12 @@
 """Reading pictures, without PyTorch."""
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image, ImageCms, PngImagePlugin, TiffImagePlugin
 
 UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError)
 """What `load_picture` raises for a file that is not a readable picture."""
@@ -15,14 +16,26 @@ MOST_PIXELS = 120_000_000
 """Most pixels of a picture: the two copies needed to convert it stay below 1 GiB."""
 SURE_PIXELS, PIXELS_PER_BYTE = 1 << 24, 100
 """Pixels that any picture may have; larger ones at most 100 per byte of the file (a decompression bomb has 1,000)."""
+PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY
+"""Bytes of a profile or a text in a PNG, unpacked: Pillow refuses a picture for more than 1 MiB of either."""
 MOST_SCANNED = 4_000_000_000
 """Most pixels times scans of a progressive JPEG, which takes seconds. Ten scans are usual; a scan can be 40 bytes."""
+
+_T = Image.Transpose
+UPRIGHT = {2: _T.FLIP_LEFT_RIGHT, 3: _T.ROTATE_180, 4: _T.FLIP_TOP_BOTTOM, 5: _T.TRANSPOSE, 6: _T.ROTATE_270}
+UPRIGHT |= {7: _T.TRANSVERSE, 8: _T.ROTATE_90}
+"""What makes a picture upright, by its orientation in Exif."""
+THROUGH = {"La": ("LA",), "RGBa": ("RGBA",), "PA": ("RGBA",)}
+"""Modes that Pillow converts to RGB in two steps."""
+WHITE_IS_ZERO = 0
+"""A TIFF's photometric interpretation; Pillow inverts 8 bits and less, but not more."""
 
 
 def load_picture(path: str | Path, *, at_least: int | None = None) -> Image.Image:
     """Read a picture of any mode as 8-bit RGB, upright.
 
-    16-bit gray is scaled to 8 bits; CMYK, palettes and transparency are converted by Pillow.
+    Gray of 12 or 16 bits is scaled to 8 bits, floats from [0, 1]; CMYK, Lab and palettes become RGB, and transparency is
+    dropped. Metadata is not looked at, but for the orientation.
 
     Args:
         path: the picture's file.
@@ -31,7 +44,7 @@ def load_picture(path: str | Path, *, at_least: int | None = None) -> Image.Imag
 
     Raises:
         OSError, ValueError, SyntaxError, EOFError, PIL.Image.DecompressionBombError: it cannot be read
-            (`UNREADABLE`).
+            (`UNREADABLE`), or it tells no range of gray levels.
     """
     with _opened(path) as file:
         picture: Image.Image = file
@@ -40,10 +53,9 @@ def load_picture(path: str | Path, *, at_least: int | None = None) -> Image.Imag
             file.draft(None, (at_least, at_least))
         _refuse_bomb(Path(path), whole if "progressive" in file.info else file.size, "progressive" in file.info)
         picture.load()
-        ImageOps.exif_transpose(picture, in_place=True)
-        if picture.mode.startswith(("I;16", "I")):
-            picture = picture.convert("I").point([i / 257 for i in range(65536)], "L")
-        return picture if picture.mode == "RGB" else picture.convert("RGB")
+        if (turn := UPRIGHT.get(_orientation(picture))) is not None:
+            picture = picture.transpose(turn)
+        return _to_rgb(picture, file)
 
 
 def picture_size(path: str | Path) -> tuple[int, int]:
@@ -53,8 +65,8 @@ def picture_size(path: str | Path) -> tuple[int, int]:
         As `load_picture`.
     """
     with _opened(path) as file:
-        # Pillow looks for the orientation of a PNG behind its pixels
-        rotated = file.format != "PNG" and file.getexif().get(ExifTags.Base.Orientation, 1) >= 5
+        # Pillow turns a TIFF itself, and looks for the orientation of a PNG behind its pixels
+        rotated = file.format not in ("PNG", "TIFF") and _orientation(file) >= 5
         return file.size[::-1] if rotated else file.size
 
 
@@ -62,12 +74,52 @@ def picture_size(path: str | Path) -> tuple[int, int]:
 def _opened(path: str | Path) -> Iterator[Image.Image]:
     """A picture's file; any error while reading it is one of `UNREADABLE`."""
     try:
-        with Image.open(path, formats=FORMATS) as file:
-            yield file
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about metadata, which does not matter
+            with Image.open(path, formats=FORMATS) as file:
+                yield file
     except UNREADABLE:
         raise
     except Exception as error:  # Pillow raises any kind of exception for damaged bytes
         raise ValueError(f"it is damaged ({type(error).__name__})") from error
+
+
+def _orientation(picture: Image.Image) -> int:
+    """1 to 8, as Exif numbers them; damaged metadata is as good as none."""
+    try:
+        return int(picture.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # Pillow raises any kind of exception for damaged bytes
+        return 1
+
+
+def _to_rgb(picture: Image.Image, file: Image.Image) -> Image.Image:
+    """Convert any mode that Pillow reads to 8-bit RGB, by the range that the format of its ``file`` documents.
+
+    Raises:
+        ValueError: the format documents none.
+    """
+    tags = file.tag_v2 if isinstance(file, TiffImagePlugin.TiffImageFile) else {}
+    if picture.mode.startswith("I;16"):
+        white = 4095 if tags.get(ExifTags.Base.BitsPerSample) == (12,) else 65535
+        levels = np.asarray(picture.convert("I"), np.float32) / np.float32(white)
+    elif picture.mode == "F":
+        levels = np.asarray(picture)
+        if not (levels.min() >= 0 and levels.max() <= 1):  # nor NaN
+            raise ValueError("its floats are not in [0, 1], and nothing tells what white is: save it with 8 or 16 bits")
+    elif picture.mode == "I":
+        raise ValueError("it has signed or 32-bit integers, and nothing tells what white is: save it with 8 or 16 bits")
+    elif picture.mode == "LAB":
+        lab, rgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
+        converted = ImageCms.profileToProfile(picture, lab, rgb, outputMode="RGB")
+        assert converted is not None
+        return converted
+    else:
+        for mode in THROUGH.get(picture.mode, ()):
+            picture = picture.convert(mode)
+        return picture if picture.mode == "RGB" else picture.convert("RGB")
+    if tags.get(ExifTags.Base.PhotometricInterpretation) == WHITE_IS_ZERO:
+        levels = 1 - levels
+    return Image.fromarray(np.rint(levels * 255).astype(np.uint8)).convert("RGB")
 
 
 def _refuse_bomb(path: Path, size: tuple[int, int], progressive: bool) -> None:

@@ -21,6 +21,9 @@ _train_crop = v2.Compose(
         _to_tensor,
     ]
 )
+LONGEST = 4
+"""Longer sides than four shorter ones are cut around the center before a picture is enlarged: a line of 40,000x1 pixels
+would take 10 GB."""
 _val_crop = v2.Compose([v2.Resize(256, antialias=True), v2.CenterCrop(CROP), _to_tensor])
 
 
@@ -35,7 +38,12 @@ def training_crop(path: Path, *, seed: int, epoch: int) -> Tensor:
 def validation_crop(path: Path) -> Tensor:
     """The center of a picture, ``(3, 224, 224)`` in [0, 1]; a prepared crop as it is."""
     picture = load_picture(path)
-    return _to_tensor(picture) if picture.size == (CROP, CROP) else _val_crop(picture)
+    if picture.size == (CROP, CROP):
+        return _to_tensor(picture)
+    height, width = (min(side, LONGEST * min(picture.size)) for side in (picture.height, picture.width))
+    return _val_crop(
+        picture if (width, height) == picture.size else v2.functional.center_crop(picture, [height, width])
+    )
 
 
 def whole_picture(path: Path) -> Tensor:

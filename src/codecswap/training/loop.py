@@ -26,6 +26,7 @@ from codecswap.metrics.table import METRICS
 from codecswap.stages import Stage
 from codecswap.training.losses import reconstruction_loss
 from codecswap.training.rotated_adam import RotatedAdam, brightness_directions
+from codecswap.training.saving import LocalFiles
 from codecswap.training.state import TrainingState
 from codecswap.training.student import LatentCost, TeacherStudent
 
@@ -253,7 +254,7 @@ def fit(
     trainer = _trainer(options, epochs, steps, folder, callbacks, logger)
     if resume is None:
         _begin_at(trainer, start[0])
-    trainer.fit(module, PictureLoaders(pictures, options, start), ckpt_path=resume, weights_only=True)
+    trainer.fit(module, PictureLoaders(pictures, options, start), ckpt_path=resume and Path(resume), weights_only=True)
     return trainer
 
 
@@ -297,7 +298,8 @@ def _trainer(
             num_sanity_val_steps=-1,  # the start is measured like every epoch
             inference_mode=False,
             deterministic=options.deterministic or None,
-            default_root_dir=folder,
+            plugins=[LocalFiles()],
+            default_root_dir=Path(__file__).parent,  # Lightning looks for its own checkpoints there, as at an address
         )
     except (MisconfigurationException, ValueError, RuntimeError) as error:
         raise UserError(f"Lightning cannot train on this: {' '.join(str(error).split())}") from error

@@ -1,5 +1,6 @@
 """Checkpoints while a run is under way: when they are written, what is in them, and how a run stops without losing any."""
 
+import io
 import random
 import shutil
 import signal
@@ -12,6 +13,7 @@ from typing import Any
 
 import lightning.pytorch as L
 import torch
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import Tensor
 
 from codecswap.config import TrainingOptions
@@ -26,6 +28,20 @@ from codecswap.training.state import TrainingState
 IN_A_ROW = 20
 """Steps without a finite loss and gradient, one after the other, that end a run."""
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class LocalFiles(TorchCheckpointIO):
+    """Checkpoints as files by any name: Lightning's own way takes ``a::b`` and ``file:x`` for addresses."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        """Write a checkpoint; a full disk is an OSError."""
+        content = io.BytesIO()
+        torch.save(checkpoint, content)
+        Path(path).write_bytes(content.getbuffer())
+
+    def load_checkpoint(self, path: Any, map_location: Any = "cpu", weights_only: bool | None = True) -> dict[str, Any]:
+        """Read a checkpoint, without running anything in it."""
+        return torch.load(Path(path), map_location=map_location, weights_only=True)
 
 
 class Checkpoints(L.Callback):
@@ -136,7 +152,7 @@ class Checkpoints(L.Callback):
         if (
             trainer.is_global_zero
             and getattr(self.options, self.stage.resume) == AUTO
-            and trainer.ckpt_path == str(best)
+            and Path(str(trainer.ckpt_path)) == best
         ):
             with atomic_write(self.folder / self.stage.last, sync=True) as beside:
                 shutil.copyfile(best, beside)
