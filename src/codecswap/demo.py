@@ -122,7 +122,7 @@ def ship(folder: Path) -> None:
     except ModuleNotFoundError as error:
         say(f"This needs {error.name}: pip install 'codecswap[deploy]', then run the command that the report names.")
         return
-    export(swap(load_codec(EMBEDDED), "subpixel")[0], codec, name=EMBEDDED, replacement="subpixel")
+    export(swap(load_codec(EMBEDDED), "subpixel")[0], codec, name=EMBEDDED)
     say(f"Written: {codec}.")
     coded, decoded = folder / "picture.csw", folder / "picture.png"
     with as_file(files("codecswap") / "assets" / "photos" / "val") as photos:

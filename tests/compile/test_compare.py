@@ -10,6 +10,7 @@ from codecswap.compile.compare import compare
 from codecswap.compile.toolchain import Compiled, Job, Placed
 from codecswap.config import AdviseOptions
 from codecswap.errors import UserError
+from codecswap.students.record import describe_swaps
 from codecswap.swaps.apply import swap
 
 CYCLES = {"subpixel": 5.3e6, "masked": 2.65e6, "upsample": 1e6}
@@ -27,10 +28,10 @@ class Fake:
 
     def compile(self, job: Job) -> Compiled:
         assert job.form == "native" and job.samples.symbols[0].any()
-        if job.replacement == "transposed":
+        if (replacement := describe_swaps(job.codec)) == "none":
             raise UserError("fakec knows no ConvTranspose.")
-        operators = (Placed("g_s.1", "Sqrt", job.replacement != self.on_cpu),)
-        return Compiled((), self.version, operators, CYCLES[job.replacement], memory=2048)
+        operators = (Placed("g_s.1", "Sqrt", replacement != self.on_cpu),)
+        return Compiled((), self.version, operators, CYCLES[replacement], memory=2048)
 
 
 @pytest.fixture

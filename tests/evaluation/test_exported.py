@@ -36,7 +36,7 @@ def export(folder: Path, teacher: str = "tiny", rough: float = 0, **options: obj
         torch.manual_seed(0)
         last = list(codec.g_s.parameters())[-2]
         last *= 1 + rough * torch.randn_like(last)
-    write_float(codec.requires_grad_(False), folder, name=teacher, replacement="subpixel", **options)  # type: ignore[arg-type]
+    write_float(codec.requires_grad_(False), folder, name=teacher, **options)  # type: ignore[arg-type]
     return folder
 
 
@@ -52,7 +52,7 @@ def int8(tmp_path_factory: pytest.TempPathFactory, photos: list[Path]) -> Path:
     folder = tmp_path_factory.mktemp("exported") / "int8"
     sample = to_array(load_picture(photos[0]).crop((100, 100, 260, 260)))
     codec, _ = swap(load_codec("tiny"), "subpixel")
-    quantize(codec.requires_grad_(False), folder, calibration_images=[sample], name="tiny", replacement="subpixel")
+    quantize(codec.requires_grad_(False), folder, calibration_images=[sample], name="tiny")
     return folder
 
 

@@ -7,7 +7,6 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from torch import nn
 
 import codecswap
 from codecswap import cli
@@ -18,7 +17,6 @@ from codecswap.errors import UserError
 from codecswap.export.folder import write_float
 from codecswap.export.verify import verify
 from codecswap.inference.runtime import OnnxCodec
-from codecswap.students.source import load_source
 from codecswap.swaps.apply import swap
 
 
@@ -48,25 +46,6 @@ def test_a_target_that_refuses_gives_exit_code_3(tmp_path: Path, pictures: Path,
     codec = OnnxCodec(tmp_path)
     assert codec.synthesize(np.zeros((80, 6, 5), np.int32)).shape == (3, 96, 80)
     assert codec.synthesize(np.zeros((80, 9, 8), np.int32)).shape == (3, 144, 128)  # in tiles of the fixed size
-
-
-@pytest.mark.parametrize(
-    ("options", "replacement"),
-    [((), "subpixel"), (("--form", "masked"), "masked"), (("--form", "masked", "--replacement", "none"), "none")],
-)
-def test_without_a_checkpoint_the_exact_replacement_of_the_form_is_made(
-    options: tuple[str, ...], replacement: str, tmp_path: Path
-) -> None:
-    parsed = cli.parse("export", ["--teacher", "tiny", *options])
-    codec, _, made = load_source(parsed)
-    assert made == replacement
-    assert any(isinstance(layer, nn.ConvTranspose2d) for layer in codec.modules()) == (replacement == "none")
-
-
-@pytest.mark.parametrize("form", ["native", "masked", "subpixel"])
-def test_for_a_device_it_is_the_one_that_the_device_takes(form: str) -> None:
-    options = cli.parse("compile", ["--teacher", "tiny", "--target", "rk3588"])
-    assert load_source(options, form)[2] == {"native": "none"}.get(form, form)
 
 
 def test_float16_and_symbols(tmp_path: Path, pictures: Path, capsys: pytest.CaptureFixture) -> None:

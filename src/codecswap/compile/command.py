@@ -1,13 +1,18 @@
 """``codecswap compile``: the decoder for an NPU, what its compiler says, and what it decodes in the vendor's simulator."""
 
 from collections.abc import Iterable
+from itertools import islice
 
+from codecswap.codecs.source import Teacher
 from codecswap.compile import TOOLCHAINS
 from codecswap.compile.compiler import Result, check_codec, choose_target, compile
 from codecswap.config import CompileOptions
 from codecswap.console import say, show_table, track
+from codecswap.data.samples import VERIFIED_ON, calibration_pictures, held_out_pictures
+from codecswap.export.tables import show_gdn
 from codecswap.quantized.synthesis import QuantizedSynthesis
-from codecswap.students.source import gdn_label, load_source, with_gdn
+from codecswap.students.source import check_undecided, load_source
+from codecswap.swaps.closed_form import fit_gdn
 
 CPU_NEEDED = 3
 """Exit code where an operator does not run on the NPU."""
@@ -18,15 +23,23 @@ def main(options: CompileOptions) -> int:
     """``codecswap compile``; returns 0, or 3 where something does not run on the NPU."""
     assert options.target and options.height and options.width
     target = choose_target(options.target, options.precision)  # before anything is loaded
-    codec, name, replacement = load_source(options, options.form or target.form)
+    form = options.form or target.form
+    codec, name = load_source(Teacher.of(options), options.checkpoint, replacement=options.replacement, form=form)
+    check_undecided(codec, name, options.explicit())
     check_codec(codec, (options.height, options.width), target)
+    fitted = fit_gdn(
+        codec,
+        options.gdn,
+        "decoder",
+        calibration=calibration_pictures(options.calibration_images, options.size, options.calibration_count),
+        held_out=islice(held_out_pictures(options.images, options.size, codec.factor), VERIFIED_ON),
+        tolerance=options.gdn_tolerance,
+    )
+    show_gdn(fitted)
     names = ["target", "output", "precision", "form", "height", "width", "toolchain_python"]
     names += ["images", "calibration_images", "calibration_count"]
     how = {key: getattr(options, key) for key in names}
-    label = gdn_label(replacement, options)
-    made = compile(
-        with_gdn(codec, options, "decoder"), **how, reference=codec, name=name, replacement=label, track=track
-    )
+    made = compile(fitted.codec, **how, reference=codec, name=name, track=track)
     show(made)
     say(f"Written: {options.output}.")
     return 0 if made.on_npu else CPU_NEEDED

@@ -36,15 +36,7 @@ def compare(choices: Mapping[str, Codec], name: str, target: str, exact: Sequenc
     found = {}
     for choice, codec in track(compiler, choices.items(), unit="choices"):
         with tempfile.TemporaryDirectory() as folder:
-            job = make_job(
-                codec,
-                Path(folder),
-                chosen,
-                form="native",
-                calibration_count=CALIBRATED_ON,
-                name=name,
-                replacement=choice,
-            )
+            job = make_job(codec, Path(folder), chosen, form="native", calibration_count=CALIBRATED_ON, name=name)
             try:
                 found[choice] = toolchain.compile(job)
             except UserError as error:

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from codecswap.compile import TOOLCHAINS
 from codecswap.compile.toolchain import Compiled, Decode, Job
 from codecswap.config import Form
 from codecswap.console import Track, silent
-from codecswap.data.samples import sample_pictures
+from codecswap.data.samples import calibration_pictures, held_out_pictures
 from codecswap.errors import UserError
 from codecswap.export.operators import complaints
 from codecswap.inference.manifest import replaced_folder
@@ -24,7 +23,7 @@ from codecswap.inference.tiles import in_tiles
 from codecswap.metrics import psnr, to_8_bits
 from codecswap.quantize.codec import encode_samples
 from codecswap.quantized.synthesis import QuantizedSynthesis
-from codecswap.swaps.apply import swapped
+from codecswap.students.record import describe_swaps
 from codecswap.targets.target import Target, chips, load_target
 
 SIZE = (256, 256)
@@ -84,7 +83,6 @@ def compile(
     reference: Codec | None = None,
     toolchain_python: Path | None = None,
     name: str = "",
-    replacement: str | None = None,
     track: Track = silent,
 ) -> Result:
     """Write a codec's decoder for an NPU, run its compiler where it is installed, and measure in its arithmetic.
@@ -101,7 +99,7 @@ def compile(
         measured: decode them in the vendor's simulator, if there is one.
         reference: what is measured against; None: ``codec``.
         toolchain_python: the Python that has the compiler, where it needs an environment of its own.
-        name, replacement: where the codec comes from, and what took the place of its layers, in words.
+        name: where the codec comes from, in words.
         track: shows progress.
 
     Raises:
@@ -122,7 +120,6 @@ def compile(
             calibration_count=calibration_count,
             python=toolchain_python,
             name=name,
-            replacement=replacement,
         )
         compiled = toolchain.compile(job)
         quality = None
@@ -189,29 +186,17 @@ def make_job(
     calibration_count: int = 32,
     python: Path | None = None,
     name: str = "",
-    replacement: str | None = None,
 ) -> Job:
     """A job with pictures to calibrate on; ``folder`` is empty, the rest is as in `compile`.
 
     Raises:
         UserError: there are no such pictures.
     """
-    found = sample_pictures(calibration_images, "--calibration_images", "train", size[::-1])
-    samples = encode_samples(codec, list(islice(found, calibration_count)))
+    found = calibration_pictures(calibration_images, size[::-1], calibration_count)
+    samples = encode_samples(codec, list(found))
     trained = codec.g_s.precision if isinstance(codec.g_s, QuantizedSynthesis) else None
     precision = trained or precision or target.precisions[0]
-    return Job(
-        codec,
-        name,
-        replacement or swapped(codec),
-        folder,
-        target,
-        precision,
-        form or target.form,
-        size,
-        samples,
-        python,
-    )
+    return Job(codec, name, folder, target, precision, form or target.form, size, samples, python)
 
 
 def measure(
@@ -220,7 +205,7 @@ def measure(
     """Decode pictures of a folder (None: the package's), those larger than the compiled size in tiles."""
     teacher = TorchCodec(codec)
     tile = (size[0] // codec.factor, size[1] // codec.factor)
-    found = sample_pictures(images, "--images", "val", None, codec.factor)
+    found = held_out_pictures(images, None, codec.factor)
     scores: list[tuple[float, ...]] = []
     for picture in track("Measure", [_at_least(one, size) for one in found], unit="pictures"):
         symbols = teacher.tables.to_symbols(teacher.analyze(picture))
@@ -236,7 +221,7 @@ def _report(job: Job, compiled: Compiled, quality: Quality | None) -> dict[str, 
     first = [path.name for path in compiled.files]
     return {
         "codec": job.name,
-        "replacement": job.replacement,
+        "replacement": describe_swaps(job.codec),
         "target": job.target.asked,
         "chip": job.target.chip,
         "toolchain": job.target.toolchain,

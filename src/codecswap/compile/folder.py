@@ -58,6 +58,6 @@ def write_model(
     if change:
         change(model)
         onnx.checker.check_model(model, full_check=True)
-    facts = {"name": job.name, "replacement": job.replacement, "precision": precision}
+    facts = {"name": job.name, "precision": precision}
     write_codec(job.folder, job.codec, {"decoder": model}, **facts, size=job.size, split_inputs=split_inputs)
     return job.folder / "decoder.onnx"

@@ -23,8 +23,6 @@ class Job:
     codec: Codec
     name: str
     """Where the codec comes from, in words."""
-    replacement: str
-    """What took the place of its layers, in words; ``none``: a teacher."""
     folder: Path
     """Empty; where the files go."""
     target: Target

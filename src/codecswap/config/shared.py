@@ -83,6 +83,10 @@ class Options:
         options.given = frozenset(values)
         return options
 
+    def explicit(self) -> dict[str, Any]:
+        """The options that were set, by name."""
+        return {name: getattr(self, name) for name in self.given}
+
     def check_paths(self) -> None:
         """Refuse paths that cannot work, before anything heavy is imported.
 
@@ -92,7 +96,7 @@ class Options:
 
     def replace(self, **values: Any) -> Self:
         """The same options with other ``values``, which count as set."""
-        return type(self)(**{name: getattr(self, name) for name in self.given} | values)
+        return type(self)(**self.explicit() | values)
 
 
 @dataclass(kw_only=True)

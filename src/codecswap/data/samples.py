@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from importlib.resources import files
+from itertools import islice
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -42,3 +43,13 @@ def sample_pictures(
         yield pad(to_array(cut), factor)
     if not found:
         raise UserError(f"{option} {folder} holds no picture that can be read.")
+
+
+def calibration_pictures(folder: str | None, size: tuple[int, int] | None, count: int) -> Iterator[np.ndarray]:
+    """The first ``count`` pictures of ``--calibration_images`` (None: the package's), cut to a width and height or `CROP`."""
+    return islice(sample_pictures(folder, "--calibration_images", "train", size or CROP), count)
+
+
+def held_out_pictures(folder: str | None, size: tuple[int, int] | None, factor: int) -> Iterator[np.ndarray]:
+    """Pictures of ``--images`` (None: photographs of the package that are not calibrated on): see `sample_pictures`."""
+    return sample_pictures(folder, "--images", "val", size, factor)

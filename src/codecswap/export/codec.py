@@ -1,7 +1,6 @@
 """A codec as a folder that codes pictures without PyTorch: `codecswap export` and `codecswap quantize` as functions."""
 
 from collections.abc import Callable, Sequence
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +8,7 @@ import numpy as np
 from codecswap.codecs.protocol import Codec
 from codecswap.config import Form, Part
 from codecswap.console import Track, silent
-from codecswap.data.samples import CROP, sample_pictures
+from codecswap.data.samples import calibration_pictures, held_out_pictures
 from codecswap.export.backends.onnx import DecoderInput
 from codecswap.export.folder import add_checks, check_size, write_float, write_quantized
 from codecswap.export.verify import Differences, verify
@@ -32,7 +31,6 @@ def export(
     fp16: bool = False,
     images: str | None = None,
     name: str = "",
-    replacement: str | None = None,
     track: Track = silent,
 ) -> tuple[Manifest, Differences]:
     """Write a codec as ONNX files and entropy tables, and compare the files with PyTorch on real pictures.
@@ -40,7 +38,7 @@ def export(
     Args:
         codec: a teacher or a student, in float.
         output: the folder; it is replaced whole, or stays as it is.
-        part, form, opset, input, fp16, name, replacement: as in `codecswap.export.folder.write_float`.
+        part, form, opset, input, fp16, name: as in `codecswap.export.folder.write_float`.
         height, width: of the pictures, multiples of `Codec.multiple`; None: any size.
         images: folder of pictures to compare on; None: photographs inside the package.
         track: shows progress.
@@ -53,8 +51,8 @@ def export(
     size = (height, width) if height and width else None
     with replaced_folder(Path(output)) as made:
         how = {"part": part, "form": form, "opset": opset, "input": input, "fp16": fp16}
-        manifest = write_float(codec, made, name=name, replacement=replacement, size=size, **how)  # type: ignore[arg-type]
-        samples = sample_pictures(images, "--images", "val", size and size[::-1], codec.multiple)
+        manifest = write_float(codec, made, name=name, size=size, **how)  # type: ignore[arg-type]
+        samples = held_out_pictures(images, size and size[::-1], codec.multiple)
         return manifest, verify(codec, made, samples, manifest.precision, track)
 
 
@@ -76,7 +74,6 @@ def quantize(
     calibration_images: str | Sequence[np.ndarray] | None = None,
     calibration_count: int = 32,
     name: str = "",
-    replacement: str | None = None,
     advance: Callable[[int], None] = lambda steps: None,
 ) -> tuple[QuantizedCodec, dict[str, float]]:
     """Quantize a codec's networks and, with ``output``, write them as `export` does.
@@ -85,7 +82,7 @@ def quantize(
         codec: a teacher or a student; it is left as it is.
         output: the folder; it is replaced whole, or stays as it is. None: nothing is written.
         precision, activations, weight_bits, equalize, refit, keep: `codecswap.quantize.scheme.Scheme`.
-        part, form, opset, height, width, name, replacement: as in `export`; opsets 13 to 20.
+        part, form, opset, height, width, name: as in `export`; opsets 13 to 20.
         calibration_images: folder of pictures, or pictures ``(3, H, W)`` of one size, float32 in [0, 1]; None: photographs
             inside the package.
         calibration_count: how many of a folder's pictures, at most.
@@ -102,13 +99,12 @@ def quantize(
     scheme = Scheme(precision, activations, weight_bits, equalize, refit, tuple(keep))
     library.check_layers(codec, scheme)
     if calibration_images is None or isinstance(calibration_images, str):
-        cut = size[::-1] if size else CROP
-        found = sample_pictures(calibration_images, "--calibration_images", "train", cut)
-        calibration_images = list(islice(found, calibration_count))
+        cut = size and size[::-1]
+        calibration_images = list(calibration_pictures(calibration_images, cut, calibration_count))
     samples = encode_samples(codec, calibration_images, advance)
     networks = library.quantize(codec, samples, scheme, part=part, form=form, size=size, advance=advance)
     if output is None:
         return networks, {}
     with replaced_folder(Path(output)) as made:
-        write_quantized(codec, networks, made, name=name, replacement=replacement, opset=opset, size=size)
+        write_quantized(codec, networks, made, name=name, opset=opset, size=size)
         return networks, add_checks(made, samples)

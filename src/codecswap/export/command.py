@@ -1,12 +1,17 @@
 """``codecswap export``: write the files, verify them, say what they hold and whether an NPU takes them."""
 
+from itertools import islice
+
+from codecswap.codecs.source import Teacher
 from codecswap.config import ExportOptions
 from codecswap.console import say, track, warn
+from codecswap.data.samples import VERIFIED_ON, calibration_pictures, held_out_pictures
 from codecswap.export.codec import export
 from codecswap.export.operators import complaints
-from codecswap.export.tables import show_facts
-from codecswap.students.source import gdn_label, load_source, with_gdn
+from codecswap.export.tables import show_facts, show_gdn
+from codecswap.students.source import check_undecided, load_source
 from codecswap.swaps import SWAPS
+from codecswap.swaps.closed_form import fit_gdn
 from codecswap.targets.target import load_target
 
 REFUSED = 3
@@ -16,15 +21,29 @@ REFUSED = 3
 def main(options: ExportOptions) -> int:
     """``codecswap export``; returns 0, or 3 where ``--target`` does not accept something."""
     target = load_target(options.target) if options.target else None
-    codec, name, replacement = load_source(options)
-    if not options.checkpoint and (made_by := SWAPS.get(replacement)) and not made_by.exact:
+    codec, name = load_source(
+        Teacher.of(options),
+        options.checkpoint,
+        replacement=options.replacement,
+        form=None if options.form == "native" else options.form,
+    )
+    check_undecided(codec, name, options.explicit())
+    if not options.checkpoint and (chosen := SWAPS.get(options.replacement or "")) and not chosen.exact:
         warn(
-            f"--replacement {replacement} is not exact and this one is untrained: export a --checkpoint of distill or "
+            f"--replacement {chosen.name} is not exact and this one is untrained: export a --checkpoint of distill or "
             "finetune."
         )
-    codec, label = with_gdn(codec, options, options.part), gdn_label(replacement, options)
+    fitted = fit_gdn(
+        codec,
+        options.gdn,
+        options.part,
+        calibration=calibration_pictures(options.calibration_images, options.size, options.calibration_count),
+        held_out=islice(held_out_pictures(options.images, options.size, codec.factor), VERIFIED_ON),
+        tolerance=options.gdn_tolerance,
+    )
+    show_gdn(fitted)
     how = {key: getattr(options, key) for key in ("form", "opset", "height", "width", "input", "fp16", "images")}
-    manifest, found = export(codec, options.output, **how, part=options.part, name=name, replacement=label, track=track)
+    manifest, found = export(fitted.codec, options.output, **how, part=options.part, name=name, track=track)
     show_facts(options.output, manifest)
     for sentence in found.sentences():
         say(sentence)

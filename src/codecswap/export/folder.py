@@ -32,7 +32,7 @@ from codecswap.inference.runtime import OnnxCodec
 from codecswap.inference.split_inputs import SplitInputs
 from codecswap.quantize.codec import QuantizedCodec, Samples
 from codecswap.quantize.hyper_synthesis import integer_network
-from codecswap.swaps.apply import swapped
+from codecswap.students.record import describe_swaps
 
 Size = tuple[int, int]
 """Height and width."""
@@ -65,7 +65,6 @@ def write_float(
     folder: Path,
     *,
     name: str = "",
-    replacement: str | None = None,
     part: Part = "both",
     form: Form = "native",
     opset: int = 13,
@@ -79,7 +78,6 @@ def write_float(
         codec: a teacher or a student, in float.
         folder: it is made if it is not there; what it holds besides stays.
         name: where the codec comes from, in words.
-        replacement: what took the place of its layers, in words; None: `codecswap.swaps.apply.swapped`.
         part: ``decoder``, ``encoder`` or ``both``: the networks to write.
         form: how upsampling layers are written: ``native``, ``masked`` or ``subpixel``.
         opset: ONNX's, 11 to 20.
@@ -102,7 +100,7 @@ def write_float(
     if fp16:
         models = {key: to_float16(model) for key, model in models.items()}
     precision = "float16" if fp16 else "float32"
-    return write_codec(folder, codec, models, name=name, replacement=replacement, precision=precision, size=size)
+    return write_codec(folder, codec, models, name=name, precision=precision, size=size)
 
 
 def write_quantized(
@@ -111,7 +109,6 @@ def write_quantized(
     folder: Path,
     *,
     name: str = "",
-    replacement: str | None = None,
     opset: int = 13,
     size: Size | None = None,
 ) -> Manifest:
@@ -128,7 +125,6 @@ def write_quantized(
         codec,
         models,
         name=name,
-        replacement=replacement,
         precision=networks.precision,
         size=size,
         split_inputs=networks.split_inputs,
@@ -152,7 +148,6 @@ def write_codec(
     models: Mapping[str, ModelProto],
     *,
     name: str,
-    replacement: str | None,
     precision: str,
     size: Size | None = None,
     split_inputs: SplitInputs | None = None,
@@ -163,7 +158,6 @@ def write_codec(
         codec: its numbers, tables and hyper-synthesis are written.
         models: ``encoder``, ``decoder``, ``hyper_encoder``, those there are: each becomes a file of its name.
         name: where the codec comes from, in words.
-        replacement: what took the place of its layers, in words; None: `codecswap.swaps.apply.swapped`.
         precision: of the networks.
         size: height and width of the pictures, where they are fixed.
         split_inputs: how symbols become the decoder's input; None: it takes latents, or symbols.
@@ -188,7 +182,7 @@ def write_codec(
         factor=codec.factor,
         margin=codec.margin,
         passes=codec.passes,
-        replacement=replacement or swapped(codec),
+        replacement=describe_swaps(codec),
         precision=precision,
         opset=max(map(onnx_graph.opset, models.values())),
         height=height,

@@ -1,4 +1,4 @@
-"""The tables that export and quantize print: what files hold, what rounding costs, float beside quantized."""
+"""The tables that export and quantize print: replaced GDNs, what files hold, what rounding costs, float beside quantized."""
 
 import tempfile
 import time
@@ -12,7 +12,7 @@ import torch
 from codecswap.codecs.protocol import Codec
 from codecswap.codecs.torch_codec import TorchCodec
 from codecswap.config import Form, Part
-from codecswap.console import show_table, track
+from codecswap.console import say, show_table, track, warn
 from codecswap.entropy import bitstream
 from codecswap.export.folder import write_float
 from codecswap.graph import onnx_graph as graph
@@ -22,11 +22,28 @@ from codecswap.metrics import SMALLEST_SIDE, ms_ssim, psnr, to_8_bits
 from codecswap.quantize.codec import QuantizedNetwork
 from codecswap.quantize.sensitivity import costs
 from codecswap.quantized.synthesis import QuantizedSynthesis
+from codecswap.swaps import GDN_SWAPS
+from codecswap.swaps.closed_form import FittedGdn
 
 COUNTED_AT = 256
 """Side of the picture for which multiply-adds are counted where the size is open."""
 REPEATS = 5
 """Times that a picture is decoded to say how long it takes; the fastest counts."""
+
+
+def show_gdn(fitted: FittedGdn[Codec]) -> None:
+    """Print which GDN layers were replaced, if any, and what that costs."""
+    if not fitted.replaced:
+        return
+    rows = [[one.name, one.before, one.after] for one in fitted.replaced]
+    show_table("GDN layers", ["layer", "before", "now"], rows)
+    if fitted.loss is None:
+        say(f"--gdn {fitted.gdn} equals the codec's own GDN layers.")
+        return
+    how = f" in {fitted.pieces} pieces" if fitted.pieces else ""
+    say(f"--gdn {fitted.gdn}{how}, on {fitted.pictures} pictures it was not fitted to: {fitted.loss}.")
+    if GDN_SWAPS[fitted.gdn].trained:
+        warn(f"--gdn {fitted.gdn} comes close only after training: distill and fine-tune a student with it.")
 
 
 def show_facts(folder: Path, manifest: Manifest) -> None:

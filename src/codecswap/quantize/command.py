@@ -2,30 +2,39 @@
 
 from itertools import islice
 
+from codecswap.codecs.source import Teacher
 from codecswap.config import QuantizeOptions
 from codecswap.console import bar, say, warn
-from codecswap.data.samples import CROP, VERIFIED_ON, sample_pictures
+from codecswap.data.samples import VERIFIED_ON, calibration_pictures, held_out_pictures
 from codecswap.export.codec import quantize
 from codecswap.export.folder import agreement_sentences
-from codecswap.export.tables import show_costs, show_facts, show_quality
+from codecswap.export.tables import show_costs, show_facts, show_gdn, show_quality
 from codecswap.inference.manifest import read_folder
 from codecswap.quantize.codec import STEPS
-from codecswap.students.source import gdn_label, load_source, with_gdn
+from codecswap.students.source import check_undecided, load_source
+from codecswap.swaps.closed_form import fit_gdn
 
 
 def main(options: QuantizeOptions) -> int:
     """``codecswap quantize``."""
-    codec, name, replacement = load_source(options)
-    codec, label = with_gdn(codec, options, options.part), gdn_label(replacement, options)
-    found = sample_pictures(options.calibration_images, "--calibration_images", "train", options.size or CROP)
-    pictures = list(islice(found, options.calibration_count))
-    held_out = list(
-        islice(sample_pictures(options.images, "--images", "val", options.size, codec.multiple), VERIFIED_ON)
+    codec, name = load_source(
+        Teacher.of(options),
+        options.checkpoint,
+        replacement=options.replacement,
+        form=None if options.form == "native" else options.form,
     )
+    check_undecided(codec, name, options.explicit())
+    pictures = list(calibration_pictures(options.calibration_images, options.size, options.calibration_count))
+    held_out = list(islice(held_out_pictures(options.images, options.size, codec.multiple), VERIFIED_ON))
+    fitted = fit_gdn(
+        codec, options.gdn, options.part, calibration=pictures, held_out=held_out, tolerance=options.gdn_tolerance
+    )
+    show_gdn(fitted)
+    codec = fitted.codec
     say(f"Calibrating on {len(pictures)} pictures.")
     names = ("precision", "activations", "weight_bits", "equalize", "refit", "keep")
     how = {key: getattr(options, key) for key in (*names, "form", "opset", "height", "width")}
-    how |= {"part": options.part, "name": name, "replacement": label}
+    how |= {"part": options.part, "name": name}
     steps = len(pictures) + STEPS * (2 if options.part == "both" else 1)
     with bar("Quantize", steps, unit="steps") as advance:
         networks, agreements = quantize(codec, options.output, calibration_images=pictures, **how, advance=advance)

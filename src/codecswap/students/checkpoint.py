@@ -47,13 +47,8 @@ class StudentCheckpoint:
 
     @property
     def label(self) -> str:
-        """The replacements by name, and the precision of a decoder in integers, e.g. ``subpixel, gdn relu, w8a8``."""
-        words, record = [self.replacement], self.record
-        if record and record.gdn != KEPT:
-            words.append(f"gdn {record.gdn}")
-        if record and record.integers:
-            words.append(record.integers["precision"])
-        return ", ".join(words)
+        """What was replaced, and the precision of a quantized decoder: `StudentRecord.label`."""
+        return self.record.label if self.record else self.replacement
 
     @property
     def config(self) -> dict[str, Any]:

@@ -85,10 +85,29 @@ class StudentRecord:
         )
 
     @property
+    def label(self) -> str:
+        """The swaps by name, and the precision of a quantized decoder, e.g. ``subpixel, gdn relu, w8a8``."""
+        gdn = [] if self.gdn == KEPT else [f"gdn {self.gdn}"]
+        return ", ".join([self.replacement, *gdn, *([self.integers["precision"]] if self.integers else [])])
+
+    @property
     def exact(self) -> bool:
         """Whether the decoder equals what was there."""
         upsampling = self.replacement == UNSWAPPED or SWAPS[self.replacement].exact
         return self.integers is None and upsampling and (self.gdn == KEPT or GDN_SWAPS[self.gdn].exact)
+
+
+def describe_swaps(codec: Codec) -> str:
+    """The swaps that made layers of a codec, by name, e.g. ``subpixel, gdn ramps`` or ``none``.
+
+    The layers of a quantized decoder are gone: its record says which they were, and its precision, e.g. ``subpixel, w8a8``.
+    """
+    if codec.record and codec.record.integers:
+        return codec.record.label
+    made = {swap.name for layer in codec.modules() if (swap := swap_of(layer))}
+    return ", ".join(
+        [*(sorted(made & SWAPS.keys()) or [UNSWAPPED]), *(f"gdn {name}" for name in sorted(made & GDN_SWAPS.keys()))]
+    )
 
 
 def _swaps(student: Codec, teacher: Codec) -> dict[str, Any]:

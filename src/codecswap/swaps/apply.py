@@ -173,13 +173,6 @@ def _as_they_run(student: nn.Module, transform: str, found: dict[str, nn.Module]
     return sorted(found, key=lambda name: runs.index(first[found[name]].removeprefix(f"{transform}.")))
 
 
-def swapped(codec: nn.Module) -> str:
-    """The swaps that made layers of a codec, by name: ``subpixel, gdn ramps``, or ``none``."""
-    made = {swap.name for layer in codec.modules() if (swap := swap_of(layer)) and swap.name in SWAPS}
-    gdns = {swap.name for layer in codec.modules() if (swap := swap_of(layer)) and swap.name in GDN_SWAPS}
-    return ", ".join([*(sorted(made) or ["none"]), *(f"gdn {name}" for name in sorted(gdns))])
-
-
 def describe(layer: nn.Module) -> str:
     """One line that names a layer, e.g. ``Upsample(x2) + Conv2d(72, 48, 5x5)``."""
     if made_by := swap_of(layer):

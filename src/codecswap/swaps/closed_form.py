@@ -1,15 +1,16 @@
 """GDN swaps without training: fitted on pictures, as fine as a tolerance asks for, and what they cost."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Generic, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from codecswap.codecs.protocol import Codec, encode
 from codecswap.metrics import psnr, to_8_bits
-from codecswap.swaps import GDN_SWAPS
+from codecswap.swaps import GDN_SWAPS, KEPT
 from codecswap.swaps.apply import PARTS, Replaced, swap_gdn
 from codecswap.swaps.calibrate import calibrate
 
@@ -47,6 +48,22 @@ class Loss:
         return decoder + (
             f", {self.percent:+.2f} % bits, {self.symbols:.2%} of the symbols changed" * (self.symbols > 0)
         )
+
+
+@dataclass(frozen=True)
+class FittedGdn(Generic[AnyCodec]):
+    """What `fit_gdn` returns."""
+
+    codec: AnyCodec
+    gdn: str
+    """A name in `codecswap.swaps.GDN_SWAPS`, or ``sqrt``."""
+    replaced: tuple[Replaced, ...] = ()
+    pieces: int | None = None
+    """Size of the swap, where it has sizes."""
+    pictures: int = 0
+    """How many the loss was measured on."""
+    loss: Loss | None = None
+    """On pictures that nothing was fitted to; None: the swap is exact."""
 
 
 @torch.no_grad()
@@ -94,3 +111,33 @@ def swap_and_fit(
         if size is None or measure(codec, student, pictures.split(1)).decibels <= tolerance:
             break
     return student, report, size
+
+
+def fit_gdn(
+    codec: AnyCodec,
+    gdn: str,
+    part: str,
+    *,
+    calibration: Iterable[np.ndarray],
+    held_out: Iterable[np.ndarray],
+    tolerance: float,
+) -> FittedGdn[AnyCodec]:
+    """Replace a codec's GDNs without training (`swap_and_fit`), and measure what that costs.
+
+    Args:
+        codec: it is left as it is.
+        calibration, held_out: pictures ``(3, H, W)`` in [0, 1], sides multiples of the factor, those to calibrate on of one
+            size; they are read only where the swap needs them.
+
+    Raises:
+        UserError: the codec has no GDNs that could be replaced.
+    """
+    if gdn == KEPT:
+        return FittedGdn(codec, gdn)
+    pictures = torch.stack([torch.from_numpy(one) for one in calibration])
+    made, replaced, pieces = swap_and_fit(codec, gdn, part, pictures, tolerance=tolerance)
+    made.requires_grad_(False)
+    if GDN_SWAPS[gdn].exact:
+        return FittedGdn(made, gdn, tuple(replaced), pieces)
+    shown = [torch.from_numpy(one)[None] for one in held_out]
+    return FittedGdn(made, gdn, tuple(replaced), pieces, len(shown), measure(codec, made, shown))
