@@ -17,7 +17,7 @@ from codecswap.swaps import GDN_SWAPS, KEPT
 from codecswap.swaps.apply import swap, swap_gdn
 from codecswap.swaps.calibrate import calibrate
 from codecswap.swaps.closed_form import measure, swap_and_fit
-from codecswap.swaps.gains import non_negative
+from codecswap.swaps.gdn1 import non_negative
 from codecswap.swaps.ramps import fit_ramps, ramps
 
 

@@ -10,7 +10,7 @@ from codecswap.errors import UserError
 
 Replacement = Literal["upsample", "masked", "subpixel"]
 """Names in `codecswap.swaps.SWAPS`."""
-Gdn = Literal["sqrt", "rsqrt", "ramps", "gdn1", "gdnish", "relu", "none"]
+Gdn = Literal["sqrt", "rsqrt", "ramps", "gdn1", "relu", "none"]
 """``sqrt``, and names in `codecswap.swaps.GDN_SWAPS`."""
 Part = Literal["decoder", "encoder", "both"]
 """Transforms to train, replace layers of, or write; names in `codecswap.swaps.apply.PARTS`."""
@@ -129,7 +129,7 @@ class GdnOptions(Options):
 
     gdn: Gdn = "sqrt"
     """GDN layers: sqrt as they are, rsqrt with a reciprocal square root (exact), ramps with convolutions and ReLU only.
-    gdn1, gdnish, relu and none need training."""
+    gdn1, relu and none need training."""
     gdn_tolerance: float = 0.01
     """With --gdn ramps: the loss in dB that is accepted. It decides how many pieces a square root gets (1 to 8)."""
 

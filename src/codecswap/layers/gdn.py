@@ -11,7 +11,6 @@ from codecswap.layers.compressai import GDN, GDN1
 __all__ = [
     "GDN",
     "GDN1",
-    "GainActivation",
     "NoActivation",
     "PlainActivation",
     "RampGDN",
@@ -77,31 +76,6 @@ class RampGDN(PlainActivation):
         self.root.weight *= scale[:, None, None, None]
         assert self.root.bias is not None
         self.root.bias *= scale
-
-
-class GainActivation(PlainActivation):
-    """``x`` times a learned gain between 0.5 and 2, from 1x1 and depthwise 3x3 convolutions.
-
-    ``gain = clamp(merge(spread(relu(split(x)))))``. Parameters: ``split.weight: (2 C, C, 1, 1)`` (it starts as x and -x),
-    ``spread.weight: (2 C, 1, 3, 3)``, ``merge.weight: (C, 2 C, 1, 1)``, and biases of ``split`` and ``merge``.
-    """
-
-    LOW, HIGH = 0.5, 2.0
-    homogeneous = True
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.split = nn.Conv2d(channels, 2 * channels, 1)
-        self.relu = nn.ReLU()
-        self.spread = nn.Conv2d(2 * channels, 2 * channels, 3, padding=1, groups=2 * channels, bias=False)
-        self.merge = nn.Conv2d(2 * channels, channels, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Compute ``(B, C, H, W) -> (B, C, H, W)``."""
-        return x * self.merge(self.spread(self.relu(self.split(x)))).clamp(self.LOW, self.HIGH)
-
-    def rescale(self, inside: Tensor, outside: Tensor) -> None:  # noqa: D102
-        self.split.weight *= inside[None, :, None, None]
 
 
 class ReluActivation(PlainActivation):

@@ -44,7 +44,7 @@ def quantize_graph(
 ) -> TransformGraph:
     """Quantize a float graph: int8 weights per channel, activations per tensor, int32 biases.
 
-    Tensors that operators only move or cut (Relu, Clip) share one scale; a Relu whose input's rounding cuts at 0 goes.
+    Tensors that operators only move or cut (Relu) share one scale; a Relu whose input's rounding cuts at 0 goes.
 
     Args:
         graph: of a lowered transform (`codecswap.graph.trace`).
@@ -117,9 +117,7 @@ class _Group:
 
     tensors: frozenset[str]
     cut: frozenset[str]
-    """Those that nothing but a Relu or a Clip reads, moved or not: their ranges do not count."""
-    ends: tuple[float, float] | None
-    """Where a Clip cuts them."""
+    """Those that nothing but a Relu reads, moved or not: their ranges do not count."""
     unit: bool
     """They are between 0 and 1."""
 
@@ -127,8 +125,6 @@ class _Group:
         """For the ranges that were found."""
         if self.unit:
             return Quantization.fixed(UNIT_SCALES[kind], -32768 if kind == "int16" else 0, kind)
-        if self.ends:
-            return of_range(*self.ends, kind)
         room = HEADROOM if np.iinfo(kind).bits == 16 else 1
         low, high = zip(*(found[name] for name in self.tensors - self.cut), strict=True)
         return of_range(room * min(low), room * max(high), kind)
@@ -141,10 +137,9 @@ def _groups(graph: TransformGraph) -> list[_Group]:
     cut: set[str] = set()
     for step in reversed(graph.operations):
         moves = step.operator in MOVING and step.output in cut
-        if readers[step.inputs[0]] == 1 and (moves or step.operator in ("Relu", "Clip")):
+        if readers[step.inputs[0]] == 1 and (moves or step.operator == "Relu"):
             cut.add(step.inputs[0])
     group_of = {name: {name} for name in (graph.input, *(step.output for step in graph.operations))}
-    ends: dict[str, tuple[float, float]] = {}
     made = {step.output: step.operator for step in graph.operations if step.operator not in MOVING}
     for step in graph.operations:
         joined = [name for name in step.inputs if name in group_of] if step.operator == "Concat" else []
@@ -153,15 +148,11 @@ def _groups(graph: TransformGraph) -> list[_Group]:
         for name in joined:
             group = group_of[name] | group_of[step.output]
             group_of |= dict.fromkeys(group, group)
-        if step.operator == "Clip" and all(step.inputs[1:3]) and len(step.inputs) == 3:
-            low, high = (float(graph.constants[name].values) for name in step.inputs[1:3])
-            ends[step.output] = low, high
     groups = {id(group): group for group in group_of.values()}.values()
     return [
         _Group(
             frozenset(group),
             frozenset(group & cut),
-            next((ends[name] for name in group if name in ends), None),
             graph.input not in group and {made[name] for name in group if name in made} <= UNIT,
         )
         for group in groups

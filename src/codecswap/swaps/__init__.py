@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from codecswap.swaps.gains import GDN1_SWAP, GDNISH
+from codecswap.swaps.gdn1 import GDN1_SWAP
 from codecswap.swaps.masked import MASKED
 from codecswap.swaps.pointwise import NONE, RELU
 from codecswap.swaps.ramps import RAMPS
@@ -21,7 +21,6 @@ GDN_SWAPS: dict[str, Swap] = {
     RSQRT.name: RSQRT,
     RAMPS.name: RAMPS,
     GDN1_SWAP.name: GDN1_SWAP,
-    GDNISH.name: GDNISH,
     RELU.name: RELU,
     NONE.name: NONE,
 }

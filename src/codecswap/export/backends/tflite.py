@@ -7,7 +7,6 @@ Where ONNX has an operator that no Ethos-U runs, others stand for it:
   (column, channel). In NHWC a row of such a result is already a row of the picture, so reshape and concat put them in turn.
 - ``ConvTranspose`` and a strided ``Conv``: zeros are added to the kernel until TFLite's padding ``SAME`` places it as ONNX's
   pads do.
-- ``Clip`` is the larger of two, then the smaller; an end that the integers cannot pass is left out.
 """
 
 from collections.abc import Callable, Sequence
@@ -201,20 +200,6 @@ class _Translation:
     def abs(self, step: Operation) -> None:
         self._elementwise("ABS", step.inputs, step.output)
 
-    def clip(self, step: Operation) -> None:
-        x, rounding = step.inputs[0], self._rounding(step.output)
-        given = zip(("MAXIMUM", "MINIMUM"), step.inputs[1:], strict=False)
-        ends = {operator: self.transform.constants[name].real.reshape(1, 1, 1, 1) for operator, name in given if name}
-        if rounding:
-            ends = {operator: rounding.quantize(end) for operator, end in ends.items()}
-            if len(ends) == 2 and ends["MINIMUM"].item() == np.iinfo(ends["MINIMUM"].dtype).max:
-                del ends["MINIMUM"]
-        for operator, end in ends.items():
-            output = step.output if operator == list(ends)[-1] else f"{step.output}/{operator}"
-            self.file.tensor(output, self.file.shapes[x], rounding)
-            self.file.operator(operator, [x, self.file.constant(f"{output}/end", end, rounding)], output)
-            x = output
-
     def div(self, step: Operation) -> None:
         if f"{step.inputs[1]}/inverse" not in self.file.shapes:
             raise _refusal(step, "it divides by something that is no square root")
@@ -351,7 +336,6 @@ def _refusal(step: Operation, reason: str) -> UserError:
 OPERATORS: dict[str, Callable[[_Translation, Operation], None]] = {
     "Abs": _Translation.abs,
     "Add": _Translation.add,
-    "Clip": _Translation.clip,
     "Conv": _Translation.conv,
     "ConvTranspose": _Translation.conv_transpose,
     "DepthToSpace": _Translation.depth_to_space,
