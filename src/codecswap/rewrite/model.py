@@ -210,11 +210,10 @@ def _plan(
     if plan.form == "native" and not _to_mend(node):
         outcome.form, outcome.plan = plan.form, plan
         return None
-    users = [(user, body) for body in bodies(constants.root) for user in body.node if outcome.y in user.input]
+    users = [user for body in bodies(constants.root) for user in body.node if outcome.y in user.input]
     outputs = {value.name for body in bodies(constants.root) if isinstance(body, GraphProto) for value in body.output}
-    requantize = None
-    if len(users) == 1 and outcome.y not in outputs and users[0][0].op_type == "QuantizeLinear":
-        requantize = _one_scale(users[0][0], constants)
+    alone = len(users) == 1 and outcome.y not in outputs and users[0].op_type == "QuantizeLinear"
+    requantize = _one_scale(users[0], constants) if alone else None
     job = _Job(outcome, plan, weight, bias, _element(weight, constants), requantize)
     outcome.form, outcome.plan, outcome.last = plan.form, plan, requantize.output[0] if requantize else outcome.y
     return job
