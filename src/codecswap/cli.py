@@ -239,7 +239,7 @@ def _read_config(path: Path, kinds: Mapping[str, Any]) -> dict[str, Any]:
             if refused:
                 line = f", line {event.start_mark.line + 1}," if event.start_mark else ""
                 raise UserError(f"{path}{line} has {refused[:80]}, which no option takes: write plain values.")
-        content = yaml.load(text, Loader=loader)
+        content = loader(text).get_single_data()
     except (yaml.YAMLError, ValueError) as error:
         raise UserError(f"{path} cannot be read as YAML ({' '.join(str(error).split())}): check --config.") from None
     if content is not None and not isinstance(content, dict):

@@ -1,14 +1,20 @@
 """Convert CompressAI's entropy models to `EntropyTables`."""
 
+import copy
 from typing import Any
 
 import numpy as np
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from codecswap.entropy.tables import EntropyTables
+from codecswap.layers.compressai import EntropyBottleneck
 
 WIDEST = 1 << 15
 """Most symbols in the entropy table of one channel; trained tables have a few hundred."""
+
+NEARLY = 1e-3
+"""Share of the bits that tables may cost more than new ones: two machines that compute the same tables differ by 1e-6."""
 
 
 def tables_of(model: Any, medians: Tensor) -> EntropyTables:
@@ -33,3 +39,28 @@ def check_quantiles(bottleneck: Any) -> None:
     """
     if bottleneck.quantiles.detach().diff().abs().max() > WIDEST:
         raise ValueError("the quantiles are too far apart")
+
+
+@torch.no_grad()
+def rebuild_outdated(codec: nn.Module) -> bool:
+    """Recompute the tables of bottlenecks whose weights tell others, as after training without CompressAI's ``update``.
+
+    Returns: whether there were any. Differences of rounding between two machines are none.
+    """
+    outdated = False
+    for module in codec.modules():
+        if isinstance(module, EntropyBottleneck):
+            fresh = copy.deepcopy(module)
+            fresh.update(force=True)
+            same = torch.equal(module.offset, fresh.offset) and torch.equal(module.cdf_length, fresh.cdf_length)
+            if not same or _cost(module, fresh) > NEARLY:
+                module.update(force=True)
+                outdated = True
+    return outdated
+
+
+def _cost(old: EntropyBottleneck, new: EntropyBottleneck) -> Tensor:
+    """Bits that the old tables cost more than the new ones for what the new ones expect, as a share."""
+    p, q = (model.quantized_cdf.double().diff(dim=1).clamp(min=0) for model in (new, old))
+    p, q = p[p > 0] / 65536, q[p > 0].clamp(min=1) / 65536
+    return (p * (p / q).log2()).sum() / (p * -p.log2()).sum()

@@ -292,7 +292,7 @@ class HyperCodec(Codec):
             if isinstance(mask, Tensor) and isinstance(weight, Tensor):
                 weight *= mask
         check_quantiles(self.entropy_bottleneck)
-        self.update()
+        self.update(self.scale_table if len(self.scale_table) else None)
         scales = self.scale_table
         if not 0 < len(scales) <= SCALES or not (
             scales.isfinite().all() and (scales.diff() > 0).all() and scales[0] > 0

@@ -16,6 +16,29 @@ from torch import Tensor
 
 from codecswap.errors import UserError
 
+BESIDE = [
+    *(f"numpy.{core}.multiarray.{name}" for core in ("core", "_core") for name in ("scalar", "_reconstruct")),
+    *("numpy.dtype", "numpy.ndarray", "argparse.Namespace"),
+    *("pathlib.PosixPath", "pathlib.WindowsPath", "pathlib._local.PosixPath", "pathlib._local.WindowsPath"),
+]
+"""Objects that people keep beside the weights; they are left out, and nothing of their classes runs."""
+
+
+class _Inert:
+    """What is read in place of an object."""
+
+    def __init__(self, *arguments: Any) -> None:
+        pass
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+
+def _inert(name: str) -> type:
+    """A class that PyTorch finds where a file says ``name``."""
+    module, _, own = name.rpartition(".")
+    return type(own, (_Inert,), {"__module__": module, "__qualname__": own})
+
 
 def read_state(path: Path) -> dict[str, Any]:
     """Read a checkpoint file onto the CPU without executing code in it.
@@ -41,7 +64,8 @@ def read_state(path: Path) -> dict[str, Any]:
         _check_zip(path)
         with warnings.catch_warnings():  # warnings about pickles that are refused below
             warnings.simplefilter("ignore")
-            state = torch.load(path, map_location="cpu", weights_only=True)
+            with torch.serialization.safe_globals([_inert(name) for name in BESIDE]):
+                state = torch.load(path, map_location="cpu", weights_only=True)
         if isinstance(state, dict) and not all(_is_plain(tensor) for tensor in _tensors(state)):
             raise UserError(
                 f"{path} holds a tensor that is not stored in full: save its contiguous copy and try again."

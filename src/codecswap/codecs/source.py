@@ -13,9 +13,12 @@ from torch import Tensor, nn
 from torch.hub import download_url_to_file
 
 from codecswap.codecs.architectures import ARCHITECTURES, check, untrained
+from codecswap.codecs.bottleneck import rebuild_outdated
 from codecswap.codecs.protocol import Codec
 from codecswap.codecs.safe_load import read_state
+from codecswap.codecs.weights import find_weights, load_weights, no_codec
 from codecswap.config import ZOO
+from codecswap.console import warn
 from codecswap.errors import UserError
 
 EMBEDDED, EMBEDDED_HYPERPRIOR = "tiny", "tiny_hyper"
@@ -114,23 +117,13 @@ def _from_zoo(model: str, quality: int, metric: str) -> Path:
 def _from_state(state: dict[str, Any], path: str) -> Codec:
     if "student_state" in state:
         raise UserError(f"{path} holds a student, not a teacher: give it to --checkpoint or --resume_student instead.")
-    state = state.get("state_dict", state)
-    if not isinstance(state, Mapping):
-        raise UserError(f"{path} holds a {type(state).__name__} for a state_dict: name a codec's checkpoint.")
-    state = {str(name).removeprefix("module."): value for name, value in state.items() if isinstance(value, Tensor)}
+    weights = find_weights(state, path)
     try:
-        codec = untrained(state)
-        codec.load_state_dict(state)
-    except (KeyError, RuntimeError, ValueError, IndexError, TypeError) as error:
-        parts = sorted({name.split(".")[0] for name in state}) or ["no weights"]
-        raise UserError(
-            f"{path} is not a codec of the architecture {' or '.join(ARCHITECTURES)} (it holds {_shown(parts)}): "
-            "name a checkpoint of one of these."
-        ) from error
+        codec = untrained(weights)
+    except ValueError as error:
+        raise no_codec(weights, path) from error
+    load_weights(codec, weights, path)
     check(codec, path)
+    if rebuild_outdated(codec):
+        warn(f"{path} has entropy tables that are older than its weights: they were made anew.")
     return codec
-
-
-def _shown(names: list[str]) -> str:
-    """The first few names on one line, each shortened."""
-    return ", ".join(ascii(name[:30])[1:-1] for name in names[:6])

@@ -45,6 +45,7 @@ def _stand_ins() -> Iterator[None]:
 
 with _stand_ins():
     from compressai import models, zoo
+    from compressai.entropy_models import EntropyBottleneck
     from compressai.layers import GDN, GDN1
 
-__all__ = ["GDN", "GDN1", "models", "zoo"]
+__all__ = ["GDN", "GDN1", "EntropyBottleneck", "models", "zoo"]
