@@ -66,8 +66,9 @@ def _export(codec: FactorizedPrior, root: Path) -> None:
     _, tables = read_folder(root / EXPORTED)
     folder = root / SPLIT_INPUTS
     folder.mkdir()
-    transform = lower(codec.g_s)
-    split_inputs = take_split_inputs(transform, tables)
+    taken = take_split_inputs(lower(codec.g_s), tables)
+    assert taken
+    transform, split_inputs = taken
     path = folder / "decoder.onnx"
     shape = open_shape("split_inputs", len(split_inputs.channels) + 1, None)
     write_onnx(trace(transform, input="split_inputs", shape=shape, output="picture", prefix="g_s"), path, 13)

@@ -1,5 +1,7 @@
 """Trees of any shape: lowered, traced, computed from data and by ONNX Runtime, they are what PyTorch computes."""
 
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -117,9 +119,21 @@ def test_a_mask_needs_a_fixed_size() -> None:
         traced(decoder, None)
 
 
-def test_latents_that_reach_two_layers_are_not_split() -> None:
-    with pytest.raises(UserError, match="reach more than one convolution"):
-        take_split_inputs(lower(nn.Sequential(AttentionBlock(CHANNELS))), EntropyTables.__new__(EntropyTables))
+@torch.no_grad()
+def test_split_inputs_where_several_layers_read_the_latents(random_tables: Callable[..., EntropyTables]) -> None:
+    rng = np.random.default_rng(0)
+    medians, offsets = np.linspace(-1.3, 1.4, CHANNELS, dtype=np.float32), np.full(CHANNELS, -140, np.int32)
+    tables = replace(random_tables(rng, CHANNELS), medians=medians, offsets=offsets)
+    symbols = rng.integers(-140, 150, (CHANNELS, 4, 6)).astype(np.int32)
+    decoder = lower(nn.Sequential(AttentionBlock(CHANNELS), nn.Conv2d(CHANNELS, 3, 3, padding=1)))
+    taken = take_split_inputs(decoder, tables)
+    assert taken
+    transform, split_inputs = taken
+    assert [name for name, _ in transform.named_children()] == ["latents", "0", "1"]
+    given, latents = (torch.from_numpy(one)[None] for one in (split_inputs.split(symbols), tables.to_latents(symbols)))
+    assert given.shape[1] > CHANNELS + 1
+    torch.testing.assert_close(transform(given), decoder(latents))
+    assert take_split_inputs(lower(AttentionBlock(CHANNELS)), tables) is None  # no place for a layer before it
 
 
 def test_leaves_name_modules_operators_and_who_reads_them() -> None:

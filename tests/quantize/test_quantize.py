@@ -33,8 +33,9 @@ def test_split_inputs_are_the_latents_borders_included(teacher: FactorizedPrior,
     rng = np.random.default_rng(0)
     wide = np.minimum(tables.lengths - 3, 200)[:, None, None]
     symbols = (tables.offsets[:, None, None] + rng.integers(0, wide + 1, (80, 4, 3))).astype(np.int32)
-    transform = lower(codec.g_s)
-    split_inputs = take_split_inputs(transform, tables)
+    taken = take_split_inputs(lower(codec.g_s), tables)
+    assert taken
+    transform, split_inputs = taken
     given = split_inputs.split(symbols)
     assert len(given) == len(split_inputs.channels) + 1 > 73  # the widest channel needs more than one
     assert (np.rint(given) == given).all() and np.abs(given).max() <= 127

@@ -55,6 +55,10 @@ class Codec(CodesPictures, nn.Module, ABC):
     def untrained(cls, state: Mapping[str, Tensor]) -> Self:
         """Build a codec of the sizes of these weights; the sizes are checked first, and the weights are not loaded.
 
+        Args:
+            state: of a codec or a student, whose decoder may have other names and shapes than the architecture's: go by the
+                encoder and the entropy model.
+
         Raises:
             KeyError, ValueError, AttributeError, IndexError: the weights are not of this architecture.
         """

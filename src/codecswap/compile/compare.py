@@ -44,9 +44,13 @@ def compare(choices: Mapping[str, Codec], name: str, target: str, exact: Sequenc
     rows = [[choice, *_figures(found.get(choice)), "yes" if choice in exact else "no"] for choice in choices]
     title = f"{name} on {chosen.chip}, {chosen.precisions[0]}, {SIZE[1]}x{SIZE[0]}, {compiler}"
     show_table(title, ["", "operators on the CPU", "10^6 cycles", "ms", "KiB of memory", "exact?"], rows)
-    whole = {choice: cost for choice in exact if (cost := _cost(found.get(choice))) is not None}
-    if not whole:
+    on_npu = {choice: found[choice] for choice in exact if choice in found and _is_on_npu(found[choice])}
+    if not on_npu:
         say(f"None of the exact choices runs on {chosen.chip} without its CPU.")
+        return None
+    whole = {choice: cost for choice, compiled in on_npu.items() if (cost := _cost(compiled)) is not None}
+    if not whole:
+        say(f"On {chosen.chip} {', '.join(on_npu)} run without its CPU; its compiler does not say how fast.")
         return None
     best, *others = sorted(whole, key=lambda choice: whole[choice])
     than = ", ".join(f"{whole[other] / whole[best]:.1f} times as fast as {other}" for other in others)
@@ -67,8 +71,10 @@ def _figures(compiled: Compiled | None) -> list[str]:
     ]
 
 
-def _cost(compiled: Compiled | None) -> float | None:
-    """Cycles or time, of what runs on the NPU alone."""
-    if compiled is None or not all(one.on_npu for one in compiled.operators):
-        return None
+def _is_on_npu(compiled: Compiled) -> bool:
+    return all(one.on_npu for one in compiled.operators)
+
+
+def _cost(compiled: Compiled) -> float | None:
+    """Cycles or time."""
     return compiled.cycles if compiled.cycles is not None else compiled.milliseconds

@@ -186,14 +186,15 @@ def _table(path: Path) -> list[dict[str, str]]:
 
 def _tiles(job: Job, transform: TransformGraph, whole: VelaReport) -> list[str]:
     """What the compiled size and smaller tiles need, for boards with less memory."""
-    if job.form == "masked":  # whose masks have one size
-        return []
+    masks = (name for step in transform.operations if step.operator == "Mul" for name in step.inputs)
+    if any(name in transform.constants and transform.constants[name].values.shape[-1] > 1 for name in masks):
+        return []  # they have one size
     from codecswap.export.backends.tflite import write_tflite
 
     factor, overlap = job.codec.factor, 2 * job.codec.margin * job.codec.factor
     height, width = job.size
     said = []
-    for rows, columns in ((height, width), *((side, side) for side in SIDES if side < min(height, width))):
+    for rows, columns in ((height, width), *((side, side) for side in SIDES if overlap < side < min(height, width))):
         found = whole
         if (rows, columns) != (height, width):
             shape = (*transform.input_shape[:2], rows // factor, columns // factor)

@@ -10,7 +10,7 @@ from onnx import ModelProto
 from codecswap.compile.toolchain import Job
 from codecswap.export.backends.onnx import decoder_graph, to_onnx
 from codecswap.export.backends.onnx_qdq import qdq_model
-from codecswap.export.folder import add_checks, agreement_sentences, write_codec
+from codecswap.export.folder import add_checks, agreement_sentences, equalization_sentences, write_codec
 from codecswap.inference.split_inputs import SplitInputs
 from codecswap.quantize.codec import quantize
 from codecswap.quantized.representation import TransformGraph
@@ -25,7 +25,7 @@ class Written:
 
     path: Path
     notes: tuple[str, ...] = ()
-    """How close ONNX Runtime comes to what the file means."""
+    """Where equalization stopped, and how close ONNX Runtime comes to what the file means."""
 
 
 def write_float(job: Job, change: Callable[[ModelProto], None] | None = None) -> Written:
@@ -42,9 +42,11 @@ def write_quantized(job: Job, change: Callable[[ModelProto], None] | None = None
     """Write the decoder quantized as the target asks, with its checks; ``change`` as in `write_float`."""
     scheme = job.target.scheme(job.precision)
     made = quantize(job.codec, job.samples, scheme, form=job.form, size=job.size)
-    transform = made.networks["decoder"].transform
+    decoder = made.networks["decoder"]
+    transform = decoder.transform
     path = write_model(job, qdq_model(transform, OPSET), made.precision, made.split_inputs, change)
-    return Written(path, tuple(agreement_sentences(add_checks(job.folder, job.samples)))), transform
+    notes = [*equalization_sentences(decoder), *agreement_sentences(add_checks(job.folder, job.samples))]
+    return Written(path, tuple(notes)), transform
 
 
 def write_model(

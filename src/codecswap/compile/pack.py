@@ -40,11 +40,11 @@ class Pack:
 
 def equalized_decoder(job: Job) -> tuple[ModelProto, list[np.ndarray], SplitInputs | None]:
     """The equalized float decoder of a job, its real inputs ``(1, C, h, w)``, and their layout."""
-    lowered, inputs, split_inputs = lowered_decoder(job.codec, job.samples, form=job.form)
-    name = "split_inputs" if split_inputs else "latents"
-    shape = open_shape(name, inputs[0].shape[1], latent_size(job.size, job.codec.factor))
-    graph = trace(lowered, input=name, shape=shape, output="picture", prefix="g_s")
-    return to_onnx(graph, OPSET), inputs, split_inputs
+    made = lowered_decoder(job.codec, job.samples, form=job.form)
+    name = "split_inputs" if made.split_inputs else "latents"
+    shape = open_shape(name, made.inputs[0].shape[1], latent_size(job.size, job.codec.factor))
+    graph = trace(made.transform, input=name, shape=shape, output="picture", prefix="g_s")
+    return to_onnx(graph, OPSET), made.inputs, made.split_inputs
 
 
 def write_inputs(folder: Path, decoder: str, inputs: Sequence[np.ndarray]) -> list[Path]:

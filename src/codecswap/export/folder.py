@@ -30,7 +30,7 @@ from codecswap.inference.manifest import (
 )
 from codecswap.inference.runtime import OnnxCodec
 from codecswap.inference.split_inputs import SplitInputs
-from codecswap.quantize.codec import QuantizedCodec, Samples
+from codecswap.quantize.codec import QuantizedCodec, QuantizedNetwork, Samples
 from codecswap.quantize.hyper_synthesis import integer_network
 from codecswap.students.record import describe_swaps
 
@@ -226,6 +226,18 @@ def agreement_sentences(agreements: Mapping[str, float]) -> list[str]:
     return [
         f"ONNX Runtime's {part} against the file's reference execution: {min(found, 120):.1f} dB."
         for part, found in agreements.items()
+    ]
+
+
+def equalization_sentences(network: QuantizedNetwork) -> list[str]:
+    """Where equalization stopped, in words: a sentence for each reason."""
+    layers: dict[str, list[str]] = {}
+    for layer, reason in network.stopped.items():
+        layers.setdefault(reason, []).append(layer)
+    return [
+        f"Not equalized, because {reason}: what {', '.join(names[:3])}{f' and {len(names) - 3} others' * (len(names) > 3)} "
+        "put out."
+        for reason, names in layers.items()
     ]
 
 

@@ -27,6 +27,8 @@ from codecswap.swaps.closed_form import FittedGdn
 
 COUNTED_AT = 256
 """Side of the picture for which multiply-adds are counted where the size is open."""
+SHOWN = 32
+"""Tensors that are shown by name: those whose rounding costs most."""
 REPEATS = 5
 """Times that a picture is decoded to say how long it takes; the fastest counts."""
 
@@ -73,10 +75,10 @@ def show_costs(part: str, network: QuantizedNetwork) -> None:
         return
     found = sorted(costs(network.in_float, network.transform, network.feed), key=lambda cost: -cost.mse)
     total = sum(cost.mse for cost in found) or 1e-30
-    rows = [
-        [f"{cost.layer} {cost.tensor}", f"{-10 * np.log10(max(cost.mse, 1e-30)):.1f}", f"{cost.mse / total:.0%}"]
-        for cost in found
-    ]
+    shown = [(f"{cost.layer} {cost.tensor}", cost.mse) for cost in found[:SHOWN]]
+    if rest := found[SHOWN:]:
+        shown.append((f"{len(rest)} others together", sum(cost.mse for cost in rest)))
+    rows = [[name, f"{-10 * np.log10(max(mse, 1e-30)):.1f}", f"{mse / total:.0%}"] for name, mse in shown]
     unit = "PSNR against float, dB" if part == "decoder" else "error of the latents, dB"
     show_table(f"{part}: each tensor rounded alone", ["weights, or output of", unit, "share"], rows)
 

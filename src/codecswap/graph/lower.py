@@ -27,6 +27,8 @@ from codecswap.swaps.swap import Swap
 
 FORMS: dict[str, Swap] = {"masked": MASKED, "subpixel": SUBPIXEL}
 """For each ``--form`` except native: the exact swap that rewrites upsampling layers."""
+LATENTS = "latents"
+"""The layer that adds split inputs up to latents, where several layers read them."""
 
 
 class LoweredGDN(PlainActivation):
@@ -144,20 +146,22 @@ def first_convolution(transform: nn.Module) -> nn.Conv2d | nn.ConvTranspose2d | 
 
 
 @torch.no_grad()
-def take_split_inputs(transform: nn.Module, tables: EntropyTables) -> SplitInputs:
-    """Change a lowered synthesis transform, in place, to take split inputs (`codecswap.inference.split_inputs`).
+def take_split_inputs(transform: nn.Module, tables: EntropyTables) -> tuple[nn.Module, SplitInputs] | None:
+    """Make a lowered synthesis transform of latents take split inputs (`codecswap.inference.split_inputs`).
 
-    Returns: the layout of its new input.
+    Its `first_convolution` takes them, in place. Where several layers read the latents, a 1x1 convolution that adds the
+    inputs up to the latents, called ``latents``, goes before them.
 
-    Raises:
-        UserError: there is no `first_convolution` that can take them.
+    Returns: the transform and the layout of its new input; None: several layers read the latents, and it is no
+        ``nn.Sequential``, so that nothing can go before them.
     """
-    conv = first_convolution(transform)
-    if conv is None or conv.groups != 1:
-        raise UserError(
-            "The latents of this decoder reach more than one convolution, so that they cannot be split into 8-bit inputs: "
-            "take a --precision with 16-bit activations."
-        )
+    first = first_convolution(transform)
+    conv = first if first is not None and first.groups == 1 else None
+    if conv is None:
+        if not isinstance(transform, nn.Sequential):
+            return None
+        conv = _conv(torch.eye(tables.channels)[:, :, None, None], torch.zeros(tables.channels))
+        transform = nn.Sequential(OrderedDict([(LATENTS, conv), *transform.named_children()])).eval()
     axis = 0 if isinstance(conv, nn.ConvTranspose2d) else 1
     left = torch.from_numpy(tables.medians - np.rint(tables.medians))
     constant = (conv.weight * left.view((-1, 1, 1, 1) if axis == 0 else (1, -1, 1, 1))).sum(axis, keepdim=True)
@@ -167,7 +171,7 @@ def take_split_inputs(transform: nn.Module, tables: EntropyTables) -> SplitInput
     )
     spread = conv.weight.index_select(axis, torch.tensor(split_inputs.channels))
     conv.weight = nn.Parameter(torch.cat([spread, constant / split_inputs.constant], axis), requires_grad=False)
-    return split_inputs
+    return transform, split_inputs
 
 
 def _lowered_layer(name: str, layer: nn.Module, form: Form) -> nn.Module | None:

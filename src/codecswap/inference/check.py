@@ -24,10 +24,11 @@ from codecswap.errors import UserError
 from codecswap.inference import openvino
 from codecswap.inference.manifest import MANIFEST, Manifest, check_names, file_bytes
 
-AGREEMENT = 50.0
+AGREEMENT = 35.0
 """Least PSNR in dB of a runtime's result against the reference execution.
 
-Right kernels differ by roundings that fall the other way, 65 dB and more; INT8 itself costs 45; overflow leaves 8 to 23.
+Right kernels differ by roundings that fall the other way, 62 dB and more, or by those that they leave out: OpenVINO adds what
+a convolution puts out before it is rounded, 42 dB in a decoder of 17 additions. Overflow leaves 8 to 23.
 """
 SIDE = 8
 """Largest height and width in latents of a stored check (128 pixels): milliseconds."""

@@ -40,9 +40,14 @@ def page(folder: Path, runtime_folder: Path | None = None) -> str:
         raise UserError(f"{folder} holds no decoder: export it with --part both or --part decoder.")
     if manifest.side:
         raise UserError(f"{folder} has a hyperprior, which no page decodes yet: use `codecswap decode`.")
-    if manifest.factor != FACTOR or manifest.margin > MARGIN:
+    if manifest.factor != FACTOR:
         raise UserError(
             f"{folder} has {manifest.factor} pixels per latent: pages are for codecs with {FACTOR}, as the C library is."
+        )
+    if manifest.margin > MARGIN:
+        raise UserError(
+            f"A pixel of {folder} depends on {manifest.margin} latents to each side: pages are for codecs with at most "
+            f"{MARGIN}, as the C library is; use `codecswap decode`."
         )
     script, program = onnxruntime_web.load(runtime_folder)
     parts = {"runtime": script, "runtime_wasm": program, "csw": _read("codecswap.wasm"), "entropy": tables.binary}

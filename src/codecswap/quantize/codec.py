@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from codecswap.config import Form, Part
 from codecswap.entropy.bitstream import to_symbols
 from codecswap.errors import UserError
 from codecswap.graph.leaves import INPUT, leaves
-from codecswap.graph.lower import first_convolution, lower, take_split_inputs
+from codecswap.graph.lower import lower, take_split_inputs
 from codecswap.graph.trace import open_shape, trace
 from codecswap.inference.split_inputs import SplitInputs
 from codecswap.layers.gdn import PlainActivation
@@ -55,6 +55,21 @@ class QuantizedNetwork:
     """As it was before its weights were refitted; None: it was trained with quantization."""
     feed: np.ndarray | None = None
     """The first sample's input."""
+    stopped: Mapping[str, str] = field(default_factory=dict)
+    """Layers whose outputs equalization left as they are, and why (`codecswap.quantize.equalize.equalize`)."""
+
+
+@dataclass(frozen=True)
+class Lowered:
+    """A transform in float, as it is quantized."""
+
+    transform: nn.Module
+    inputs: list[np.ndarray]
+    """The samples', ``(1, C, H, W)``."""
+    split_inputs: SplitInputs | None = None
+    """Their layout; None: they are pictures or latents."""
+    stopped: Mapping[str, str] = field(default_factory=dict)
+    """As in `QuantizedNetwork`."""
 
 
 @dataclass(frozen=True)
@@ -115,9 +130,11 @@ def quantize(
             advance(STEPS)
             continue
         if name == "decoder":
-            lowered, inputs, split_inputs = lowered_decoder(codec, samples, form=form, equalized=scheme.equalize)
+            start = lowered_decoder(codec, samples, form=form, equalized=scheme.equalize)
+            split_inputs = start.split_inputs
         else:
-            lowered, inputs = _lowered_encoder(codec, samples, scheme)
+            start = _lowered_encoder(codec, samples, scheme)
+        lowered, inputs = start.transform, start.inputs
         advance(1)
         input = "latents" if name == "decoder" and split_inputs is None else TRANSFORMS[name][1]
         shape = open_shape(input, inputs[0].shape[1], _latents(size, codec) if name == "decoder" else size)
@@ -126,7 +143,8 @@ def quantize(
         reference = trace(copy.deepcopy(lowered), input=input, shape=shape, output=output, prefix=prefix)
         known = _round(lowered, inputs, name, input, scheme)
         advance(1)
-        networks[name] = _quantized(lowered, inputs, name, known, scheme, reference)
+        made = _quantized(lowered, inputs, name, known, scheme, reference)
+        networks[name] = replace(made, stopped={f"{prefix}.{layer}": why for layer, why in start.stopped.items()})
         advance(1)
     return QuantizedCodec(precision, networks, split_inputs)
 
@@ -180,40 +198,35 @@ def _latents(size: tuple[int, int] | None, codec: Codec) -> tuple[int, int] | No
     return (size[0] // codec.factor, size[1] // codec.factor) if size else None
 
 
-def lowered_decoder(
-    codec: Codec, samples: Samples, *, form: Form, equalized: bool = True
-) -> tuple[nn.Module, list[np.ndarray], SplitInputs | None]:
+def lowered_decoder(codec: Codec, samples: Samples, *, form: Form, equalized: bool = True) -> Lowered:
     """A codec's synthesis transform in float, as it is quantized.
+
+    It takes split inputs; or latents, where means are predicted, so that they are no integers, or where `take_split_inputs`
+    finds no place for them.
 
     Args:
         equalized: with its channels scaled to the same range.
-
-    Returns: the transform, its inputs ``(1, C, h, w)``, and the layout of its split inputs; None where it takes latents:
-        where means are predicted, so that they are no integers, or more than one convolution reads them.
     """
     tables, lowered = codec.entropy_tables(), lower(codec.g_s, form)
     pairs = list(zip(samples.symbols, samples.means, strict=True))
     latents = [tables.to_latents(one) if mean is None else one.astype(np.float32) + mean for one, mean in pairs]
-    if equalized:
-        equalize(lowered, [torch.from_numpy(one)[None] for one in latents])
-    first = first_convolution(lowered)
-    if codec.predicts_means or first is None or first.groups > 1:
-        return lowered, [one[None] for one in latents], None
-    split_inputs = take_split_inputs(lowered, tables)
-    return lowered, [split_inputs.split(one)[None] for one in samples.symbols], split_inputs
+    stopped = equalize(lowered, [torch.from_numpy(one)[None] for one in latents]) if equalized else {}
+    if codec.predicts_means or (taken := take_split_inputs(lowered, tables)) is None:
+        return Lowered(lowered, [one[None] for one in latents], stopped=stopped)
+    lowered, split_inputs = taken
+    return Lowered(lowered, [split_inputs.split(one)[None] for one in samples.symbols], split_inputs, stopped)
 
 
-def _lowered_encoder(codec: Codec, samples: Samples, scheme: Scheme) -> tuple[nn.Module, list[np.ndarray]]:
+def _lowered_encoder(codec: Codec, samples: Samples, scheme: Scheme) -> Lowered:
     lowered, inputs = lower(codec.g_a, prefix="g_a"), [picture[None] for picture in samples.pictures]
-    if scheme.equalize:
-        equalize(lowered, [torch.from_numpy(one) for one in inputs])
+    stopped = equalize(lowered, [torch.from_numpy(one) for one in inputs]) if scheme.equalize else {}
     last, precision = _last(lowered, "encoder"), _precision(scheme)
     name = last.removeprefix("g_a.")
     conv = lowered.get_submodule(name)
     if last not in _kept(lowered, "encoder", "picture", scheme) and isinstance(conv, nn.Conv2d):
         # channels of large latents have large weights, and an error of theirs costs as much as another's
         lowered.set_submodule(name, SplitConv2d(conv, precision.weight_levels(precision.between, precision.between)))
-    return lowered, inputs
+    return Lowered(lowered, inputs, stopped=stopped)
 
 
 def _round(

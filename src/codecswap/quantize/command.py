@@ -7,7 +7,7 @@ from codecswap.config import QuantizeOptions
 from codecswap.console import bar, say, warn
 from codecswap.data.samples import VERIFIED_ON, calibration_pictures, held_out_pictures
 from codecswap.export.codec import quantize
-from codecswap.export.folder import agreement_sentences
+from codecswap.export.folder import agreement_sentences, equalization_sentences
 from codecswap.export.tables import show_costs, show_facts, show_gdn, show_quality
 from codecswap.inference.manifest import read_folder
 from codecswap.quantize.codec import STEPS
@@ -40,6 +40,8 @@ def main(options: QuantizeOptions) -> int:
         networks, agreements = quantize(codec, options.output, calibration_images=pictures, **how, advance=advance)
     for key, network in networks.networks.items():
         show_costs(key, network)
+        for sentence in equalization_sentences(network):
+            say(sentence)
     for sentence in agreement_sentences(agreements):
         say(sentence)
     if "encoder" in networks.networks:
