@@ -16,6 +16,7 @@ from codecswap.codecs.architectures import ARCHITECTURES
 from codecswap.codecs.factorized import FactorizedPrior
 from codecswap.codecs.protocol import HyperCodec
 from codecswap.codecs.source import load_codec
+from codecswap.console import showing_warnings
 from codecswap.data.discovery import scan
 from codecswap.entropy.tables import EntropyTables
 
@@ -33,6 +34,13 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Tests leave the user's cache folder alone; with the commands that they start, they share one of their own."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(autouse=True)
+def shown_warnings() -> Iterator[None]:
+    """Warnings of functions are printed as commands print them, where ``capsys`` sees them."""
+    with showing_warnings():
         yield
 
 

@@ -5,6 +5,7 @@ import pytest
 
 from codecswap import console
 from codecswap.cli import run
+from codecswap.data import samples
 
 
 def test_one_line_per_step_where_there_is_no_terminal(capsys: pytest.CaptureFixture) -> None:
@@ -44,18 +45,15 @@ def steps(said: str) -> dict[str, tuple[str, str]]:
 def test_advise_and_export_show_their_progress(tmp_path, capsys) -> None:
     assert run("advise", ["--teacher", "tiny"]) == 0
     found = steps(capsys.readouterr().out)
-    assert found["Compare"] == ("4", "4") and found["Calibrate"][0] == found["Calibrate"][1]
+    assert found["Compare"][0] == found["Compare"][1]
     assert run("export", ["--teacher", "tiny", "--replacement", "subpixel", "--output", str(tmp_path / "codec")]) == 0
     assert steps(capsys.readouterr().out)["Check"] == ("3", "3")
 
 
 @pytest.mark.parametrize("part", ["both", "encoder", "decoder"])
 def test_quantize_counts_its_steps(tmp_path, monkeypatch: pytest.MonkeyPatch, capsys, part: str) -> None:
-    from codecswap.quantize import command, report
-
     pictures = [np.random.default_rng(seed).random((3, 64, 64), dtype=np.float32) for seed in range(2)]
-    for module in (command, report):
-        monkeypatch.setattr(module, "sample_pictures", lambda *arguments: iter(pictures))
+    monkeypatch.setattr(samples, "sample_pictures", lambda *arguments: iter(pictures))
     assert run("quantize", ["--teacher", "tiny", "--part", part, "--output", str(tmp_path)]) == 0
     found = steps(capsys.readouterr().out)
     assert found["Quantize"][0] == found["Quantize"][1] and found["Measure w8a8"] == ("2", "2")

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, NoReturn, get_args, get_origin
 
 from codecswap import config
-from codecswap.console import show_any_name
+from codecswap.console import show_any_name, showing_warnings
 from codecswap.errors import UserError, how_to_install
 from codecswap.stages import STAGES
 
@@ -85,7 +85,8 @@ def run(name: str, argv: Sequence[str] | None = None) -> int:
     try:
         options = parse(name, arguments)
         _check(options)
-        return _function(command)(options) or 0
+        with showing_warnings():
+            return _function(command)(options) or 0
     except UserError as error:
         print(f"codecswap {name}: {error}", file=sys.stderr)
         return error.exit_code

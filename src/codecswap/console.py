@@ -4,9 +4,10 @@ import io
 import os
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from contextlib import ExitStack, contextmanager
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 LINE_EVERY = 30.0
 """Seconds between two plain lines about a step's progress."""
@@ -36,10 +37,35 @@ def say(text: str = "") -> None:
         print(text, flush=True)
 
 
-def warn(text: str) -> None:
-    """Print a warning of one line on standard error."""
-    if is_first_process():
-        print(f"warning: {text}", file=sys.stderr, flush=True)
+class CodecswapWarning(UserWarning):
+    """What a library of the package has to tell beside its result."""
+
+
+def warn(text: str, *, everywhere: bool = False) -> None:
+    """Issue a `CodecswapWarning` of one line, which Python programs can filter and commands print (`showing_warnings`).
+
+    Args:
+        everywhere: in every process, not only in the first.
+    """
+    if everywhere or is_first_process():
+        warnings.warn(text, CodecswapWarning, stacklevel=2)
+
+
+@contextmanager
+def showing_warnings() -> Iterator[None]:
+    """Print the package's warnings as single lines on standard error, each as often as it occurs."""
+    with warnings.catch_warnings():
+        show = warnings.showwarning
+
+        def show_line(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
+            if issubclass(category, CodecswapWarning):
+                print(f"warning: {message}", file=sys.stderr, flush=True)
+            else:
+                show(message, category, *place, **more)
+
+        warnings.simplefilter("always", CodecswapWarning)
+        warnings.showwarning = show_line
+        yield
 
 
 def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

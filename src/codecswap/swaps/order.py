@@ -1,4 +1,8 @@
-"""In which order the layers of a transform run: what its module tree does not say, and a run does."""
+"""In which order the layers of a transform run: what its module tree does not say, and a run does.
+
+Not `torch.fx` as in `codecswap.graph.leaves`: a swap must find layers in any ``forward``, one that branches on values too, and
+has no use for the operators between them, which a graph cannot do without.
+"""
 
 from collections.abc import Sequence
 

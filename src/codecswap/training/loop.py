@@ -17,6 +17,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
 from codecswap.config import TrainingOptions
+from codecswap.console import warn
 from codecswap.data.datasets import Batch
 from codecswap.data.discovery import Pictures
 from codecswap.data.loaders import PictureLoaders
@@ -203,7 +204,7 @@ class Training(L.LightningModule):
 
     def _warn_unreadable(self, batch: Batch) -> None:
         for path in set(batch.unreadable) - self.state.unreadable:
-            print(f"warning: {path} cannot be read and is skipped.", file=sys.stderr, flush=True)
+            warn(f"{path} cannot be read and is skipped.", everywhere=True)
         self.state.unreadable.update(batch.unreadable)
 
 
