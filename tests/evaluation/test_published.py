@@ -11,7 +11,8 @@ from codecswap.cli import run
 from codecswap.codecs.architectures import ARCHITECTURES
 from codecswap.codecs.factorized import FactorizedPrior
 from codecswap.codecs.source import Teacher
-from codecswap.evaluation.published import PUBLISHED, distance, is_kodak, published
+from codecswap.config import ZOO
+from codecswap.evaluation.published import distance, is_kodak, published
 
 NAMES = [f"kodim{number:02d}" for number in range(1, 25)]
 
@@ -20,11 +21,11 @@ def test_the_figures_are_those_of_the_issue() -> None:
     psnr = [26.906, 28.214, 29.611, 31.268, 32.944, 35.360, 37.365, 39.569]
     ms_ssim = [0.90990, 0.93596, 0.95539, 0.97027, 0.98055, 0.98779, 0.99212, 0.99502]
     bpp = [0.1226, 0.1885, 0.2878, 0.4404, 0.6481, 0.9670, 1.3512, 1.8333]
-    results = PUBLISHED["results"]
+    results = published(ZOO)["results"]
     assert results["psnr-rgb"] == pytest.approx(psnr, abs=6e-4)
     assert results["ms-ssim-rgb"] == pytest.approx(ms_ssim, abs=6e-6)
     assert results["bpp"] == pytest.approx(bpp, abs=6e-5)
-    assert "github.com/InterDigitalInc/CompressAI, results/image/8bit-decoded/kodak" in PUBLISHED["description"]
+    assert "github.com/InterDigitalInc/CompressAI, results/image/8bit-decoded/kodak" in published(ZOO)["description"]
     far = distance({"psnr": 31.0, "ms_ssim": 0.98, "bpp": 0.5}, 4)
     assert far == {
         "psnr": pytest.approx(-0.268, abs=1e-3),
@@ -94,4 +95,4 @@ def test_the_zoo_on_kodak_is_compared(kodak: Path, tmp_path: Path, monkeypatch: 
         and f"{second['distance']['psnr']:+.3f}" in line
         and f"{second['distance']['bpp']:+.4f}" in line
     )
-    assert json.loads((tmp_path / "out" / summary["curves"][PUBLISHED["name"]]).read_text()) == PUBLISHED
+    assert json.loads((tmp_path / "out" / summary["curves"][published(ZOO)["name"]]).read_text()) == published(ZOO)

@@ -5,11 +5,13 @@ import math
 import numpy as np
 import pytest
 
-from codecswap.evaluation.published import PUBLISHED
+from codecswap.config import ZOO
+from codecswap.evaluation.published import published
 from codecswap.evaluation.rate_distortion import bd_psnr, bd_rate, curves
 from codecswap.evaluation.result import CodecResult, Coded
 
-KODAK = list(zip(PUBLISHED["results"]["bpp"], PUBLISHED["results"]["psnr-rgb"], strict=True))
+RESULTS = published(ZOO)["results"]
+KODAK = list(zip(RESULTS["bpp"], RESULTS["psnr-rgb"], strict=True))
 
 
 def test_ten_percent_more_bits_are_ten_percent() -> None:

@@ -139,6 +139,8 @@ def advise(
         images: folder of pictures, half to calibrate on and half to measure on; None: photographs inside the package.
         progress: is called with the choices measured and their number.
 
+    Returns: the choices with what they lose (dB) and cost (multiply-adds per pixel), and what to do in words.
+
     Raises:
         UserError: there is no such target, the folder has too few pictures, or a layer has no place in a graph of operators.
     """

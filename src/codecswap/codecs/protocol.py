@@ -349,9 +349,15 @@ def analyze(codec: Codec, x: Tensor) -> Tensor:
 
 @torch.no_grad()
 def encode(codec: Codec, x: Tensor) -> Tensor:
-    """A codec's rounded latents ``(B, M, H/16, W/16)`` of pictures ``x: (B, 3, H, W)`` in [0, 1].
+    """Encode pictures to the rounded latents that a bitstream carries.
 
     Always computed in float32, also under autocast: bfloat16 would give other symbols than the bitstream's.
+
+    Args:
+        codec: a teacher or a student.
+        x: ``(B, 3, H, W)``, RGB in [0, 1], sides multiples of ``codec.multiple``.
+
+    Returns: ``(B, M, H/16, W/16)``: integers around the medians (factorized prior) or the predicted means.
     """
     with torch.autocast(x.device.type, enabled=False):
         return codec.quantize(analyze(codec, x))

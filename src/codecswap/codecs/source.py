@@ -50,11 +50,7 @@ class Teacher:
         return self.path or f"{self.model} quality {self.quality} ({self.metric})"
 
     def load(self) -> Codec:
-        """Load the codec in eval mode, with entropy tables ready for real coding.
-
-        Raises:
-            UserError: the file is missing, is not a checkpoint, has an unknown architecture, or the download failed.
-        """
+        """Load the codec; returns and raises as `load_codec`."""
         if self.path in (EMBEDDED, EMBEDDED_HYPERPRIOR):
             codec = _from_state(_embedded(self.path), self.path)
         else:
@@ -65,7 +61,20 @@ class Teacher:
 
 
 def load_codec(teacher: str | None = None, quality: int = 8, metric: str = "mse", model: str = ZOO) -> Codec:
-    """Load a pretrained codec; arguments and errors as in `Teacher`."""
+    """Load a pretrained codec.
+
+    Args:
+        teacher: ``tiny`` or ``tiny_hyper`` (inside the package), or a ``.pth``, ``.pth.tar`` or ``.safetensors`` file of any N
+            and M; None: CompressAI's model zoo, which is downloaded once.
+        quality: of the zoo, 1 (fewest bits) to 8.
+        metric: what the zoo's codec was trained for, ``mse`` or ``ms-ssim``.
+        model: the zoo's architecture, a name in `codecswap.codecs.architectures.ARCHITECTURES`.
+
+    Returns: the codec, in eval mode, with entropy tables ready for real coding.
+
+    Raises:
+        UserError: the file is missing, is not a checkpoint, has an unknown architecture, or the download failed.
+    """
     return Teacher(teacher, quality, metric, model).load()
 
 

@@ -102,6 +102,8 @@ def compile(
         name: where the codec comes from, in words.
         track: shows progress.
 
+    Returns: what the compiler says, what the simulator decodes (in dB), and report.json's content.
+
     Raises:
         UserError: the target, the precision or the size does not fit, or the compiler fails.
     """

@@ -17,9 +17,6 @@ def published(model: str) -> dict[str, Any]:
     return json.loads((files("codecswap") / "assets" / "published" / name).read_text("utf-8"))
 
 
-PUBLISHED = published(ZOO)
-"""The figures of the zoo's default model."""
-
 _KODAK = frozenset(f"kodim{number:02d}" for number in range(1, 25))
 
 

@@ -88,7 +88,10 @@ def save_student(student: Codec, path: str | Path, teacher: Codec | None = None)
 
 
 def load_student(path: str | Path) -> Codec:
-    """Rebuild a student from a file of `save_student`, ``distill``, ``finetune`` or the original recipe.
+    """Rebuild a student from a file.
+
+    Args:
+        path: what `save_student`, ``distill``, ``finetune`` or the original recipe wrote.
 
     Returns: the codec, in eval mode; its ``record`` (`codecswap.students.record.StudentRecord`) says how it was made and from
     which teacher. It is None for files of the original recipe, which do not know their teacher.

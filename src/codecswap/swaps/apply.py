@@ -53,14 +53,15 @@ def swap(
         codec: a codec with a synthesis transform ``g_s``, or any module; it is left as it is.
         replacement: a name in `codecswap.swaps.SWAPS`: ``upsample`` (the closest kernel, not exact), ``masked`` or
             ``subpixel`` (both exact).
-        kernel_size: odd kernel, where the swap has a choice; by default that of the layer replaced.
+        kernel_size: odd, where the swap has a choice; by default that of the layer replaced.
         init: ``weights`` starts from the teacher's kernels, ``random`` from PyTorch's Kaiming start.
         gdn, part, gdn_pieces: what else replaces GDNs, as `swap_gdn` takes it.
 
-    Returns: the student, and what was replaced, in the order in which the layers run.
+    Returns: the student, and for each layer what stood there and stands there now, in the order in which they run.
 
     Raises:
-        UserError: a layer that no replacement fits is named; so is a ``g_s`` without any such layer.
+        ValueError: there is no such replacement.
+        UserError: a layer that the replacement does not fit, or ``g_s`` has no layer to replace.
     """
     if replacement not in SWAPS:
         raise ValueError(f"replacement must be one of {', '.join(SWAPS)}, not {replacement!r}")
