@@ -107,3 +107,32 @@ def test_a_folder_without_permission_is_told(tmp_path: Path, capsys: pytest.Capt
     finally:
         (tmp_path / "closed").chmod(0o700)
     assert "closed (cannot be read" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("base", [".", "images", "coco", "coco/images"])
+def test_coco_is_found_as_others_lay_it_out(tmp_path: Path, base: str) -> None:
+    make(tmp_path, *(f"{base}/{side}2017/{index}.jpg" for side in ("train", "val", "test") for index in range(30)))
+    make(tmp_path, "annotations/panoptic_train2017/1.png", "labels/train2017/2.png")
+    pictures = find_pictures(tmp_path, val_ratio=0.2)
+    assert pictures.layout == "coco" and len(pictures.train) + len(pictures.val) == 30
+    assert {path.parent for path in pictures.train + pictures.val} == {tmp_path / base / "train2017"}
+
+
+@pytest.mark.parametrize("base", [".", "images"])
+def test_train_and_val_of_pictures_are_the_two_sides(tmp_path: Path, base: str) -> None:
+    make(tmp_path, *(f"{base}/{side}/{index}.jpg" for side in ("train", "val") for index in range(9)))
+    pictures = find_pictures(tmp_path)
+    assert [{path.parent.name for path in side} for side in (pictures.train, pictures.val)] == [{"train"}, {"val"}]
+
+
+def test_validation_pictures_and_annotations_are_trained_on_only_when_named(tmp_path: Path, capsys) -> None:
+    make(tmp_path, *(f"{side}/{index}.jpg" for side in ("mine", "val2017", "Annotations") for index in range(20)))
+    pictures = find_pictures(tmp_path, val_ratio=0.3)
+    assert {path.parent.name for path in pictures.train + pictures.val} == {"mine"}
+    assert "40 pictures in Annotations, val2017 are not taken" in capsys.readouterr().err
+    named = find_pictures(tmp_path / "val2017", val_ratio=0.3)
+    assert len(named.train) + len(named.val) == 20
+    for path in (tmp_path / "mine").iterdir():
+        path.unlink()
+    with pytest.raises(UserError, match="no pictures but those in Annotations, val2017"):
+        find_pictures(tmp_path)

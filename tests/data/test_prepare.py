@@ -325,3 +325,22 @@ def test_needs_no_torch():
     code = "import sys, codecswap.data.prepare.command; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
     assert prepare.TRAINING_SIZE == 224
+
+
+@pytest.mark.parametrize("place", ["train2017", "images/train2017", "train", "images/train"])
+def test_coco_that_is_there_is_not_downloaded(place, coco_pictures, tmp_path, coco_crops):
+    shutil.copytree(coco_pictures, tmp_path / "coco" / place)
+    (tmp_path / "coco" / "annotations").mkdir()
+    options = ("--coco_dir", tmp_path / "coco", "--out_dir", tmp_path / "out", "--url", "http://127.0.0.1:9/none.zip")
+    assert run(*options) == 0
+    assert tree(tmp_path / "out") == coco_crops
+
+
+@pytest.mark.parametrize("place", ["coco", ".", "coco/images", "coco/zips"])
+def test_a_zip_that_is_there_is_not_downloaded(place, tmp_path, coco_zip, coco_crops):
+    (tmp_path / "coco").mkdir()
+    (tmp_path / place).mkdir(exist_ok=True)
+    (tmp_path / place / "train2017.zip").write_bytes(coco_zip)
+    options = ("--coco_dir", tmp_path / "coco", "--out_dir", tmp_path / "out", "--url", "http://127.0.0.1:9/none.zip")
+    assert run(*options) == 0
+    assert tree(tmp_path / "out") == coco_crops and (tmp_path / place / "train2017.zip").exists()

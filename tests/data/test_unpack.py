@@ -122,3 +122,42 @@ def test_reads_any_file_object():
     pack(buffer, CONTENTS)
     with open_zip(buffer, "memory") as archive:
         assert len(pictures(archive, "memory")) == 20
+
+
+def packed_raw(path, names):
+    """A zip whose members have these very names, as Windows and macOS write them: no flag of UTF-8, any separators."""
+    plain = [f"train2017/{index:03}{'x' * len(name)}"[: len(name)] for index, name in enumerate(names)]
+    pack(path, {name: b"%d" % index for index, name in enumerate(plain)})
+    content = path.read_bytes()
+    for name, stand_in in zip(names, plain, strict=True):
+        content = content.replace(stand_in.encode(), name)
+    path.write_bytes(content)
+    return path
+
+
+def test_backslashes_of_windows_are_folders(tmp_path):
+    run(packed_raw(tmp_path / "z.zip", [b"train2017\\sub\\first.jpg", b"train2017\\second.jpg"]), tmp_path / "out")
+    assert files(tmp_path / "out").keys() == {os.path.join("sub", "first.jpg"), "second.jpg"}
+
+
+def test_names_of_macos_are_utf_8_and_its_resources_are_left_out(tmp_path):
+    names = [
+        "train2017/caf\u00e9 au lait.jpg".encode(),
+        b"__MACOSX/train2017/._cafe.jpg",
+        b"__MACOSX/train2017/plain.jpg",
+    ]
+    run(packed_raw(tmp_path / "z.zip", names), tmp_path / "out")
+    assert files(tmp_path / "out").keys() == {"caf\u00e9 au lait.jpg"}
+
+
+def test_annotations_and_validation_pictures_are_not_unpacked(tmp_path):
+    others = {"val2017/a.jpg": b"a", "annotations/panoptic_train2017/b.png": b"b"}
+    run(pack(tmp_path / "z.zip", CONTENTS | others), tmp_path / "out")
+    assert files(tmp_path / "out").keys() == {name.removeprefix("train2017/") for name in CONTENTS}
+
+
+def test_a_colon_is_a_name_where_the_system_takes_it(tmp_path):
+    with open_zip(pack(tmp_path / "z.zip", {"train2017/at 12:30.jpg": b"x"}), "z.zip") as archive:
+        assert [str(place(info)) for info in pictures(archive, "z.zip", windows=False)] == ["at 12:30.jpg"]
+        with pytest.raises(UserError, match="Windows does not take"):
+            pictures(archive, "z.zip", windows=True)

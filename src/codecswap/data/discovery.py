@@ -21,6 +21,10 @@ CROP = 224
 """Side of a training picture, in pixels."""
 ENDINGS = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".dib", ".tif", ".tiff"})
 """Endings of pictures, in lower case, of the formats in `codecswap.data.pictures.FORMATS`."""
+COCO_TOP = "train2017"
+"""The folder with COCO's training pictures."""
+ASIDE = frozenset({"annotations", "labels", "val2017", "test2017", "__macosx"})
+"""Folders, in lower case, whose pictures are not trained on unless one of them is named itself."""
 _COPY = re.compile(r"~\d+$")
 """``name~2.jpg`` is the second picture of that name among prepared crops; both fall on the same side."""
 
@@ -79,6 +83,30 @@ def scan(folder: str | Path, endings: Collection[str] = ENDINGS) -> list[Path]:
     if found and left_out:
         warn(f"left out of {folder}: {_counted(left_out)}.")
     return found
+
+
+def coco_folder(root: Path) -> Path | None:
+    """COCO's training pictures below ``root``, as people lay them out; None where there are none."""
+    for base in (root, root / "images", root / "coco", root / "coco" / "images"):
+        if (base / COCO_TOP).is_dir():
+            return base / COCO_TOP
+    return None
+
+
+def to_train_on(paths: Sequence[Path], folder: Path) -> list[Path]:
+    """The pictures below ``folder`` but for those in folders named in `ASIDE`, which a warning counts.
+
+    Raises:
+        UserError: there are no others.
+    """
+    aside = [path for path in paths if ASIDE & {part.lower() for part in path.relative_to(folder).parts[:-1]}]
+    if not aside:
+        return list(paths)
+    names = sorted({part for path in aside for part in path.relative_to(folder).parts if part.lower() in ASIDE})
+    if len(aside) == len(paths):
+        raise UserError(f"{folder} holds no pictures but those in {', '.join(names)}: name that folder to take them.")
+    warn(f"{len(aside)} pictures in {', '.join(names)} are not taken: name that folder to take them.")
+    return sorted(set(paths) - set(aside))
 
 
 def list_pictures(folder: str | Path, option: str) -> list[Path]:
@@ -186,7 +214,8 @@ def find_pictures(
     """Find the pictures below ``root``, detect the layout and split them.
 
     Args:
-        root: raw COCO (``train2017/``), prepared crops (``train/``, ``val/``, sub-folders too) or any folder of pictures.
+        root: raw COCO (``train2017/`` or ``images/train2017/``), prepared crops (``train/``, ``val/``, sub-folders too) or any
+            folder of pictures; of one with ``train/`` or ``images/train/``, those, and those of ``val/`` beside it are held out.
         val_ratio: share of pictures on the validation side, in (0, 1); not used where there is a ``val/``.
         use_prepared: accept only prepared crops.
         max_images: take the N training pictures with the lowest hashes, and their share of validation pictures.
@@ -201,15 +230,12 @@ def find_pictures(
     root = Path(root)
     if not root.is_dir():
         raise UserError(f"There is no folder {root}: name the folder that holds the pictures with --coco_dir.")
-    split = (root / "train").is_dir()
-    layout, where = (
-        ("coco", root / "train2017") if (root / "train2017").is_dir() and not use_prepared else ("folder", root)
-    )
-    if split and layout != "coco":
-        where = root / "train"
-    found = scan(where)
-    if split and layout != "coco" and _are_crops(found):
-        layout = "prepared"
+    base = root / "images" if (root / "images" / "train").is_dir() and not (root / "train").is_dir() else root
+    split = (base / "train").is_dir()
+    coco = None if use_prepared else coco_folder(root)
+    where = coco or (base / "train" if split else root)
+    found = to_train_on(scan(where), where)
+    layout = "coco" if coco else "prepared" if split and _are_crops(found) else "folder"
     if not found:
         raise no_pictures(where, "--coco_dir")
     if use_prepared and layout != "prepared":
@@ -217,7 +243,7 @@ def find_pictures(
             f"--use_prepared needs {CROP}x{CROP} crops in {root / 'train'} and there are none: "
             "make them with `codecswap prepare`, or omit --use_prepared."
         )
-    held_out = scan(root / "val") if split and layout != "coco" and (root / "val").is_dir() else []
+    held_out = scan(base / "val") if split and not coco and (base / "val").is_dir() else []
     train, val = choose(found, val_ratio=val_ratio, max_images=max_images, held_out=held_out)
     if not train:
         raise UserError(

@@ -9,7 +9,7 @@ from typing import Any
 
 from codecswap.config import PrepareOptions
 from codecswap.console import bar
-from codecswap.data.discovery import base_name, choose, normal, position, scan
+from codecswap.data.discovery import base_name, choose, normal, position, scan, to_train_on
 from codecswap.data.prepare.crops import BYTES_PER_PIXEL, crop_all
 from codecswap.errors import UserError
 from codecswap.files import atomic_write, need_space
@@ -44,7 +44,7 @@ def crop_folder(source: Path, label: str, options: PrepareOptions) -> Counts:
         UserError: no pictures, an empty side, an ``out_dir`` with other settings, no space, or no readable picture.
     """
     out = Path(options.out_dir or "")
-    found = scan(source)
+    found = to_train_on(scan(source), source)
     if not found:
         raise UserError(f"There are no pictures in {source}: name a folder with pictures, or remove the empty one.")
     train, val = choose(found, val_ratio=options.val_ratio, max_images=options.max_images)

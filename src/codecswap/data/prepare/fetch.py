@@ -10,7 +10,8 @@ from zipfile import ZipFile, ZipInfo
 
 from codecswap.config import PrepareOptions
 from codecswap.console import amount, bar
-from codecswap.data.discovery import ENDINGS, choose
+from codecswap.data.discovery import ENDINGS, choose, coco_folder, scan
+from codecswap.data.prepare.crop_folder import MANIFEST
 from codecswap.data.prepare.crops import BYTES_PER_PIXEL
 from codecswap.data.prepare.download import COCO, Archive, Remote, download
 from codecswap.data.prepare.remote import RemoteFile, extents
@@ -38,6 +39,21 @@ class CocoFolder:
         self.own_zip = folder / f"{TOP}.tmp.zip"
         """The zip, if it is deleted after unpacking."""
 
+    def there(self) -> Path | None:
+        """Pictures that are on this disk already, as others lay them out; ``train/`` of prepared crops are none."""
+        if found := coco_folder(self.folder):
+            return found
+        for base in (self.folder, self.folder / "images"):
+            if (base / "train").is_dir() and not (base / MANIFEST).exists() and scan(base / "train"):
+                return base / "train"
+        return None
+
+    def zips(self) -> list[Path]:
+        """The zip, wherever it is on this disk: in the folder, beside it, or in folders that others put it in."""
+        places = (self.folder.absolute().parent, *(self.folder / name for name in ("images", "zips", "downloads")))
+        candidates = (self.zip, self.own_zip, *(place / self.zip.name for place in places))
+        return [path for path in candidates if path.is_file()]
+
 
 def fetch(options: PrepareOptions) -> Path | None:
     """Download COCO's pictures to ``coco_dir``, continuing where an earlier run stopped.
@@ -48,17 +64,17 @@ def fetch(options: PrepareOptions) -> Path | None:
         UserError: an error of the network, the zip or the disk.
     """
     coco = CocoFolder(Path(options.coco_dir or ""))
-    if coco.pictures.is_dir():
-        if coco.own_zip.exists():  # a run was killed between unpacking and removing it
+    if there := coco.there():
+        if coco.own_zip.exists() and there == coco.pictures:  # a run was killed between unpacking and removing it
             coco.own_zip.unlink()
-        return coco.pictures
+        return there
     if any(path.suffix.lower() in ENDINGS for path in coco.folder.iterdir()):
         raise UserError(
             f"{coco.folder} holds pictures but no {TOP}/: for pictures of your own use --images {coco.folder}, "
             "for COCO name an empty folder."
         )
     archive = _archive(options)
-    if options.max_images is not None and not coco.zip.exists() and not coco.own_zip.exists():
+    if options.max_images is not None and not coco.zips():
         return _fetch_chosen(coco, archive, options)
     path = _fetch_zip(coco, archive, options)
     if options.download_only:
@@ -83,14 +99,13 @@ def _fetch_zip(coco: CocoFolder, archive: Archive, options: PrepareOptions) -> P
     keep = options.keep_zip or options.download_only
     if keep and coco.own_zip.exists():
         coco.own_zip.rename(coco.zip)
-    for path in (coco.zip, coco.own_zip):
-        if path.exists():
-            if archive.length not in (None, path.stat().st_size):
-                raise UserError(
-                    f"{path} has {path.stat().st_size:,} bytes where {archive.url} has {archive.length:,}: "
-                    "remove it, or name its address with --url."
-                )
-            return path
+    for path in coco.zips():
+        if archive.length not in (None, path.stat().st_size):
+            raise UserError(
+                f"{path} has {path.stat().st_size:,} bytes where {archive.url} has {archive.length:,}: "
+                "remove it, or name its address with --url."
+            )
+        return path
     remote = Remote.look(archive)
     path = coco.zip if keep else coco.own_zip
     # a part begun with or without --keep_zip is continued either way
@@ -132,7 +147,7 @@ def _fetch_chosen(coco: CocoFolder, archive: Archive, options: PrepareOptions) -
     print(f"Reading the list of pictures in {archive.url}", flush=True)
     file = RemoteFile(remote)
     with open_zip(io.BufferedReader(file), archive.url) as opened:
-        members = {place(info): info for info in pictures(opened, archive.url)}
+        members = {Path(place(info)): info for info in pictures(opened, archive.url)}
         train, val = choose(sorted(members), val_ratio=options.val_ratio, max_images=options.max_images)
         chosen = sorted((members[path] for path in train + val), key=lambda info: info.header_offset)
         todo = missing(chosen, coco.partial)

@@ -2,21 +2,29 @@
 
 import errno
 import lzma
+import os
+import re
 import shutil
 import struct
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import IO
 from zipfile import BadZipFile, ZipFile, ZipInfo
 
-from codecswap.data.discovery import ENDINGS
+from codecswap.data.discovery import ASIDE, COCO_TOP, ENDINGS
 from codecswap.errors import UserError
 from codecswap.files import atomic_write
 
-TOP = "train2017"
+TOP = COCO_TOP
 """The folder inside COCO's zip; it is removed from the members' paths."""
+UTF_8 = 0x800
+"""Flag of members whose names are said to be UTF-8."""
+DRIVE = re.compile("[A-Za-z]:")
+"""How a path begins that names a drive of Windows."""
+NOT_ON_WINDOWS = set('<>:"|?*') | {chr(code) for code in range(32)}
+"""Characters that names cannot have there; what follows a colon would be a hidden stream of a file."""
 EXPANSION, ALWAYS = 100, 1 << 26
 """A zip may unpack to 100 times its own size (pictures are compressed already), and any zip to 64 MiB."""
 
@@ -48,22 +56,29 @@ def open_zip(source: Path | IO[bytes], name: str) -> Iterator[ZipFile]:
         raise UserError(f"{name} cannot be unpacked ({_said(error)}): name another zip with --url.") from None
 
 
-def pictures(archive: ZipFile, name: str) -> list[ZipInfo]:
-    """The pictures in a zip, in the order of their positions.
+def pictures(archive: ZipFile, name: str, windows: bool = os.name == "nt") -> list[ZipInfo]:
+    """The pictures to train on in a zip, in the order of their positions; macOS's and COCO's other folders are left out.
 
     Raises:
         UserError: there are none, a member (picture or not) would land outside the folder it is unpacked to, or they
-            would take far more space than the zip.
+            would take far more space than the zip; or, on Windows, a name that cannot be there.
     """
     found = []
     for info in archive.infolist():
-        path = PurePosixPath(info.filename)
-        if path.is_absolute() or ".." in path.parts or set(info.filename) & {"\\", ":", "\0"}:
+        path = place(info)
+        if path.is_absolute() or ".." in path.parts or DRIVE.match(str(path)) or "\0" in str(path):
             raise UserError(
                 f"{name} has a member that would leave its folder ({_said(info.filename)}): nothing of it was unpacked; "
                 "name another zip with --url."
             )
-        if path.suffix.lower() in ENDINGS and path.name[0] != "." and not info.is_dir():
+        if path.suffix.lower() not in ENDINGS or path.name[0] == "." or info.filename.endswith(("/", "\\")):
+            continue
+        if windows and (set(str(path)) & NOT_ON_WINDOWS or any(part.rstrip(". ") != part for part in path.parts)):
+            raise UserError(
+                f"{name} has a member with a name that Windows does not take ({_said(info.filename)}): nothing of it was "
+                "unpacked; unpack it on another system, or name another zip with --url."
+            )
+        if not ASIDE & {part.lower() for part in path.parts[:-1]}:
             found.append(info)
     if not found:
         raise UserError(f"There are no pictures in {name}: name another zip with --url.")
@@ -76,10 +91,17 @@ def pictures(archive: ZipFile, name: str) -> list[ZipInfo]:
     return sorted(found, key=lambda info: info.header_offset)
 
 
-def place(info: ZipInfo) -> Path:
-    """Path of a member, relative to the folder that it is unpacked to."""
-    path = PurePosixPath(info.filename)
-    return Path(path.relative_to(TOP) if path.is_relative_to(TOP) else path)
+def place(info: ZipInfo) -> PurePosixPath:
+    """Path of a member, relative to the folder that it is unpacked to: without COCO's top folder.
+
+    Windows separates folders by backslashes; macOS writes UTF-8 without saying so, where a zip is read as code page 437.
+    """
+    name = info.filename
+    if not info.flag_bits & UTF_8:
+        with suppress(UnicodeError):
+            name = name.encode("cp437").decode("utf-8")
+    path = PurePosixPath(name.replace("\\", "/"))
+    return path.relative_to(TOP) if path.is_relative_to(TOP) else path
 
 
 def missing(members: Sequence[ZipInfo], folder: Path) -> list[ZipInfo]:
