@@ -214,8 +214,8 @@ def find_pictures(
     """Find the pictures below ``root``, detect the layout and split them.
 
     Args:
-        root: raw COCO (``train2017/`` or ``images/train2017/``), prepared crops (``train/``, ``val/``, sub-folders too) or any
-            folder of pictures; of one with ``train/`` or ``images/train/``, those, and those of ``val/`` beside it are held out.
+        root: raw COCO (``train2017/``, ``images/train2017/``), prepared crops (``train/``, ``val/``, sub-folders too) or any
+            folder of pictures; where it has ``train/`` or ``images/train/``, these, and ``val/`` beside is held out.
         val_ratio: share of pictures on the validation side, in (0, 1); not used where there is a ``val/``.
         use_prepared: accept only prepared crops.
         max_images: take the N training pictures with the lowest hashes, and their share of validation pictures.
