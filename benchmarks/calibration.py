@@ -1,8 +1,8 @@
 """Time, memory and gain of the calibrated start.
 
-python benchmarks/calibration.py                        # small: the embedded codec on embedded photographs, seconds
-python benchmarks/calibration.py --N 192 --M 320        # full size, random weights and latents of 256 crops of 224x224
-python benchmarks/calibration.py --teacher small.pth --images DIR --held_out DIR
+python -m benchmarks.calibration                        # small: the embedded codec on embedded photographs, seconds
+python -m benchmarks.calibration --N 192 --M 320        # full size, random weights and latents of 256 crops of 224x224
+python -m benchmarks.calibration --teacher small.pth --images DIR --held_out DIR
 """
 
 import argparse

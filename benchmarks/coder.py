@@ -1,6 +1,6 @@
 """How long entropy coding takes: the C library, the same coder in Python, and CompressAI's, on photographs and drawn symbols.
 
-python benchmarks/coder.py [--repeats 15] [--pictures 3]
+python -m benchmarks.coder [--repeats 15] [--pictures 3]
 
 All take turns, so that whatever else the machine does falls on all of them alike; the median counts. Symbols drawn uniformly
 over the tables are the worst case; a codec of full size has M=320, of which most channels are nearly always 0.

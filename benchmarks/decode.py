@@ -1,6 +1,6 @@
 """How long a picture takes to decode: every replacement and form, float and INT8, PyTorch and ONNX Runtime.
 
-python benchmarks/decode.py [--teacher tiny] [--height 512 --width 768] [--threads 1 2] [--repeats 5]
+python -m benchmarks.decode [--teacher tiny] [--height 512 --width 768] [--threads 1 2] [--repeats 5]
 
 All that are compared take turns, so that whatever else the machine does falls on all of them alike; the median counts.
 """

@@ -1,6 +1,6 @@
 """Whether every machine computes the same tables and means from the same hyper-latents, by attack.
 
-python benchmarks/determinism.py FOLDER [--count 10000] [--cpus Haswell Nehalem] [--checkpoint FILE]
+python -m benchmarks.determinism FOLDER [--count 10000] [--cpus Haswell Nehalem] [--checkpoint FILE]
 
 FOLDER is an exported codec with a hyperprior. The SHA-256 of rows and means of `count` random hyper-latents is computed here
 with one thread and with several, with OpenBLAS's kernels for other processors (with AVX-512, AVX2, and none of them), and under

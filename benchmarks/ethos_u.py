@@ -1,6 +1,6 @@
 """A decoder on every Ethos-U in Vela's estimate: by form, precision and size.
 
-python benchmarks/ethos_u.py [--teacher tiny] [--channels 192 320] [--sizes 256x256 768x512] [--forms subpixel none masked]
+python -m benchmarks.ethos_u [--teacher tiny] [--channels 192 320] [--sizes 256x256 768x512] [--forms subpixel none masked]
                              [--precisions w8a8 w8a16] [--chips ethos-u55-256 ...]
 
 ``--channels N M`` takes a codec of that size with random weights: cycles and memory depend on the weights' values only by how

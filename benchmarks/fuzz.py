@@ -1,6 +1,6 @@
 """Ten thousand damaged inputs and more: bitstreams, checkpoints, tables, manifests, graphs, options, zips and pictures.
 
-    python benchmarks/fuzz.py [--count 800] [--seed 0] [--formats csw pt ...] [--save DIR] [--reasons]
+    python -m benchmarks.fuzz [--count 800] [--seed 0] [--formats csw pt ...] [--save DIR] [--reasons]
 
 Each input must be accepted, or refused in one sentence, within 10 s and 1 GiB above the start, with nothing started,
 connected to, unpickled or written. What does otherwise is listed, and kept with --save; exit code 1. The inputs depend on

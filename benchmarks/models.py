@@ -1,6 +1,6 @@
 """What the architectures cost: exactness of the swap, price of integers, times of encoding and decoding and who takes them.
 
-python benchmarks/models.py [--codecs tiny tiny_hyper] [--random mbt2018_mean:192:320 ...] [--images DIR] [--pictures 3]
+python -m benchmarks.models [--codecs tiny tiny_hyper] [--random mbt2018_mean:192:320 ...] [--images DIR] [--pictures 3]
 
 Every codec is exported with two convolutions for each transposed one (`subpixel`) and coded by ONNX Runtime on one thread, as
 on a device, but for `mbt2018`, which is not exported. A random codec (architecture:N:M) is for time and exactness alone: its

@@ -1,6 +1,6 @@
 """Whether other processors decode what this one does: `codecswap decode` under qemu's user emulation.
 
-python benchmarks/processors.py [--cpus Haswell Nehalem] [--codecs float 7 8]
+python -m benchmarks.processors [--cpus Haswell Nehalem] [--codecs float 7 8]
 
 Needs qemu-x86_64 (Debian: qemu-user). Prints the PSNR of each decoded picture (128x128, of the embedded codec) against the one
 that is decoded here from float, and against the INT8 file's reference execution. A CPU takes half a minute.

@@ -1,7 +1,7 @@
 """Every replacement before and after training: quality, multiply-adds and decoding time, side by side.
 
-    python benchmarks/replacements.py                          # small: two minutes on embedded data
-    python benchmarks/replacements.py --teacher tiny.pth --images DIR --held_out DIR --epochs 15 --finetune_epochs 10
+    python -m benchmarks.replacements                          # small: two minutes on embedded data
+    python -m benchmarks.replacements --teacher tiny.pth --images DIR --held_out DIR --epochs 15 --finetune_epochs 10
 
 Trains with the commands that users type, in a temporary folder; decodes one 768x512 picture in PyTorch and, exported, in
 ONNX Runtime in every form, in turns within one run.

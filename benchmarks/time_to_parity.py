@@ -1,7 +1,7 @@
 """How good the student is over time, from the moment of the swap: the recipe as usually written, and ours with each start.
 
-    python benchmarks/time_to_parity.py                                        # small: two minutes on embedded data
-    python benchmarks/time_to_parity.py --teacher tiny.pth --images DIR --held_out DIR --seconds 3600 --ours_seconds 600
+    python -m benchmarks.time_to_parity                                        # small: two minutes on embedded data
+    python -m benchmarks.time_to_parity --teacher tiny.pth --images DIR --held_out DIR --seconds 3600 --ours_seconds 600
 
 Contenders take turns of a few seconds in one process, so the machine's noise falls on all alike. A contender's clock
 counts its start (calibration included) and its steps; measuring is not counted. Writes OUTPUT.csv and OUTPUT.png.
@@ -19,7 +19,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import torch
-from recipe import Recipe
+from benchmarks.recipe import Recipe
 from torch import Tensor
 
 from codecswap.codecs.factorized import FactorizedPrior

@@ -1,7 +1,7 @@
 """Pictures per second of one training step, ours against the recipe as usually written, interleaved in one run.
 
-    python benchmarks/training_step.py                      # small: the embedded codec, a minute
-    python benchmarks/training_step.py --N 192 --M 320      # full size (random weights: the time does not depend on them)
+    python -m benchmarks.training_step                      # small: the embedded codec, a minute
+    python -m benchmarks.training_step --N 192 --M 320      # full size (random weights: the time does not depend on them)
 
 Prints a table, and the peak of the process's memory with and without the recipe's step.
 """
@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 
 import torch
-from recipe import Recipe
+from benchmarks.recipe import Recipe
 
 from codecswap.codecs.factorized import FactorizedPrior
 from codecswap.codecs.source import load_codec

@@ -74,6 +74,16 @@ def test_commands_in_sentences_name_only_their_own_options(page: Path) -> None:
         assert set(OPTION.findall(arguments)) <= known, f"codecswap {name} {arguments}"
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+def test_modules_and_files_in_sentences_exist(page: Path) -> None:
+    text = page.read_text("utf-8")
+    for name in re.findall(r"python -m ((?:benchmarks|scripts|codecswap)[.\w]*)", text):
+        found = ROOT.joinpath("src" if name.startswith("codecswap") else "", *name.split("."))
+        assert found.with_suffix(".py").exists() or found.is_dir(), f"{page.name}: {name}"
+    for name in re.findall(r"`((?:src|tests|docs|examples|benchmarks|scripts)/[\w/.-]+)`", text):
+        assert (ROOT / name).exists(), f"{page.name}: {name}"
+
+
 def test_files_that_readmes_and_docs_link_to_exist() -> None:
     for page in PAGES:
         for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
