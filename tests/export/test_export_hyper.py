@@ -58,7 +58,7 @@ def test_the_folder_is_verified_and_says_what_integers_cost(
     names = {"codec.json", "decoder.onnx", "encoder.onnx", "hyper_encoder.onnx", "entropy.bin", "entropy.json"}
     assert {path.name for path in folder.iterdir()} == names | {"gaussians.json", "hyper_decoder.bin"}
     content = json.loads((folder / "codec.json").read_text())
-    assert content["version"] == 2 and content["side"]["factor"] == 4
+    assert content["side"]["factor"] == 4
     codec = OnnxCodec(folder)
     assert codec.entropy.predictor is not None and codec.entropy.predictor.arithmetic == 1
 

@@ -7,7 +7,7 @@ import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,8 @@ from codecswap.inference.split_inputs import SplitInputs
 from codecswap.inference.tiles import TILE
 
 FORMAT = "codecswap exported codec"
-VERSION, SIDE_VERSION = 1, 2
-"""Of codec.json; the second where there is side information, which programs of before would not miss."""
+VERSION = 1
+"""Of codec.json."""
 MANIFEST, TABLES, BINARY_TABLES = "codec.json", "entropy.json", "entropy.bin"
 GAUSSIANS, PREDICTION = "gaussians.json", "hyper_decoder.bin"
 INPUTS = ("picture", "latents", "symbols", "split_inputs")
@@ -67,7 +67,7 @@ class Manifest:
     replacement: str
     """``none``, ``upsample``, ``masked`` or ``subpixel``."""
     precision: str
-    """``float32``, ``float16``, ``w8a8``, ``mixed`` or ``w8a16``; folders of before say ``int8`` for ``w8a8``."""
+    """``float32``, ``float16``, ``w8a8``, ``mixed`` or ``w8a16``."""
     opset: int
     height: int | None
     """Of the pictures, padded, where the graphs have a fixed size."""
@@ -80,10 +80,10 @@ class Manifest:
     """`codecswap.entropy.tables.EntropyTables.digest`: files of codecs with the same one can be exchanged."""
     passes: tuple[Pass, ...]
     """In which order latents are coded, and what chooses their tables (`codecswap.entropy.passes`)."""
-    margin: int = 2
-    """How far a transform sees, in latents (`codecswap.inference.tiles`); folders of before do not say it."""
+    margin: int
+    """How far a transform sees, in latents (`codecswap.inference.tiles`)."""
     checks: dict[str, str] | None = None
-    """SHA-256 of the files of `codecswap.inference.check`, by name; None: not quantized, or of before."""
+    """SHA-256 of the files of `codecswap.inference.check`, by name; None: not quantized, or with hyper-latents."""
     hyper_encoder: Network | None = None
     """Latents to hyper-latents, of a codec that has them."""
     side: Side | None = None
@@ -162,14 +162,7 @@ def write_folder(
         path.write_text(tables.to_json(), encoding="utf-8")
     with atomic_write(folder / BINARY_TABLES) as path:  # for the C library
         path.write_bytes(tables.binary)
-    content = {
-        "format": FORMAT,
-        "version": SIDE_VERSION if manifest.side else VERSION,
-        "entropy": TABLES,
-        **asdict(manifest),
-    }
-    if not manifest.side:
-        del content["side"], content["hyper_encoder"]
+    content = {"format": FORMAT, "version": VERSION, "entropy": TABLES, **asdict(manifest)}
     with atomic_write(folder / MANIFEST) as path:
         path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
@@ -187,10 +180,10 @@ def read_folder(folder: Path) -> tuple[Manifest, EntropyTables]:
         content = json.loads(path.read_bytes())
         if content["format"] != FORMAT:
             raise ValueError(content["format"])
-        if content["version"] not in (VERSION, SIDE_VERSION):
+        if content["version"] != VERSION:
             version = str(content["version"])[:20]
-            raise UserError(f"{path} has version {version}, this program reads up to {SIDE_VERSION}: update codecswap.")
-        manifest = Manifest(**_values(content) | _parts(content))
+            raise UserError(f"{path} has version {version}, this program reads {VERSION}: update codecswap.")
+        manifest = Manifest(**{entry.name: content[entry.name] for entry in fields(Manifest)} | _parts(content))
         _check(manifest)
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"{path} is damaged or of another program: export the codec again.") from error
@@ -201,7 +194,7 @@ def read_folder(folder: Path) -> tuple[Manifest, EntropyTables]:
     channels = manifest.N if manifest.side else manifest.M
     if tables.digest().hex() != manifest.tables_sha256 or tables.channels != channels:
         raise UserError(f"{tables_path} is not the one that {path} was written with: export the codec again.")
-    binary = folder / BINARY_TABLES  # a folder of an earlier version has none
+    binary = folder / BINARY_TABLES  # only the C library needs it
     if binary.is_file() and binary.read_bytes() != tables.binary:
         raise UserError(f"{binary} is not the one that {path} was written with: export the codec again.")
     split_inputs = manifest.split_inputs
@@ -266,12 +259,6 @@ def check_names(part: str) -> tuple[str, str]:
     return f"check_{part}.csw", f"check_{part}.png"
 
 
-def _values(content: dict[str, Any]) -> dict[str, Any]:
-    """The manifest's fields; those that came later, which have defaults, may be missing."""
-    names = (entry.name for entry in fields(Manifest) if entry.name in content or entry.default is MISSING)
-    return {name: content[name] for name in names}
-
-
 def _parts(content: dict[str, Any]) -> dict[str, Any]:
     kinds = {
         "encoder": Network,
@@ -280,8 +267,6 @@ def _parts(content: dict[str, Any]) -> dict[str, Any]:
         "hyper_encoder": Network,
         "side": Side,
     }
-    if content["version"] == VERSION:
-        content = content | {"hyper_encoder": None, "side": None}
     parts = {part: kind(**content[part]) if content[part] else None for part, kind in kinds.items()}
     passes = (Pass(**each | {"channels": tuple(each["channels"])}) for each in content["passes"])
     return parts | {"passes": tuple(passes)}

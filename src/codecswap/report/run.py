@@ -24,7 +24,7 @@ class Run:
     folder: Path
     stage: Stage
     record: dict[str, Any]
-    """``run.json``; empty where there is none (older versions wrote none)."""
+    """``run.json``; empty where there is none."""
     config: dict[str, Any]
     """``config.yaml``; empty where there is none."""
     rows: list[dict[str, float]]
