@@ -6,7 +6,7 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
-from scripts import options
+from scripts import api, options
 
 from codecswap import cli
 from codecswap.cli import COMMANDS
@@ -18,6 +18,10 @@ READMES = ("README.md", "README.ja.md")
 
 def test_the_options_page_is_up_to_date() -> None:
     assert options.FILE.read_text(encoding="utf-8") == options.text(), "run `python -m scripts.options`"
+
+
+def test_the_api_page_is_up_to_date() -> None:
+    assert api.FILE.read_text(encoding="utf-8") == api.text(), "run `python -m scripts.api`"
 
 
 def test_the_options_page_has_every_option_of_every_command() -> None:

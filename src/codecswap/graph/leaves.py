@@ -1,6 +1,6 @@
 """The leaves of a module tree in order of execution: PyTorch's own layers, and the operators between them, such as ``+``.
 
-`torch.fx` finds them, not `torch.export`: fx keeps each leaf's module, which algorithms change in place, and its path.
+`torch.fx` finds them, not PyTorch's exporter: fx keeps each leaf's module, which algorithms change in place, and its path.
 Export's graph has neither (it turns modules into functions of lifted weights), takes seconds instead of milliseconds, and
 fixes sizes. A ``forward`` that branches on values cannot be traced; no NPU runs it either.
 """
