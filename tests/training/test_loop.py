@@ -22,20 +22,8 @@ from codecswap.training import callbacks, saving
 from codecswap.training import loop as training
 from codecswap.training import run as runs
 
-FAST = [
-    "--teacher",
-    "tiny",
-    "--batch_size",
-    "4",
-    "--num_workers",
-    "0",
-    "--recon_count",
-    "2",
-    "--accelerator",
-    "cpu",
-    "--warmup_steps",
-    "0",
-]
+FAST = ["--teacher", "tiny", "--batch_size", "4", "--num_workers", "0", "--recon_count", "2"]
+FAST += ["--accelerator", "cpu", "--warmup_steps", "0"]
 
 
 def train(command: str, pictures: Path, folder: Path, *options: str) -> None:
@@ -266,19 +254,8 @@ def test_a_wandb_run_goes_on_under_its_id(pictures: Path, tmp_path: Path, monkey
 
     monkeypatch.setattr(callbacks, "WandbLogger", Spy)
     for epochs in ("1", "2"):
-        options = [
-            "--epochs",
-            epochs,
-            "--init",
-            "weights",
-            "--wandb_project",
-            "p",
-            "--resume",
-            "auto",
-            "--recon_every",
-            "0",
-        ]
-        train("distill", pictures, tmp_path, *options)
+        options = ["--epochs", epochs, "--init", "weights", "--wandb_project", "p", "--resume", "auto"]
+        train("distill", pictures, tmp_path, *options, "--recon_every", "0")
     first = torch.load(tmp_path / "last.pt", weights_only=True)["wandb_id"]
     assert asked == [None, first] and first
 
