@@ -172,3 +172,8 @@ def test_only_codecs_knows_an_architecture() -> None:
         if ARCHITECTURES.search(line)
     ]
     assert not found, "\n".join(found)
+
+
+def test_modules_of_tests_have_names_of_their_own() -> None:
+    names = [path.name for path in Path(__file__).parent.rglob("test_*.py")]
+    assert not {name for name in names if names.count(name) > 1}, "pytest imports them by name"
