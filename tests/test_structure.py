@@ -177,3 +177,9 @@ def test_only_codecs_knows_an_architecture() -> None:
 def test_modules_of_tests_have_names_of_their_own() -> None:
     names = [path.name for path in Path(__file__).parent.rglob("test_*.py")]
     assert not {name for name in names if names.count(name) > 1}, "pytest imports them by name"
+
+
+def test_the_architecture_page_lists_every_folder() -> None:
+    page = (ROOT.parents[1] / "docs" / "architecture.md").read_text("utf-8")
+    listed = re.findall(r"^\| `(\w+)/` \|", page, re.M)
+    assert sorted(listed) == sorted({path.parent.name for path in ROOT.glob("*/*.py")})
