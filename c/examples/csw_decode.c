@@ -163,6 +163,8 @@ int main(int count, char **arguments)
     }
     manifest = read_file(arguments[1], "codec.json");
     root = cJSON_Parse((const char *)manifest.bytes);
+    if (cJSON_IsObject(cJSON_GetObjectItemCaseSensitive(root, "side")))
+        fail(arguments[1], "has a hyperprior, which this example does not decode: use `codecswap decode`");
     if (!root || strcmp(text_of(root, "format"), "codecswap exported codec") || number_of(root, "version") != 1)
         fail("codec.json", "is damaged, of another program, or newer than this one: export the codec again");
     decoder = cJSON_GetObjectItemCaseSensitive(root, "decoder");

@@ -86,7 +86,11 @@ def test_bad_input_is_one_sentence_and_no_picture(
     manifest = json.loads((folder / "codec.json").read_text())
     manifest["decoder"]["file"] = "../latents/decoder.onnx"
     (changed["codec.json"] / "codec.json").write_text(json.dumps(manifest))
+    with_side = tmp_path / "hyperprior"
+    with_side.mkdir()
+    (with_side / "codec.json").write_text(json.dumps(manifest | {"version": 2, "side": {"factor": 4}}))
     cases = {
+        "has a hyperprior, which this example does not decode": (with_side, good),
         "truncated": (folder, broken),
         "cannot be opened": (tmp_path, good),
         "outside its folder": (changed["codec.json"], good),

@@ -87,7 +87,7 @@ def test_what_is_no_codec_is_refused_in_a_sentence(tmp_path: Path, monkeypatch: 
     torch.save({"student_state": {}}, files["student.pth"])
     files["x.safetensors"].write_bytes(b"\x00" * 64)
     sentences = {
-        "text.pth": "no checkpoint",
+        "text.pth": "is a text file, not a checkpoint",
         "evil.pth": r"holds code \(pathlib(\._local)?\.Path\.touch\), which is never run",
         "list.pth": "holds a list",
         "other.pth": "a codec of the architecture cheng2020_anchor, which codecswap does not take",

@@ -77,7 +77,7 @@ def test_what_is_no_run_is_refused(tmp_path: Path, pictures: Path, capsys) -> No
         ([], "No run given"),
         ([str(tmp_path / "empty")], "is not a run's folder"),
         ([str(pictures)], "is not a run's folder"),
-        ([str(tmp_path / "file")], "There is no folder"),
+        ([str(tmp_path / "file")], "file, not a folder"),
         ([str(tmp_path / "nowhere")], "There is no folder"),
     ):
         assert run("report", [*words, *output]) == 2

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from codecswap.errors import UserError
+from codecswap.identify import UNKNOWN, describe, refusal
 
 BESIDE = [
     *(f"numpy.{core}.multiarray.{name}" for core in ("core", "_core") for name in ("scalar", "_reconstruct")),
@@ -49,13 +50,10 @@ def read_state(path: Path) -> dict[str, Any]:
     Raises:
         UserError: the file is missing, is not a checkpoint, or contains code (which is named).
     """
+    if path.is_dir():
+        raise refusal(path, "a checkpoint", "name a file")
     if not path.is_file():
         raise UserError(f"There is no checkpoint {path}: check the path.")
-    with path.open("rb") as file:
-        if file.read(256).lstrip().lower().startswith((b"<!doctype html", b"<html")):
-            raise UserError(
-                f"{path} is a web page (HTML), not a checkpoint: download the file itself, not the page about it."
-            )
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
@@ -73,6 +71,7 @@ def read_state(path: Path) -> dict[str, Any]:
     except UserError:
         raise
     except pickle.UnpicklingError as error:
+        _refuse_other(path)
         wanted = _code(path, error)
         raise UserError(
             f"{path} holds code ({wanted}), which is never run: save the state dict alone and try again."
@@ -80,12 +79,20 @@ def read_state(path: Path) -> dict[str, Any]:
             else f"{path} is no checkpoint that can be read safely (weights only, no code): save the state dict alone."
         ) from error
     except Exception as error:  # each reader has its own exceptions for damaged bytes
+        _refuse_other(path)
         raise UserError(
             f"{path} is damaged or no checkpoint ({type(error).__name__}): copy it again or name another."
         ) from error
     if not isinstance(state, dict):
         raise UserError(f"{path} holds a {type(state).__name__}, not a checkpoint's dictionary: name another file.")
     return state
+
+
+def _refuse_other(path: Path) -> None:
+    """Refuse a file of another kind by its name; one that looks like a checkpoint is damaged."""
+    found = describe(path)
+    if found != UNKNOWN and not any(word in found for word in ("checkpoint of", "weights, ", "older versions")):
+        raise refusal(path, "a checkpoint", "name a .pth, .pth.tar, .pt or .safetensors file")
 
 
 def _code(path: Path, error: pickle.UnpicklingError) -> str | None:

@@ -14,6 +14,7 @@ from codecswap.data.pictures import UNREADABLE, load_picture
 from codecswap.entropy import bitstream
 from codecswap.errors import UserError
 from codecswap.files import atomic_write
+from codecswap.identify import describe, refusal
 
 SUFFIX = ".csw"
 MOST_BYTES = 1 << 29
@@ -36,6 +37,8 @@ def encode_file(codec: bitstream.Codec, source: Path, target: Path) -> str:
     except FileNotFoundError:
         raise UserError(f"There is no picture {source}: check the path.") from None
     except UNREADABLE as error:
+        if "picture, which `codecswap encode`" not in describe(source):
+            raise refusal(source, "a picture", "name a PNG, JPEG, WebP, BMP or TIFF file") from None
         raise UserError(f"{source} cannot be read as a picture ({error}): name a PNG, JPEG or WebP file.") from None
     data = bitstream.encode(codec, picture)
     with atomic_write(target) as path:
@@ -54,8 +57,11 @@ def decode_file(codec: bitstream.Codec, source: Path, target: Path) -> str:
         raise UserError(f"There is no file {source}: check the path.")
     if source.stat().st_size > MOST_BYTES:
         raise UserError(f"{source} is too large to be a coded picture: name a {SUFFIX} file.")
+    data = source.read_bytes()
+    if not data.startswith(bitstream.MAGIC):
+        raise refusal(source, "a picture that codecswap encoded", f"name a {SUFFIX} file")
     try:
-        picture = bitstream.decode(codec, source.read_bytes())
+        picture = bitstream.decode(codec, data)
     except bitstream.BadFile as error:
         raise UserError(f"{source} {error}.") from None
     mark = PngInfo()

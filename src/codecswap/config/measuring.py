@@ -16,6 +16,7 @@ from codecswap.config.shared import (
     check_folder,
 )
 from codecswap.errors import UserError
+from codecswap.identify import no_folder
 
 
 @dataclass(kw_only=True)
@@ -106,7 +107,7 @@ class ReportOptions(Options):
     def check_paths(self) -> None:  # noqa: D102
         for run in self.runs:
             if not Path(run).is_dir():
-                raise UserError(f"There is no folder {run}: name the folder that a run wrote to (its --save_dir).")
+                raise no_folder(run, "name the folder that a run wrote to (its --save_dir)")
         super().check_paths()
 
     def __post_init__(self) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 from codecswap.errors import UserError
+from codecswap.identify import no_folder
 
 Replacement = Literal["upsample", "masked", "subpixel"]
 """Names in `codecswap.swaps.SWAPS`."""
@@ -36,7 +37,7 @@ def check_at_least(options: Any, **least: float) -> None:
 def check_folder(options: Any, name: str, what: str) -> None:
     """Refuse an option that names a folder which is not there."""
     if (folder := getattr(options, name)) is not None and not Path(folder).is_dir():
-        raise UserError(f"There is no folder {folder}: name the folder that holds {what} with --{name}.")
+        raise no_folder(folder, f"name the folder that holds {what} with --{name}")
 
 
 def check_file(options: Any, name: str, *other: str, what: str = "checkpoint") -> None:

@@ -16,6 +16,7 @@ from typing import Any
 from codecswap.console import warn
 from codecswap.data.pictures import UNREADABLE, picture_size
 from codecswap.errors import UserError
+from codecswap.identify import no_folder
 
 CROP = 224
 """Side of a training picture, in pixels."""
@@ -116,7 +117,7 @@ def list_pictures(folder: str | Path, option: str) -> list[Path]:
         UserError: no such folder, or no pictures in it.
     """
     if not Path(folder).is_dir():
-        raise UserError(f"There is no folder {folder}: name the folder that holds the pictures with {option}.")
+        raise no_folder(folder, f"name the folder that holds the pictures with {option}")
     if not (found := scan(folder)):
         raise no_pictures(folder, option)
     return found
@@ -229,7 +230,7 @@ def find_pictures(
         )
     root = Path(root)
     if not root.is_dir():
-        raise UserError(f"There is no folder {root}: name the folder that holds the pictures with --coco_dir.")
+        raise no_folder(root, "name the folder that holds the pictures with --coco_dir")
     base = root / "images" if (root / "images" / "train").is_dir() and not (root / "train").is_dir() else root
     split = (base / "train").is_dir()
     coco = None if use_prepared else coco_folder(root)

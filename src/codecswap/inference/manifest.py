@@ -17,6 +17,7 @@ from codecswap.entropy.passes import Pass, check_passes, has_context, predicted
 from codecswap.entropy.tables import EntropyTables
 from codecswap.errors import UserError
 from codecswap.files import atomic_write
+from codecswap.identify import describe
 from codecswap.inference.split_inputs import SplitInputs
 from codecswap.inference.tiles import TILE
 
@@ -175,7 +176,9 @@ def read_folder(folder: Path) -> tuple[Manifest, EntropyTables]:
     """
     path = folder / MANIFEST
     if not path.is_file():
-        raise UserError(f"{folder} is no exported codec (it has no {MANIFEST}): make one with `codecswap export`.")
+        raise UserError(
+            f"{folder} is no exported codec (it has no {MANIFEST}) but {describe(folder)}. `codecswap export` makes one."
+        )
     try:
         content = json.loads(path.read_bytes())
         if content["format"] != FORMAT:

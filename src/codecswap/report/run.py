@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from codecswap.errors import UserError
+from codecswap.identify import describe, no_folder
 from codecswap.stages import STAGES, Stage
 from codecswap.swaps import GDN_SWAPS, SWAPS
 
@@ -141,14 +142,14 @@ def read_run(folder: Path) -> Run:
         UserError: there is no such folder, it is no run, or a file in it is damaged.
     """
     if not folder.is_dir():
-        raise UserError(f"There is no folder {folder}: name the folder that a run wrote to (its --save_dir).")
+        raise no_folder(folder, "name the folder that a run wrote to (its --save_dir)")
     record = _read_json(folder / "run.json")
     config = _read_yaml(folder / "config.yaml")
     rows = _read_rows(folder / "metrics.csv")
     checkpoints = [name for stage in STAGES.values() for name in (stage.best, stage.last) if (folder / name).is_file()]
     if not (record or rows or (checkpoints and config)) and not _looks_like_options(config):
         raise UserError(
-            f"{folder} is not a run's folder (no metrics.csv, config.yaml or run.json of one in it): name the --save_dir of "
+            f"{folder} is not a run's folder (no metrics.csv, config.yaml or run.json of one in it) but {describe(folder)}. Name the --save_dir of "
             "`codecswap distill` or `finetune`."
         )
     name = record.get("stage")

@@ -14,6 +14,7 @@ from onnx import GraphProto, ModelProto, TensorProto
 from onnx.external_data_helper import uses_external_data
 
 from codecswap.errors import UserError
+from codecswap.identify import UNKNOWN, describe, refusal
 from codecswap.rewrite.constants import bodies
 
 MOST_INLINE = (1 << 31) - (1 << 20)
@@ -23,6 +24,13 @@ LEAST_EXTERNAL = 1024
 ALIGNED = 4096
 """Offsets in the file of external data are multiples of this, so that runtimes can map it."""
 CHUNK = 1 << 24
+
+
+def _no_onnx(path: Path) -> UserError:
+    found = describe(path)
+    if found == UNKNOWN or "ONNX" in found:
+        return UserError(f"{path} is no ONNX file, or it is damaged: export it again.")
+    return refusal(path, "an ONNX file", "export one with torch.onnx.export")
 
 
 def read_model(path: Path) -> ModelProto:
@@ -40,9 +48,9 @@ def read_model(path: Path) -> ModelProto:
     try:
         model = onnx.load(path, format="protobuf", load_external_data=False)
     except (DecodeError, ValueError, RecursionError):
-        raise UserError(f"{path} is no ONNX file, or it is damaged: export it again.") from None
+        raise _no_onnx(path) from None
     if not model.graph.node or not model.opset_import:
-        raise UserError(f"{path} holds no ONNX graph: export it again.")
+        raise _no_onnx(path)
     for tensor in _external(model):
         _check(tensor, path)
     return model

@@ -124,8 +124,9 @@ def read_student(path: str | Path) -> StudentCheckpoint:
     _check_format(path, content.get("format", FORMAT))  # files of the original recipe have none
     state = content.get("student_state")
     if not isinstance(state, dict):
+        weights = "a codec's weights, which --teacher and --codec read, but " if "g_a" in _names(content) else ""
         raise UserError(
-            f"{path} holds no student (no student_state in it): name a checkpoint that distill or finetune wrote."
+            f"{path} holds {weights}no student (no student_state in it): name a checkpoint that distill or finetune wrote."
         )
     if not isinstance(content.get("config", {}), dict):
         raise UserError(f"{path} is damaged (its config is no table of options): copy it again or name another.")
@@ -160,6 +161,12 @@ def read_student(path: str | Path) -> StudentCheckpoint:
     student.record = record
     student.source = record and Teacher.of(record)
     return StudentCheckpoint(path, student.eval(), replacement, kernel, record, content)
+
+
+def _names(content: dict[str, Any]) -> set[str]:
+    """The parts of all names in a checkpoint, two levels deep."""
+    nested = [value for value in content.values() if isinstance(value, dict)]
+    return {part for names in (content, *nested) for name in names for part in str(name).split(".")}
 
 
 def _check_format(path: Path, version: object) -> None:

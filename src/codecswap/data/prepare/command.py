@@ -11,6 +11,7 @@ from codecswap.data.prepare.fetch import fetch
 from codecswap.data.prepare.unpack import TOP
 from codecswap.errors import UserError
 from codecswap.files import directory_lock
+from codecswap.identify import no_folder
 
 TRAINING_SIZE = 224
 """Side of the crops for training, in pixels."""
@@ -65,6 +66,6 @@ def _check(options: PrepareOptions) -> None:
         return
     images, out = Path(options.images).resolve(), Path(options.out_dir or "").resolve()
     if not images.is_dir():
-        raise UserError(f"There is no folder {options.images}: name the folder of your pictures with --images.")
+        raise no_folder(options.images, "name the folder of your pictures with --images")
     if out.is_relative_to(images):
         raise UserError(f"--out_dir {out} is inside --images {images}: name a folder outside of it.")
