@@ -149,8 +149,8 @@ def read_run(folder: Path) -> Run:
     checkpoints = [name for stage in STAGES.values() for name in (stage.best, stage.last) if (folder / name).is_file()]
     if not (record or rows or (checkpoints and config)) and not _looks_like_options(config):
         raise UserError(
-            f"{folder} is not a run's folder (no metrics.csv, config.yaml or run.json of one in it) but {describe(folder)}. Name the --save_dir of "
-            "`codecswap distill` or `finetune`."
+            f"{folder} is not a run's folder (no metrics.csv, config.yaml or run.json of one in it) but {describe(folder)}. "
+            "Name the --save_dir of `codecswap distill` or `finetune`."
         )
     name = record.get("stage")
     if name not in STAGES:
