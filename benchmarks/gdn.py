@@ -28,7 +28,7 @@ from codecswap.data.transforms import first_readable
 from codecswap.export.codec import quantize
 from codecswap.inference.runtime import OnnxCodec
 from codecswap.metrics import psnr, to_8_bits
-from codecswap.swaps import GDN_SWAPS, KEPT
+from codecswap.swaps import GDN_SWAPS, UNCHANGED
 from codecswap.swaps.apply import PARTS, swap, swap_gdn
 from codecswap.swaps.calibrate import calibrate
 from codecswap.swaps.closed_form import Loss, measure, swap_and_fit
@@ -44,7 +44,7 @@ MARKS = (1 / 3, 2 / 3, 1.0)
 def start(teacher: Codec, name: str, part: str, crops: Tensor, tolerance: float) -> tuple[Codec, str]:
     """A decoder of subpixel convolutions (a teacher's own, for an encoder) with a form of GDN, fitted in closed form."""
     pieces = None
-    if name != KEPT and GDN_SWAPS[name].sizes:
+    if name != UNCHANGED and GDN_SWAPS[name].sizes:
         _, _, pieces = swap_and_fit(teacher, name, part, crops[:32], tolerance=tolerance)
     student, _ = swap_gdn(swap(teacher, "subpixel")[0], name, part, pieces=pieces)
     inputs = {"g_a": crops, "g_s": torch.cat([encode(teacher, some) for some in crops.split(8)])}
@@ -104,7 +104,7 @@ def in_8_bits(codec: Codec, calibration: Tensor, held_out: Tensor) -> float:
     """PSNR of a codec whose decoder is INT8, mean over pictures."""
     with tempfile.TemporaryDirectory() as folder:
         quantize(codec, folder, calibration_images=[x.numpy() for x in calibration])
-        exact, plain = OnnxCodec(Path(folder), exact=True), TorchCodec(codec)
+        exact, plain = OnnxCodec(Path(folder), reference=True), TorchCodec(codec)
         scores = []
         for x in held_out:
             shown = exact.synthesize(plain.tables.to_symbols(plain.analyze(x.numpy())))
@@ -127,7 +127,9 @@ def main() -> None:
     parser.add_argument("--images", default=photos / "train")
     parser.add_argument("--held_out", default=photos / "val")
     parser.add_argument("--part", choices=("decoder", "encoder"), default="decoder")
-    parser.add_argument("--forms", default=",".join([KEPT, *GDN_SWAPS]), help="names of --gdn, separated by commas")
+    parser.add_argument(
+        "--forms", default=",".join([UNCHANGED, *GDN_SWAPS]), help="names of --gdn, separated by commas"
+    )
     parser.add_argument("--minutes", type=float, default=0.5, help="processor time for each form that trains")
     parser.add_argument("--count", type=int, default=256, help="pictures to fit to and to train on, at most")
     parser.add_argument("--measured", type=int, default=32, help="pictures to measure on, at most")
@@ -148,7 +150,7 @@ def main() -> None:
         like = held_out[:1] if part == "encoder" else encode(teacher, held_out[:1])
         curve = [cells(measure(teacher, student, pictures), part)]
         steps = 0
-        if name != KEPT and GDN_SWAPS[name].trained and options.minutes:
+        if name != UNCHANGED and GDN_SWAPS[name].trained and options.minutes:
             trainer = Trainer(teacher, student, part, crops, 60 * options.minutes, options)
             for mark in MARKS:
                 trainer.until(mark, distill=mark < 0.9)

@@ -67,7 +67,7 @@ def write(name: str, folder: Path) -> Path:
 
 
 def decoded_here(folder: Path, coded: Path) -> np.ndarray:
-    return np.asarray(bitstream.decode(OnnxCodec(folder, threads=1, exact=True), coded.read_bytes()))
+    return np.asarray(bitstream.decode(OnnxCodec(folder, threads=1, reference=True), coded.read_bytes()))
 
 
 def decode_there(cpu: str, folder: Path, coded: Path, shown: Path) -> str:

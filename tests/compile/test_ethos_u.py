@@ -104,7 +104,7 @@ def test_the_table_is_close_to_the_function() -> None:
 def test_the_simulator_is_the_qdq_files_meaning(folder, precision: str, least: float) -> None:
     path, teacher = folder(precision), TorchCodec(load_codec("tiny"))
     decode = simulator(read_qdq(onnx.load(path / "decoder.onnx")), OnnxCodec(path))
-    exact = OnnxCodec(path, threads=1, exact=True)
+    exact = OnnxCodec(path, threads=1, reference=True)
     for picture in islice(sample_pictures(None, "", "val", (SIDE, SIDE)), 2):
         symbols = teacher.tables.to_symbols(teacher.analyze(picture))
         assert agreement("decoder", decode(symbols), exact.synthesize(symbols)) > least

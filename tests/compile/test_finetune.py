@@ -45,7 +45,7 @@ def decoded(checkpoint: Path, folder: Path, side: int) -> tuple[np.ndarray, np.n
     symbols = plain.tables.to_symbols(plain.analyze(np.random.default_rng(0).random((3, side, side), np.float32)))
     with torch.no_grad():
         ours = read_student(checkpoint).student.g_s(torch.from_numpy(plain.tables.to_latents(symbols))[None])[0]
-    return ours.numpy().clip(0, 1), OnnxCodec(folder, exact=True).synthesize(symbols).clip(0, 1)
+    return ours.numpy().clip(0, 1), OnnxCodec(folder, reference=True).synthesize(symbols).clip(0, 1)
 
 
 def test_training_gains_and_its_files_are_what_was_trained(

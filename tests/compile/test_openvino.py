@@ -26,7 +26,7 @@ def test_files_mean_the_same_to_openvino(
     assert report["quality"]["to_float"] > (100 if precision == "float32" else 35)
     # its own files, as another program would open them
     symbols = np.random.default_rng(0).integers(-3, 4, (80, 6, 5)).astype(np.int32)
-    exact = OnnxCodec(tmp_path, exact=True)
+    exact = OnnxCodec(tmp_path, reference=True)
     alone = openvino.Core().compile_model(tmp_path / "decoder.xml", "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     error = alone([exact.decoder_input(symbols)[None]])[0][0] - exact.synthesize(symbols)
     assert np.sqrt(np.square(error).mean()) < (1e-5 if precision == "float32" else 10 ** (-50 / 20))

@@ -117,25 +117,25 @@ def test_the_largest_weights_and_activations_are_exact_in_any_order() -> None:
     rng = np.random.default_rng(0)
     weight = rng.choice([-LIMIT, LIMIT, LIMIT - 1], (8, 480, 5, 5)).astype(np.int16)
     zeros = np.zeros(8, np.int64)
-    layer = Layer(weight, zeros, np.zeros(8, np.int32), 1 << SLOPE_BITS, doubles=False)
+    layer = Layer(weight, zeros, np.zeros(8, np.int32), 1 << SLOPE_BITS, pixel_shuffle=False)
     x = rng.choice([-LIMIT, LIMIT], (480, 6, 7))
     wanted = in_int64(layer, x)
     assert (layer(x, None) == wanted).all()
     order = rng.permutation(480)
-    shuffled = Layer(weight[:, order], zeros, layer.shift, layer.slope, doubles=False)
+    shuffled = Layer(weight[:, order], zeros, layer.shift, layer.slope, pixel_shuffle=False)
     assert (shuffled(x[order], None) == wanted).all()
 
 
 def test_weights_whose_sums_would_not_be_exact_are_refused() -> None:
     one, shift = np.full((1, 1, 1, 1), LIMIT, np.int16), np.zeros(1, np.int32)
-    Layer(one, np.array([1 << 51]), shift, 0, doubles=False)
+    Layer(one, np.array([1 << 51]), shift, 0, pixel_shuffle=False)
     for bias, moved, slope in ((1 << 52, 0, 0), (-(1 << 62), 0, 0), (0, 48, 0), (1 << 40, -30, 0), (0, 0, 1 << 17)):
         with pytest.raises(UserError, match="integer network is damaged"):
-            Layer(one, np.array([bias]), shift + moved, slope, doubles=False)
+            Layer(one, np.array([bias]), shift + moved, slope, pixel_shuffle=False)
 
 
 def test_a_network_that_would_take_much_memory_is_refused() -> None:
-    layer = Layer(np.ones((4, 1, 1, 1), np.int16), np.zeros(4, np.int64), np.zeros(4, np.int32), 0, doubles=True)
+    layer = Layer(np.ones((4, 1, 1, 1), np.int16), np.zeros(4, np.int64), np.zeros(4, np.int32), 0, pixel_shuffle=True)
 
     def network(count: int) -> IntegerNetwork:
         return IntegerNetwork(0, np.zeros(1, np.int64), (layer,) * count, np.arange(3), has_means=False)

@@ -123,7 +123,7 @@ def test_integers_are_the_qdq_files(
 ) -> None:
     folder = folders(replacement, precision)
     content = tflite(read_qdq(onnx.load(folder / "decoder.onnx")))
-    quantized, teacher = OnnxCodec(folder, threads=1, exact=True), TorchCodec(load_codec("tiny"))
+    quantized, teacher = OnnxCodec(folder, threads=1, reference=True), TorchCodec(load_codec("tiny"))
     for one in symbols:
         expected, wanted = quantized.synthesize(one), teacher.synthesize(one)
         found = run(content, quantized.manifest.split_inputs.split(one))
@@ -161,7 +161,7 @@ def test_no_form_of_gdn_leaves_a_root(tmp_path: Path, gdn: str) -> None:
         options |= {"width": 128, "height": 128, "calibration_images": samples}
         made, _ = quantize(codec, tmp_path / precision, **options)
         content = tflite(made.networks["decoder"].transform)
-        quantized = OnnxCodec(tmp_path / precision, threads=1, exact=True)
+        quantized = OnnxCodec(tmp_path / precision, threads=1, reference=True)
         found = run(content, quantized.manifest.split_inputs.split(symbols))
         assert agreement("decoder", found, quantized.synthesize(symbols)) > least
         unfused = FORMS[gdn] if precision == "w8a16" else FORMS[gdn] - {"RELU"}

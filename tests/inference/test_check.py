@@ -29,12 +29,12 @@ from codecswap.swaps.apply import swap
 open_session = runtime.open_session
 
 
-def saturate(model: bytes, threads: int | None = None, *, exact: bool = False) -> Any:
+def saturate(model: bytes, threads: int | None = None, *, reference: bool = False) -> Any:
     """`codecswap.inference.runtime.open_session` of a runtime that overflows and knows no option against it."""
     return (
         SaturatingSession(model)
-        if b"QuantizeLinear" in model and not exact
-        else open_session(model, threads, exact=exact)
+        if b"QuantizeLinear" in model and not reference
+        else open_session(model, threads, reference=reference)
     )
 
 
@@ -112,17 +112,17 @@ def test_an_overflowing_runtime_is_found_out_when_quantizing(
 
 @pytest.mark.parametrize("name", ["7", "8", "fixed"])
 def test_this_processor_computes_what_files_mean(folders: dict[str, Path], name: str) -> None:
-    codec, exact = OnnxCodec(folders[name], threads=1), OnnxCodec(folders[name], threads=1, exact=True)
+    codec, reference = OnnxCodec(folders[name], threads=1), OnnxCodec(folders[name], threads=1, reference=True)
     samples = list(islice(sample_pictures(None, "", "val", (192, 128)), 2))
     native = TorchCodec(load_codec("tiny"))
     symbols = [native.tables.to_symbols(native.analyze(one)) for one in samples]
-    found = check.compare(codec, exact, samples, symbols)
+    found = check.measure_agreement(codec, reference, samples, symbols)
     assert set(found) == ({"encoder", "decoder"} if name == "fixed" else {"decoder"})
     assert min(found.values()) > 60
 
 
 def test_checks_are_what_the_file_means(folders: dict[str, Path]) -> None:
-    codec = OnnxCodec(folders["7"], threads=1, exact=True)
+    codec = OnnxCodec(folders["7"], threads=1, reference=True)
     decoded = bitstream.decode(codec, (folders["7"] / "check_decoder.csw").read_bytes())
     shown = load_picture(folders["7"] / "check_decoder.png")
     assert shown.size == (128, 128)

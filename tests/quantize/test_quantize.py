@@ -124,7 +124,7 @@ def test_an_encoder_of_16_bits_writes_almost_the_same(
 
     def error(name: str, *more: str) -> float:
         assert cli.main([*arguments, *common, *more, "--output", str(tmp_path / name)]) == 0
-        codec, exact, errors = OnnxCodec(tmp_path / name, threads=1), OnnxCodec(tmp_path / name, exact=True), []
+        codec, exact, errors = OnnxCodec(tmp_path / name, threads=1), OnnxCodec(tmp_path / name, reference=True), []
         for path in scan(pictures / "val"):
             picture = np.asarray(load_picture(path).crop((0, 0, 240, 160)), np.float32).transpose(2, 0, 1) / 255
             latents = codec.analyze(picture)

@@ -121,7 +121,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory, pictures_and_symbols: tupl
 def test_numpy_and_onnx_runtime_compute_the_same(
     folders: dict[str, Path], pictures_and_symbols: tuple, name: str, part: str
 ) -> None:
-    folder = OnnxCodec(folders[name], threads=1, exact=True)
+    folder = OnnxCodec(folders[name], threads=1, reference=True)
     transform = read_qdq(onnx.load(folders[name] / f"{part}.onnx"))
     for picture, symbols in zip(*pictures_and_symbols, strict=True):
         if part == "decoder":

@@ -44,7 +44,7 @@ def decoded(decoder: QuantizedSynthesis, folder: Path, sample: np.ndarray) -> tu
     symbols = codec.tables.to_symbols(codec.analyze(sample))
     with torch.no_grad():
         ours = decoder(torch.from_numpy(codec.tables.to_latents(symbols))[None])[0].numpy()
-    return ours.clip(0, 1), OnnxCodec(folder, exact=True).synthesize(symbols).clip(0, 1)
+    return ours.clip(0, 1), OnnxCodec(folder, reference=True).synthesize(symbols).clip(0, 1)
 
 
 @pytest.mark.parametrize(

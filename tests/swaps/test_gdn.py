@@ -13,7 +13,7 @@ from codecswap.data.transforms import first_readable
 from codecswap.export.backends.onnx import export_decoder, export_encoder
 from codecswap.graph import onnx_graph as graph
 from codecswap.layers.gdn import GDN, RampGDN
-from codecswap.swaps import GDN_SWAPS, KEPT
+from codecswap.swaps import GDN_SWAPS, UNCHANGED
 from codecswap.swaps.apply import swap, swap_gdn
 from codecswap.swaps.calibrate import calibrate
 from codecswap.swaps.closed_form import measure, swap_and_fit
@@ -41,7 +41,7 @@ def test_what_a_gdn_swap_says_of_itself_is_so(name: str, inverse: bool) -> None:
     new, error = value.replace(old)
     x = 3 * torch.randn(1, 4, 6, 5)
     assert torch.allclose(new(x), old(x), atol=1e-5) == value.exact == (error == float("-inf"))
-    assert value.made(new) and not value.made(old)
+    assert value.recognizes(new) and not value.recognizes(old)
     assert (value.calibration is None) == (not list(new.parameters()) or value.exact)
 
 
@@ -100,12 +100,12 @@ def test_a_smaller_tolerance_takes_more_pieces(teacher: FactorizedPrior, crops: 
     assert counts[0] == 1 < counts[1]
 
 
-@pytest.mark.parametrize("name", [KEPT, *GDN_SWAPS])
+@pytest.mark.parametrize("name", [UNCHANGED, *GDN_SWAPS])
 def test_the_operators_of_an_exported_codec(teacher: FactorizedPrior, tmp_path: Path, name: str) -> None:
     made, _ = swap_gdn(teacher, name, "both")
     path = tmp_path / "part.onnx"
     needed = set(GDN_SWAPS[name].operators) if name in GDN_SWAPS else {"Mul", "Sqrt"}
-    divides = {"Div"} if name in (KEPT, "gdn1") else set()
+    divides = {"Div"} if name in (UNCHANGED, "gdn1") else set()
     export_decoder(made, path, height=64, width=64, form="subpixel")
     assert set(graph.facts(path, (1, 80, 4, 4)).operators) == needed | {"Conv", "DepthToSpace"}
     export_encoder(made, path, height=64, width=64)

@@ -27,7 +27,7 @@ SOURCE = Path(codecswap.__file__).parent
 
 
 def test_no_name_is_compared() -> None:
-    names = "|".join({*swaps.SWAPS, *swaps.GDN_SWAPS, swaps.KEPT} - {"none"})  # which other options have, too
+    names = "|".join({*swaps.SWAPS, *swaps.GDN_SWAPS, swaps.UNCHANGED} - {"none"})  # which other options have, too
     comparison = re.compile(
         rf"""[!=]=\s*["']({names})["']|["']({names})["']\s*[!=]=|\bin\s*[(\[{{]\s*["']({names})["']"""
     )
@@ -42,7 +42,7 @@ def test_no_name_is_compared() -> None:
 
 def test_the_option_has_the_names_of_the_table() -> None:
     assert set(get_args(Replacement)) == set(swaps.SWAPS)
-    assert set(get_args(Gdn)) == {*swaps.GDN_SWAPS, swaps.KEPT}
+    assert set(get_args(Gdn)) == {*swaps.GDN_SWAPS, swaps.UNCHANGED}
     assert all(name == value.name for table in (swaps.SWAPS, swaps.GDN_SWAPS) for name, value in table.items())
 
 
@@ -93,7 +93,7 @@ def test_a_new_swap_is_one_value_in_the_table(
         name="doubling",
         build=_build,
         fit=_fit,
-        made=lambda layer: isinstance(layer, Doubling),
+        recognizes=lambda layer: isinstance(layer, Doubling),
         describe=lambda layer: "Doubling",
     )
     monkeypatch.setitem(swaps.SWAPS, new.name, new)

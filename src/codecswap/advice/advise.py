@@ -19,7 +19,7 @@ from codecswap.graph.trace import open_shape, trace
 from codecswap.layers.gdn import GDN
 from codecswap.layers.upsampling import UpsampleConv2d
 from codecswap.metrics import psnr, to_8_bits
-from codecswap.swaps import GDN_SWAPS, KEPT, SWAPS, replacing
+from codecswap.swaps import GDN_SWAPS, SWAPS, UNCHANGED, replacing
 from codecswap.swaps.apply import has_gdn, swap
 from codecswap.swaps.calibrate import calibrate
 from codecswap.swaps.closed_form import measure, swap_and_fit
@@ -29,7 +29,7 @@ TRANSPOSED = "transposed"
 """The teacher as it is."""
 OPERATORS = {TRANSPOSED: ("ConvTranspose",)} | {swap.name: swap.operators for swap in replacing(nn.ConvTranspose2d)}
 """What a decoder's upsampling can be made of, and the ONNX operators of these layers."""
-GDN_OPERATORS = {KEPT: ("Conv", "Mul", "Sqrt")} | {
+GDN_OPERATORS = {UNCHANGED: ("Conv", "Mul", "Sqrt")} | {
     swap.name: swap.operators for swap in GDN_SWAPS.values() if not swap.trained
 }
 """What inverse GDNs can be made of without training, and the ONNX operators."""
@@ -88,7 +88,7 @@ class Advice:
     def _lacking(self) -> Iterable[str]:
         if self.accepted is None:
             return
-        if self.gdn and (missing := sorted(set(GDN_OPERATORS[KEPT]) - self.accepted)):
+        if self.gdn and (missing := sorted(set(GDN_OPERATORS[UNCHANGED]) - self.accepted)):
             others = [name for name, needed in GDN_OPERATORS.items() if set(needed) <= self.accepted]
             instead = f"add --gdn {others[0]}" if others else "and no --gdn goes without them"
             yield f"Whatever you choose, this target lacks {', '.join(missing)} for the inverse GDNs: {instead}."
@@ -171,7 +171,7 @@ def advise(
         progress(len(upsampling), len(names))
     for name in names[len(OPERATORS) :]:
         made, _, pieces = swap_and_fit(codec, name, "decoder", calibration, tolerance=GdnOptions.gdn_tolerance)
-        exact = name == KEPT or GDN_SWAPS[name].exact
+        exact = name == UNCHANGED or GDN_SWAPS[name].exact
         gdns.append(choice(made, name, exact, GDN_OPERATORS[name], pieces))
         progress(len(upsampling) + len(gdns), len(names))
     return Advice(len(measured), tuple(upsampling), tuple(gdns), other, accepted, codecs)

@@ -5,7 +5,7 @@ from codecswap.codecs.source import Teacher
 from codecswap.config import AdviseOptions
 from codecswap.console import progress, say, show_table
 from codecswap.errors import UserError, how_to_install
-from codecswap.swaps import KEPT
+from codecswap.swaps import UNCHANGED
 
 
 def main(options: AdviseOptions) -> int:
@@ -47,7 +47,7 @@ def _show(found: Advice, name: str) -> None:
     rows = [
         [
             f"{choice.name}, {choice.pieces} pieces" if choice.pieces else choice.name,
-            _exact(choice, choice.name == KEPT),
+            _exact(choice, choice.name == UNCHANGED),
             f"{choice.lost:.3f}",
             _cost(choice),
             ", ".join(choice.operators),

@@ -1,4 +1,4 @@
-"""One file or many: pictures to .csw files and back, in one process or several."""
+"""Encode and decode many files, in one process or several."""
 
 import multiprocessing
 import signal
@@ -18,16 +18,16 @@ from codecswap.identify import describe, refusal
 
 SUFFIX = ".csw"
 MOST_BYTES = 1 << 29
-"""Of a file; no picture that may be encoded takes so many."""
+"""Largest size of a .csw file that is read; no picture takes more."""
 MARK = ("Software", "codecswap")
-"""In the PNG files that are written here, which a later run may overwrite."""
+"""Mark in the PNG files written here, which a later run may overwrite."""
 
 Work = Callable[[bitstream.Codec, Path, Path], str]
-"""Does one file; returns what is said of it."""
+"""Processes one file; returns a message about it."""
 
 
 def encode_file(codec: bitstream.Codec, source: Path, target: Path) -> str:
-    """Code the picture ``source``; returns its size in words.
+    """Encode the picture ``source``; returns its size as text.
 
     Raises:
         UserError: it cannot be read, or the codec cannot take its size.
@@ -48,10 +48,10 @@ def encode_file(codec: bitstream.Codec, source: Path, target: Path) -> str:
 
 
 def decode_file(codec: bitstream.Codec, source: Path, target: Path) -> str:
-    """Decode the file ``source`` to a PNG; returns its size in words.
+    """Decode the file ``source`` to a PNG; returns its size as text.
 
     Raises:
-        UserError: it is no such file, damaged, of another codec or a newer version. No picture is written then.
+        UserError: it is not a .csw file, damaged, of another codec or of a newer version; no picture is written.
     """
     if not source.is_file():
         raise UserError(f"There is no file {source}: check the path.")
@@ -72,39 +72,39 @@ def decode_file(codec: bitstream.Codec, source: Path, target: Path) -> str:
 
 
 def pairs(inputs: Sequence[Path], output: Path, suffix: str) -> list[tuple[Path, Path]]:
-    """Each file to read and the one to write; the sub-folders of folders are kept, and folders to write to are made.
+    """Pairs of input and output file; sub-folders are kept, and output folders are created.
 
     Args:
-        inputs: files and folders; a folder's pictures, or .csw files where PNG files are to be written.
+        inputs: files and folders; of a folder all pictures, or all .csw files if ``suffix`` is .png.
         output: a folder that exists or, for one file, the file to write; for several files or a folder, a folder.
-        suffix: of the files to write.
+        suffix: suffix of the output files.
 
     Raises:
-        UserError: a folder holds nothing to do, two files would become one, or a folder is needed.
+        UserError: a folder has no such files, two outputs would have one name, or an output folder is needed.
     """
     into_folder = len(inputs) > 1 or inputs[0].is_dir() or output.is_dir()
     if into_folder and (output.is_file() or (output.suffix.lower() == suffix and not output.is_dir())):
         raise UserError(f"--output {output} is no folder, which several files need: name one.")
-    made: dict[Path, Path] = {}
+    sources: dict[Path, Path] = {}
     for given in inputs:
         if given.is_dir() and not (found := scan(given, ENDINGS if suffix == SUFFIX else (SUFFIX,))):
             raise UserError(f"The folder {given} holds nothing to do: name another with --input.")
         for path in found if given.is_dir() else [given]:
             place = path.relative_to(given) if given.is_dir() else Path(path.name)
             target = (output / place).with_suffix(suffix) if into_folder else output
-            if target in made:
-                raise UserError(f"{made[target]} and {path} would both become {target}: rename one of them.")
-            made[target] = path
-    for target in made:
+            if target in sources:
+                raise UserError(f"{sources[target]} and {path} would both become {target}: rename one of them.")
+            sources[target] = path
+    for target in sources:
         target.parent.mkdir(parents=True, exist_ok=True)
-    return [(path, target) for target, path in made.items()]
+    return [(path, target) for target, path in sources.items()]
 
 
 def check_replaceable(target: Path) -> None:
-    """Refuse to overwrite a file that was not written here.
+    """Refuse to overwrite a file that codecswap did not write.
 
     Raises:
-        UserError: ``target`` is there, and is neither a .csw file nor a PNG with the `MARK` of a decoded picture.
+        UserError: ``target`` exists, and is neither a .csw file nor a PNG with `MARK`.
     """
     if not target.exists():
         return
@@ -117,37 +117,37 @@ def check_replaceable(target: Path) -> None:
 def run(
     source: Source, work: Work, pairs: Sequence[tuple[Path, Path]], jobs: int, *, force: bool = False
 ) -> Iterator[tuple[bool, str]]:
-    """Do all files, in order; one that cannot be done does not stop the others.
+    """Process all files in order; a file that fails does not stop the others.
 
     Args:
         source: the codec.
         work: `encode_file` or `decode_file`.
-        pairs: each file to read, and the one to write.
+        pairs: input and output files.
         jobs: number of processes.
-        force: overwrite files that were not written here.
+        force: overwrite files that codecswap did not write.
 
     Yields:
-        Whether each file was done, and what is said of it.
+        Whether each file succeeded, and a message about it.
     """
     if jobs == 1:
         _open(source)
         for pair in pairs:
             yield _one(work, *pair, force)
         return
-    source.open()  # what is wrong with the codec is said once
+    source.open()  # an error of the codec is reported once
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(min(jobs, len(pairs)), context, _open, (source,)) as pool:
         yield from pool.map(_one, [work] * len(pairs), *zip(*pairs, strict=True), [force] * len(pairs))
 
 
 _codec: bitstream.Codec
-"""Each process's own."""
+"""The codec of this process."""
 
 
 def _open(source: Source) -> None:
     global _codec
     if multiprocessing.parent_process():
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the main process's to answer
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process handles Ctrl-C
     _codec = source.open()
 
 

@@ -1,4 +1,4 @@
-"""Which codec encodes and decodes; PyTorch only where it is not an exported one."""
+"""Open the codec that encodes and decodes; PyTorch is imported only if it is not an exported one."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +10,7 @@ from codecswap.inference.runtime import OnnxCodec
 
 @dataclass(frozen=True)
 class Source:
-    """Which codec to open; a process opens its own."""
+    """Description of a codec; each process opens its own."""
 
     path: str | None
     """An exported folder, a teacher or a student; None: the zoo's."""
@@ -19,13 +19,13 @@ class Source:
     metric: str
     threads: int
     runtime: str
-    """Of an exported folder."""
+    """Runtime of an exported folder."""
 
     def open(self) -> bitstream.Codec:
         """Load the codec.
 
         Raises:
-            UserError: there is none, or it is damaged.
+            UserError: it does not exist, or it is damaged.
         """
         if self.path and Path(self.path).is_dir():
             return OnnxCodec(Path(self.path), self.threads, runtime=self.runtime)

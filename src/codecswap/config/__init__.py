@@ -1,4 +1,4 @@
-"""Every option of every command. The command line, YAML files, checkpoints and docs/options.md are made from these classes.
+"""Options of all commands. The command line, YAML files, checkpoints and docs/options.md are generated from these classes.
 
 `codecswap --help` reads these files, so they import nothing heavy.
 """

@@ -1,4 +1,4 @@
-"""Options of what leads to a device, and of encoding and decoding."""
+"""Options of deployment (export, quantize, compile, page), and of encoding and decoding."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,13 +23,13 @@ from codecswap.errors import UserError
 
 @dataclass(kw_only=True)
 class DeployOptions(TeacherOptions, GdnOptions):
-    """What export, quantize and compile have in common."""
+    """Options of export, quantize and compile."""
 
     checkpoint: str | None = None
     """Checkpoint of a student. Default: the teacher given by --teacher or --quality, with --replacement."""
     replacement: Literal["none", Replacement] | None = None
     """Replacement of a teacher's transposed convolutions, without training. masked and subpixel are exact. Default: subpixel;
-    compile: the one that the target takes. none: as the teacher has them."""
+    compile: one that the target runs. none: keep transposed convolutions."""
     output: Path = Path("exported")
     """Folder for encoder.onnx, decoder.onnx, entropy.json, entropy.bin and codec.json."""
     height: int | None = None
@@ -39,9 +39,9 @@ class DeployOptions(TeacherOptions, GdnOptions):
     images: str | None = None
     """Folder of pictures to verify or measure on. Default: photographs inside the package."""
     calibration_images: str | None = None
-    """Folder of pictures to calibrate on. Default: 13 photographs inside the package."""
+    """Folder of pictures to fit layers and to estimate ranges on. Default: 13 photographs inside the package."""
     calibration_count: int = 32
-    """Number of calibration pictures, at most."""
+    """Largest number of these pictures."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -68,18 +68,18 @@ class DeployOptions(TeacherOptions, GdnOptions):
 
 @dataclass(kw_only=True)
 class OnnxOptions(DeployOptions):
-    """What export and quantize have in common."""
+    """Options of export and quantize."""
 
     form: Form = "native"
-    """How to write upsampling layers: as they are, masked (Resize, Mul and Conv), or subpixel (Conv and DepthToSpace)."""
+    """Lowering of upsampling layers: native (unchanged), masked (Resize, Mul and Conv) or subpixel (Conv and DepthToSpace)."""
     part: Part = "both"
-    """Networks to write; --gdn replaces the GDN layers of these. Another encoder writes other bitstreams, which the same
+    """Networks to write; --gdn replaces their GDN layers. A changed encoder writes other bitstreams, which the same
     decoders read."""
     opset: int = 13
     """ONNX opset, 11 to 20; quantize: 13 to 20."""
 
     opsets: ClassVar[range] = range(11, 21)
-    """DepthToSpace has its CRD order since 11; PyTorch's exporter ends at 20."""
+    """DepthToSpace has CRD order since opset 11."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -96,13 +96,13 @@ class ExportOptions(OnnxOptions):
     fp16: bool = False
     """Weights and arithmetic in float16. Inputs and outputs stay float32."""
     target: str | None = None
-    """Check the operators against a list: opset13, rknn or another (docs/deploy.md), or a TOML file. Exit code 3 if one is
-    refused."""
+    """Check the operators against a target's list: opset13, rknn or another (docs/deploy.md), or a TOML file. Exit code 3 if
+    an operator is not supported."""
 
 
 @dataclass(kw_only=True)
 class CodingOptions(ZooOptions):
-    """Options of both encoding and decoding."""
+    """Options of encode and decode."""
 
     codec: str | None = None
     """An exported folder (needs no PyTorch), a student's checkpoint, a codec file, or tiny. Default: the model zoo's codec."""
@@ -117,7 +117,7 @@ class CodingOptions(ZooOptions):
     threads: int | None = None
     """Threads per process. Default: the number of cores divided by --jobs."""
     runtime: Literal["onnxruntime", "openvino"] = "onnxruntime"
-    """What computes an exported folder. OpenVINO, a package of its own, is faster on many x86 processors."""
+    """Runtime of an exported folder. OpenVINO, a separate package, is faster on many x86 processors."""
 
     def __post_init__(self) -> None:
         check_at_least(self, jobs=1)
@@ -142,40 +142,40 @@ class DecodeOptions(CodingOptions):
 
 @dataclass(kw_only=True)
 class QuantizeOptions(OnnxOptions):
-    """Write a codec as ONNX files of 8-bit weights and 8- or 16-bit activations. The folder is like that of export."""
+    """Write a codec as ONNX files with 8-bit weights and 8- or 16-bit activations. The folder is like that of export."""
 
     output: Path = Path("quantized")
     """Folder for encoder.onnx, decoder.onnx, entropy.json, entropy.bin and codec.json."""
     part: Part = "decoder"
-    """Networks to write; --gdn replaces the GDN layers of these. A quantized encoder writes other bitstreams than a float
+    """Networks to write; --gdn replaces their GDN layers. A quantized encoder writes other bitstreams than a float
     encoder; a quantized decoder changes none."""
     precision: Literal["w8a8", "mixed", "w8a16"] = "w8a8"
     """8-bit weights and 8-bit activations, 16-bit activations, or mixed: 16 bits except inside GDN layers."""
     activations: Literal["uint8", "int8"] = "uint8"
-    """Type of 8-bit activations; 16-bit ones are uint16, or int16 around 0. uint8 is faster on x86 processors with VNNI."""
+    """Type of 8-bit activations; 16-bit ones are uint16, or symmetric int16. uint8 is faster on x86 processors with VNNI."""
     weight_bits: Literal[7, 8] | None = None
-    """Bits of the weights. Default: 7 between 8-bit activations, where 8 overflow on many x86 processors without VNNI; or 8."""
+    """Bits of the weights. Default: 7 between 8-bit activations (8 can overflow on x86 processors without VNNI), else 8."""
     equalize: bool = True
-    """First scale the channels around GDN layers to the same range. This does not change the float codec."""
+    """Equalize the ranges of the channels around GDN layers first. This does not change the float codec."""
     refit: bool = True
     """Refit the weights to quantized inputs, then round them with GPTQ-style error compensation."""
     keep: list[str] = field(default_factory=list)
     """Layers to keep in float, e.g. g_s.6. With w8a8 the encoder's last layer always stays in float."""
 
     opsets: ClassVar[range] = range(13, 21)
-    """Scales per channel came with 13."""
+    """Scales per channel need opset 13."""
 
 
 @dataclass(kw_only=True)
 class CompileOptions(DeployOptions):
-    """Write the decoder for an NPU, run its compiler where it is installed, and measure in its arithmetic."""
+    """Write the decoder for an NPU, run its compiler if it is installed, and measure the result in its arithmetic."""
 
     target: str | None = None
     """The NPU: a name that docs/npu.md lists, e.g. rk3588 or ethos-u55, or a TOML file. Exit code 3 if the CPU is needed."""
     precision: str | None = None
     """float32, float16, w8a8, w8a16 or mixed. Default: the best one for the target."""
     form: Form | None = None
-    """How to write upsampling layers: native, masked or subpixel, as in `codecswap export`. Default: the target's."""
+    """Lowering of upsampling layers: native, masked or subpixel, as in `codecswap export`. Default: the target's."""
     output: Path = Path("compiled")
     """Folder for the files, with report.json."""
     height: int | None = 256
@@ -183,7 +183,7 @@ class CompileOptions(DeployOptions):
     width: int | None = 256
     """Width of the pictures or tiles, a multiple of 16."""
     toolchain_python: Path | None = None
-    """Python that has the compiler, where it needs an environment of its own (rknn-toolkit2). Default: that of `make rknn`."""
+    """Python interpreter of the compiler's own environment, if it needs one (rknn-toolkit2). Default: that of `make rknn`."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -1,4 +1,4 @@
-"""Options of what measures and shows."""
+"""Options of eval, report, demo and advise."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,8 +34,8 @@ class EvalOptions(PictureOptions):
     checkpoint: list[str] = field(default_factory=list)
     """Checkpoint of a student, or several. The teacher is read from it. Default: only the teacher is measured."""
     codec: list[str] = field(default_factory=list)
-    """Exported, quantized or compiled folder, or several. One without an encoder takes the teacher's. Given alone, folders are
-    measured without a teacher."""
+    """Exported, quantized or compiled folder, or several. One without an encoder takes the teacher's. Without --teacher and
+    --checkpoint only folders are measured."""
     images: str | None = None
     """Instead of --coco_dir: a folder of pictures of any size. All of them are evaluated, uncropped."""
     anchors: str | None = None
@@ -77,10 +77,10 @@ class EvalOptions(PictureOptions):
 
 
 def _numbers(text: int | str, option: str, low: int, high: int) -> list[int]:
-    """Whole numbers separated by commas, each once, in the order given.
+    """Parse integers separated by commas; duplicates are dropped.
 
     Raises:
-        UserError: it is something else, or one of them is out of range.
+        UserError: it is not a list of integers, or one is out of range.
     """
     try:
         numbers = list(dict.fromkeys(int(word) for word in str(text).split(",")))
@@ -100,9 +100,9 @@ class ReportOptions(Options):
     output: Path = Path("report.html")
     """HTML file to write, or a folder for report.html; below 20 MB. It needs no network."""
     pictures: int = 32
-    """Number of validation pictures to measure the result on, at most. 0: use the training's figures instead."""
+    """Number of validation pictures to measure the result on, at most. 0: use the metrics of the training instead."""
     watch: bool = False
-    """Write the report again whenever the run's files change, until the run ends or Ctrl-C."""
+    """Update the report whenever the run's files change, until the run ends or Ctrl-C."""
 
     def check_paths(self) -> None:  # noqa: D102
         for run in self.runs:

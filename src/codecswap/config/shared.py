@@ -1,4 +1,4 @@
-"""What the options of several commands have in common."""
+"""Options shared by several commands."""
 
 import math
 import zipfile
@@ -12,11 +12,11 @@ from codecswap.identify import no_folder
 Replacement = Literal["upsample", "masked", "subpixel"]
 """Names in `codecswap.swaps.SWAPS`."""
 Gdn = Literal["sqrt", "rsqrt", "ramps", "gdn1", "relu", "none"]
-"""``sqrt``, and names in `codecswap.swaps.GDN_SWAPS`."""
+"""``sqrt`` and the names in `codecswap.swaps.GDN_SWAPS`."""
 Part = Literal["decoder", "encoder", "both"]
 """Transforms to train, replace layers of, or write; names in `codecswap.swaps.apply.PARTS`."""
 Form = Literal["native", "masked", "subpixel"]
-"""How upsampling layers are written: as the codec has them, as Resize, Mul and Conv, or as Conv and DepthToSpace."""
+"""Lowerings of upsampling layers: unchanged, as Resize, Mul and Conv, or as Conv and DepthToSpace."""
 Model = Literal["bmshj2018_factorized", "bmshj2018_hyperprior", "mbt2018_mean", "mbt2018"]
 """Names in `codecswap.codecs.architectures.ARCHITECTURES`."""
 ZOO: Model = "bmshj2018_factorized"
@@ -24,10 +24,10 @@ ZOO: Model = "bmshj2018_factorized"
 
 
 def check_at_least(options: Any, **least: float) -> None:
-    """Refuse options that are below their least values.
+    """Refuse options that are below their minimum.
 
     Raises:
-        UserError: one is, or it is no finite number.
+        UserError: one is below, or is not a finite number.
     """
     for name, value in least.items():
         if not value <= getattr(options, name) < math.inf:
@@ -35,13 +35,13 @@ def check_at_least(options: Any, **least: float) -> None:
 
 
 def check_folder(options: Any, name: str, what: str) -> None:
-    """Refuse an option that names a folder which is not there."""
+    """Refuse an option that names a missing folder."""
     if (folder := getattr(options, name)) is not None and not Path(folder).is_dir():
         raise no_folder(folder, f"name the folder that holds {what} with --{name}")
 
 
 def check_file(options: Any, name: str, *other: str, what: str = "checkpoint") -> None:
-    """Refuse an option that names files or folders one of which is not there, unless it is one of the ``other`` values."""
+    """Refuse an option that names a missing file or folder, unless it is one of the ``other`` values."""
     value = getattr(options, name)
     for path in value if isinstance(value, list) else [value]:
         if path not in (None, *other) and not Path(path).exists():
@@ -49,7 +49,7 @@ def check_file(options: Any, name: str, *other: str, what: str = "checkpoint") -
 
 
 def check_codec(options: Any, *other: str) -> None:
-    """Refuse a ``codec`` that is not there, and what people name instead of an exported folder: a file of it, or a zip."""
+    """Refuse a missing ``codec``, and a file inside an exported folder or a zip instead of the folder."""
     check_file(options, "codec", *other, what="codec")
     for path in map(Path, options.codec if isinstance(options.codec, list) else [options.codec or ""]):
         if path.is_file() and path.name == "codec.json":
@@ -73,10 +73,10 @@ EMBEDDED = ("tiny", "tiny_hyper")
 
 
 class Options:
-    """Options of one command; they know which of them were set, so that the others can come from a checkpoint."""
+    """Options of one command. They record which were explicitly set, so that the others can come from a checkpoint."""
 
     given: frozenset[str]
-    """Names of the options that were set, whatever their values."""
+    """Names of the options that were explicitly set."""
 
     def __new__(cls, **values: Any) -> Self:
         """Record the names of the arguments."""
@@ -89,14 +89,14 @@ class Options:
         return {name: getattr(self, name) for name in self.given}
 
     def check_paths(self) -> None:
-        """Refuse paths that cannot work, before anything heavy is imported.
+        """Refuse missing paths, before heavy imports.
 
         Raises:
             UserError: a file or folder is missing.
         """
 
     def replace(self, **values: Any) -> Self:
-        """The same options with other ``values``, which count as set."""
+        """Copy with other ``values``, which count as explicitly set."""
         return type(self)(**self.explicit() | values)
 
 
@@ -129,10 +129,10 @@ class GdnOptions(Options):
     """How GDN layers are computed."""
 
     gdn: Gdn = "sqrt"
-    """GDN layers: sqrt as they are, rsqrt with a reciprocal square root (exact), ramps with convolutions and ReLU only.
+    """GDN layers: sqrt (unchanged), rsqrt with a reciprocal square root (exact), ramps with convolutions and ReLU only.
     gdn1, relu and none need training."""
     gdn_tolerance: float = 0.01
-    """With --gdn ramps: the loss in dB that is accepted. It decides how many pieces a square root gets (1 to 8)."""
+    """With --gdn ramps: accepted loss in dB. It decides the number of pieces of the piecewise-linear square root (1 to 8)."""
 
     def __post_init__(self) -> None:
         if not self.gdn_tolerance > 0:

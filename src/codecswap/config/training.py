@@ -1,4 +1,4 @@
-"""Options of the training stages."""
+"""Options of distill and finetune."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -15,12 +15,12 @@ from codecswap.config.shared import (
 from codecswap.errors import UserError
 
 QUANTIZED_RATE = 3e-4
-"""Learning rate of quantized decoders by default: a weight has to move by half a level before anything changes."""
+"""Default learning rate of quantized decoders: a weight must change by half a step before its integer changes."""
 
 
 @dataclass(kw_only=True)
 class TrainingOptions(TeacherOptions, PictureOptions):
-    """Options of both distillation and fine-tuning."""
+    """Options of distill and finetune."""
 
     epochs: int = 15
     """Number of passes over the pictures. 0: save the initial student and stop."""
@@ -35,7 +35,7 @@ class TrainingOptions(TeacherOptions, PictureOptions):
     lr: float = 1e-4
     """Maximum learning rate; it decreases to 0 along a cosine."""
     warmup_steps: int = 50
-    """Steps in which the learning rate rises to --lr. A full rate from the first step would undo a good start."""
+    """Steps of linear warm-up to --lr. The full rate from the first step would undo a good initialization."""
     lambda_l1: float = 1.0
     """Weight of the absolute error (L1) in the loss."""
     lambda_msssim: float = 0.2
@@ -43,7 +43,7 @@ class TrainingOptions(TeacherOptions, PictureOptions):
     lambda_mse: float = 0.0
     """Weight of the squared error in the loss, for pictures in [0, 1]. The original recipe has none (0)."""
     lambda_rate: float | None = None
-    """With --unfreeze_all: weight of bits per pixel in the loss. Default: adapted at every step to keep the teacher's rate."""
+    """With --unfreeze_all: weight of bits per pixel in the loss. Default: adapted at each step to keep the teacher's rate."""
     unfreeze_all: bool = False
     """Train the encoder and the entropy model too. The student then cannot decode the teacher's bitstreams."""
     part: Part = "decoder"
@@ -131,9 +131,9 @@ class FinetuneOptions(TrainingOptions):
     resume_ft: str | None = None
     """Checkpoint (ft_last.pt) to continue from. Options not given are taken from it. auto: the newest in --save_dir, if any."""
     quantized: Literal["w8a8", "mixed", "w8a16"] | None = None
-    """Train the decoder in integers of this --precision of `codecswap quantize`, from what that makes of the student."""
+    """Quantization-aware training: train the decoder that `codecswap quantize` makes of the student at this --precision."""
     target: str | None = None
-    """With --quantized: the NPU whose integers they are, e.g. qnn-v73 (docs/npu.md). Default: those of `codecswap quantize`."""
+    """With --quantized: the NPU to quantize for, e.g. qnn-v73 (docs/npu.md). Default: the scheme of `codecswap quantize`."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

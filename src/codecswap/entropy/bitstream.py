@@ -1,4 +1,4 @@
-"""The file of one coded picture (docs/bitstream.md), and the way from a picture to it and back; without PyTorch."""
+"""Encode a picture as a .csw file (docs/bitstream.md) and decode it; without PyTorch."""
 
 import struct
 import zlib
@@ -16,11 +16,11 @@ from codecswap.entropy.tables import EntropyTables
 from codecswap.errors import UserError
 
 MAGIC = b"\x89CSW"
-"""The first byte is no ASCII: a transfer that takes the file for text is found out."""
+"""The first byte is not ASCII, so that a transfer in text mode is detected."""
 VERSION = 1
-"""Of the files of codecs with one string a picture."""
+"""File version of codecs without hyper-latents: one string per picture."""
 HYPER_VERSION = 2
-"""Of the files of codecs with hyper-latents."""
+"""File version of codecs with hyper-latents."""
 _HYPER_HEADER = struct.Struct("<4sBBII16sIIIII")
 """Magic, version, arithmetic, height, width, digest, height and width of the hyper-latents, CRC-32 of the CDF
 indexes, lengths of the hyper-latents' and the latents' string."""
@@ -28,27 +28,27 @@ _HEADER = struct.Struct("<4sBBII16sI")
 """Magic, version, zero, height, width, the tables' digest (its first half), length of the string."""
 _CHECKSUM = struct.Struct("<I")
 OVERHEAD = _HEADER.size + _CHECKSUM.size
-"""Bytes that a file has beside its string."""
+"""Bytes of a version 1 file besides its string."""
 HYPER_OVERHEAD = _HYPER_HEADER.size + _CHECKSUM.size
-"""Bytes that a file of version 2 has beside its strings."""
+"""Bytes of a version 2 file besides its strings."""
 
 
 def overhead(data: bytes) -> int:
-    """Bytes that a file has beside its strings."""
+    """Bytes of this file besides its strings."""
     return HYPER_OVERHEAD if data[len(MAGIC)] == HYPER_VERSION else OVERHEAD
 
 
 class Codec(Protocol):
-    """What encoding and decoding need: a codec in PyTorch, or an exported one in ONNX Runtime."""
+    """Interface that encoding and decoding need: a codec in PyTorch, or an exported one in ONNX Runtime."""
 
     tables: EntropyTables
-    """Of the latents; of the hyper-latents, where there are some."""
+    """Entropy tables of the latents, or of the hyper-latents if there are some."""
     factor: int
-    """Pixels that a latent stands for on either axis."""
+    """Pixels per latent along each axis."""
 
     @property
     def entropy(self) -> EntropyModel:
-        """How latents are coded."""
+        """The entropy model of the latents."""
 
     def analyze(self, picture: np.ndarray) -> np.ndarray:
         """Latents ``(M, H/16, W/16)``, before rounding, of ``picture: (3, H, W)``, float32 in [0, 1]."""
@@ -57,11 +57,11 @@ class Codec(Protocol):
         """Hyper-latents ``(N, h/4, w/4)``, before rounding, of latents ``(M, h, w)``, of a codec that has them."""
 
     def synthesize(self, symbols: np.ndarray, means: np.ndarray | None = None) -> np.ndarray:
-        """The picture ``(3, H, W)``, float32, of ``symbols: (M, H/16, W/16)``, int32, and their means (None: medians)."""
+        """Decode ``symbols: (M, H/16, W/16)``, int32, and their means (None: medians) to a picture ``(3, H, W)``, float32."""
 
 
 class BadFile(ValueError):
-    """A file that cannot be decoded; the message goes on from the file's name."""
+    """A file that cannot be decoded; the message continues a sentence that starts with the file's name."""
 
 
 _OTHER_ARITHMETIC = {
@@ -101,7 +101,7 @@ def decode(codec: Codec, data: bytes) -> Image.Image:
     """Decode what `encode` wrote, with this codec or any other that has the same entropy tables.
 
     Raises:
-        BadFile: it is damaged, of another codec, of a newer version, or no such file.
+        BadFile: it is damaged, of another codec or of a newer version, or is not a .csw file.
         UserError: the codec cannot take that size.
     """
     quantized, size = read(data, codec.entropy, codec.factor)
@@ -112,10 +112,10 @@ def decode(codec: Codec, data: bytes) -> Image.Image:
 
 
 class CodesPictures:
-    """``compress`` and ``decompress``, which every kind of codec has."""
+    """Base class with ``compress`` and ``decompress``, for every kind of codec."""
 
     def coder(self) -> Codec:
-        """What computes its transforms."""
+        """The object that computes the transforms."""
         raise NotImplementedError
 
     def compress(self, picture: Image.Image | str | Path) -> bytes:
@@ -174,13 +174,13 @@ def read(data: bytes, entropy: EntropyModel, factor: int) -> tuple[Quantized, tu
     """Read a file's bytes.
 
     Args:
-        entropy: of the codec that decodes.
-        factor: its pixels per latent.
+        entropy: entropy model of the codec that decodes.
+        factor: pixels per latent of this codec.
 
     Returns: the latents ``(M, h, w)``; the picture's height and width in pixels.
 
     Raises:
-        BadFile: see there. Nothing is allocated before the file has been found whole and plausible.
+        BadFile: see there. No memory is allocated before the file has been checked.
     """
     hyper, tables = entropy.predictor, entropy.tables
     header, version = (_HYPER_HEADER, HYPER_VERSION) if hyper else (_HEADER, VERSION)
@@ -198,7 +198,7 @@ def read(data: bytes, entropy: EntropyModel, factor: int) -> tuple[Quantized, tu
     rows, columns = (-(-side // multiple) for side in (height, width))
     if hyper and sides != [rows, columns]:
         raise BadFile(_CONTRADICTION)
-    # a short string cannot fill a huge picture: found out before memory is taken for it
+    # refuse a string that is too short for its picture before memory is allocated
     if 8 * (first if hyper else second) + 64 < tables.fewest_bits() * rows * columns:
         raise BadFile(f"is too short for the {width}x{height} pixels that it declares: encode the picture again")
     end = header.size + first
@@ -224,7 +224,7 @@ def unpack(data: bytes, tables: EntropyTables, factor: int) -> tuple[np.ndarray,
 
 
 def _check_complete(data: bytes, version: int, overhead: int) -> None:
-    """Refuse what is no file of this version, or not as it was written."""
+    """Refuse a file that is incomplete, damaged or of another version."""
     if data[: len(MAGIC)] != MAGIC:
         raise BadFile("is no picture that codecswap encoded: name a .csw file")
     if len(data) > len(MAGIC) and (found := data[len(MAGIC)]) != version:
@@ -250,5 +250,5 @@ def _check_codec(digest: bytes, mine: bytes) -> None:
 
 
 def _padded(height: int, width: int, factor: int) -> int:
-    """Pixels of a picture once both sides are multiples of ``factor``: a long line has that many times its own."""
+    """Number of pixels after both sides are padded to multiples of ``factor``."""
     return -(-height // factor) * -(-width // factor) * factor**2

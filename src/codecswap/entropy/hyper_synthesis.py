@@ -1,9 +1,9 @@
-"""Hyper-synthesis in integers: the same CDF indexes and means on every processor, in any order of summation, by any library.
+"""Hyper-synthesis in integer arithmetic: the same CDF indexes and means on every processor, with any library.
 
-Weights and activations are whole numbers of at most 16 bits. Sums are computed in float64, which holds every whole number up
-to 2^53: `Layer` refuses weights whose sums could exceed 2^52. So no product and no partial sum is ever rounded, and a
+Weights and activations are integers of at most 16 bits. Sums are computed in float64, which represents all integers up
+to 2^53; `Layer` refuses weights whose sums could exceed 2^52. So no product or partial sum is ever rounded, and a
 matrix product of any BLAS, with any number of threads, gives the integers that int64 gives (numpy has no fast product of
-int64). What is not a sum is integer arithmetic: shifts with rounding, and comparisons.
+int64). Everything else is integer arithmetic: shifts with rounding, and comparisons.
 
 Source of the idea: Balle, Johnston and Minnen, "Integer networks for data compression with latent-variable models", 2019.
 """
@@ -20,23 +20,23 @@ from codecswap.errors import UserError
 from codecswap.inference.tiles import in_tiles
 
 BITS = 16
-"""Of weights and activations, the sign included."""
+"""Bits of weights and activations, including the sign."""
 LIMIT = (1 << (BITS - 1)) - 1
-"""Largest activation and weight, either sign."""
-EXACT = 1 << 52
-"""Sums stay below: up to twice this float64 holds all whole numbers, and up to this their halves."""
+"""Largest magnitude of activations and weights."""
+MAX_SUM = 1 << 52
+"""Bound of all sums: below it float64 represents integers and their halves exactly."""
 FRACTIONAL_BITS = 16
-"""Bits behind the point of what the last layer gives."""
+"""Fractional bits of the last layer's output."""
 TILE = 20
 """Height and width in hyper-latents above which a picture is computed in tiles."""
 MARGIN = 3
-"""How far the network may see, in hyper-latents."""
+"""Largest radius of the receptive field, in hyper-latents: the overlap of tiles."""
 SLOPE_BITS = 16
-"""A slope is a whole number of 2^-16."""
+"""Fractional bits of a slope."""
 LAYERS, CHANNELS, ROWS, FACTOR = 8, 1 << 12, 256, 4
-"""Most layers, channels of one, rows, and results for a hyper-latent on an axis: no more memory is taken for them."""
+"""Limits against huge allocations: layers, channels of a layer, CDFs, and results per hyper-latent along an axis."""
 _HEADER = struct.Struct("<4sBBHII")
-"""Magic, version, input's bits behind the point, layers, channels of the hyper-latents, thresholds."""
+"""Magic, version, fractional bits of the input, layers, channels of the hyper-latents, thresholds."""
 _LAYER = struct.Struct("<HHBBi")
 """Outputs, inputs, kernel, whether PixelShuffle(2) follows, slope."""
 _MAGIC, _VERSION = b"\x89CSI", 1
@@ -45,24 +45,24 @@ _DAMAGED = "This integer network is damaged: export the codec again."
 
 @dataclass(frozen=True)
 class Layer:
-    """A convolution of stride 1 that keeps the size, rounding, an activation; PixelShuffle(2) may follow."""
+    """A convolution of stride 1 with "same" padding, rounding, an activation, and optionally PixelShuffle(2)."""
 
     weight: np.ndarray
     """``(O, I, k, k)``, int16."""
     bias: np.ndarray
-    """``(O,)``, int64, in units of the sum."""
+    """``(O,)``, int64, in the units of the sums."""
     shift: np.ndarray
-    """``(O,)``, int32: what a sum is divided by, as a power of two; below 0: multiplied."""
+    """``(O,)``, int32: sums are divided by ``2^shift``; negative: multiplied."""
     slope: int
-    """What a sum below 0 is multiplied by, in 2^-16: 0 is ReLU, 65536 no activation."""
-    doubles: bool
-    """PixelShuffle(2) follows: four outputs are one channel at twice the resolution."""
+    """Factor of negative sums, in units of 2^-16: 0 is ReLU, 65536 no activation."""
+    pixel_shuffle: bool
+    """PixelShuffle(2) follows: four outputs become one channel at twice the resolution."""
 
     def __post_init__(self) -> None:
         outputs, inputs, kernel, other = self.weight.shape
         if not 0 < inputs <= CHANNELS or not 0 < outputs <= CHANNELS or kernel not in (1, 3, 5) or kernel != other:
             raise UserError(_DAMAGED)
-        if self.bias.shape != (outputs,) or self.shift.shape != (outputs,) or (self.doubles and outputs % 4):
+        if self.bias.shape != (outputs,) or self.shift.shape != (outputs,) or (self.pixel_shuffle and outputs % 4):
             raise UserError(_DAMAGED)
         if not 0 <= self.slope <= 1 << SLOPE_BITS or not (np.abs(self.shift.astype(int)) < 48).all():
             raise UserError(_DAMAGED)
@@ -70,24 +70,24 @@ class Layer:
             self.bias.astype(np.float64)
         )
         raised = largest * 2.0 ** np.maximum(0, -self.shift.astype(np.float64))
-        if not (largest < EXACT).all() or not (raised < 2.0**62).all():
+        if not (largest < MAX_SUM).all() or not (raised < 2.0**62).all():
             raise UserError(_DAMAGED)
 
     def __call__(self, x: np.ndarray, limit: int | None) -> np.ndarray:
-        """Compute ``(I, h, w) -> (O, h, w)`` or ``(O/4, 2h, 2w)``, whole numbers in float64; ``limit`` bounds the result."""
+        """Compute ``(I, h, w) -> (O, h, w)`` or ``(O/4, 2h, 2w)``, integers in float64; results are clipped to +-``limit``."""
         value = self._sums(x) + self.bias[:, None, None]
         if self.slope != 1 << SLOPE_BITS:
             value = np.where(value < 0, _rounded(value * self.slope, np.array(SLOPE_BITS)), value)
         value = _rounded(value, self.shift[:, None, None])
         value = value if limit is None else value.clip(-limit, limit)
-        if self.doubles:
+        if self.pixel_shuffle:
             channels, height, width = len(value) // 4, *value.shape[1:]
             phases = value.reshape(channels, 2, 2, height, width).transpose(0, 3, 1, 4, 2)
             value = phases.reshape(channels, 2 * height, 2 * width)
         return value
 
     def _sums(self, x: np.ndarray) -> np.ndarray:
-        """The convolution, int64: a product of matrices for each tap."""
+        """The convolution, int64: one matrix product per tap."""
         height, width = x.shape[1:]
         kernel = self.weight.shape[-1]
         edge = kernel // 2
@@ -104,12 +104,12 @@ class Layer:
 
 
 def _integers(sums: np.ndarray) -> np.ndarray:
-    """Sums as int64; a library whose result were one unit in the last place off would change nothing."""
+    """Sums as int64; an error of one unit in the last place of the float would not change them."""
     return np.rint(sums).astype(np.int64)
 
 
 def _rounded(value: np.ndarray, shift: np.ndarray) -> np.ndarray:
-    """``value / 2^shift``, int64, halves upwards."""
+    """``value / 2^shift``, int64, rounded half up."""
     half = np.where(shift > 0, np.int64(1) << np.maximum(shift - 1, 0).astype(np.int64), 0)
     right, left = np.maximum(shift, 0).astype(np.int64), np.maximum(-shift, 0).astype(np.int64)
     return ((value + half) >> right) << left
@@ -117,72 +117,76 @@ def _rounded(value: np.ndarray, shift: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class IntegerNetwork:
-    """Hyper-synthesis in integers (`codecswap.entropy.model.Predictor`).
+    """Hyper-synthesis in integer arithmetic, a `codecswap.entropy.model.Predictor`.
 
     Raises:
-        UserError: it is damaged: layers do not fit, or a sum could leave the range in which it is exact.
+        UserError: it is damaged: the layers do not match, or a sum could exceed `MAX_SUM`.
     """
 
-    point: int
-    """Bits behind the point of the hyper-latents."""
+    fractional_bits: int
+    """Fractional bits of the hyper-latents."""
     medians: np.ndarray
-    """``(N,)``, int64: what is added to a symbol, in units of 2^-point."""
+    """``(N,)``, int64: added to symbols, in units of 2^-fractional_bits."""
     layers: tuple[Layer, ...]
     thresholds: np.ndarray
-    """``(R - 1,)``, int64, ascending: a latent's CDF index is how many of these its scale exceeds, in units of 2^-16."""
+    """``(R - 1,)``, int64, ascending, in units of 2^-16: a CDF index is the number of thresholds below the scale."""
     has_means: bool
-    """The last layer gives M scales, then M means; False: M scales, and every mean is 0."""
+    """The last layer computes M scales and M means; False: M scales, and all means are 0."""
 
     arithmetic = INTEGER
 
     def __post_init__(self) -> None:
         channels = len(self.medians)
-        if not 0 <= self.point <= BITS or not 0 < len(self.layers) <= LAYERS or not 0 < len(self.thresholds) < ROWS:
+        if (
+            not 0 <= self.fractional_bits <= BITS
+            or not 0 < len(self.layers) <= LAYERS
+            or not 0 < len(self.thresholds) < ROWS
+        ):
             raise UserError(_DAMAGED)
         if not (np.abs(self.medians) < 1 << 40).all() or (np.diff(self.thresholds) < 0).any():
             raise UserError(_DAMAGED)
         for layer in self.layers:
             if layer.weight.shape[1] != channels:
                 raise UserError(_DAMAGED)
-            channels = len(layer.weight) // (4 if layer.doubles else 1)
-        if (self.has_means and channels % 2) or self.reach > MARGIN or self.factor > FACTOR:
+            channels = len(layer.weight) // (4 if layer.pixel_shuffle else 1)
+        if (self.has_means and channels % 2) or self.receptive_field > MARGIN or self.factor > FACTOR:
             raise UserError(_DAMAGED)
 
     @property
-    def reach(self) -> float:
-        """How far a result sees, in hyper-latents."""
-        reach, scale = 0.0, 1.0
+    def receptive_field(self) -> float:
+        """Radius of the receptive field of a result, in hyper-latents."""
+        radius, scale = 0.0, 1.0
         for layer in self.layers:
-            reach += scale * (layer.weight.shape[-1] // 2)
-            scale = scale / 2 if layer.doubles else scale
-        return reach
+            radius += scale * (layer.weight.shape[-1] // 2)
+            scale = scale / 2 if layer.pixel_shuffle else scale
+        return radius
 
     @property
     def factor(self) -> int:
-        """Results for each hyper-latent on either axis."""
-        return 1 << sum(layer.doubles for layer in self.layers)
+        """Results per hyper-latent along each axis."""
+        return 1 << sum(layer.pixel_shuffle for layer in self.layers)
 
     @property
     def channels(self) -> int:
-        """M, the channels of CDF indexes and of means."""
+        """M, the number of channels of CDF indexes and means."""
         last = self.layers[-1]
-        return len(last.weight) // (4 if last.doubles else 1) // (2 if self.has_means else 1)
+        return len(last.weight) // (4 if last.pixel_shuffle else 1) // (2 if self.has_means else 1)
 
     def begin(self, hyper_symbols: np.ndarray) -> Parameters:
-        """Compute CDF indexes and means of the whole picture; they do not depend on other latents."""
+        """Compute CDF indexes and means of the whole picture at once; they depend only on the hyper-latents."""
         indexes, means = self(hyper_symbols)
         return lambda step, region, decoded: (indexes[region], means[region])
 
     def __call__(self, symbols: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """CDF indexes, uint8, and means, float32, each ``(M, f h, f w)``, of hyper-latents' symbols ``(N, h, w)``, int32."""
+        """Compute CDF indexes, uint8, and means, float32, each ``(M, f h, f w)``, from symbols ``(N, h, w)``, int32."""
         result = in_tiles(self._results, symbols, (TILE, TILE), MARGIN, scale_in=1, scale_out=self.factor)
         indexes = np.searchsorted(self.thresholds, result[: self.channels]).astype(np.uint8)
         means = result[self.channels :] if self.has_means else np.zeros(indexes.shape, np.int64)
         return indexes, (means.astype(np.float64) / (1 << FRACTIONAL_BITS)).astype(np.float32)
 
     def _results(self, symbols: np.ndarray) -> np.ndarray:
-        """What the last layer gives, int64, in units of 2^-16."""
-        x = (symbols.astype(np.int64) << self.point) + self.medians[:, None, None]
+        """Output of the last layer, int64, in units of 2^-16."""
+        x = (symbols.astype(np.int64) << self.fractional_bits) + self.medians[:, None, None]
         x = x.clip(-LIMIT, LIMIT)
         for layer in self.layers[:-1]:
             x = layer(x, LIMIT)
@@ -196,7 +200,9 @@ class IntegerNetwork:
     @cached_property
     def binary(self) -> bytes:
         """The file's content (docs/bitstream.md)."""
-        start = _HEADER.pack(_MAGIC, _VERSION, self.point, len(self.layers), len(self.medians), len(self.thresholds))
+        start = _HEADER.pack(
+            _MAGIC, _VERSION, self.fractional_bits, len(self.layers), len(self.medians), len(self.thresholds)
+        )
         parts = [
             start,
             bytes([self.has_means]),
@@ -205,7 +211,7 @@ class IntegerNetwork:
         ]
         for layer in self.layers:
             outputs, inputs, kernel, _ = layer.weight.shape
-            parts.append(_LAYER.pack(outputs, inputs, kernel, layer.doubles, layer.slope))
+            parts.append(_LAYER.pack(outputs, inputs, kernel, layer.pixel_shuffle, layer.slope))
             arrays = (layer.weight.astype("<i2"), layer.bias.astype("<i8"), layer.shift.astype("<i4"))
             parts += [array.tobytes() for array in arrays]
         return b"".join(parts)
@@ -219,7 +225,7 @@ class IntegerNetwork:
         """
         take = _Reader(content)
         try:
-            magic, version, point, count, channels, thresholds = take.struct(_HEADER)
+            magic, version, fractional_bits, count, channels, thresholds = take.struct(_HEADER)
             if magic != _MAGIC:
                 raise UserError(_DAMAGED)
             if version != _VERSION:
@@ -235,11 +241,11 @@ class IntegerNetwork:
             raise UserError(_DAMAGED) from error
         if take.place != len(content) or has_means > 1:
             raise UserError(_DAMAGED)
-        return cls(point, medians, tuple(layers), limits, bool(has_means))
+        return cls(fractional_bits, medians, tuple(layers), limits, bool(has_means))
 
 
 class _Reader:
-    """Takes arrays off bytes; `struct.error` where there are too few."""
+    """Reads arrays from bytes; raises `struct.error` if there are too few."""
 
     def __init__(self, content: bytes) -> None:
         self.content, self.place = content, 0
@@ -259,6 +265,6 @@ class _Reader:
         return values.astype(values.dtype.newbyteorder("="))
 
     def layer(self) -> Layer:
-        outputs, inputs, kernel, doubles, slope = self.struct(_LAYER)
+        outputs, inputs, kernel, pixel_shuffle, slope = self.struct(_LAYER)
         weight = self.array("<i2", outputs, inputs, kernel, kernel)
-        return Layer(weight, self.array("<i8", outputs), self.array("<i4", outputs), slope, bool(doubles))
+        return Layer(weight, self.array("<i8", outputs), self.array("<i4", outputs), slope, bool(pixel_shuffle))

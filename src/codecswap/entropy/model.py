@@ -1,8 +1,8 @@
-"""A codec's entropy model: what encoder and decoder share, and how latents become strings, pass by pass.
+"""Entropy model of a codec: codes latents as strings, pass by pass.
 
-Hyper-latents are coded first, each channel with its own table. Of them, and of the latents decoded so far, encoder and decoder
-compute for every further latent the mean that is subtracted before it is rounded, and the CDF index: the row of the Gaussians'
-table that codes it. Both must compute the same indexes to the last one: `Predictor` says in which arithmetic.
+Hyper-latents are coded first, each channel with its own table. From them, and from the latents decoded so far, encoder and
+decoder compute for each further latent its mean, which is subtracted before rounding, and its CDF index: the Gaussian
+whose table codes it. Both must compute exactly the same indexes; `Predictor` states the arithmetic.
 
 Source: Balle, Johnston and Minnen, "Integer networks for data compression with latent-variable models", 2019.
 """
@@ -21,10 +21,10 @@ from codecswap.entropy.tables import LARGEST, EntropyTables
 from codecswap.errors import UserError
 
 FLOAT, INTEGER = 0, 1
-"""Arithmetics, as files name them: floating point, which differs between machines; integers, which do not."""
+"""Arithmetic of a predictor, as stored in files: floating point (differs between machines), or integers (does not)."""
 
 Parameters = Callable[[Pass, Region, np.ndarray], tuple[np.ndarray, np.ndarray]]
-"""Takes a pass, a region of it, and the latents decoded so far, ``(M, h, w)``, float32, 0 elsewhere; gives the region's CDF
+"""Maps a pass, a region of it and the latents decoded so far, ``(M, h, w)``, float32, 0 elsewhere, to the region's CDF
 indexes, uint8, and means, float32."""
 
 
@@ -44,29 +44,29 @@ class Predictor(Protocol):
 
 
 class OtherIndexes(ValueError):
-    """The CDF indexes computed here are not those that a string was written with."""
+    """This machine computes other CDF indexes than those a string was written with."""
 
 
 @dataclass(frozen=True)
 class Quantized:
-    """A picture's latents, rounded."""
+    """Rounded latents of a picture."""
 
     symbols: np.ndarray
     """``(M, h, w)``, int32."""
     means: np.ndarray
-    """``(M, h, w)``, float32: a latent is ``symbol + mean``; of a factorized prior the medians."""
+    """``(M, h, w)``, float32: a latent is ``symbol + mean``; the medians of a factorized prior."""
 
 
 @dataclass(frozen=True)
 class Strings:
-    """A picture's bytes."""
+    """Coded bytes of a picture."""
 
     hyper_latents: bytes
     """Empty with a factorized prior."""
     latents: bytes
     """The symbols of all passes, one after the other."""
     indexes_crc: int | None = None
-    """CRC-32 of the latents' CDF indexes, in the order of the symbols; None: not known."""
+    """CRC-32 of the CDF indexes of the latents, in coding order; None: unknown."""
 
     @property
     def size(self) -> int:
@@ -76,17 +76,17 @@ class Strings:
 
 @dataclass(frozen=True)
 class EntropyModel:
-    """How a codec codes its latents."""
+    """Codes the latents of a codec."""
 
     passes: tuple[Pass, ...]
     tables: EntropyTables
-    """Of the first pass, a row for each of its channels."""
+    """Tables of the first pass, one CDF per channel."""
     gaussians: EntropyTables | None = None
-    """Of the predicted passes, a row for each standard deviation; medians are 0."""
+    """Tables of the predicted passes, one CDF per standard deviation; medians are 0."""
     predictor: Predictor | None = None
-    """None: a factorized prior."""
+    """None for a factorized prior."""
     factor: int = 1
-    """Latents that a hyper-latent stands for on either axis."""
+    """Latents per hyper-latent along each axis."""
 
     @property
     def digest(self) -> bytes:
@@ -100,7 +100,7 @@ class EntropyModel:
         """Round a picture's latents ``(M, h, w)``, float32.
 
         Args:
-            hyper_analyze: gives the hyper-latents ``(N, h/f, w/f)`` before rounding; a factorized prior does not call it.
+            hyper_analyze: computes hyper-latents ``(N, h/f, w/f)`` before rounding; not called for a factorized prior.
 
         Raises:
             UserError: they are not finite.
@@ -108,7 +108,7 @@ class EntropyModel:
         return self._quantize(latents, hyper_analyze)[0]
 
     def encode(self, latents: np.ndarray, hyper_analyze: Callable[[np.ndarray], np.ndarray]) -> Strings:
-        """Code what `quantize` takes."""
+        """Round and code latents; arguments and errors as in `quantize`."""
         quantized, hyper_symbols, indexes = self._quantize(latents, hyper_analyze)
         if hyper_symbols is None or self.gaussians is None:
             return Strings(b"", rans.encode(quantized.symbols, self.tables))
@@ -147,7 +147,7 @@ class EntropyModel:
             if reader:
                 reader.finish()
         except rans.CorruptString as error:
-            raise (OtherIndexes if left else error) from None  # what is read with other indexes rarely lasts to the end
+            raise (OtherIndexes if left else error) from None  # wrong indexes rarely decode to the end
         return quantized
 
     def _quantize(
@@ -173,7 +173,7 @@ class EntropyModel:
         shape: tuple[int, ...],
         symbols_of: Callable[[Region, np.ndarray, np.ndarray], np.ndarray],
     ) -> Quantized:
-        """Go through the predicted passes; ``symbols_of`` takes a step's region, CDF indexes and means."""
+        """Run the predicted passes; ``symbols_of`` maps a step's region, CDF indexes and means to its symbols."""
         assert self.predictor
         parameters = self.predictor.begin(hyper_symbols)
         symbols, means = np.zeros(shape, np.int32), np.zeros(shape, np.float32)

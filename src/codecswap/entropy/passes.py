@@ -1,8 +1,8 @@
-"""The passes of a codec's entropy coding: which latents are coded together, in which order, and what chooses their tables.
+"""Passes of entropy coding: which latents are coded together, in which order, and what determines their tables.
 
-Each pass knows what the passes before it have coded. A factorized prior has one pass; a hyperprior one of the hyper-latents and
-one of the latents; a checkerboard or groups of channels have several; a context model is a pass of many steps. codec.json has
-the list, so that every program that codes reads the same description.
+Each pass may depend on all earlier passes. A factorized prior has one pass; a hyperprior one of the hyper-latents and
+one of the latents; a checkerboard or groups of channels have several; a context model is a pass of many steps.
+codec.json stores the list, so that all programs read the same description.
 
 Sources: Minnen, Balle and Toderici, "Joint autoregressive and hierarchical priors for learned image compression", 2018;
 Minnen and Singh, "Channel-wise autoregressive entropy models for learned image compression", 2020 (groups of channels);
@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 
 LATENTS, HYPER_LATENTS = "latents", "hyper_latents"
-"""What a pass may code."""
+"""Values that a pass may code."""
 ALL, ANCHOR, NON_ANCHOR, RASTER = "all", "anchor", "non_anchor", "raster"
-"""Positions of a pass: all; those of a checkerboard whose row + column is even, or odd; one after the other, row by row."""
+"""Positions of a pass: all; the even or odd ones (row + column) of a checkerboard; one by one in raster order."""
 BY_CHANNEL, PREDICTED = "channel", "predicted"
-"""How CDF indexes follow: a table for each channel; computed, as the means are, from what is decoded already."""
+"""Source of CDF indexes: one table per channel, or predicted, like the means, from decoded values."""
 
 Region = tuple[slice, Any, Any]
 """Index of the last three axes ``(M, h, w)``: channels as a slice; rows and columns as slices, arrays, or one of each."""
@@ -31,13 +31,13 @@ class Pass:
     """Symbols that are coded together: channel by channel, row by row; ``raster``: all channels of a position, then the next.
 
     Raises:
-        ValueError: a value is none that there is.
+        ValueError: a value is not allowed.
     """
 
     latents: str
     """``latents`` or ``hyper_latents``."""
     channels: tuple[int, int]
-    """The first channel, and the one behind the last."""
+    """First channel, and last channel + 1."""
     positions: str = ALL
     """``all``, ``anchor``, ``non_anchor`` or ``raster``."""
     indexes: str = PREDICTED
@@ -53,7 +53,7 @@ class Pass:
             raise ValueError(self.positions)
 
     def region(self, height: int, width: int) -> Region:
-        """Index of everything that the pass codes of ``(M, height, width)``."""
+        """Index of all elements of ``(M, height, width)`` that the pass codes."""
         if self.positions in (ALL, RASTER):
             return slice(*self.channels), slice(None), slice(None)
         odd = np.add.outer(np.arange(height), np.arange(width)) % 2
@@ -61,7 +61,7 @@ class Pass:
         return slice(*self.channels), rows, columns
 
     def steps(self, height: int, width: int) -> Iterator[Region]:
-        """Index of each part that is coded at once: the region, or position by position."""
+        """Index of each step: the whole region at once, or position by position."""
         if self.positions != RASTER:
             yield self.region(height, width)
             return
@@ -75,7 +75,7 @@ def factorized(channels: int) -> tuple[Pass, ...]:
 
 
 def hyperprior(hyper_channels: int, *predicted: Pass) -> tuple[Pass, ...]:
-    """The passes of a codec with hyper-latents, each channel with its table, and of the latents that they predict."""
+    """The pass of the hyper-latents (one table per channel), then the predicted passes of the latents."""
     return (Pass(HYPER_LATENTS, (0, hyper_channels), ALL, BY_CHANNEL), *predicted)
 
 
@@ -85,13 +85,13 @@ def predicted(passes: Sequence[Pass]) -> list[Pass]:
 
 
 def has_context(passes: Sequence[Pass]) -> bool:
-    """Whether some latents' CDF indexes depend on other latents, not on hyper-latents alone."""
+    """Whether CDF indexes of some latents depend on other latents, not only on hyper-latents."""
     found = predicted(passes)
     return len(found) > 1 or any(each.positions == RASTER for each in found)
 
 
 def check_passes(passes: Sequence[Pass], channels: int, hyper_channels: int) -> None:
-    """Refuse passes that do not code every latent once, or in an order that no decoder could follow.
+    """Refuse passes that do not code every latent exactly once, or whose order cannot be decoded.
 
     Raises:
         ValueError: see there.

@@ -1,4 +1,4 @@
-"""The entropy coder: rANS over 16-bit tables, byte for byte the strings that CompressAI writes and reads.
+"""The entropy coder: rANS over 16-bit tables, strings are byte for byte those of CompressAI.
 
 A range variant of asymmetric numeral systems (Duda, "Asymmetric numeral systems: entropy coding combining speed of Huffman
 coding with compression rate of arithmetic coding", 2013) with 63 bits of state that is flushed in 32-bit words. A symbol
@@ -27,16 +27,16 @@ except ImportError:
     _coder = None
 
 _LOW = 1 << 31
-"""The state is never below this between symbols, and starts here."""
+"""Initial state, and its minimum between symbols."""
 _BYPASS = 4
-"""Bits in a group of an integer that no table holds."""
+"""Bits per group of an escaped integer."""
 _CORRUPT = "the string does not end where its symbols do"
 _GROUPS = 7
-"""Such an integer has 28 bits at most; with more, CompressAI's encoder would not end."""
+"""Most groups of an escaped integer (28 bits); with more, CompressAI's encoder would not terminate."""
 
 
 class CorruptString(ValueError):
-    """A string that no encoder with these tables has written."""
+    """A string that no encoder with these tables can have written."""
 
 
 def encode(symbols: np.ndarray, tables: EntropyTables) -> bytes:
@@ -65,7 +65,7 @@ def decode(string: bytes, shape: tuple[int, int], tables: EntropyTables) -> np.n
 
 
 def encode_indexes(symbols: np.ndarray, indexes: np.ndarray, tables: EntropyTables) -> bytes:
-    """Code ``symbols``, int32 of any shape, each with the table that ``indexes``, uint8 of the same shape, names."""
+    """Code ``symbols``, int32 of any shape, each with the table of its CDF index in ``indexes``, uint8 of the same shape."""
     symbols, indexes = np.ascontiguousarray(symbols, np.int32), np.ascontiguousarray(indexes, np.uint8)
     if _coder:
         return _coder.encode_rows(_opened(tables.binary), indexes, symbols)
@@ -165,10 +165,10 @@ def _decode(string: bytes, indexes: np.ndarray, tables: EntropyTables) -> np.nda
 
 
 class Reader:
-    """Reads a string of `encode_indexes` in parts, for CDF indexes that follow from symbols read before; always in Python.
+    """Reads a string of `encode_indexes` step by step, for CDF indexes that depend on earlier symbols; always in Python.
 
     Raises:
-        CorruptString: this can be no string.
+        CorruptString: this is not a coded string.
     """
 
     def __init__(self, string: bytes, tables: EntropyTables) -> None:
@@ -215,7 +215,7 @@ class Reader:
         return np.array(read, np.int32).reshape(indexes.shape) + self._offsets[indexes]
 
     def finish(self) -> None:
-        """Check that the string ends here.
+        """Check that the string has been read to its end.
 
         Raises:
             CorruptString: it does not.

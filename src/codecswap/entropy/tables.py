@@ -1,4 +1,4 @@
-"""The entropy model as integers: what encoder and decoder must share to the last bit, on any machine."""
+"""Entropy tables as integers, which encoder and decoder must share bit for bit on any machine."""
 
 import hashlib
 import json
@@ -11,32 +11,32 @@ import numpy as np
 from codecswap.errors import UserError
 
 PRECISION = 16
-"""Cumulative frequencies count up to 2^16."""
+"""Bits of cumulative frequencies: they end at 2^16."""
 
 
 LARGEST = 1 << 24
-"""Bound of a symbol: beyond it float32 holds no consecutive integers."""
+"""Bound of symbols: beyond it float32 does not represent all integers."""
 CHANNELS, CELLS = 1 << 14, 1 << 24
-"""Most rows, and most entries of all rows together, each as long as the longest: no more memory is taken for them."""
+"""Limits against huge allocations: CDFs, and entries of the padded array of all CDFs."""
 _BINARY = struct.Struct("<4sBBHII32s")
-"""Of the binary form: magic, version, precision, zero, channels, entries of all rows, digest."""
+"""Header of the binary format: magic, version, precision, zero, channels, entries of all CDFs, digest."""
 _DAMAGED = "These entropy tables are damaged: export the codec again."
 
 
 @dataclass(frozen=True)
 class EntropyTables:
-    """Tables of a factorized prior, one row per channel of the latents.
+    """CDFs of an entropy model: one per channel of the latents, or one per Gaussian.
 
-    They are written once, by the machine that trained or exported the codec, and travel as they are: computed anew from
-    the weights elsewhere, a float rounded differently could change one entry, and everything behind it would be garbage.
+    They are computed once, by the machine that trained or exported the codec, and then copied: recomputed from
+    the weights elsewhere, one entry could be rounded differently, and everything after it would be decoded wrongly.
     """
 
     cdf: np.ndarray
-    """``(M, L)``, int32: cumulative frequencies, 0 to 65536, ascending; zeros behind a row's length."""
+    """``(M, L)``, int32: cumulative frequencies, 0 to 65536, ascending; zeros after each CDF's length."""
     lengths: np.ndarray
-    """``(M,)``, int32: entries of each row, 3 to L; the last interval stands for every symbol outside the table."""
+    """``(M,)``, int32: entries of each CDF, 3 to L; the last interval is the escape for symbols outside the table."""
     offsets: np.ndarray
-    """``(M,)``, int32: the symbol that a row's first interval stands for."""
+    """``(M,)``, int32: the symbol of each CDF's first interval."""
     medians: np.ndarray
     """``(M,)``, float32: a latent is ``symbol + median``."""
 
@@ -60,24 +60,24 @@ class EntropyTables:
         return len(self.lengths)
 
     def digest(self) -> bytes:
-        """SHA-256 of everything that must match: two codecs with the same digest read each other's files."""
+        """SHA-256 of all that must match: codecs with the same digest read each other's files."""
         text = f"codecswap factorized prior, {self.channels} channels"
         return hashlib.sha256(text.encode() + self._content()).digest()
 
     def _content(self) -> bytes:
-        """Lengths, offsets, medians, and each row's frequencies, little-endian."""
+        """Lengths, offsets, medians, and each CDF, little-endian."""
         columns = [self.lengths.astype("<i4"), self.offsets.astype("<i4"), self.medians.astype("<f4")]
         rows = [row[:length].astype("<i4") for row, length in zip(self.cdf, self.lengths, strict=True)]
         return b"".join(part.tobytes() for part in columns + rows)
 
     @cached_property
     def binary(self) -> bytes:
-        """As the C library reads them (docs/bitstream.md)."""
+        """The binary format that the C library reads (docs/bitstream.md)."""
         header = _BINARY.pack(b"\x89CST", 1, PRECISION, 0, self.channels, int(self.lengths.sum()), self.digest())
         return header + self._content()
 
     def fewest_bits(self) -> float:
-        """Bits that one place of the latents takes at least, all channels together: each at its most frequent symbol."""
+        """Fewest bits that one position of the latents can take (all channels with their most frequent symbol)."""
         widest = np.array([np.diff(row[:n]).max() for row, n in zip(self.cdf, self.lengths, strict=True)], np.float64)
         return float(-np.log2(widest / (1 << PRECISION)).sum())
 
@@ -93,11 +93,11 @@ class EntropyTables:
         return centered.astype(np.int32)
 
     def to_latents(self, symbols: np.ndarray) -> np.ndarray:
-        """The latents ``(..., M, h, w)``, float32, that symbols stand for."""
+        """Convert symbols to latents ``(..., M, h, w)``, float32."""
         return symbols.astype(np.float32) + self.medians[:, None, None]
 
     def to_json(self) -> str:
-        """As JSON, for readers in any language; floats are written so that they read back exactly."""
+        """Write as JSON; floats are written so that they are read back exactly."""
         rows = [row[:length].tolist() for row, length in zip(self.cdf, self.lengths, strict=True)]
         content = {
             "precision": PRECISION,

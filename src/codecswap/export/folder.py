@@ -20,7 +20,7 @@ from codecswap.export.backends.onnx import DecoderInput, decoder_graph, encoder_
 from codecswap.export.backends.onnx_qdq import qdq_model
 from codecswap.files import atomic_write
 from codecswap.graph import onnx_graph
-from codecswap.inference.check import compare, require_agreement, write_checks
+from codecswap.inference.check import measure_agreement, require_agreement, write_checks
 from codecswap.inference.manifest import (
     Manifest,
     describe_network,
@@ -203,14 +203,14 @@ def add_checks(folder: Path, samples: Samples) -> dict[str, float]:
 
     A codec with hyper-latents gets no stored checks: its parts cannot be cut out of a file.
 
-    Returns: the agreement of each network, in dB (`codecswap.inference.check.compare`).
+    Returns: the agreement of each network, in dB (`codecswap.inference.check.measure_agreement`).
 
     Raises:
         UserError: they differ by more than roundings do.
     """
-    exact = OnnxCodec(folder, exact=True)
+    exact = OnnxCodec(folder, reference=True)
     first = (samples.pictures[:VERIFIED_ON], samples.symbols[:VERIFIED_ON], samples.means[:VERIFIED_ON])
-    agreements = compare(OnnxCodec(folder), exact, *first)
+    agreements = measure_agreement(OnnxCodec(folder), exact, *first)
     for part, found in agreements.items():
         require_agreement(Path(getattr(exact.manifest, part).file), found)
     if not exact.entropy.predictor:

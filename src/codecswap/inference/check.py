@@ -1,10 +1,10 @@
-"""Whether a runtime computes what a quantized file means, on the processor at hand.
+"""Check that a runtime computes a quantized network correctly on this processor.
 
-The reference execution of a file is its graph computed operator by operator, in float between the rounding that the file
-asks for (`codecswap.inference.runtime.open_session`, ``exact``). Integer kernels are faster, and some overflow: x86
+The reference execution of a file computes its graph operator by operator, in float between the roundings that the file
+states (`codecswap.inference.runtime.open_session`, ``reference``). Integer kernels are faster, and some overflow: x86
 processors without VNNI add two products of 8 bits in 16.
 
-A quantized folder holds, for each of its networks, a small coded picture and a PNG that belong together by the reference
+A quantized folder stores, for each of its networks, a small coded picture and a PNG, computed by the reference
 execution: decoding ``check_decoder.csw`` gives ``check_decoder.png``, encoding ``check_encoder.png`` gives
 ``check_encoder.csw``.
 """
@@ -25,29 +25,29 @@ from codecswap.inference import openvino
 from codecswap.inference.manifest import MANIFEST, Manifest, check_names, file_bytes
 
 AGREEMENT = 35.0
-"""Least PSNR in dB of a runtime's result against the reference execution.
+"""Lowest PSNR in dB of a runtime's result against the reference execution that is accepted.
 
-Right kernels differ by roundings that fall the other way, 62 dB and more, or by those that they leave out: OpenVINO adds what
-a convolution puts out before it is rounded, 42 dB in a decoder of 17 additions. Overflow leaves 8 to 23.
+Correct kernels differ by single roundings (62 dB and more), or by roundings that they omit: OpenVINO adds the outputs of
+convolutions before rounding them, 42 dB in a decoder of 17 additions. Overflow leaves 8 to 23 dB.
 """
 SIDE = 8
-"""Largest height and width in latents of a stored check (128 pixels): milliseconds."""
+"""Largest height and width in latents of a stored check (128 pixels), which takes milliseconds."""
 MOST_BYTES = 1 << 20
-"""Of a check's files."""
+"""Largest size of a check's files."""
 
 
-def agreement(part: str, result: np.ndarray, exact: np.ndarray) -> float:
+def agreement(part: str, result: np.ndarray, reference: np.ndarray) -> float:
     """PSNR in dB between two results of an ``encoder`` or a ``decoder``.
 
     The peak is 1 for pictures, whose values are in [0, 1], and the range of all values for latents or symbols.
     """
-    peak = 1.0 if part == "decoder" else max(1.0, float(np.ptp(exact)))
-    error = float(np.square(result.astype(np.float64) - exact).mean())
+    peak = 1.0 if part == "decoder" else max(1.0, float(np.ptp(reference)))
+    error = float(np.square(result.astype(np.float64) - reference).mean())
     return float(-10 * np.log10(max(error / peak**2, 1e-30)))
 
 
 def require_agreement(file: Path, found: float, runtime: str = "onnxruntime") -> None:
-    """Take an agreement in dB of the network in ``file``, computed by ``runtime``.
+    """Raise UserError if the agreement (dB) of the network in ``file``, computed by ``runtime``, is too low.
 
     Raises:
         UserError: it is below `AGREEMENT`.
@@ -60,64 +60,64 @@ def require_agreement(file: Path, found: float, runtime: str = "onnxruntime") ->
         )
 
 
-def compare(
+def measure_agreement(
     codec: Any,
-    exact: Any,
+    reference: Any,
     pictures: Sequence[np.ndarray],
     symbols: Sequence[np.ndarray],
     means: Sequence[np.ndarray | None] | None = None,
 ) -> dict[str, float]:
-    """The least agreement in dB of each network that a folder holds, over all samples.
+    """Lowest agreement in dB over all samples, for each network of a folder.
 
     Args:
-        codec, exact: `codecswap.inference.runtime.OnnxCodec` of the same folder, the latter with ``exact``.
-        pictures: ``(3, H, W)``, what the encoder gets.
-        symbols: ``(M, H/16, W/16)``, what the decoder gets.
-        means: theirs, of a codec with hyper-latents.
+        codec, reference: `codecswap.inference.runtime.OnnxCodec` of the same folder, the latter with ``reference``.
+        pictures: ``(3, H, W)``, inputs of the encoder.
+        symbols: ``(M, H/16, W/16)``, inputs of the decoder.
+        means: means of the symbols, for a codec with hyper-latents.
     """
     found = {}
     if codec.manifest.encoder:
-        pairs = [(codec.analyze(one), exact.analyze(one)) for one in pictures]
+        pairs = [(codec.analyze(one), reference.analyze(one)) for one in pictures]
         found["encoder"] = min(agreement("encoder", *pair) for pair in pairs)
     if codec.manifest.decoder:
         given = zip(symbols, means or [None] * len(symbols), strict=True)
-        pairs = [(codec.synthesize(*one), exact.synthesize(*one)) for one in given]
+        pairs = [(codec.synthesize(*one), reference.synthesize(*one)) for one in given]
         found["decoder"] = min(agreement("decoder", *pair) for pair in pairs)
     return found
 
 
-def write_checks(exact: Any, pictures: Sequence[np.ndarray], symbols: Sequence[np.ndarray]) -> list[Path]:
-    """Write the checks of a folder's networks into it; returns their files.
+def write_checks(reference: Any, pictures: Sequence[np.ndarray], symbols: Sequence[np.ndarray]) -> list[Path]:
+    """Write the stored checks of a folder's networks into it; returns their files.
 
-    Where the symbols have most energy a part of `SIDE` latents is taken: large values are what overflows.
+    They use the `SIDE` x `SIDE` latents of highest energy, since large values overflow first.
 
     Args:
-        exact: the folder, opened with ``exact``.
+        reference: the folder, opened with ``reference``.
         pictures: ``(3, H, W)``, float32 in [0, 1].
-        symbols: theirs, ``(M, H/16, W/16)``.
+        symbols: symbols of the pictures, ``(M, H/16, W/16)``.
     """
-    index, top, left = _liveliest(symbols)
+    index, top, left = _highest_energy(symbols)
     part = symbols[index][:, top : top + SIDE, left : left + SIDE]
-    size = (exact.factor * part.shape[1], exact.factor * part.shape[2])
+    size = (reference.factor * part.shape[1], reference.factor * part.shape[2])
     written = []
-    if exact.manifest.encoder:
-        rows, columns = (slice(exact.factor * start, exact.factor * (start + SIDE)) for start in (top, left))
+    if reference.manifest.encoder:
+        rows, columns = (slice(reference.factor * start, reference.factor * (start + SIDE)) for start in (top, left))
         picture = pictures[index][:, rows, columns]
-        written += _write("encoder", exact, to_picture(picture, size), _encoded(exact, picture))
-    if exact.manifest.decoder:
-        written += _write("decoder", exact, to_picture(_decoded(exact, part), size), part)
+        written += _write("encoder", reference, to_picture(picture, size), _encoded(reference, picture))
+    if reference.manifest.decoder:
+        written += _write("decoder", reference, to_picture(_decoded(reference, part), size), part)
     return written
 
 
-def check(codec: Any, part: str) -> None:
-    """Compute a network's stored check (a folder may have none) and compare.
+def run_check(codec: Any, part: str) -> None:
+    """Run a network's stored check, if the folder has one.
 
     Args:
         codec: `codecswap.inference.runtime.OnnxCodec`.
         part: ``encoder`` or ``decoder``.
 
     Raises:
-        UserError: the result is not what the file means, or the check is damaged.
+        UserError: the result is wrong, or the check is damaged.
     """
     stored, names = codec.manifest.checks or {}, check_names(part)
     if not all(name in stored for name in names):
@@ -132,8 +132,8 @@ def check(codec: Any, part: str) -> None:
     require_agreement(codec.folder / getattr(codec.manifest, part).file, found, codec.runtime)
 
 
-def _liveliest(symbols: Sequence[np.ndarray]) -> tuple[int, int, int]:
-    """Which sample, and at which row and column the `SIDE` latents of most energy begin in it."""
+def _highest_energy(symbols: Sequence[np.ndarray]) -> tuple[int, int, int]:
+    """Index of the sample, and row and column in it, where the `SIDE` latents of highest energy begin."""
     height, width = (min(SIDE, side) for side in symbols[0].shape[1:])
     energy = np.stack([np.square(one, dtype=np.float64).sum(0) for one in symbols])
     parts = np.lib.stride_tricks.sliding_window_view(energy, (1, height, width)).sum((3, 4, 5))
@@ -141,9 +141,9 @@ def _liveliest(symbols: Sequence[np.ndarray]) -> tuple[int, int, int]:
     return int(index), int(top), int(left)
 
 
-def _write(part: str, exact: Any, picture: Image.Image, symbols: np.ndarray) -> list[Path]:
-    coded, shown = (exact.folder / name for name in check_names(part))
-    coded.write_bytes(bitstream.pack(symbols, (picture.height, picture.width), exact.tables))
+def _write(part: str, reference: Any, picture: Image.Image, symbols: np.ndarray) -> list[Path]:
+    coded, shown = (reference.folder / name for name in check_names(part))
+    coded.write_bytes(bitstream.pack(symbols, (picture.height, picture.width), reference.tables))
     picture.save(shown, "PNG", optimize=True)
     return [coded, shown]
 

@@ -1,4 +1,4 @@
-"""An exported codec: a folder with its networks, its entropy tables, and codec.json, which ties them together."""
+"""The folder of an exported codec: networks, entropy tables, and codec.json, which describes them."""
 
 import hashlib
 import json
@@ -23,11 +23,11 @@ from codecswap.inference.tiles import TILE
 
 FORMAT = "codecswap exported codec"
 VERSION = 1
-"""Of codec.json."""
+"""Version of codec.json."""
 MANIFEST, TABLES, BINARY_TABLES = "codec.json", "entropy.json", "entropy.bin"
 GAUSSIANS, PREDICTION = "gaussians.json", "hyper_decoder.bin"
 INPUTS = ("picture", "latents", "symbols", "split_inputs")
-"""What a network may take."""
+"""Possible inputs of a network."""
 
 
 @dataclass(frozen=True)
@@ -42,11 +42,11 @@ class Network:
 
 
 @dataclass(frozen=True)
-class Side:
+class SideInformation:
     """Files of a codec with hyper-latents (`codecswap.entropy.model`)."""
 
     factor: int
-    """Latents that a hyper-latent stands for on either axis."""
+    """Latents per hyper-latent along each axis."""
     gaussians_sha256: str
     """`EntropyTables.digest` of the Gaussians' tables."""
     prediction_sha256: str
@@ -55,67 +55,67 @@ class Side:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What codec.json says."""
+    """Contents of codec.json."""
 
     name: str
-    """Where the weights came from, in words."""
+    """Source of the weights, as text."""
     N: int
     """Channels inside the transforms."""
     M: int
     """Channels of the latents."""
     factor: int
-    """Pixels that a latent stands for on either axis."""
+    """Pixels per latent along each axis."""
     replacement: str
     """``none``, ``upsample``, ``masked`` or ``subpixel``."""
     precision: str
     """``float32``, ``float16``, ``w8a8``, ``mixed`` or ``w8a16``."""
     opset: int
     height: int | None
-    """Of the pictures, padded, where the graphs have a fixed size."""
+    """Height of the padded pictures if the networks have a fixed size."""
     width: int | None
     encoder: Network | None
     decoder: Network | None
     split_inputs: SplitInputs | None
-    """How symbols are handed to a decoder whose input is ``split_inputs``."""
+    """Input layout of a decoder whose input is ``split_inputs``."""
     tables_sha256: str
-    """`codecswap.entropy.tables.EntropyTables.digest`: files of codecs with the same one can be exchanged."""
+    """`codecswap.entropy.tables.EntropyTables.digest`: codecs with the same digest can exchange files."""
     passes: tuple[Pass, ...]
-    """In which order latents are coded, and what chooses their tables (`codecswap.entropy.passes`)."""
+    """Passes of entropy coding (`codecswap.entropy.passes`)."""
     margin: int
-    """How far a transform sees, in latents (`codecswap.inference.tiles`)."""
+    """Overlap of tiles in latents: the radius of the receptive field (`codecswap.inference.tiles`)."""
     checks: dict[str, str] | None = None
     """SHA-256 of the files of `codecswap.inference.check`, by name; None: not quantized, or with hyper-latents."""
     hyper_encoder: Network | None = None
-    """Latents to hyper-latents, of a codec that has them."""
-    side: Side | None = None
+    """Hyper-analysis (latents to hyper-latents), if there is one."""
+    side: SideInformation | None = None
 
     @property
     def networks(self) -> list[Network]:
-        """All that the folder holds."""
+        """All networks of the folder."""
         return [network for network in (self.encoder, self.decoder, self.hyper_encoder) if network]
 
     @property
     def multiple(self) -> int:
-        """Pictures are padded to multiples of so many pixels."""
+        """Pictures are padded to multiples of this many pixels."""
         return self.factor * (self.side.factor if self.side else 1)
 
 
 def describe_network(path: Path, input: str, output: str) -> Network:
-    """The entry of a network's file, as it is now."""
+    """Describe a network's file, with its current hash."""
     return Network(path.name, hashlib.sha256(path.read_bytes()).hexdigest(), input, output)
 
 
-def describe_side(factor: int, gaussians: EntropyTables, network: IntegerNetwork) -> Side:
-    """The entry of what `write_folder` writes of side information."""
-    return Side(factor, gaussians.digest().hex(), network.digest.hex())
+def describe_side(factor: int, gaussians: EntropyTables, network: IntegerNetwork) -> SideInformation:
+    """Describe the files of side information that `write_folder` writes."""
+    return SideInformation(factor, gaussians.digest().hex(), network.digest.hex())
 
 
 @contextmanager
 def replaced_folder(folder: Path) -> Iterator[Path]:
-    """Name an empty folder to write a codec into; at the end its files are moved into ``folder``, codec.json last.
+    """Yield an empty folder to write a codec into; its files are then moved into ``folder``, codec.json last.
 
-    Files that the codec.json of before names, and the new one does not, are removed; a folder in it is replaced whole. If
-    the block fails, ``folder`` stays as it is, or absent.
+    Files that only the previous codec.json names are removed; sub-folders are replaced. If
+    the block fails, ``folder`` is not changed (or not created).
     """
     made, new = folder / ".part", not folder.exists()
     shutil.rmtree(made, ignore_errors=True)
@@ -132,7 +132,7 @@ def replaced_folder(folder: Path) -> Iterator[Path]:
     finally:
         shutil.rmtree(made, ignore_errors=True)
         if new:
-            with suppress(OSError):  # not where something was written into it
+            with suppress(OSError):  # unless something was written into it
                 folder.rmdir()
 
 
@@ -149,7 +149,7 @@ def _files(folder: Path) -> set[str]:
 def write_folder(
     folder: Path, manifest: Manifest, tables: EntropyTables, side: tuple[EntropyTables, IntegerNetwork] | None = None
 ) -> None:
-    """Write tables and codec.json, the latter last: a folder without it is no codec yet.
+    """Write tables and codec.json, the latter last: a folder without it is not a codec yet.
 
     Args:
         side: the Gaussians' tables and the hyper-synthesis of a codec with hyper-latents.
@@ -172,7 +172,7 @@ def read_folder(folder: Path) -> tuple[Manifest, EntropyTables]:
     """Read codec.json and the tables, and check that they belong together.
 
     Raises:
-        UserError: this is no exported codec, one of a newer version, or its files are damaged or mixed.
+        UserError: it is not an exported codec, is of a newer version, or its files are damaged or mixed.
     """
     path = folder / MANIFEST
     if not path.is_file():
@@ -209,7 +209,7 @@ def read_folder(folder: Path) -> tuple[Manifest, EntropyTables]:
 
 
 def read_entropy(folder: Path, manifest: Manifest, tables: EntropyTables) -> EntropyModel:
-    """Read how latents are coded.
+    """Read the entropy model.
 
     Raises:
         UserError: a file is missing, damaged, or not the one that the folder was written with.
@@ -268,7 +268,7 @@ def _parts(content: dict[str, Any]) -> dict[str, Any]:
         "decoder": Network,
         "split_inputs": SplitInputs,
         "hyper_encoder": Network,
-        "side": Side,
+        "side": SideInformation,
     }
     parts = {part: kind(**content[part]) if content[part] else None for part, kind in kinds.items()}
     passes = (Pass(**each | {"channels": tuple(each["channels"])}) for each in content["passes"])
@@ -276,7 +276,7 @@ def _parts(content: dict[str, Any]) -> dict[str, Any]:
 
 
 def _check(manifest: Manifest) -> None:
-    """Raise ValueError where a value is not of its kind: JSON has no types, and sizes are taken from here."""
+    """Raise ValueError if a value has the wrong type or range."""
     counts = [manifest.N, manifest.M, manifest.opset, manifest.factor, manifest.margin]
     words = [manifest.name, manifest.replacement, manifest.precision, manifest.tables_sha256]
     sides = [manifest.height, manifest.width]
@@ -285,7 +285,7 @@ def _check(manifest: Manifest) -> None:
         words += [manifest.side.gaussians_sha256, manifest.side.prediction_sha256]
     for network in manifest.networks:
         words += vars(network).values()
-        if not re.fullmatch(r"[\w-][\w.-]{0,99}", network.file) or network.input not in INPUTS:  # no path, only a name
+        if not re.fullmatch(r"[\w-][\w.-]{0,99}", network.file) or network.input not in INPUTS:  # a name, not a path
             raise ValueError(network)
     if manifest.checks is not None:
         known = {*check_names("encoder"), *check_names("decoder")}

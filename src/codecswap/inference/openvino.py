@@ -1,4 +1,4 @@
-"""OpenVINO in the place of ONNX Runtime, where it is installed (`codecswap encode --runtime openvino`)."""
+"""OpenVINO instead of ONNX Runtime, if it is installed (`codecswap encode --runtime openvino`)."""
 
 import numpy as np
 
@@ -6,11 +6,11 @@ from codecswap.errors import UserError, how_to_install
 
 
 class OpenVinoSession:
-    """A model compiled for the CPU, with as much of ONNX Runtime's interface as `codecswap.inference.runtime` uses.
+    """A model compiled for the CPU, with the part of ONNX Runtime's interface that `codecswap.inference.runtime` uses.
 
     Args:
-        content: an ONNX file's.
-        threads: None: as many as OpenVINO likes.
+        content: bytes of an ONNX file.
+        threads: number of threads; None: OpenVINO's default.
 
     Raises:
         UserError: OpenVINO is not installed.
@@ -33,13 +33,13 @@ class OpenVinoSession:
         self._request = core.compile_model(core.read_model(content), "CPU", settings).create_infer_request()
 
     def run(self, outputs: list[str], feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
-        """The values of ``outputs`` for these inputs, by their names."""
+        """Compute ``outputs`` from the inputs in ``feeds``, by name."""
         self._request.infer(feeds)
         return [self._request.get_tensor(name).data.copy() for name in outputs]
 
 
 def version() -> str | None:
-    """OpenVINO's; None: it is not installed."""
+    """Version of OpenVINO; None if it is not installed."""
     try:
         import openvino
     except ModuleNotFoundError:

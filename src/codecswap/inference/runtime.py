@@ -1,4 +1,4 @@
-"""An exported codec at work, with ONNX Runtime or OpenVINO and without PyTorch."""
+"""Run an exported codec with ONNX Runtime or OpenVINO, without PyTorch."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,31 +10,31 @@ import onnxruntime
 
 from codecswap.entropy.bitstream import CodesPictures
 from codecswap.errors import UserError
-from codecswap.inference.check import check
+from codecswap.inference.check import run_check
 from codecswap.inference.manifest import Network, network_bytes, read_entropy, read_folder
 from codecswap.inference.openvino import OpenVinoSession
 from codecswap.inference.tiles import TILE, Size, in_tiles
 
 
 def open_session(
-    model: bytes | str, threads: int | None = None, *, exact: bool = False
+    model: bytes | str, threads: int | None = None, *, reference: bool = False
 ) -> onnxruntime.InferenceSession:
-    """ONNX Runtime's session for a model on the CPU.
+    """Open a model on the CPU in ONNX Runtime.
 
     Args:
-        model: its bytes or its path.
-        threads: None: as many as ONNX Runtime likes.
-        exact: compute operator by operator, without its optimizations: a quantized graph's reference execution.
+        model: bytes or path of the model.
+        threads: number of threads; None: ONNX Runtime's default.
+        reference: without graph optimizations, operator by operator: the reference execution of a quantized network.
     """
     options = onnxruntime.SessionOptions()
-    if exact:
+    if reference:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     # without it, sums overflow on x86 without VNNI where weights exceed 7 bits; nothing else changes, or takes longer
     options.add_session_config_entry("session.x64quantprecision", "1")
     # it would round weights of convolutions that the file has in float (``--keep``), all of a layer to one scale
     options.add_session_config_entry("optimization.disable_specified_optimizers", "WeightBiasQuantization")
     options.log_severity_level = 3  # its warnings are about its own optimizer
-    if threads is None:  # a machine that others use too: waiting threads shall sleep
+    if threads is None:  # the machine may be shared: waiting threads must not spin
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     else:
         options.intra_op_num_threads = threads
@@ -47,9 +47,9 @@ class OnnxCodec(CodesPictures):
 
     Args:
         folder: what `codecswap export` or `codecswap quantize` wrote.
-        threads: of the runtime; None: as many as it likes.
+        threads: threads of the runtime; None: its default.
         tile: height and width in latents above which a picture is computed in tiles.
-        exact: compute a quantized folder's reference execution (`codecswap.inference.check`); slow.
+        reference: compute the reference execution of a quantized folder (`codecswap.inference.check`); slow.
         runtime: ``onnxruntime`` or ``openvino``.
 
     Raises:
@@ -62,14 +62,14 @@ class OnnxCodec(CodesPictures):
         threads: int | None = None,
         tile: Size = TILE,
         *,
-        exact: bool = False,
+        reference: bool = False,
         runtime: str = "onnxruntime",
     ) -> None:
         self.folder, self.runtime = folder, runtime
         self.manifest, self.tables = read_folder(folder)
         self.factor = self.manifest.factor
         self.entropy = read_entropy(folder, self.manifest, self.tables)
-        self._threads, self._exact = threads, exact
+        self._threads, self._reference = threads, reference
         self._fixed = self.manifest.height is not None
         if self.manifest.height and self.manifest.width:
             tile = (self.manifest.height // self.factor, self.manifest.width // self.factor)
@@ -96,7 +96,7 @@ class OnnxCodec(CodesPictures):
         return self._run("hyper_encoder", latents, scale_in=self.entropy.factor, scale_out=1)
 
     def synthesize(self, symbols: np.ndarray, means: np.ndarray | None = None) -> np.ndarray:
-        """The picture ``(3, H, W)``, float32, not clamped, of ``symbols: (M, H/16, W/16)``, int32, and their means.
+        """Decode ``symbols: (M, H/16, W/16)``, int32, and their means to a picture ``(3, H, W)``, float32, not clamped.
 
         Raises:
             UserError: the folder has no decoder, its fixed size does not fit the picture, or it is computed wrongly here.
@@ -107,10 +107,10 @@ class OnnxCodec(CodesPictures):
         """Refuse pictures of ``height`` x ``width`` pixels that a folder of a fixed size cannot take.
 
         Args:
-            unit: pixels of what a network is tiled in; by default those of a latent.
+            unit: pixels per element that tiles are measured in; by default those of a latent.
 
         Raises:
-            UserError: they are smaller than its size, or it is too small for tiles.
+            UserError: the picture is smaller than the fixed size, or the fixed size is too small for tiles.
         """
         unit = unit or self.factor
         sides = [-(-side // unit) for side in (height, width)]
@@ -128,7 +128,7 @@ class OnnxCodec(CodesPictures):
             )
 
     def decoder_input(self, symbols: np.ndarray, means: np.ndarray | None = None) -> np.ndarray:
-        """What the decoder's network takes, ``(C, H/16, W/16)``, float32; arguments as in `synthesize`."""
+        """Input of the decoder's network, ``(C, H/16, W/16)``, float32; arguments as in `synthesize`."""
         input = self._network("decoder").input
         if input == "split_inputs" and self.manifest.split_inputs:
             return self.manifest.split_inputs.split(symbols)
@@ -145,7 +145,7 @@ class OnnxCodec(CodesPictures):
         return network
 
     def _run(self, part: str, x: np.ndarray, *, scale_in: int, scale_out: int) -> np.ndarray:
-        # what the network is tiled in, hyper-latents or latents
+        # unit of tiles: hyper-latents or latents
         unit = self.manifest.multiple if part == "hyper_encoder" else self.factor
         self.check_size(*(unit * (side // scale_in) for side in x.shape[-2:]), unit=unit)
         tile = (self._tile[0] * self.factor // unit, self._tile[1] * self.factor // unit)
@@ -164,17 +164,17 @@ class OnnxCodec(CodesPictures):
         return in_tiles(run, x, tile, self.manifest.margin, scale_in=scale_in, scale_out=scale_out)
 
     def _session(self, part: str, network: Network) -> Any:
-        """A network's session, checked when it is opened."""
+        """Session of a network; its stored check runs when it is opened."""
         if part not in self._sessions:
             content = network_bytes(self.folder, network)
             with self._refusing(network):
                 if self.runtime == "openvino":
                     self._sessions[part] = OpenVinoSession(content, self._threads)
                 else:
-                    self._sessions[part] = open_session(content, self._threads, exact=self._exact)
-            if not self._exact:
+                    self._sessions[part] = open_session(content, self._threads, reference=self._reference)
+            if not self._reference:
                 try:
-                    check(self, part)
+                    run_check(self, part)
                 except UserError:
                     del self._sessions[part]
                     raise
@@ -182,7 +182,7 @@ class OnnxCodec(CodesPictures):
 
     @contextmanager
     def _refusing(self, network: Network) -> Iterator[None]:
-        """What a runtime does not take is the file's fault: its exceptions have no common class."""
+        """Convert any exception of a runtime to a UserError about the file."""
         try:
             yield
         except UserError:
@@ -198,7 +198,7 @@ def open_codec(folder: str | Path, *, threads: int | None = None, runtime: str =
 
     Args:
         folder: what `codecswap.export` or `codecswap.quantize` wrote.
-        threads: of the runtime; None: as many as it likes.
+        threads: threads of the runtime; None: its default.
         runtime: ``onnxruntime`` or ``openvino`` (a package of its own).
 
     Returns: the codec, with ``compress`` and ``decompress``; its networks are loaded when they are first used.

@@ -1,4 +1,4 @@
-"""How symbols go into an integer decoder: split into 8-bit integers at scale 1, so that nothing of them is rounded.
+"""Split inputs: the lossless input of an integer decoder. Symbols are split into 8-bit integers at scale 1.
 
 A latent is ``symbol + median``. The rounded median is added to the symbol, which stays an integer. The fraction that is left,
 constant over the picture, becomes one more input, a constant; its weights are the sum of the others', each times what is left
@@ -13,7 +13,7 @@ import numpy as np
 from codecswap.entropy.tables import EntropyTables
 
 LARGEST = 127
-"""Of an 8-bit integer, either sign."""
+"""Largest magnitude of an 8-bit integer."""
 
 
 @dataclass(frozen=True)
@@ -21,18 +21,18 @@ class SplitInputs:
     """The layout of a decoder's input ``(1, len(channels) + 1, h, w)``."""
 
     channels: list[int]
-    """Channel of the latents that each input belongs to; a channel's second input takes what is beyond +-127, and so on."""
+    """Latent channel of each input; a channel's second input takes what exceeds +-127, and so on."""
     shift: list[int]
-    """Added to each channel's symbols: its median, rounded."""
+    """Rounded median of each channel, added to its symbols."""
     constant: int
     """The value of the last input."""
 
     @classmethod
     def for_tables(cls, tables: EntropyTables, constant: int = 1) -> "SplitInputs":
-        """Enough inputs for every symbol that the tables hold (what is escaped beyond them may be clipped)."""
+        """Layout with enough inputs for all symbols in the tables (escaped symbols may be clipped)."""
         shift = np.rint(tables.medians).astype(int)
         first = tables.offsets + shift
-        last = first + tables.lengths - 3  # the last interval stands for what the table does not hold
+        last = first + tables.lengths - 3  # the last interval is the escape
         needed = np.maximum(1, -(-np.maximum(abs(first), abs(last)) // LARGEST))
         return cls(np.repeat(np.arange(tables.channels), needed).tolist(), shift.tolist(), constant)
 

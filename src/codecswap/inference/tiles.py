@@ -1,7 +1,7 @@
-"""Pictures larger than a network's memory, or than its fixed size: in tiles that overlap by what a layer can see.
+"""Process large pictures in tiles that overlap by the receptive field.
 
-A margin of latents on each side of a tile is computed and thrown away: with the one that a codec's layers need
-(`codecswap.inference.manifest.Manifest`), a tile's inside equals the whole picture's, to float rounding.
+A margin of latents on each side of a tile is computed and discarded. With the margin that a codec's layers need
+(`codecswap.inference.manifest.Manifest`), the result equals that of the whole picture, up to float rounding.
 """
 
 import math
@@ -13,13 +13,13 @@ import numpy as np
 Size = tuple[int, int]
 
 TILE: Size = (80, 80)
-"""Largest tile in latents (1280x1280 pixels): 12 million pixels stay below 4 GiB with N=192, M=320."""
+"""Largest tile in latents (1280x1280 pixels): a picture of 12 megapixels takes less than 4 GiB with N=192, M=320."""
 
 
 def windows(length: int, size: int, margin: int) -> Iterator[tuple[int, int, int]]:
     """Cover ``length`` latents of one axis with windows of ``size`` (or of ``length``, where that is less).
 
-    Yields: where a window starts, and the range of the axis that is taken from it.
+    Yields: start of a window, and the range of the axis that is taken from it.
     """
     size = min(size, length)
     if size < length and size <= 2 * margin:
@@ -38,10 +38,10 @@ def in_tiles(
     Args:
         run: takes a tile ``(..., h scale_in, w scale_in)``, returns ``(..., h scale_out, w scale_out)``.
         size: height and width of a tile, in latents.
-        margin: latents on each side of a tile that are thrown away.
-        scale_in, scale_out: pixels per latent of what goes in and comes out.
+        margin: latents on each side of a tile that are discarded.
+        scale_in, scale_out: pixels per latent of the input and the output.
 
-    Returns: the same as ``run(x)``, to float rounding.
+    Returns: the same as ``run(x)``, up to float rounding.
     """
     height, width = (side // scale_in for side in x.shape[-2:])
     tall, wide = min(size[0], height), min(size[1], width)

@@ -64,7 +64,7 @@ def axes_of(layer: nn.ConvTranspose1d | nn.ConvTranspose2d) -> list[Axis]:
 
 
 def transposed_phase_kernels(layer: nn.ConvTranspose2d) -> Tensor:
-    """The four low-resolution kernels that together are a ``layer`` that doubles its input's sides.
+    """The four low-resolution kernels that together are a ``layer`` that upsamples by 2.
 
     ``out[2i + p] = sum_d w[p - 2d + padding] x[i + d]`` on each axis.
 
@@ -216,7 +216,7 @@ class SubpixelConv(nn.Sequential):
             (grid.crop[0] + grid.stride * front, grid.crop[1] + grid.stride * behind)
             for grid, (front, behind) in zip(grids, spare, strict=True)
         ]
-        self.doubles = strides == [2, 2] and not any(map(any, ends))
+        self.upsamples_by_2 = strides == [2, 2] and not any(map(any, ends))
         super().__init__(conv, shuffle, *([Crop(ends)] if any(map(any, ends)) else []))
 
     @property

@@ -1,7 +1,7 @@
-"""An exported codec as one HTML file that decodes, and encodes, in any browser.
+"""Write an exported codec as one HTML file that decodes, and encodes, in any browser.
 
-The file holds everything: the C library (``codecswap.wasm``, built by ``make wasm``), ONNX Runtime, the entropy tables and the
-networks, each compressed, as text. Its content security policy forbids every connection.
+The file contains everything: the C library (``codecswap.wasm``, built by ``make wasm``), ONNX Runtime, the entropy tables
+and the networks, each compressed, as text. Its content security policy forbids every connection.
 """
 
 import base64
@@ -20,9 +20,9 @@ from codecswap.inference.manifest import Manifest, file_bytes, network_bytes, re
 from codecswap.page import onnxruntime_web
 
 FACTOR, MARGIN = 16, 2
-"""Of the C library: pixels per latent, and latents on each side of a tile that are computed and thrown away."""
+"""Constants of the C library: pixels per latent, and latents on each side of a tile that are discarded."""
 TILE = 48
-"""Sides of a tile in latents (768 pixels), where networks take any size: memory that a phone has, and progress to show."""
+"""Side of a tile in latents (768 pixels) if networks take any size; limits the memory on phones and shows progress."""
 
 
 def page(folder: Path, runtime_folder: Path | None = None) -> str:
@@ -33,7 +33,7 @@ def page(folder: Path, runtime_folder: Path | None = None) -> str:
         runtime_folder: `codecswap.page.onnxruntime_web.load`.
 
     Raises:
-        UserError: the folder is no exported codec, has no decoder, or is damaged; or ONNX Runtime cannot be had.
+        UserError: the folder is not an exported codec, has no decoder or is damaged, or ONNX Runtime cannot be downloaded.
     """
     manifest, tables = read_folder(folder)
     if manifest.decoder is None:
@@ -81,7 +81,7 @@ def page(folder: Path, runtime_folder: Path | None = None) -> str:
 
 
 def _codec(manifest: Manifest) -> dict[str, Any]:
-    """What the page's script needs of codec.json."""
+    """The values of codec.json that the page's script needs."""
     networks = {
         part: {"input": network.input, "output": network.output}
         for part in ("encoder", "decoder")
@@ -104,7 +104,7 @@ def _codec(manifest: Manifest) -> dict[str, Any]:
 
 
 def _fill(template: str, **values: str) -> str:
-    """Put values in their {{places}}; what stands in a value stays as it is."""
+    """Replace each {{name}} by its value; values themselves are not expanded."""
     first, *rest = template.split("{{")
     return first + "".join(values[name] + text for name, _, text in (part.partition("}}") for part in rest))
 

@@ -1,4 +1,4 @@
-"""ONNX Runtime for browsers: one pinned release, from npm's registry, in the user's cache. Nothing of it runs here."""
+"""Download ONNX Runtime for browsers: one pinned npm release, kept in the user's cache. Its code is not run here."""
 
 import base64
 import hashlib
@@ -16,12 +16,12 @@ from codecswap.files import atomic_write
 VERSION = "1.30.0"
 URL = f"https://registry.npmjs.org/onnxruntime-web/-/onnxruntime-web-{VERSION}.tgz"
 SHA512 = "q0y+JrrtukXSzsBWEMccVfqX25LRmosXHF+CaRJmg8pZClzcV7svNc4rKY3jL02Vb7QmRMDs1SigqR4CXAfKYQ=="
-"""Of the package, as npm states it (`npm view onnxruntime-web@VERSION dist.integrity`)."""
+"""Hash of the package, as npm states it (`npm view onnxruntime-web@VERSION dist.integrity`)."""
 FILES = {
     "ort.wasm.bundle.min.mjs": "11e64bd8ffe11bd1a2a2f0d6275fdfbbba7262f0b76b99b53d228a8a22ef3d90",
     "ort-wasm-simd-threaded.wasm": "3398c10d07d229bd91b364548e130e0e51a8e5704b88c7c083ebbeb78842dee2",
 }
-"""SHA-256 of what the page needs, from the package's ``dist``: its script, then the program."""
+"""SHA-256 of the files that the page needs from the package's ``dist``: the script, then the WebAssembly program."""
 BLOCK = 1 << 20
 TIMEOUT = 30.0
 """Seconds without a byte after which the connection counts as broken."""
@@ -31,7 +31,7 @@ def load(folder: Path | None = None) -> list[bytes]:
     """The contents of `FILES`: from ``folder`` (an unpacked package's ``dist``), else from the cache, filled when needed.
 
     Raises:
-        UserError: they cannot be had, or are not those of the pinned release.
+        UserError: they cannot be downloaded, or are not those of the pinned release.
     """
     if folder:
         return [_checked(folder / name, digest) for name, digest in FILES.items()]
@@ -43,7 +43,7 @@ def load(folder: Path | None = None) -> list[bytes]:
 
 
 def cache() -> Path:
-    """Where the files are kept."""
+    """Folder of the cached files."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "codecswap" / f"onnxruntime-web-{VERSION}"
 
 

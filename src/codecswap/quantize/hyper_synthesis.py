@@ -63,7 +63,7 @@ def _steps(transform: nn.Module) -> list[tuple[nn.Conv2d | nn.ConvTranspose2d, f
 
 
 def _is_plain(layer: nn.Conv2d | nn.ConvTranspose2d) -> bool:
-    """Whether a convolution doubles the size (transposed) or keeps it."""
+    """Whether a convolution pixel_shuffle the size (transposed) or keeps it."""
     if isinstance(layer, nn.ConvTranspose2d):
         return not why_not_doubling(layer)
     kernel = layer.kernel_size[0]
@@ -103,7 +103,7 @@ def _layer(conv: nn.Conv2d | nn.ConvTranspose2d, slope: float, before: int, afte
     weight, bias = conv.weight.detach().double().cpu(), torch.zeros(conv.out_channels)
     if conv.bias is not None:
         bias = conv.bias.detach()
-    doubles = isinstance(conv, nn.ConvTranspose2d)
+    pixel_shuffle = isinstance(conv, nn.ConvTranspose2d)
     if isinstance(conv, nn.ConvTranspose2d):
         weight = to_subpixel(transposed_phase_kernels(conv)).double().cpu()
         bias = bias.repeat_interleave(4)
@@ -116,7 +116,7 @@ def _layer(conv: nn.Conv2d | nn.ConvTranspose2d, slope: float, before: int, afte
         bias=np.rint(np.ldexp(offsets, units)).astype(np.int64),
         shift=(units - after).astype(np.int32),
         slope=round(slope * (1 << SLOPE_BITS)),
-        doubles=doubles,
+        pixel_shuffle=pixel_shuffle,
     )
 
 

@@ -15,7 +15,7 @@ from codecswap.errors import UserError
 from codecswap.files import atomic_write
 from codecswap.quantized.synthesis import QuantizedSynthesis
 from codecswap.students.record import UNSWAPPED, StudentRecord
-from codecswap.swaps import GDN_SWAPS, KEPT, SWAPS
+from codecswap.swaps import GDN_SWAPS, SWAPS, UNCHANGED
 from codecswap.swaps.apply import swap, swap_gdn
 from codecswap.swaps.subpixel import SUBPIXEL
 from codecswap.swaps.upsample import UPSAMPLE
@@ -189,7 +189,7 @@ def _replacement(state: dict[str, Tensor], codec: Codec, record: StudentRecord |
     n, m = codec.N, codec.M
     if record and (n, m) != (record.N, record.M):
         raise ValueError(f"the record has {record.N} and {record.M} channels, the weights have {n} and {m}")
-    if record and record.gdn != KEPT and record.gdn_pieces not in (None, *GDN_SWAPS[record.gdn].sizes):
+    if record and record.gdn != UNCHANGED and record.gdn_pieces not in (None, *GDN_SWAPS[record.gdn].sizes):
         raise ValueError(f"{record.gdn} has no {record.gdn_pieces} pieces")
     if record:
         replacement, kernel = record.replacement, record.kernel_size

@@ -11,7 +11,7 @@ from codecswap.config import ZOO
 from codecswap.errors import UserError
 from codecswap.layers.gdn import GDN
 from codecswap.quantized.synthesis import QuantizedSynthesis
-from codecswap.swaps import GDN_SWAPS, KEPT, SWAPS, swap_of
+from codecswap.swaps import GDN_SWAPS, SWAPS, UNCHANGED, swap_of
 from codecswap.swaps.apply import PARTS
 from codecswap.swaps.swap import Swap
 
@@ -43,7 +43,7 @@ class StudentRecord:
     """Encoder and entropy model are the teacher's: its bitstreams decode."""
     model: str = ZOO
     """The zoo's architecture."""
-    gdn: str = KEPT
+    gdn: str = UNCHANGED
     """A name in `codecswap.swaps.GDN_SWAPS`, or ``sqrt``."""
     gdn_pieces: int | None = None
     """Size of the GDN swap, where it has sizes."""
@@ -87,14 +87,14 @@ class StudentRecord:
     @property
     def label(self) -> str:
         """The swaps by name, and the precision of a quantized decoder, e.g. ``subpixel, gdn relu, w8a8``."""
-        gdn = [] if self.gdn == KEPT else [f"gdn {self.gdn}"]
+        gdn = [] if self.gdn == UNCHANGED else [f"gdn {self.gdn}"]
         return ", ".join([self.replacement, *gdn, *([self.integers["precision"]] if self.integers else [])])
 
     @property
     def exact(self) -> bool:
         """Whether the decoder equals what was there."""
         upsampling = self.replacement == UNSWAPPED or SWAPS[self.replacement].exact
-        return self.integers is None and upsampling and (self.gdn == KEPT or GDN_SWAPS[self.gdn].exact)
+        return self.integers is None and upsampling and (self.gdn == UNCHANGED or GDN_SWAPS[self.gdn].exact)
 
 
 def describe_swaps(codec: Codec) -> str:
@@ -127,7 +127,7 @@ def _swaps(student: Codec, teacher: Codec) -> dict[str, Any]:
     return {
         "replacement": replacement or UNSWAPPED,
         "kernel_size": sizes.pop() if len(sizes) == 1 and sizes != theirs else None,
-        "gdn": gdn or KEPT,
+        "gdn": gdn or UNCHANGED,
         "gdn_pieces": pieces.pop() if len(pieces) == 1 else None,
         "gdn_part": next((part for part, transforms in PARTS.items() if transforms == where), "decoder"),
     }

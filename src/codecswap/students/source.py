@@ -10,7 +10,7 @@ from codecswap.config import Form
 from codecswap.errors import UserError
 from codecswap.quantized.synthesis import QuantizedSynthesis
 from codecswap.students.checkpoint import read_student
-from codecswap.swaps import KEPT
+from codecswap.swaps import UNCHANGED
 from codecswap.swaps.apply import swap
 
 DECIDED = {"gdn", "form", "precision", "activations", "weight_bits", "equalize", "refit", "keep"}
@@ -58,8 +58,8 @@ def check_undecided(codec: Codec, name: str, given: Mapping[str, Any]) -> None:
     Raises:
         UserError: it has other GDN layers, or its quantized decoder has its own precision, form, ...
     """
-    gdn = codec.record.gdn if codec.record else KEPT
-    if gdn != KEPT and (asked := given.get("gdn", KEPT)) != KEPT:
+    gdn = codec.record.gdn if codec.record else UNCHANGED
+    if gdn != UNCHANGED and (asked := given.get("gdn", UNCHANGED)) != UNCHANGED:
         raise UserError(f"{name} holds a student with --gdn {gdn}, not {asked}: leave out --gdn.")
     if isinstance(decoder := codec.g_s, QuantizedSynthesis):
         same = {"precision"} if given.get("precision") == decoder.precision else set()

@@ -1,4 +1,4 @@
-"""The swaps there are. Another one is another file here and a line in the table (docs/architecture.md)."""
+"""Table of swaps. To add one, add a file here and a line in the table (docs/architecture.md)."""
 
 from torch import nn
 
@@ -16,7 +16,7 @@ SWAPS: dict[str, Swap] = {
     MASKED.name: MASKED,
     UPSAMPLE.name: UPSAMPLE,
 }
-"""Of transposed convolutions, by name."""
+"""Swaps of transposed convolutions, by name."""
 GDN_SWAPS: dict[str, Swap] = {
     RSQRT.name: RSQRT,
     RAMPS.name: RAMPS,
@@ -24,9 +24,9 @@ GDN_SWAPS: dict[str, Swap] = {
     RELU.name: RELU,
     NONE.name: NONE,
 }
-"""Of GDNs, by name."""
-KEPT = "sqrt"
-"""``--gdn``: the GDNs stay as they are."""
+"""Swaps of GDNs, by name."""
+UNCHANGED = "sqrt"
+"""Value of ``--gdn`` that does not replace GDNs."""
 
 
 def replacing(kind: type[nn.Module]) -> list[Swap]:
@@ -35,5 +35,5 @@ def replacing(kind: type[nn.Module]) -> list[Swap]:
 
 
 def swap_of(layer: nn.Module) -> Swap | None:
-    """The swap that made a layer; None where none did."""
-    return next((swap for swap in (*SWAPS.values(), *GDN_SWAPS.values()) if swap.made(layer)), None)
+    """The swap that built a layer; None if the layer is not from a swap."""
+    return next((swap for swap in (*SWAPS.values(), *GDN_SWAPS.values()) if swap.recognizes(layer)), None)

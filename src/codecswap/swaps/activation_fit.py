@@ -1,4 +1,4 @@
-"""What the closed-form fits of GDN swaps share: a layer, the GDN it replaces, and samples of their inputs."""
+"""Base of the closed-form fits of GDN swaps: collects samples of the inputs of a layer and of the GDN it replaces."""
 
 from typing import Generic, TypeVar
 
@@ -9,16 +9,16 @@ from codecswap.layers.gdn import GDN
 from codecswap.least_squares import Places, patches
 
 EVERY = 8
-"""One in so many of the positions that calibration draws is used: there are few unknowns."""
+"""Every n-th drawn position is used, since there are few unknowns."""
 
 Layer = TypeVar("Layer", bound=nn.Module)
 
 
 class ActivationFit(Generic[Layer]):
-    """The samples that one layer is fitted to, point by point.
+    """Input samples that one layer is fitted to.
 
-    An error of the root is multiplied by x on its way to the next layer: squared errors are weighted by x squared. How much
-    the picture, or the bits, suffer from a channel's error multiplies all weights of that channel, and changes no fit.
+    The square root is multiplied by x, so squared errors are weighted by x squared. The sensitivity of
+    the picture, or of the bits, to a channel scales all weights of that channel, and so does not change the fit.
     """
 
     def __init__(self, layer: Layer, original: GDN) -> None:
@@ -26,13 +26,13 @@ class ActivationFit(Generic[Layer]):
         self.inputs: list[Tensor] = []
 
     def add(self, inputs: Tensor, theirs: Tensor, places: Places) -> None:
-        """Take in positions of the student's input ``(B, C, h, w)``."""
+        """Add positions of the student's input ``(B, C, h, w)``."""
         picture, row, column = places
         self.inputs.append(patches(inputs, (picture[::EVERY], row[::EVERY], column[::EVERY]), 1))
 
     @property
     def samples(self) -> Tensor:
-        """The inputs taken in, ``(P, C)``."""
+        """All samples, ``(P, C)``."""
         return torch.cat(self.inputs)
 
     def solve(self, ridge: float) -> tuple[float, float]:

@@ -1,4 +1,4 @@
-"""Swapping: find the layers of a transform that a swap replaces, and put layers in their place that NPUs run."""
+"""Find the layers of a transform that a swap replaces, and replace them by layers that NPUs run."""
 
 import copy
 from collections import OrderedDict
@@ -10,28 +10,28 @@ from torch import nn
 from codecswap.codecs.protocol import Codec
 from codecswap.errors import UserError
 from codecswap.layers.gdn import GDN
-from codecswap.swaps import GDN_SWAPS, KEPT, SWAPS, swap_of
+from codecswap.swaps import GDN_SWAPS, SWAPS, UNCHANGED, swap_of
 from codecswap.swaps.order import execution_order
 from codecswap.swaps.swap import Swap, describe_convolution
 from codecswap.swaps.upsample import UPSAMPLE
 
 SomeCodec = TypeVar("SomeCodec", bound=nn.Module)
 PARTS = {"encoder": ("g_a",), "decoder": ("g_s",), "both": ("g_a", "g_s")}
-"""Per ``--part``: the transforms."""
+"""Transforms of each ``--part``."""
 
 
 @dataclass(frozen=True)
 class Replaced:
-    """What one replacement did."""
+    """Report of one replaced layer."""
 
     name: str
-    """Where the layer stands, e.g. ``g_s.0``."""
+    """Name of the layer, e.g. ``g_s.0``."""
     before: str
-    """The layer that stood there."""
+    """The replaced layer, in one line."""
     after: str
-    """The layer that stands there now."""
+    """The new layer, in one line."""
     error_db: float | None
-    """Energy of the kernel that the new layer cannot represent, in dB of the whole (-inf: exact; None: random start)."""
+    """Energy of the kernel that the new layer cannot represent, in dB of its total (-inf: exact; None: random start)."""
 
 
 def swap(
@@ -40,28 +40,28 @@ def swap(
     *,
     kernel_size: int | None = None,
     init: str = "weights",
-    gdn: str = KEPT,
+    gdn: str = UNCHANGED,
     part: str = "decoder",
     gdn_pieces: int | None = None,
 ) -> tuple[SomeCodec, list[Replaced]]:
-    """Copy a codec and replace every layer of its synthesis transform ``g_s`` that a swap is for, at any depth.
+    """Copy a codec and replace all matching layers of its synthesis transform ``g_s``, at any depth.
 
-    Any other module, one without ``g_s``, is a transform itself: every such layer in it is replaced. Everything else keeps
-    its weights and its names; ``g_s.0.weight`` becomes ``g_s.0.1.weight`` (``g_s.0.0.weight`` with ``subpixel``).
+    A module without ``g_s`` is treated as a transform itself. All other layers keep
+    their weights and names; ``g_s.0.weight`` becomes ``g_s.0.1.weight`` (``g_s.0.0.weight`` with ``subpixel``).
 
     Args:
-        codec: a codec with a synthesis transform ``g_s``, or any module; it is left as it is.
+        codec: a codec with a synthesis transform ``g_s``, or any module; it is not changed.
         replacement: a name in `codecswap.swaps.SWAPS`: ``upsample`` (the closest kernel, not exact), ``masked`` or
             ``subpixel`` (both exact).
-        kernel_size: odd, where the swap has a choice; by default that of the layer replaced.
-        init: ``weights`` starts from the teacher's kernels, ``random`` from PyTorch's Kaiming start.
-        gdn, part, gdn_pieces: what else replaces GDNs, as `swap_gdn` takes it.
+        kernel_size: odd kernel size, if the swap has a choice; by default that of the replaced layer.
+        init: ``weights`` fits the teacher's kernels, ``random`` uses PyTorch's Kaiming initialization.
+        gdn, part, gdn_pieces: replacement of GDNs, as in `swap_gdn`.
 
-    Returns: the student, and for each layer what stood there and stands there now, in the order in which they run.
+    Returns: the student, and the replaced layers in order of execution.
 
     Raises:
         ValueError: there is no such replacement.
-        UserError: a layer that the replacement does not fit, or ``g_s`` has no layer to replace.
+        UserError: a layer cannot be replaced, or ``g_s`` has no layer to replace.
     """
     if replacement not in SWAPS:
         raise ValueError(f"replacement must be one of {', '.join(SWAPS)}, not {replacement!r}")
@@ -75,7 +75,7 @@ def swap(
         kinds = " or ".join(kind.__name__ for kind in chosen.kinds)
         where = "codec's synthesis transform g_s" if hasattr(codec, "g_s") else "module"
         raise UserError(f"The {where} holds no {kinds}: there is nothing to swap.")
-    if gdn == KEPT:
+    if gdn == UNCHANGED:
         return student, report
     student, more = swap_gdn(student, gdn, part, pieces=gdn_pieces, init=init)
     return student, report + more
@@ -84,19 +84,19 @@ def swap(
 def swap_gdn(
     codec: SomeCodec, gdn: str, part: str = "decoder", *, pieces: int | None = None, init: str = "weights"
 ) -> tuple[SomeCodec, list[Replaced]]:
-    """Copy ``codec`` and replace every GDN of one transform, or of both; where the swap is not exact, calibrate it then.
+    """Copy ``codec`` and replace all GDNs of a part. If the swap is not exact, calibrate the copy afterwards.
 
     Args:
-        codec: it is left as it is.
-        gdn: a name in `codecswap.swaps.GDN_SWAPS`, or ``sqrt``: a copy.
+        codec: it is not changed.
+        gdn: a name in `codecswap.swaps.GDN_SWAPS`, or ``sqrt`` for a plain copy.
         part: one of `PARTS`.
-        pieces: of ``ramps``; by default `codecswap.swaps.ramps.PIECES`.
+        pieces: number of pieces of ``ramps``; by default `codecswap.swaps.ramps.PIECES`.
         init: as in `swap`.
 
     Raises:
-        UserError: there is no GDN in those transforms.
+        UserError: these transforms have no GDN.
     """
-    if gdn == KEPT:
+    if gdn == UNCHANGED:
         return copy.deepcopy(codec), []
     student, chosen = copy.deepcopy(codec), GDN_SWAPS[gdn]
     student, report = _replaced(student, chosen, part, size=pieces if chosen.sizes else None, init=init)
@@ -107,7 +107,7 @@ def swap_gdn(
 
 
 def has_gdn(codec: nn.Module, part: str = "decoder") -> bool:
-    """Whether there is a GDN, at any depth of the transforms of a part, that a swap could replace."""
+    """Whether the transforms of a part have a GDN, at any depth, that a swap could replace."""
     return any(
         isinstance(layer, GDN) and not swap_of(layer)
         for transform in PARTS[part]
@@ -118,7 +118,7 @@ def has_gdn(codec: nn.Module, part: str = "decoder") -> bool:
 def _replaced(
     student: SomeCodec, chosen: Swap, part: str, *, size: int | None, init: str
 ) -> tuple[SomeCodec, list[Replaced]]:
-    """Replace, in place, what a swap is for: in the transforms of a part, or in a module that has none (or is one itself)."""
+    """Replace matching layers, in place: in the transforms of a part, or in a module that has no such transforms."""
     if hasattr(student, "g_s"):
         return student, _replace(student, chosen, PARTS[part], size=size, init=init)
     around = nn.Sequential(OrderedDict(module=student))
@@ -130,7 +130,7 @@ def _replaced(
 def _replace(
     student: nn.Module, chosen: Swap, transforms: tuple[str, ...], *, size: int | None, init: str
 ) -> list[Replaced]:
-    """Replace, in place, what a swap is for in some transforms; layers that a swap made are left as they are."""
+    """Replace matching layers of some transforms, in place; layers that a swap built are skipped."""
     report = []
     for transform in transforms:
         found = {  # a layer with several names is replaced under each of them
@@ -142,7 +142,7 @@ def _replace(
             if reason := chosen.refusal(layer):
                 raise UserError(f"The layer {name} ({layer}) cannot be replaced by {chosen.name}: {reason}.")
         made: dict[nn.Module, nn.Module] = {}
-        for name in _as_they_run(student, transform, found, chosen):
+        for name in _in_execution_order(student, transform, found, chosen):
             layer = found[name]
             if layer not in made:
                 new, error = chosen.replace(layer, size=size, init=init)
@@ -153,14 +153,14 @@ def _replace(
     return report
 
 
-def _as_they_run(student: nn.Module, transform: str, found: dict[str, nn.Module], chosen: Swap) -> list[str]:
-    """Names of layers, in the order in which a codec runs them.
+def _in_execution_order(student: nn.Module, transform: str, found: dict[str, nn.Module], chosen: Swap) -> list[str]:
+    """Names of layers in order of execution.
 
     Raises:
-        UserError: a layer is not called as a module with one input, so that no other can take its place.
+        UserError: a layer is not called as a module with one input, so it cannot be replaced.
     """
     if not found or not isinstance(student, Codec):
-        return list(found)  # a transform alone does not say what its input is
+        return list(found)  # the input shape of a single transform is unknown
     size = (student.M, 4, 4) if transform == "g_s" else (3, 4 * student.factor, 4 * student.factor)
     x = next(student.parameters()).new_zeros(1, *size)
     runs = list(execution_order(student.get_submodule(transform), x))
@@ -175,7 +175,7 @@ def _as_they_run(student: nn.Module, transform: str, found: dict[str, nn.Module]
 
 
 def describe(layer: nn.Module) -> str:
-    """One line that names a layer, e.g. ``Upsample(x2) + Conv2d(72, 48, 5x5)``."""
+    """Describe a layer in one line, e.g. ``Upsample(x2) + Conv2d(72, 48, 5x5)``."""
     if made_by := swap_of(layer):
         return made_by.describe(layer)
     if isinstance(layer, GDN):

@@ -1,4 +1,4 @@
-"""Closed-form starts for the layers that cannot equal what they replace."""
+"""Calibration: closed-form initial weights for layers of inexact swaps."""
 
 import math
 from collections.abc import Callable
@@ -18,12 +18,12 @@ from codecswap.swaps.swap import Calibration, decibels
 from codecswap.swaps.upsample import KernelFit
 
 Progress = Callable[[int, int], None]
-"""Called with the steps done and with their number."""
+"""Called with the number of steps done and their total."""
 
 
 @dataclass(frozen=True)
 class LayerFit:
-    """How close one layer comes to the one it replaced, on calibration latents.
+    """Error of one fitted layer against the layer it replaced, on calibration latents.
 
     Errors are energies of the difference between the two layers' outputs (before the IGDN), each layer
     behind its own decoder's front, in dB of the variance of the teacher's output. Sums of float32 products
@@ -31,9 +31,9 @@ class LayerFit:
     """
 
     name: str
-    """Where the layer stands, e.g. ``g_s.0``."""
+    """Name of the layer, e.g. ``g_s.0``."""
     error_before_db: float
-    """With the weights and the bias it had, behind the front that is calibrated already."""
+    """With the weights and bias before the fit; the layers before it are calibrated already."""
     error_db: float
     """After the fit."""
 
@@ -51,28 +51,28 @@ def calibrate(
     transform: str = "g_s",
     progress: Progress | None = None,
 ) -> list[LayerFit]:
-    """Fit the layers of a swapped codec that cannot equal its teacher's to them on real latents, in place.
+    """Fit the inexact layers of a swapped codec to its teacher's layers on real latents, in place.
 
-    Closed form, layer by layer in the order in which the transform runs them, wherever they stand in its module tree: what
+    Closed form, layer by layer in order of execution, at any depth of the module tree: what
     the student's front (fitted already) puts out is regressed on what the teacher's layer puts out behind its own front, so
-    a layer also makes up for the errors of those before it. Its weights are the least-squares solution, with a ridge that
-    pulls them towards those that the layer has. Layers of exact swaps are left alone, but for convolutions behind a GDN swap
-    that needs training: those are fitted too. A layer that runs several times is fitted to all of its inputs.
+    a layer also compensates errors of the layers before it. Its weights are the least-squares solution, with ridge
+    regularization towards its current weights. Layers of exact swaps are skipped, except convolutions behind a GDN swap
+    that needs training. A layer that runs several times is fitted to all of its inputs.
     Equal calls give equal weights.
 
     Args:
         teacher: the codec with the transposed convolutions.
         student: what `codecswap.swaps.apply.swap` made of it; its layers' parameters change.
         latents: ``(n, M, h, w)``, rounded as a bitstream carries them (`codecswap.codecs.protocol.Codec.quantize`),
-            on any device; they are taken to the codecs', and to their dtype, a batch at a time.
-        ridge: strength of the pull on an unknown, as a fraction of the energy of its input; above 0. On held-out pictures
+            on any device; they are copied to the codecs' device and dtype batch by batch.
+        ridge: regularization of an unknown, as a fraction of the energy of its input; above 0. On held-out pictures
             1e-2 is as good as 1e-3 where there are many latents and 0.1 to 0.4 dB better where there are few.
         positions: how many low-resolution positions (each four equations for every output channel) a layer
             is fitted to: equally many from each picture, drawn at random where there are more.
         batch_size: pictures decoded at once; it bounds the memory.
-        seed: of the draw.
-        transform: ``g_s``, or ``g_a`` with pictures ``(n, 3, H, W)`` in [0, 1] in the place of latents.
-        progress: called with the steps done and their number, now and then.
+        seed: seed of the drawn positions.
+        transform: ``g_s``, or ``g_a`` with pictures ``(n, 3, H, W)`` in [0, 1] instead of latents.
+        progress: called with the number of steps done and their total.
 
     Returns: one entry for each layer fitted, in order.
 
@@ -88,7 +88,7 @@ def calibrate(
     chunks = latents.split(batch_size)
     mine, theirs = student.get_submodule(transform), teacher.get_submodule(transform)
     layers = _fitted_layers(mine, latents[:1].to(next(student.parameters())))
-    steps = len(layers) * (len(chunks) + 1)  # a layer's solution is one more
+    steps = len(layers) * (len(chunks) + 1)  # one more for a layer's solution
     for name, calls, calibration in layers:
         layer, original = mine.get_submodule(name), theirs.get_submodule(name)
         fit = calibration(layer, original)
@@ -106,12 +106,12 @@ def calibrate(
 
 
 def _fitted_layers(student: nn.Module, x: Tensor) -> list[tuple[str, int, Callable[[Any, Any], Calibration]]]:
-    """What is fitted, in the order in which a transform runs it: name, calls, and how.
+    """Layers to fit, in order of execution: name, number of calls, and the class of the fit.
 
-    Layers that cannot equal theirs, and convolutions behind what comes close only by training.
+    These are layers of inexact swaps, and convolutions behind a swap that needs training.
     """
     layers, inexact = [], False
-    inside: tuple[str, ...] = ()  # what is inside a layer is the layer's
+    inside: tuple[str, ...] = ()  # modules inside a layer belong to it
     for name, calls in execution_order(student, x).items():
         layer = student.get_submodule(name)
         made_by = swap_of(layer)
@@ -129,7 +129,7 @@ def _fitted_layers(student: nn.Module, x: Tensor) -> list[tuple[str, int, Callab
 
 
 class ConvolutionFit:
-    """The fit of a convolution that could equal the old layer, were its inputs the same."""
+    """Fit of a convolution that would equal the old layer if its inputs were the same."""
 
     def __init__(self, layer: nn.Conv2d | SubpixelConv, original: nn.Module) -> None:
         self.layer, self.original = layer, original
@@ -139,8 +139,8 @@ class ConvolutionFit:
 
     @staticmethod
     def takes(layer: nn.Module) -> bool:
-        """Whether a layer is a convolution that this fit knows: square, of one group, as large as its input by its stride."""
-        if isinstance(layer, SubpixelConv) and not layer.doubles:
+        """Whether this fit supports a layer: a convolution with a square kernel, one group and "same" padding."""
+        if isinstance(layer, SubpixelConv) and not layer.upsamples_by_2:
             return False
         conv = layer.conv if isinstance(layer, SubpixelConv | UpsampleConv2d) else layer
         if not isinstance(conv, nn.Conv2d) or isinstance(conv.padding, str) or conv.padding_mode != "zeros":
@@ -152,7 +152,7 @@ class ConvolutionFit:
         return given == (size, stride, padding, (1, 1), 1) and size[0] % 2 == 1
 
     def add(self, inputs: Tensor, theirs: Tensor, places: Places) -> None:
-        """Take in positions of the student's input ``(B, I, h, w)`` and of the teacher's."""
+        """Add positions of the student's input ``(B, I, h, w)`` and of the teacher's."""
         wanted = self.original(theirs)
         wanted = F.pixel_unshuffle(wanted, 2) if isinstance(self.layer, SubpixelConv) else wanted
         size, stride, padding = self.conv.kernel_size[0], self.conv.stride[0], int(self.conv.padding[0])
@@ -172,8 +172,8 @@ class ConvolutionFit:
             left = sums.energy.sum() - (weights * (2 * sums.cross - sums.gram @ weights)).sum()
             return decibels(left / variance)
 
-        pull = ridge * (sums.gram.diagonal() + 1e-3 * sums.gram.diagonal().mean() + 1e-30)
-        step, _ = ridge_step(sums.gram.clone(), sums.cross - sums.gram @ start, pull)
+        strength = ridge * (sums.gram.diagonal() + 1e-3 * sums.gram.diagonal().mean() + 1e-30)
+        step, _ = ridge_step(sums.gram.clone(), sums.cross - sums.gram @ start, strength)
         solution = start + step
         conv.weight.data.copy_(solution[:-1].T.reshape(conv.weight.shape))
         if conv.bias is not None:

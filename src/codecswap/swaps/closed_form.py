@@ -1,4 +1,4 @@
-"""GDN swaps without training: fitted on pictures, as fine as a tolerance asks for, and what they cost."""
+"""GDN swaps without training: fitted on pictures, with the smallest size that meets a tolerance."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -10,28 +10,28 @@ from torch import Tensor
 
 from codecswap.codecs.protocol import Codec, encode
 from codecswap.metrics import psnr, to_8_bits
-from codecswap.swaps import GDN_SWAPS, KEPT
+from codecswap.swaps import GDN_SWAPS, UNCHANGED
 from codecswap.swaps.apply import PARTS, Replaced, swap_gdn
 from codecswap.swaps.calibrate import calibrate
 
 PERCENT = 0.05
-"""dB that one percent of the bits is worth: doubling the rate brings about 3.5 dB (0.90 to 1.86 bpp, 31.26 to 34.85 dB)."""
+"""Loss in dB that equals 1 % more bits: twice the rate gives about 3.5 dB (0.90 to 1.86 bpp, 31.26 to 34.85 dB)."""
 
 AnyCodec = TypeVar("AnyCodec", bound=Codec)
 
 
 @dataclass(frozen=True)
 class Loss:
-    """A changed codec beside the one before, on the same pictures; each encodes for itself."""
+    """A changed codec against the original one on the same pictures; each uses its own encoder."""
 
     psnr_before: float
     psnr: float
-    """Against the pictures, in 8 bits, mean over them, in dB."""
+    """Mean PSNR of the 8-bit reconstructions against the pictures, in dB."""
     bits_before: float
     bits: float
-    """Estimated, of all pictures."""
+    """Estimated bits of all pictures."""
     symbols: float
-    """Share of the symbols that changed."""
+    """Share of symbols that changed."""
 
     @property
     def percent(self) -> float:
@@ -40,7 +40,7 @@ class Loss:
 
     @property
     def decibels(self) -> float:
-        """What was lost in dB, the change of the bits included (`PERCENT`)."""
+        """Loss in dB, including the change of the bits (`PERCENT`)."""
         return self.psnr_before - self.psnr + PERCENT * self.percent
 
     def __str__(self) -> str:
@@ -68,7 +68,7 @@ class FittedGdn(Generic[AnyCodec]):
 
 @torch.no_grad()
 def measure(before: Codec, after: Codec, pictures: Sequence[Tensor]) -> Loss:
-    """Encode and decode ``pictures`` of ``(B, 3, H, W)``, sides multiples of the factor, with either codec."""
+    """Encode and decode ``pictures``, ``(B, 3, H, W)`` with sides that are multiples of the factor, with both codecs."""
     sums = [0.0] * 4
     count = changed = symbols = 0
     for x in pictures:
@@ -90,15 +90,15 @@ def swap_and_fit(
     tolerance: float,
     seed: int = 0,
 ) -> tuple[AnyCodec, list[Replaced], int | None]:
-    """Copy a codec, replace its GDNs (`codecswap.swaps.apply.swap_gdn`), and fit what is not exact to pictures.
+    """Copy a codec, replace its GDNs (`codecswap.swaps.apply.swap_gdn`), and calibrate inexact layers on pictures.
 
-    Where the swap has sizes (the pieces of ``ramps``), the smallest is taken that loses at most ``tolerance`` dB on these
-    pictures, or else the largest.
+    If the swap has sizes (the pieces of ``ramps``), the smallest size that loses at most ``tolerance`` dB on these
+    pictures is used, or else the largest.
 
     Args:
         pictures: ``(n, 3, H, W)`` in [0, 1], sides multiples of the factor.
 
-    Returns: the copy, what was replaced, and the size.
+    Returns: the copy, the replaced layers, and the size.
     """
     chosen = GDN_SWAPS.get(gdn)
     if chosen is None or chosen.exact:
@@ -132,7 +132,7 @@ def fit_gdn(
     Raises:
         UserError: the codec has no GDNs that could be replaced.
     """
-    if gdn == KEPT:
+    if gdn == UNCHANGED:
         return FittedGdn(codec, gdn)
     pictures = torch.stack([torch.from_numpy(one) for one in calibration])
     made, replaced, pieces = swap_and_fit(codec, gdn, part, pictures, tolerance=tolerance)

@@ -1,4 +1,4 @@
-"""``gdn1``: ``x (beta + gamma |x|)``, or the division by it, fitted to GDN, then trained.
+"""``gdn1``: ``x (beta + gamma |x|)``, or the division by it; fitted to a GDN, then trained.
 
 Johnston et al., "Computationally efficient neural image compression", 2019.
 """
@@ -11,7 +11,7 @@ from codecswap.swaps.activation_fit import ActivationFit
 from codecswap.swaps.swap import Swap, decibels
 
 SWEEPS = 60
-"""Of coordinate descent; the error is at its lowest after some 30."""
+"""Sweeps of coordinate descent; it converges in about 30."""
 
 
 def non_negative(gram: Tensor, cross: Tensor) -> Tensor:
@@ -36,7 +36,7 @@ def fit_gain(x: Tensor, target: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]
     Args:
         x: inputs, ``(P, C)``.
         target: gains wanted, ``(P, C)``, positive.
-        weight: of their squared errors, ``(P, C)``, non-negative.
+        weight: weights of the squared errors, ``(P, C)``, non-negative.
 
     Returns: ``beta: (C,)`` and ``gamma: (C, C)``, in float64.
     """
@@ -51,14 +51,14 @@ def fit_gain(x: Tensor, target: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]
 
 
 class Gdn1Fit(ActivationFit[GDN1]):
-    """``beta + gamma |x|`` in the place of the square root."""
+    """``beta + gamma |x|`` instead of the square root."""
 
     def solve(self, ridge: float) -> tuple[float, float]:  # noqa: D102
         x, layer = self.samples, self.layer
         beta, gamma = effective(self.original)
         root = (x.square() @ gamma.T + beta).sqrt()
         before = self._error(x, root)
-        # an error of the root in x / root costs x / root^2
+        # derivative of x / root by the root: x / root^2
         weight = x.square() if self.original.inverse else x.square() / root**4
         beta, gamma = fit_gain(x, root, weight)
         layer.beta.data.copy_(layer.beta_reparam.init(beta.to(layer.beta)))
@@ -66,7 +66,7 @@ class Gdn1Fit(ActivationFit[GDN1]):
         return before, self._error(x, root)
 
     def _error(self, x: Tensor, root: Tensor) -> float:
-        """Relative error of the output, in dB, up to a factor for each channel, which the next convolution takes up."""
+        """Relative error of the output, in dB, up to a factor per channel, which the next convolution can absorb."""
         wanted = x * root if self.original.inverse else x / root
         given = self.layer(x[:, :, None, None])[:, :, 0, 0]
         factor = (wanted * given).sum(0) / given.square().sum(0).clamp_min(1e-30)
@@ -79,7 +79,7 @@ def _build(layer: GDN, size: int | None) -> GDN1:
 
 @torch.no_grad()
 def _fit(new: GDN1, layer: GDN) -> float:
-    """From weights alone: as if the inputs were normally distributed with variance 1."""
+    """Fit without samples, for normally distributed inputs of variance 1."""
     fit = Gdn1Fit(new, layer)
     fit.inputs.append(torch.randn(2048, len(layer.beta), generator=torch.Generator().manual_seed(0)).to(layer.beta))
     return fit.solve(0.0)[1]
@@ -93,7 +93,7 @@ GDN1_SWAP = Swap(
     refusal=lambda layer: None,
     build=_build,
     fit=_fit,
-    made=lambda layer: isinstance(layer, GDN1),
+    recognizes=lambda layer: isinstance(layer, GDN1),
     describe=lambda new: f"{'I' if new.inverse else ''}GDN1({len(new.beta)})",
     calibration=Gdn1Fit,
     trained=True,

@@ -11,7 +11,7 @@ Transposed = nn.ConvTranspose1d | nn.ConvTranspose2d
 
 
 def why_not_odd(layer: nn.ConvTranspose2d) -> str | None:
-    """Why a convolution after upsampling cannot take ``layer``'s place, as the end of a sentence; None where it can."""
+    """Why a convolution after upsampling cannot replace ``layer``, as the end of a sentence; None if it can."""
     if (reason := why_not_doubling(layer)) or layer.kernel_size[0] % 2:
         return reason
     return f"its kernel of {layer.kernel_size[0]} is even (only the subpixel replacement takes that)"
@@ -47,6 +47,6 @@ MASKED = Swap(
     refusal=lambda layer: None,
     build=_build,
     fit=_fit,
-    made=lambda layer: isinstance(layer, MaskedConv) or (isinstance(layer, UpsampleConv2d) and layer.masked),
+    recognizes=lambda layer: isinstance(layer, MaskedConv) or (isinstance(layer, UpsampleConv2d) and layer.masked),
     describe=_describe,
 )

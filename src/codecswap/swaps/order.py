@@ -1,7 +1,7 @@
-"""In which order the layers of a transform run: what its module tree does not say, and a run does.
+"""Find the order in which the layers of a transform run, by running it.
 
-Not `torch.fx` as in `codecswap.graph.leaves`: a swap must find layers in any ``forward``, one that branches on values too, and
-has no use for the operators between them, which a graph cannot do without.
+It does not use `torch.fx` as `codecswap.graph.leaves` does: a swap must find layers in any ``forward``, also one that branches
+on values, and does not need the operators between them.
 """
 
 from collections.abc import Sequence
@@ -11,19 +11,19 @@ from torch import Tensor, nn
 
 
 class _Enough(Exception):
-    """Stops a forward pass where all that was wanted is known."""
+    """Stops a forward pass early."""
 
 
 @torch.no_grad()
 def execution_order(transform: nn.Module, x: Tensor) -> dict[str, int]:
-    """Run a transform and see which of its modules are called.
+    """Run a transform and record which of its modules are called.
 
     Args:
         transform: a module tree of any shape; blocks come before the layers inside them.
         x: its input, ``(B, C, H, W)``.
 
     Returns: how often each module ran, by name, in the order of the first calls. A module with several names has the
-    first of them. One that did not run is missing, as is one that was given more than one input.
+    first of them. Modules that did not run, or that have more than one input, are left out.
     """
     counts: dict[str, int] = {}
 
@@ -47,11 +47,11 @@ def execution_order(transform: nn.Module, x: Tensor) -> dict[str, int]:
 
 
 def inputs_of(layer: nn.Module, transform: nn.Module, x: Tensor, calls: int = 1) -> Sequence[Tensor]:
-    """What ``layer`` is fed in its first ``calls`` calls when ``transform`` computes ``x``; what comes after does not run."""
+    """Inputs of ``layer`` in its first ``calls`` calls when ``transform`` computes ``x``; later layers are not run."""
     caught: list[Tensor] = []
 
     def catch(module: nn.Module, arguments: tuple[Tensor, ...]) -> None:
-        caught.append(arguments[0].clone() if calls > 1 else arguments[0])  # what runs on may change it in place
+        caught.append(arguments[0].clone() if calls > 1 else arguments[0])  # later layers may change it in place
         if len(caught) == calls:
             raise _Enough
 

@@ -1,4 +1,4 @@
-"""``relu`` and ``none``: a GDN becomes a ReLU, or nothing. The convolution behind it is refitted, then all is trained."""
+"""``relu`` and ``none``: replace a GDN by a ReLU, or remove it. The next convolution is refitted, then all is trained."""
 
 from torch import nn
 
@@ -14,8 +14,8 @@ def _pointwise(name: str, kind: type[nn.Module], operators: tuple[str, ...]) -> 
         operators=operators,
         refusal=lambda layer: None,
         build=lambda layer, size: kind(),
-        fit=lambda new, layer: 0.0,  # it has no weights: all that the root did is lost
-        made=lambda layer: isinstance(layer, kind),
+        fit=lambda new, layer: 0.0,  # it has no weights that could be fitted
+        recognizes=lambda layer: isinstance(layer, kind),
         describe=lambda new: kind.__name__,
         trained=True,
     )

@@ -1,4 +1,4 @@
-"""``ramps``: the root of a GDN as a few straight pieces, in operators that every NPU has. Closed form, nearly exact."""
+"""``ramps``: piecewise-linear square root of a GDN, in operators that every NPU has. Closed form, nearly exact."""
 
 import torch
 from torch import Tensor
@@ -8,17 +8,17 @@ from codecswap.swaps.activation_fit import ActivationFit
 from codecswap.swaps.swap import Swap, decibels
 
 PIECES = 4
-"""Ramps per channel where nobody asked for a number."""
+"""Default number of ramps per channel."""
 MOST = 8
-"""Ramps per channel, at most."""
+"""Largest number of ramps per channel."""
 KNOTS = 24
-"""Places, in each channel, where a ramp may begin."""
+"""Candidate positions of ramps per channel."""
 DECADES = 3.0
-"""How far above beta a norm is taken to reach where there are no samples of it."""
+"""Assumed range of the norm above beta if there are no samples."""
 
 
 def fit_ramps(norm: Tensor, weight: Tensor, pieces: int, *, inverse: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """Weighted least squares of ``sqrt(n)`` or ``1 / sqrt(n)`` by a constant and ramps, channel by channel.
+    """Weighted least-squares fit of ``sqrt(n)`` or ``1 / sqrt(n)`` by a constant and ramps, per channel.
 
     The ramps are ``relu(n - t)`` for ``sqrt`` (the first with ``t = 0``: a straight line) and ``relu(t - n)`` for
     ``1 / sqrt`` (beyond the largest ``t`` it stays constant, and so never changes its sign). Ramps are added one at a time,
@@ -26,7 +26,7 @@ def fit_ramps(norm: Tensor, weight: Tensor, pieces: int, *, inverse: bool) -> tu
 
     Args:
         norm: ``(P, C)``, samples of n, positive.
-        weight: ``(P, C)``, of each sample's squared error; non-negative.
+        weight: ``(P, C)``, weight of each squared error; non-negative.
         pieces: number of ramps, at least 1.
         inverse: ``sqrt`` (as in an inverse GDN) instead of ``1 / sqrt``.
 
@@ -43,7 +43,7 @@ def fit_ramps(norm: Tensor, weight: Tensor, pieces: int, *, inverse: bool) -> tu
     gram = weighted @ basis.transpose(1, 2)
     cross = (weighted @ target[:, :, None])[:, :, 0]
     chosen = torch.zeros(len(norm), 2, dtype=torch.long, device=norm.device)
-    chosen[:, 1] = 1  # the constant, and the ramp that reaches everywhere
+    chosen[:, 1] = 1  # the constant, and the ramp without a limit
     for count in range(2, pieces + 1):
         chosen = torch.cat([chosen, chosen[:, :1]], 1)
         for place in [count, *range(2, count + 1)] if count > 2 else [count]:
@@ -58,7 +58,7 @@ def ramps(norm: Tensor, knots: Tensor, *, inverse: bool) -> Tensor:
 
 
 def _candidates(norm: Tensor, weight: Tensor, *, inverse: bool) -> Tensor:
-    """Where ramps may begin, ``(C, KNOTS)``: the first reaches everywhere; half divide the decades, half the samples."""
+    """Candidate knots, ``(C, KNOTS)``: one outside all samples, half logarithmically spaced, half at quantiles."""
     low, high = norm.amin(1, keepdim=True), norm.amax(1, keepdim=True)
     steps = torch.linspace(0, 1, KNOTS // 2 + 2, dtype=norm.dtype, device=norm.device)[1:-1]
     even = low * (high / low).clamp_min(1 + 1e-9) ** steps
@@ -70,7 +70,7 @@ def _candidates(norm: Tensor, weight: Tensor, *, inverse: bool) -> Tensor:
 
 
 def _solve(gram: Tensor, cross: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
-    """Slopes of the chosen ramps ``(..., k)``, and what they take off the error."""
+    """Slopes of the chosen ramps ``(..., k)``, and by how much they reduce the error."""
     rows = torch.arange(len(gram), device=gram.device).view(-1, *[1] * (chosen.dim() - 1))
     system = gram[rows[..., None], chosen[..., :, None], chosen[..., None, :]]
     right = cross[rows, chosen]
@@ -81,14 +81,14 @@ def _solve(gram: Tensor, cross: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]
 
 
 def _best(gram: Tensor, cross: Tensor, chosen: Tensor, place: int) -> Tensor:
-    """The ramp that serves best in one place while the others stay: ``(C,)``."""
+    """Index of the best ramp for one position while the others are fixed, ``(C,)``."""
     trial = chosen[:, None].repeat(1, gram.shape[1] - 2, 1)
     trial[:, :, place] = torch.arange(2, gram.shape[1], device=gram.device)
     return 2 + _solve(gram, cross, trial)[1].argmax(1)
 
 
 def _write(new: RampGDN, layer: GDN, fitted: tuple[Tensor, Tensor, Tensor], largest: Tensor) -> None:
-    """Put ramps ``(t, slopes, constant)`` into the two convolutions, each ramp scaled to end at 1 where n is ``largest``."""
+    """Write ramps ``(t, slopes, constant)`` into the two convolutions; each ramp is scaled to 1 at n = ``largest``."""
     (beta, gamma), (knots, slopes, constant) = (one.double() for one in effective(layer)), fitted
     channels, pieces = slopes.shape
     ends = ramps(largest[:, None], knots, inverse=True) if layer.inverse else knots - beta[:, None]
@@ -112,7 +112,7 @@ def _pieces(new: RampGDN) -> int:
 
 
 def _fit(new: RampGDN, layer: GDN) -> float:
-    """Fit to norms from beta to some decades above it, all decades alike: for want of samples."""
+    """Fit without samples, to norms spaced logarithmically from beta to some decades above it."""
     beta = effective(layer)[0].double()
     norm = beta * torch.logspace(0, DECADES, 256, dtype=torch.float64, device=beta.device)[:, None]
     weight = 1 / norm if layer.inverse else norm
@@ -129,7 +129,7 @@ def _value(norm: Tensor, fitted: tuple[Tensor, Tensor, Tensor], *, inverse: bool
 
 
 class RampFit(ActivationFit[RampGDN]):
-    """The ramps of one layer."""
+    """Fit of the ramps of one layer."""
 
     def solve(self, ridge: float) -> tuple[float, float]:  # noqa: D102
         x = self.samples
@@ -155,7 +155,7 @@ RAMPS = Swap(
     refusal=lambda layer: None,
     build=_build,
     fit=_fit,
-    made=lambda layer: isinstance(layer, RampGDN),
+    recognizes=lambda layer: isinstance(layer, RampGDN),
     describe=lambda new: f"Ramps({new.norm.in_channels}, {_pieces(new)} pieces)",
     calibration=RampFit,
     sizes=tuple(range(1, MOST + 1)),

@@ -21,6 +21,6 @@ RSQRT = Swap(
     refusal=lambda layer: None,
     build=_build,
     fit=_fit,
-    made=lambda layer: isinstance(layer, RsqrtGDN),
+    recognizes=lambda layer: isinstance(layer, RsqrtGDN),
     describe=lambda new: f"{'I' if new.inverse else ''}GDN({len(new.beta)}) with rsqrt",
 )

@@ -1,4 +1,4 @@
-"""``subpixel``: the transposed convolution itself, folded into a small convolution and PixelShuffle. Exact."""
+"""``subpixel``: the transposed convolution as a small convolution and PixelShuffle. Exact."""
 
 from torch import nn
 
@@ -34,6 +34,6 @@ SUBPIXEL = Swap(
     refusal=lambda layer: None,
     build=_build,
     fit=_fit,
-    made=lambda layer: isinstance(layer, SubpixelConv),
+    recognizes=lambda layer: isinstance(layer, SubpixelConv),
     describe=_describe,
 )

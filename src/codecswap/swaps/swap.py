@@ -1,4 +1,4 @@
-"""What a swap is: one kind of layer, the layers that can take its place, and all that the rest asks about them."""
+"""The definition of a swap: a type of layer, and how to replace it."""
 
 import math
 from collections.abc import Callable
@@ -11,10 +11,10 @@ from codecswap.least_squares import Places
 
 
 class Calibration(Protocol):
-    """The fit of one new layer to the layer it replaces, from what both are fed in their own decoders."""
+    """Fit of a new layer to the layer it replaces, from the inputs of both in their own decoders."""
 
     def add(self, inputs: Tensor, theirs: Tensor, places: Places) -> None:
-        """Take in some positions of the new layer's input and of the old one's, each ``(B, C, h, w)``."""
+        """Add positions of the new layer's input and of the old layer's input, each ``(B, C, h, w)``."""
 
     def solve(self, ridge: float) -> tuple[float, float]:
         """Write the solution into the new layer. Returns: its output's relative error in dB, before and after."""
@@ -25,34 +25,34 @@ class Swap:
     """One way to replace layers of one type. The functions get layers of that type, and layers that ``build`` made."""
 
     name: str
-    """As ``--replacement`` or ``--gdn`` and checkpoints have it."""
+    """Name in ``--replacement`` or ``--gdn``, and in checkpoints."""
     replaces: type[nn.Module]
     """Type of the layers replaced."""
     exact: bool
-    """The new layer equals the old one to float rounding, and needs no training."""
+    """The new layer equals the old one up to float rounding, and needs no training."""
     operators: tuple[str, ...]
     """ONNX operators of the new layer."""
     refusal: Callable[[Any], str | None]
-    """Why a layer cannot be replaced, as the end of a sentence; None where it can."""
+    """Why a layer cannot be replaced, as the end of a sentence; None if it can."""
     build: Callable[[Any, int | None], nn.Module]
-    """The new layer for an old one and a size (None: the old layer's), with PyTorch's random weights."""
+    """Build the new layer for an old layer and a size (None: the old layer's), with random weights."""
     fit: Callable[[Any, Any], float]
     """Write into a new layer the weights closest to the old one's. Returns: the energy of the old weights that it cannot
-    represent, in dB of the whole (-inf: exact)."""
-    made: Callable[[nn.Module], bool]
-    """Whether this swap made a layer."""
+    represent, in dB of their total (-inf: exact)."""
+    recognizes: Callable[[nn.Module], bool]
+    """Whether this swap built a layer."""
     describe: Callable[[Any], str]
     """One line about a new layer."""
     calibration: Callable[[Any, Any], Calibration] | None = None
-    """For a new layer and its old one: the fit on real latents; None where ``fit`` leaves nothing to gain."""
+    """Fit on real latents, for a new layer and its old one; None if ``fit`` cannot be improved."""
     trained: bool = False
-    """It comes close to what it replaces only after training."""
+    """It approximates the old layer only after training."""
     sizes: tuple[int, ...] = ()
-    """Sizes that may be asked for (kernels, or pieces of ``ramps``); empty where the old layer decides."""
+    """Allowed sizes (kernel sizes, or pieces of ``ramps``); empty if the old layer decides."""
     also: tuple[type[nn.Module], ...] = ()
     """Further types of layers that it replaces."""
     size_of: Callable[[Any], int] | None = None
-    """The size of a new layer, where there are some."""
+    """Size of a new layer, if there are sizes."""
 
     @property
     def kinds(self) -> tuple[type[nn.Module], ...]:
@@ -62,11 +62,11 @@ class Swap:
     def replace(
         self, layer: nn.Module, *, size: int | None = None, init: str = "weights"
     ) -> tuple[nn.Module, float | None]:
-        """Build the layer that takes the place of ``layer``, on its device and in its dtype.
+        """Build the layer that replaces ``layer``, on its device and in its dtype.
 
         Args:
             size: one of ``sizes``, or None.
-            init: ``weights`` fits it to the old one's weights, ``random`` keeps PyTorch's start.
+            init: ``weights`` fits it to the old layer's weights, ``random`` keeps PyTorch's initialization.
 
         Returns: the new layer, and what ``fit`` returns (None with a random start).
         """
@@ -75,13 +75,13 @@ class Swap:
 
 
 def describe_convolution(layer: nn.Conv1d | nn.Conv2d | nn.ConvTranspose1d | nn.ConvTranspose2d) -> str:
-    """One line that names a convolution, e.g. ``Conv2d(72, 48, 5x5)``."""
+    """Describe a convolution in one line, e.g. ``Conv2d(72, 48, 5x5)``."""
     kernel = "x".join(str(side) for side in layer.kernel_size)
     return f"{type(layer).__name__}({layer.in_channels}, {layer.out_channels}, {kernel})"
 
 
 def copy_convolution(conv: nn.Conv2d, weight: Tensor, bias: Tensor | None) -> None:
-    """Give ``conv`` this weight and bias, or no bias, in place."""
+    """Set the weight and the bias (or None) of ``conv``, in place."""
     conv.weight.data.copy_(weight)
     if bias is None:
         conv.bias = None

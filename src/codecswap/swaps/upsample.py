@@ -1,4 +1,4 @@
-"""``upsample``: nearest upsampling and a convolution, the closest that needs no mask. Not exact: fitted, then trained."""
+"""``upsample``: nearest upsampling and a convolution, without a mask. Not exact: fitted, then trained."""
 
 import math
 
@@ -22,31 +22,31 @@ def _fit(new: UpsampleConv2d, layer: nn.ConvTranspose2d) -> float:
 
 
 def fit_weights(target: Tensor, kernel_size: int) -> tuple[Tensor, float]:
-    """The kernel after nearest upsampling whose four phases come closest to given phase kernels.
+    """Fit the kernel after nearest upsampling whose four phases are closest to given phase kernels.
 
     Least squares, one axis at a time: the phases of a kernel ``W`` are ``A W A^T``, so the fit is
     ``A^+ T (A^+)^T`` for every pair of channels, with one small pseudo-inverse for all.
 
     Args:
         target: ``(O, I, 2, 2, F, F)``, as `codecswap.layers.upsampling.transposed_phase_kernels` gives them.
-        kernel_size: odd size of the kernel sought.
+        kernel_size: odd size of the kernel.
 
-    Returns: the kernel ``(O, I, k, k)`` in the target's dtype; the energy left over, in dB of the target's.
+    Returns: the kernel ``(O, I, k, k)`` in the target's dtype; the residual energy, in dB of the target's energy.
     """
     matrix = phase_matrix(kernel_size).to(target.device)
-    reach = max(matrix.shape[1], target.shape[-1]) // 2
-    matrix = _widen(matrix, reach, axes=(1,)).flatten(0, 1)  # (2 F, k)
-    wide = _widen(target.double(), reach, axes=(4, 5)).permute(0, 1, 2, 4, 3, 5).flatten(2, 3).flatten(3, 4)
+    radius = max(matrix.shape[1], target.shape[-1]) // 2
+    matrix = _widen(matrix, radius, axes=(1,)).flatten(0, 1)  # (2 F, k)
+    wide = _widen(target.double(), radius, axes=(4, 5)).permute(0, 1, 2, 4, 3, 5).flatten(2, 3).flatten(3, 4)
     inverse = torch.linalg.pinv(matrix)
     weight = inverse @ wide @ inverse.T
     left = (matrix @ weight @ matrix.T - wide).square().sum() / wide.square().sum().clamp_min(1e-300)
     return weight.to(target.dtype), 10 * math.log10(max(left.item(), 1e-300))
 
 
-def _widen(tensor: Tensor, reach: int, axes: tuple[int, ...]) -> Tensor:
-    """Pad the given axes, centered, with zeros to ``2 reach + 1``."""
+def _widen(tensor: Tensor, radius: int, axes: tuple[int, ...]) -> Tensor:
+    """Pad the given axes, centered, with zeros to ``2 radius + 1``."""
     for axis in axes:
-        pad = reach - tensor.shape[axis] // 2
+        pad = radius - tensor.shape[axis] // 2
         shape = list(tensor.shape)
         shape[axis] = pad
         zeros = tensor.new_zeros(shape)
@@ -55,7 +55,7 @@ def _widen(tensor: Tensor, reach: int, axes: tuple[int, ...]) -> Tensor:
 
 
 class KernelFit:
-    """The normal equations of one layer: sums over positions, at low resolution, where they are smallest.
+    """Normal equations of one layer, summed over positions at low resolution, where they are smallest.
 
     An output position is one phase of a low-resolution position, and sees the ``F x F`` patch ``u`` around
     it through ``fold``: the unknown kernel meets the features ``fold[phase].T @ u``. So the sums of
@@ -65,7 +65,7 @@ class KernelFit:
     def __init__(self, layer: UpsampleConv2d, original: nn.ConvTranspose2d) -> None:
         self.layer = layer
         kernels = to_subpixel(transposed_phase_kernels(original))  # (4 O, I, F', F')
-        self.reach = kernels.shape[-1]
+        self.patch_size = kernels.shape[-1]
         self.kernels = kernels.flatten(1)
         self.bias = 0 if original.bias is None else original.bias.repeat_interleave(4)
         axis = phase_matrix(layer.conv.kernel_size[0], masked=layer.masked).to(layer.conv.weight.device)
@@ -75,8 +75,8 @@ class KernelFit:
         self.sums = Sums(unknowns, outputs, self.fold.device)
 
     def add(self, inputs: Tensor, theirs: Tensor, places: Places) -> None:
-        """Take in positions of the student's input ``(B, I, h, w)`` and of the teacher's."""
-        target = patches(theirs, places, self.reach) @ self.kernels.T + self.bias
+        """Add positions of the student's input ``(B, I, h, w)`` and of the teacher's."""
+        target = patches(theirs, places, self.patch_size) @ self.kernels.T + self.bias
         self.sums.add(patches(inputs, places, self.size), target)
 
     def solve(self, ridge: float) -> tuple[float, float]:
@@ -91,7 +91,7 @@ class KernelFit:
         mean = sums.targets.view(outputs, 4).sum(1) / equations
         variance = sums.energy.sum() - equations * mean.square().sum()
         energy = sums.energy.sum()
-        if conv.bias is not None:  # the bias takes the means on itself
+        if conv.bias is not None:  # the bias absorbs the means
             system.addr_(feature, feature, alpha=-equations)
             cross.addr_(feature, mean, alpha=-equations)
             energy = variance
@@ -99,10 +99,10 @@ class KernelFit:
         missing = cross - system @ start
         before = energy - (start * (cross + missing)).sum()
         diagonal = system.diagonal()
-        pull = ridge * (diagonal + 1e-3 * diagonal.mean() + 1e-30)
-        step, _ = ridge_step(system, missing, pull)
+        strength = ridge * (diagonal + 1e-3 * diagonal.mean() + 1e-30)
+        step, _ = ridge_step(system, missing, strength)
         solution = start + step
-        after = energy - (solution * (cross + pull[:, None] * step)).sum()
+        after = energy - (solution * (cross + strength[:, None] * step)).sum()
         if conv.bias is not None:
             before += equations * (conv.bias + feature @ start - mean).square().sum()
             conv.bias.copy_(mean - feature @ solution)
@@ -130,7 +130,7 @@ UPSAMPLE = Swap(
     refusal=why_not_odd,
     build=_build,
     fit=_fit,
-    made=lambda layer: isinstance(layer, UpsampleConv2d) and not layer.masked,
+    recognizes=lambda layer: isinstance(layer, UpsampleConv2d) and not layer.masked,
     describe=lambda new: f"Upsample(x2) + {describe_convolution(new.conv)}",
     calibration=KernelFit,
     trained=True,

@@ -25,7 +25,7 @@ from codecswap.quantized.synthesis import QuantizedSynthesis
 from codecswap.stages.stage import Stage
 from codecswap.students.record import StudentRecord
 from codecswap.students.teacher import check_teacher
-from codecswap.swaps import GDN_SWAPS, KEPT, SWAPS, replacing
+from codecswap.swaps import GDN_SWAPS, SWAPS, UNCHANGED, replacing
 from codecswap.swaps.apply import PARTS, swap, swap_gdn
 from codecswap.swaps.calibrate import calibrate
 from codecswap.swaps.closed_form import measure, swap_and_fit
@@ -154,12 +154,12 @@ def new_student(teacher: Codec, options: DistillOptions, pictures: list[Path]) -
             f"--part {options.part} keeps the decoder as it is, and --replacement {chosen.name} would change it: add "
             f"--replacement {' or '.join(other.name for other in replacing(chosen.replaces) if other.exact)}."
         )
-    exact = chosen.exact and (options.gdn == KEPT or GDN_SWAPS[options.gdn].exact)
+    exact = chosen.exact and (options.gdn == UNCHANGED or GDN_SWAPS[options.gdn].exact)
     calibrated = options.init == "calibrated" and not exact and is_first_process()
     init = "random" if options.init == "random" else "weights"
     student, replaced = swap(teacher, options.replacement, kernel_size=options.kernel_size, init=init)
     crops, _ = first_readable(pictures, options.calibration_count) if not exact else (torch.empty(0), [])
-    if options.gdn != KEPT:
+    if options.gdn != UNCHANGED:
         if GDN_SWAPS[options.gdn].sizes:
             few, tolerance = crops[:SIZED_ON], options.gdn_tolerance
             _, _, pieces = swap_and_fit(teacher, options.gdn, options.part, few, tolerance=tolerance, seed=options.seed)
@@ -194,7 +194,7 @@ def _say_the_loss(options: DistillOptions, teacher: Codec, student: Codec, pictu
     """What the inexact replacements cost before training, measured, and what costs nothing."""
     found, chosen = measure(teacher, student, pictures.split(8)), SWAPS[options.replacement]
     inexact = [] if chosen.exact else [f"--replacement {chosen.name}"]
-    if options.gdn != KEPT and not GDN_SWAPS[options.gdn].exact:
+    if options.gdn != UNCHANGED and not GDN_SWAPS[options.gdn].exact:
         inexact.append(f"--gdn {options.gdn}")
     bits = f", at {found.percent:+.2f} % of its bits" if found.symbols else ""
     say(
