@@ -1,4 +1,4 @@
-"""The command line: a table of commands; their options come from the classes in config/.
+"""The command line: a table of commands, whose options are the classes in config/.
 
 Heavy libraries are imported by the commands, not here, so that ``codecswap --help`` is fast.
 """
@@ -21,7 +21,7 @@ from codecswap.stages import STAGES
 MOST_CONFIG = 1 << 20
 """Most bytes of a YAML file of options."""
 ANY_CPU = "cpu"
-"""A ``--target`` of `codecswap rewrite` that no file describes."""
+"""A ``--target`` of `codecswap rewrite` without a TOML file."""
 MOST_WORDS = 500
 """Characters of an error message about options: it may contain a value of any length."""
 BOOLEANS = {"true": "true", "yes": "true", "on": "true", "1": "true"}
@@ -40,7 +40,7 @@ class Command:
     extra: str | None = "train"
     """The extra that must be installed for it."""
     argument: str | None = None
-    """The option that positional arguments are for."""
+    """Option that positional arguments are added to."""
 
 
 COMMANDS = {
@@ -102,7 +102,7 @@ def run(name: str, argv: Sequence[str] | None = None) -> int:
 
 
 def _check(options: config.Options) -> None:
-    """Refuse what can be judged without PyTorch, whose import takes seconds: paths and targets."""
+    """Check paths and targets before PyTorch is imported, which takes seconds."""
     options.check_paths()
     if (target := getattr(options, "target", None)) not in (None, ANY_CPU):
         from codecswap.targets.target import load_target
@@ -121,7 +121,7 @@ def parse(name: str, arguments: Sequence[str]) -> Any:
     Hyphens and underscores in names are the same; a boolean option takes ``--flag``, ``--flag true`` or ``--flag false``; a
     leading ``~`` is the home folder. A value in the file means what it means on the command line, which comes first.
 
-    Returns: the options; they know which of them were given.
+    Returns: the options; they record which were explicitly set.
 
     Raises:
         UserError: an argument is unknown, or a value is not allowed.
@@ -195,7 +195,7 @@ def _given(command: str, kinds: Mapping[str, Any], arguments: Sequence[str]) -> 
 
 
 def _wanted(kind: Any) -> str:
-    """What an option takes, in words."""
+    """Allowed values of an option, as text."""
     if kinds := [part for part in get_args(kind) if part is not type(None)]:
         return " or ".join(str(part) if get_origin(kind) is Literal else _wanted(part) for part in kinds)
     return {bool: "true or false", int: "an integer", float: "a number"}.get(kind, "text")

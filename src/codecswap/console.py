@@ -1,4 +1,4 @@
-"""What a run tells the person at the terminal, progress included; only the first of several processes speaks."""
+"""Messages, tables and progress on the terminal; only the first of several processes prints."""
 
 import io
 import os
@@ -20,12 +20,12 @@ class Items(Sized, Iterable[T], Protocol[T]):
 
 
 def is_first_process() -> bool:
-    """Whether this is the process that speaks and writes, of all that train together."""
+    """Whether this is the process that prints and writes files."""
     return all(os.environ.get(name, "0") == "0" for name in ("LOCAL_RANK", "NODE_RANK", "SLURM_PROCID"))
 
 
 def show_any_name() -> None:
-    """Let the terminal show what its encoding lacks as escapes: names of files are bytes, and no print may raise."""
+    """Print characters that the terminal cannot encode as escapes, so that no file name raises an error."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
@@ -80,7 +80,7 @@ def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]
         table.add_column(column, justify="right" if index else "left", overflow="fold")
     for row in rows:
         table.add_row(*row)
-    # a pipe has no width: wide enough that no figure is broken
+    # a pipe has no width: use one that never wraps numbers
     Console(width=None if sys.stdout.isatty() else 140).print(table)
 
 

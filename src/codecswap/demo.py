@@ -1,4 +1,4 @@
-"""The whole recipe on the codec and photographs inside the package, and the decoder to ship in the end."""
+"""The whole recipe on the codec and photographs inside the package, and an exported decoder."""
 
 from collections.abc import Iterator
 from importlib.resources import as_file, files
@@ -32,7 +32,7 @@ from codecswap.training.run import train
 TILE = 256
 """Side of the tiles that training pictures are cut into; training crops 224 from them."""
 LEARNING_RATE = 2e-4
-"""Of distillation, higher than the recipe's: the demo has minutes. Fine-tuning keeps its default, or it would undo this."""
+"""Learning rate of distillation, higher than the default because the demo is short. Fine-tuning uses its default."""
 GRID = (3, 2)
 """Tiles along a photograph's long and short side."""
 

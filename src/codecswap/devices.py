@@ -1,4 +1,4 @@
-"""Which device a run computes on: found, tried, and said."""
+"""Find, test and report the device of a run."""
 
 import subprocess
 
@@ -10,7 +10,7 @@ from codecswap.processes import cores
 
 
 def check_device(accelerator: str, amp: str) -> None:
-    """Say which device a run will use, and warn where it is not the one that the user may expect.
+    """Print which device a run will use, and warn if it may be unexpected.
 
     Args:
         accelerator: Lightning's: ``auto``, ``cpu``, ``gpu``, ``cuda``, ...
@@ -57,7 +57,7 @@ def use_cuda(accelerator: str) -> bool:
 
 
 def _try_cuda() -> None:
-    """Compute something: a GPU can be listed and still be too old for this PyTorch, or taken by another process."""
+    """Run a small computation: a listed GPU can be too old for this PyTorch, or in use by another process."""
     try:
         if torch.ones(2, device="cuda").sum().item() != 2:
             raise RuntimeError("1 + 1 is not 2 on it")
@@ -70,7 +70,7 @@ def _try_cuda() -> None:
 
 
 def _why_not() -> str | None:
-    """Why PyTorch cannot use an NVIDIA GPU that its driver lists; None where there is none."""
+    """Why PyTorch cannot use an NVIDIA GPU that its driver lists; None if there is no such GPU."""
     try:
         listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=10, check=True).stdout
     except (OSError, subprocess.SubprocessError):

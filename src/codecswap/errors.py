@@ -1,11 +1,11 @@
-"""The exceptions that users are meant to see."""
+"""Exceptions for users."""
 
 import signal
 import sys
 
 
 class UserError(Exception):
-    """Something the user can put right: one sentence that says what is wrong, where, and what to do next.
+    """An error that the user can fix: one sentence that says what is wrong, where, and what to do next.
 
     The command line prints the sentence and exits with code 2, without a stack trace.
     """
@@ -14,13 +14,13 @@ class UserError(Exception):
 
 
 class RunFailure(UserError):
-    """A run that cannot go on although nothing was wrong with its input: a full disk, divergence. Exit code 1."""
+    """A run that fails with valid input: a full disk, divergence. Exit code 1."""
 
     exit_code = 1
 
 
 class Interrupted(UserError):
-    """A run that was asked to stop, and saved what it had. Exit code 128 and the signal's number, as shells have it."""
+    """A run that was stopped by a signal, and saved its progress. Exit code: 128 plus the signal number, as in shells."""
 
     def __init__(self, sentence: str, signum: int = signal.SIGINT) -> None:
         super().__init__(sentence)

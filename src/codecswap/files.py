@@ -1,4 +1,4 @@
-"""What commands ask of a disk: whole files only, one writer at a time, enough space."""
+"""Atomic writes, locks of directories, and checks of disk space."""
 
 import hashlib
 import os
@@ -18,12 +18,12 @@ LONGEST_NAME = 255
 
 @contextmanager
 def atomic_write(path: Path, *, sync: bool = False) -> Iterator[Path]:
-    """Name a file beside ``path`` to write to, and rename it into place at the end: nobody ever sees half a file.
+    """Yield a temporary path beside ``path``, and rename it to ``path`` at the end: no reader sees a partial file.
 
-    The name is always the same, so what a killed process leaves is overwritten by the next run.
+    The temporary name is fixed, so the next run overwrites what a killed process leaves.
 
     Args:
-        sync: wait until the disk has it: a machine that loses power does not lose the file of before for an empty one.
+        sync: flush to disk first, so that a power failure does not replace the old file by an empty one.
     """
     beside = path.with_name(f".{path.name}.part")
     if len(os.fsencode(beside.name)) > LONGEST_NAME:
@@ -41,10 +41,10 @@ def atomic_write(path: Path, *, sync: bool = False) -> Iterator[Path]:
 
 @contextmanager
 def directory_lock(folder: Path) -> Iterator[None]:
-    """Make ``folder`` and keep other runs out of it; the lock is the folder's own, and ends with the process.
+    """Create ``folder`` and lock it against other runs; the lock ends with the process.
 
     Raises:
-        UserError: another run is at work there.
+        UserError: another run uses it.
     """
     folder.mkdir(parents=True, exist_ok=True)
     try:
@@ -58,7 +58,7 @@ def directory_lock(folder: Path) -> Iterator[None]:
     except BlockingIOError:
         os.close(handle)
         raise UserError(f"Another run is at work in {folder}: wait for it, or stop it.") from None
-    except OSError:  # network disks that know no locks
+    except OSError:  # network disks without locks
         pass
     try:
         yield
@@ -70,7 +70,7 @@ def need_space(needs: Sequence[tuple[str, Path, int]]) -> None:
     """Check that the disks have room before anything is written.
 
     Args:
-        needs: what for, a folder (it need not exist yet) and how many bytes; folders of one disk add up.
+        needs: purpose, folder (may not exist yet) and number of bytes; folders on one disk add up.
 
     Raises:
         UserError: a disk has less; the sentence has the numbers.

@@ -1,4 +1,4 @@
-"""Linear layers fitted in closed form: neighborhoods at drawn positions, their sums, a ridge towards given weights."""
+"""Closed-form least squares for convolutions: patches at drawn positions, their sums, ridge towards given weights."""
 
 import torch
 import torch.nn.functional as F
@@ -17,10 +17,10 @@ def draw(x: Tensor, count: int, generator: torch.Generator) -> Places:
 
 
 def patches(x: Tensor, places: Places, size: int, *, stride: int = 1, padding: int | None = None) -> Tensor:
-    """What a ``size x size`` convolution sees of ``x: (B, C, H, W)`` at some of its output positions: ``(P, C size^2)``.
+    """Input patches ``(P, C size^2)`` of a ``size x size`` convolution of ``x: (B, C, H, W)`` at some output positions.
 
     Args:
-        padding: zeros around ``x``; by default as many as keep its size.
+        padding: zero padding of ``x``; by default "same" padding.
     """
     picture, row, column = (index.to(x.device) for index in places)
     around = size // 2 if padding is None else padding
@@ -29,7 +29,7 @@ def patches(x: Tensor, places: Places, size: int, *, stride: int = 1, padding: i
 
 
 class Sums:
-    """What least squares needs of ``P`` equations with ``unknowns`` inputs and ``outputs`` targets each, in float64."""
+    """Normal equations of ``P`` equations with ``unknowns`` inputs and ``outputs`` targets each, in float64."""
 
     def __init__(self, unknowns: int, outputs: int, device: torch.device) -> None:
         def zeros(*shape: int) -> Tensor:
@@ -39,10 +39,10 @@ class Sums:
         self.gram, self.cross = zeros(unknowns, unknowns), zeros(unknowns, outputs)
         self.inputs, self.targets = zeros(unknowns), zeros(outputs)
         self.energy = zeros(outputs)
-        """Of the targets."""
+        """Energy of the targets."""
 
     def add(self, inputs: Tensor, targets: Tensor) -> None:
-        """Take in equations: ``(P, unknowns)`` and ``(P, outputs)``."""
+        """Add equations: ``(P, unknowns)`` and ``(P, outputs)``."""
         self.count += len(inputs)
         self.gram += inputs.T @ inputs
         self.cross += inputs.T @ targets
@@ -52,12 +52,12 @@ class Sums:
 
 
 def ridge_step(gram: Tensor, missing: Tensor, ridge: Tensor) -> tuple[Tensor, Tensor]:
-    """The step from weights that leave ``missing`` to the least-squares solution with a ridge towards them.
+    """The step from given weights to the least-squares solution with ridge regularization towards them.
 
     Args:
         gram: ``(unknowns, unknowns)``; ``ridge`` is added to its diagonal in place.
         missing: ``(unknowns, outputs)``: ``cross - gram @ weights``, without the ridge.
-        ridge: its strength, positive, of each unknown or of all.
+        ridge: regularization strength, positive, one for all unknowns or one for each.
 
     Returns: the step ``(unknowns, outputs)``, and the Cholesky factor of the Gram matrix with the ridge.
     """

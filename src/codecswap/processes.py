@@ -1,4 +1,4 @@
-"""Worker processes: how many, and how they end."""
+"""Number of worker processes, and how they end."""
 
 import multiprocessing
 import os
@@ -8,11 +8,11 @@ from contextlib import suppress
 from pathlib import Path
 
 CGROUP = Path("/sys/fs/cgroup")
-"""Where Linux says how much of the processors' time a container gets."""
+"""Folder of the CPU limits of a container on Linux."""
 
 
 def cores() -> int:
-    """Cores that this process may use: those that it may run on, at most as many as its container's share of time fills."""
+    """Number of cores that this process may use, limited by its CPU affinity and by its container."""
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     with suppress(OSError, ValueError):  # no container, or no limit ("max")
         quota, period = map(int, (CGROUP / "cpu.max").read_text("utf-8").split())
@@ -21,7 +21,7 @@ def cores() -> int:
 
 
 def follow_parent() -> None:
-    """In a worker process: leave Ctrl-C to the main process, and end with it even if it is killed."""
+    """In a worker process: ignore Ctrl-C, and exit when the main process ends, even if it is killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     assert parent is not None

@@ -8,7 +8,7 @@ from codecswap.codecs.source import Teacher, load_codec
 from codecswap.errors import UserError
 from codecswap.students.checkpoint import save_student
 from codecswap.students.record import describe_swaps
-from codecswap.students.source import check_undecided, load_source
+from codecswap.students.source import check_fixed_options, load_source
 from codecswap.swaps.apply import swap
 
 TINY = Teacher("tiny")
@@ -40,6 +40,6 @@ def test_a_checkpoint_is_taken_as_it_is(tmp_path: Path) -> None:
     assert (describe_swaps(codec), name) == ("masked, gdn ramps", "student.pt")
     with pytest.raises(UserError, match="holds a student with --replacement masked, not subpixel"):
         load_source(TINY, str(tmp_path / "student.pt"), replacement="subpixel")
-    check_undecided(codec, name, {"gdn": "sqrt", "precision": "w8a8"})
+    check_fixed_options(codec, name, {"gdn": "sqrt", "precision": "w8a8"})
     with pytest.raises(UserError, match="holds a student with --gdn ramps, not rsqrt"):
-        check_undecided(codec, name, {"gdn": "rsqrt"})
+        check_fixed_options(codec, name, {"gdn": "rsqrt"})

@@ -1,4 +1,4 @@
-"""Which replacement does this user need? All of them side by side, measured on one codec."""
+"""Measure all replacements on one codec, and recommend one."""
 
 import copy
 from collections.abc import Callable, Iterable
@@ -26,63 +26,63 @@ from codecswap.swaps.closed_form import measure, swap_and_fit
 from codecswap.targets.target import load_target
 
 TRANSPOSED = "transposed"
-"""The teacher as it is."""
+"""Name of the choice without replacement."""
 OPERATORS = {TRANSPOSED: ("ConvTranspose",)} | {swap.name: swap.operators for swap in replacing(nn.ConvTranspose2d)}
-"""What a decoder's upsampling can be made of, and the ONNX operators of these layers."""
+"""ONNX operators of each choice for the upsampling layers."""
 GDN_OPERATORS = {UNCHANGED: ("Conv", "Mul", "Sqrt")} | {
     swap.name: swap.operators for swap in GDN_SWAPS.values() if not swap.trained
 }
-"""What inverse GDNs can be made of without training, and the ONNX operators."""
+"""ONNX operators of each choice for inverse GDNs that needs no training."""
 
 
 @dataclass(frozen=True)
 class Choice:
-    """One way to write some layers of a decoder, before any training."""
+    """Measurements of one replacement, before training."""
 
     name: str
-    """As ``--replacement`` (`TRANSPOSED`: as they are) or ``--gdn`` has it."""
+    """Value of ``--replacement`` (`TRANSPOSED`: unchanged) or ``--gdn``."""
     exact: bool
-    """It equals the teacher."""
+    """It equals the teacher up to rounding."""
     operators: tuple[str, ...]
     """ONNX operators of these layers."""
     lost: float
-    """What it costs against the teacher on pictures that nothing was fitted to, in dB; a GDN's includes the bits."""
+    """Loss in dB against the teacher on held-out pictures; for a GDN including the change of the bits."""
     psnr: float
-    """PSNR of the decoder with it against the pictures, in dB."""
+    """PSNR of the decoder against the pictures, in dB."""
     error: float
-    """Largest difference from the teacher's reconstruction, of 1."""
+    """Largest absolute difference from the teacher's reconstruction, for pictures in [0, 1]."""
     multiply_adds: float
-    """Of the whole decoder, per pixel of the picture."""
+    """Multiply-adds of the whole decoder per pixel of the picture."""
     unfolded: float
-    """The same where layers are written at full resolution, as Resize and Conv."""
+    """Multiply-adds if layers run at full resolution, as Resize and Conv."""
     pieces: int | None = None
-    """Size of a GDN swap, where it has sizes."""
+    """Size of a GDN swap, if it has sizes."""
 
 
 @dataclass(frozen=True)
 class Advice:
-    """What `advise` found."""
+    """Result of `advise`."""
 
     pictures: int
-    """How many pictures it was measured on."""
+    """Number of pictures measured on."""
     upsampling: tuple[Choice, ...]
-    """The transposed convolutions and what can replace them."""
+    """Choices for transposed convolutions."""
     gdn: tuple[Choice, ...]
-    """The inverse GDNs and what can replace them without training; empty for a codec that has none."""
+    """Choices for inverse GDNs without training; empty for a codec without GDNs."""
     other: dict[str, str]
     """ONNX operators of all other layers of the decoder, each with the first layer that needs it."""
     accepted: frozenset[str] | None
-    """ONNX operators that the target has; None: no target was named."""
+    """ONNX operators that the target supports; None if no target was named."""
     codecs: dict[str, Codec]
     """The teacher and its students, by the names of ``upsampling``."""
 
     @property
     def replacement(self) -> str | None:
-        """The exact choice with the fewest multiply-adds that the target takes; None where there is none."""
+        """The exact choice with the fewest multiply-adds that the target supports; None if there is none."""
         return cheapest_exact({choice.name: choice.multiply_adds for choice in self.upsampling}, self.accepted)
 
     def sentences(self) -> list[str]:
-        """What to do, in words."""
+        """Recommendations, as sentences."""
         return [*self._lacking(), self._recommendation()]
 
     def _lacking(self) -> Iterable[str]:
@@ -133,16 +133,16 @@ def advise(
     """Measure every replacement of a codec's transposed convolutions and of its inverse GDNs, without training.
 
     Args:
-        codec: a teacher, of any shape.
-        target: an NPU, as ``codecswap compile`` names it; its list of ONNX operators decides what it takes.
-        operators: ONNX operators that the target has, instead.
-        images: folder of pictures, half to calibrate on and half to measure on; None: photographs inside the package.
-        progress: is called with the choices measured and their number.
+        codec: a teacher with transforms of any shape.
+        target: name of an NPU, as for ``codecswap compile``; its list of ONNX operators is used.
+        operators: supported ONNX operators, instead of a target.
+        images: folder of pictures, half for calibration and half for measuring; None: photographs inside the package.
+        progress: called with the number of choices measured and their total.
 
     Returns: the choices with what they lose (dB) and cost (multiply-adds per pixel), and what to do in words.
 
     Raises:
-        UserError: there is no such target, the folder has too few pictures, or a layer has no place in a graph of operators.
+        UserError: there is no such target, the folder has too few pictures, or a layer has no ONNX operator.
     """
     accepted = frozenset(load_target(target).operators) if target else None
     accepted = frozenset(operators) if operators is not None else accepted
@@ -178,12 +178,12 @@ def advise(
 
 
 def multiply_adds(decoder: nn.Module, latents: Tensor, *, folded: bool = True) -> float:
-    """Multiply-adds of a synthesis transform per pixel of the picture: those of its convolutions and matrix products.
+    """Multiply-adds of a synthesis transform (convolutions and matrix products) per pixel of the picture.
 
     Args:
         decoder: a module tree of any shape.
         latents: ``(B, M, h, w)``, of any values.
-        folded: count upsample and masked layers as they train and export at low resolution, not at full resolution.
+        folded: count upsample and masked layers at low resolution, as they are trained and exported.
     """
     decoder = copy.deepcopy(decoder).to("meta")
     for layer in decoder.modules():
@@ -195,14 +195,14 @@ def multiply_adds(decoder: nn.Module, latents: Tensor, *, folded: bool = True) -
     operations = sum(
         count for operator, count in counts.items() if operator != torch.ops.aten.mm
     )  # which folds kernels
-    return operations / 2 / picture[:, 0].numel()  # it counts a multiplication and an addition as two
+    return operations / 2 / picture[:, 0].numel()  # the counter counts a multiply-add as two
 
 
 def other_operators(codec: Codec) -> dict[str, str]:
     """ONNX operators of a decoder's layers that no swap replaces, each with the first layer that needs it.
 
     Raises:
-        UserError: a layer has no place in a graph of operators.
+        UserError: a layer has no ONNX operator.
     """
     shape = open_shape("latents", codec.M, None)
     graph = trace(lower(codec.g_s), input="latents", shape=shape, output="picture", prefix="g_s")
@@ -214,18 +214,18 @@ def other_operators(codec: Codec) -> dict[str, str]:
 
 
 def is_exact(choice: str) -> bool:
-    """Whether a choice equals the teacher."""
+    """Whether a choice is exact."""
     return choice == TRANSPOSED or SWAPS[choice].exact
 
 
 def cheapest_exact(costs: dict[str, float], accepted: frozenset[str] | None) -> str | None:
-    """The exact choice with the fewest multiply-adds of those whose operators are all accepted (None: all are)."""
+    """The exact choice with the fewest multiply-adds whose operators are all accepted (None: all are)."""
     possible = [name for name in costs if is_exact(name) and (accepted is None or set(OPERATORS[name]) <= accepted)]
     return min(possible, key=lambda name: costs[name], default=None)
 
 
 def _halves(images: str | None) -> tuple[Tensor, Tensor]:
-    """Crops to calibrate on and crops to measure on, each ``(n, 3, 224, 224)``; by default the package's photographs."""
+    """Crops for calibration and crops for measuring, each ``(n, 3, 224, 224)``; by default the package's photographs."""
     if images is None:
         with as_file(files("codecswap") / "assets" / "photos") as photos:
             sides = [list_pictures(photos / side, "") for side in ("train", "val")]

@@ -1,4 +1,4 @@
-"""``codecswap advise``: the replacements side by side, and which one to use."""
+"""``codecswap advise``: compare the replacements, and recommend one."""
 
 from codecswap.advice.advise import Advice, Choice, advise
 from codecswap.codecs.source import Teacher

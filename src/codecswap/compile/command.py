@@ -11,7 +11,7 @@ from codecswap.console import say, show_table, track
 from codecswap.data.samples import VERIFIED_ON, calibration_pictures, held_out_pictures
 from codecswap.export.tables import show_gdn
 from codecswap.quantized.synthesis import QuantizedSynthesis
-from codecswap.students.source import check_undecided, load_source
+from codecswap.students.source import check_fixed_options, load_source
 from codecswap.swaps.closed_form import fit_gdn
 
 CPU_NEEDED = 3
@@ -25,7 +25,7 @@ def main(options: CompileOptions) -> int:
     target = choose_target(options.target, options.precision)  # before anything is loaded
     form = options.form or target.form
     codec, name = load_source(Teacher.of(options), options.checkpoint, replacement=options.replacement, form=form)
-    check_undecided(codec, name, options.explicit())
+    check_fixed_options(codec, name, options.explicit())
     check_codec(codec, (options.height, options.width), target)
     fitted = fit_gdn(
         codec,

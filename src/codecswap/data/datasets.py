@@ -94,7 +94,7 @@ class EpochSampler(Sampler[tuple[int, int]]):
     Args:
         length: number of pictures.
         batch_size: pictures in a step, over all processes.
-        start: the epoch to begin with, and how many of its batches are done already.
+        start: first epoch, and number of its batches that are done already.
     """
 
     def __init__(

@@ -1,6 +1,6 @@
-"""Finding pictures and splitting them by a hash of their names, without PyTorch.
+"""Find pictures and split them by a hash of their names, without PyTorch.
 
-The side a picture falls on depends on its base name alone: not on its folder, the other pictures, or the machine.
+The split of a picture (training or validation) depends only on its base name.
 """
 
 import hashlib
@@ -21,29 +21,29 @@ from codecswap.identify import no_folder
 CROP = 224
 """Side of a training picture, in pixels."""
 ENDINGS = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".dib", ".tif", ".tiff"})
-"""Endings of pictures, in lower case, of the formats in `codecswap.data.pictures.FORMATS`."""
+"""File extensions, in lower case, of the formats in `codecswap.data.pictures.FORMATS`."""
 COCO_TOP = "train2017"
 """The folder with COCO's training pictures."""
 ASIDE = frozenset({"annotations", "labels", "val2017", "test2017", "__macosx"})
-"""Folders, in lower case, whose pictures are not trained on unless one of them is named itself."""
+"""Folders, in lower case, whose pictures are not used for training unless the user names the folder itself."""
 _COPY = re.compile(r"~\d+$")
-"""``name~2.jpg`` is the second picture of that name among prepared crops; both fall on the same side."""
+"""``name~2.jpg`` is the second picture of that name among prepared crops; both are in the same split."""
 
 
 def base_name(path: str | Path) -> str:
-    """The name that decides a picture's side: without folder, extension and ``~2``."""
+    """The name that decides a picture's split: without folder, extension and ``~2``."""
     return _COPY.sub("", Path(path).stem)
 
 
 def normal(name: str) -> str:
-    """A name as hashes see it: macOS stores accents apart from their letters, other systems as they were typed."""
+    """Unicode-normalized name for hashing: macOS stores accents separately from their letters."""
     return unicodedata.normalize("NFC", name)
 
 
 def position(path: str | Path) -> float:
     """A picture's hash as a number in [0, 1), from the SHA-256 of its base name.
 
-    Positions below ``val_ratio`` are the validation side, the others the training side.
+    Positions below ``val_ratio`` are the validation split, the others the training split.
     """
     name = normal(base_name(path))
     return int.from_bytes(hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest()[:6], "big") / 2**48
@@ -52,14 +52,14 @@ def position(path: str | Path) -> float:
 def choose(
     paths: Sequence[Path], *, val_ratio: float, max_images: int | None = None, held_out: Sequence[Path] = ()
 ) -> tuple[list[Path], list[Path]]:
-    """Split pictures into a training side (by ascending hash) and a validation side (by file name).
+    """Split pictures into a training split (by ascending hash) and a validation split (by file name).
 
     Args:
         paths: the pictures; where ``held_out`` is given, all of them are for training.
-        val_ratio: share of the validation side.
+        val_ratio: share of the validation split.
         max_images: keep the N training pictures with the lowest hashes and, of the validation pictures with the lowest
             hashes, the share that belongs to N (at least one), whatever else is in the folder.
-        held_out: the validation pictures of a folder that is split already.
+        held_out: validation pictures of a folder that is already split.
     """
     ranked = sorted(((position(path), normal(path.name), path) for path in paths), key=lambda entry: entry[:2])
     held = sorted(((position(path), normal(path.name), path) for path in held_out), key=lambda entry: entry[:2])
@@ -72,13 +72,13 @@ def choose(
 
 
 def scan(folder: str | Path, endings: Collection[str] = ENDINGS) -> list[Path]:
-    """All pictures below a folder, sorted by path; what is left out is told in a warning.
+    """All pictures below a folder, sorted by path; a warning names files that are left out.
 
     Links are followed, each folder is read once, and hidden files (``.name``) are skipped.
 
     Args:
         folder: where to look.
-        endings: of the files to find, in lower case.
+        endings: extensions of the files to find, in lower case.
     """
     found, left_out = _look(Path(folder), endings)
     if found and left_out:
@@ -124,7 +124,7 @@ def list_pictures(folder: str | Path, option: str) -> list[Path]:
 
 
 def no_pictures(folder: str | Path, option: str, endings: Collection[str] = ENDINGS) -> UserError:
-    """The error where `scan` finds nothing."""
+    """The error if `scan` finds nothing."""
     left_out = _look(Path(folder), endings)[1]
     words = f"; left out: {_counted(left_out)}" if left_out else ""
     return UserError(f"There are no pictures in {folder} ({', '.join(sorted(endings))}{words}): check {option}.")
@@ -180,9 +180,9 @@ class Pictures:
     layout: str
     """``coco`` (train2017/), ``prepared`` (224x224 crops in train/, val/) or ``folder`` (any other pictures)."""
     train: list[Path]
-    """Training side, by ascending hash."""
+    """Training split, by ascending hash."""
     val: list[Path]
-    """Validation side, by file name."""
+    """Validation split, by file name."""
 
     @property
     def prepared(self) -> bool:
@@ -216,13 +216,13 @@ def find_pictures(
 
     Args:
         root: raw COCO (``train2017/``, ``images/train2017/``), prepared crops (``train/``, ``val/``, sub-folders too) or any
-            folder of pictures; where it has ``train/`` or ``images/train/``, these, and ``val/`` beside is held out.
-        val_ratio: share of pictures on the validation side, in (0, 1); not used where there is a ``val/``.
+            folder of pictures; if it has ``train/`` or ``images/train/``, these, and ``val/`` beside it is held out.
+        val_ratio: share of pictures in the validation split, in (0, 1); not used if there is a ``val/``.
         use_prepared: accept only prepared crops.
         max_images: take the N training pictures with the lowest hashes, and their share of validation pictures.
 
     Raises:
-        UserError: no such folder, no pictures, no prepared crops with ``use_prepared``, or an empty side.
+        UserError: no such folder, no pictures, no prepared crops with ``use_prepared``, or an empty split.
     """
     if root is None:
         raise UserError(

@@ -1,4 +1,4 @@
-"""The loaders of a training run."""
+"""Data loaders of a training run."""
 
 import signal
 from typing import Any
@@ -14,10 +14,10 @@ from codecswap.errors import UserError
 
 
 class PictureLoaders(L.LightningDataModule):
-    """The loaders of a run, for this process's share of the pictures.
+    """Data loaders of a run, for this process's share of the pictures.
 
     Args:
-        start: the epoch to begin with, and how many of its batches are done already.
+        start: first epoch, and number of its batches that are done already.
     """
 
     def __init__(self, pictures: Pictures, options: TrainingOptions, start: tuple[int, int] = (0, 0)) -> None:

@@ -1,4 +1,4 @@
-"""Reading pictures, without PyTorch."""
+"""Read pictures, without PyTorch."""
 
 import warnings
 from collections.abc import Iterator
@@ -11,11 +11,11 @@ from PIL import ExifTags, Image, ImageCms, PngImagePlugin, TiffImagePlugin
 UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError)
 """What `load_picture` raises for a file that is not a readable picture."""
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
-"""Formats that Pillow may read, whatever a file's name. For one of the others it would start Ghostscript."""
+"""Formats that Pillow may read. For some others it would start Ghostscript."""
 MOST_PIXELS = 120_000_000
 """Most pixels of a picture: the two copies needed to convert it stay below 1 GiB."""
 SURE_PIXELS, PIXELS_PER_BYTE = 1 << 24, 100
-"""Pixels that any picture may have; larger ones at most 100 per byte of the file (a decompression bomb has 1,000)."""
+"""Any picture may have this many pixels; larger ones at most 100 per byte of the file (decompression bombs: 1,000)."""
 PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY
 """Bytes of a profile or a text in a PNG, unpacked: Pillow refuses a picture for more than 1 MiB of either."""
 MOST_SCANNED = 4_000_000_000

@@ -1,4 +1,4 @@
-"""Sample pictures as arrays: of a folder, or the photographs inside the package."""
+"""Sample pictures as arrays, from a folder or from the package."""
 
 from collections.abc import Iterator
 from importlib.resources import files
@@ -12,9 +12,9 @@ from codecswap.data.pictures import UNREADABLE, load_picture, pad, to_array
 from codecswap.errors import UserError
 
 CROP = (384, 256)
-"""Width and height of a calibration picture, where no size is fixed."""
+"""Width and height of a calibration picture if no size is fixed."""
 VERIFIED_ON = 3
-"""Pictures that written files are verified on."""
+"""Number of pictures on which written files are verified."""
 
 
 def sample_pictures(
@@ -23,10 +23,10 @@ def sample_pictures(
     """Pictures of a folder, or the package's photographs, ``(3, H, W)``, float32 in [0, 1].
 
     Args:
-        folder: None: the package's.
-        option: the option that named the folder.
-        side: ``train`` or ``val``, of the package's photographs.
-        size: width and height that they are cut to; None: whole.
+        folder: folder of pictures; None: the package's photographs.
+        option: the option that named the folder, for messages.
+        side: split of the package's photographs, ``train`` or ``val``.
+        size: width and height to crop to; None: uncropped.
         factor: sides are padded to multiples of it.
 
     Raises:

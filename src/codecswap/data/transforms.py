@@ -1,4 +1,4 @@
-"""Pictures as training and evaluation take them: tensors, cropped or whole.
+"""Pictures as tensors for training and evaluation, cropped or uncropped.
 
 A random crop is a function of (seed, epoch, base name): it does not depend on which process reads the picture.
 """
@@ -47,7 +47,7 @@ def validation_crop(path: Path) -> Tensor:
 
 
 def whole_picture(path: Path) -> Tensor:
-    """A picture as it is, ``(3, H, W)`` in [0, 1]."""
+    """An uncropped picture, ``(3, H, W)`` in [0, 1]."""
     return _to_tensor(load_picture(path))
 
 

@@ -9,7 +9,7 @@ from codecswap.data.samples import VERIFIED_ON, calibration_pictures, held_out_p
 from codecswap.export.codec import export
 from codecswap.export.operators import complaints
 from codecswap.export.tables import show_facts, show_gdn
-from codecswap.students.source import check_undecided, load_source
+from codecswap.students.source import check_fixed_options, load_source
 from codecswap.swaps import SWAPS
 from codecswap.swaps.closed_form import fit_gdn
 from codecswap.targets.target import load_target
@@ -27,7 +27,7 @@ def main(options: ExportOptions) -> int:
         replacement=options.replacement,
         form=None if options.form == "native" else options.form,
     )
-    check_undecided(codec, name, options.explicit())
+    check_fixed_options(codec, name, options.explicit())
     if not options.checkpoint and (chosen := SWAPS.get(options.replacement or "")) and not chosen.exact:
         warn(
             f"--replacement {chosen.name} is not exact and this one is untrained: export a --checkpoint of distill or "

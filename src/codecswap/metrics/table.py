@@ -80,7 +80,7 @@ METRICS: dict[str, Metric] = {
 }
 """All metrics by name, in the order of tables and files; the first is what differences and curves are judged by."""
 
-JUDGE = METRICS["ms_ssim"]
+MAIN_METRIC = METRICS["ms_ssim"]
 """Training keeps the checkpoint that is best by this metric; higher is better."""
 
 

@@ -11,7 +11,7 @@ from codecswap.export.folder import agreement_sentences, equalization_sentences
 from codecswap.export.tables import show_costs, show_facts, show_gdn, show_quality
 from codecswap.inference.manifest import read_folder
 from codecswap.quantize.codec import STEPS
-from codecswap.students.source import check_undecided, load_source
+from codecswap.students.source import check_fixed_options, load_source
 from codecswap.swaps.closed_form import fit_gdn
 
 
@@ -23,7 +23,7 @@ def main(options: QuantizeOptions) -> int:
         replacement=options.replacement,
         form=None if options.form == "native" else options.form,
     )
-    check_undecided(codec, name, options.explicit())
+    check_fixed_options(codec, name, options.explicit())
     pictures = list(calibration_pictures(options.calibration_images, options.size, options.calibration_count))
     held_out = list(islice(held_out_pictures(options.images, options.size, codec.multiple), VERIFIED_ON))
     fitted = fit_gdn(

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from codecswap.metrics.table import JUDGE, METRICS, Metric
+from codecswap.metrics.table import MAIN_METRIC, METRICS, Metric
 from codecswap.report.advice import Advice, advise
 from codecswap.report.formats import number, signed
 from codecswap.report.measurements import MAX_SIDE, NEGLIGIBLE, Comparison, Measurements
@@ -38,11 +38,11 @@ def make_verdict(run: Run, comparison: Comparison | None, measurements: Measurem
     """The verdict from the measured comparison, or else from the run's own metrics; None if there are neither."""
     if comparison:
         return _from_comparison(run, comparison)
-    judged = f"{JUDGE.column}_{run.stage.target}"
-    known = [row for row in run.rows if not math.isnan(row.get(judged, math.nan))]
+    column = f"{MAIN_METRIC.column}_{run.stage.target}"
+    known = [row for row in run.rows if not math.isnan(row.get(column, math.nan))]
     if not known:
         return None
-    best = max(known, key=lambda row: row[judged])
+    best = max(known, key=lambda row: row[column])
     columns = {"bpp": "bpp"}
     for metric in METRICS.values():
         if metric.column:

@@ -1,4 +1,4 @@
-"""The training stages there are, in the order in which a student goes through them. None of them imports PyTorch."""
+"""Table of training stages, in order. None of them imports PyTorch."""
 
 from codecswap.stages.distill import DISTILL
 from codecswap.stages.finetune import FINETUNE

@@ -1,4 +1,4 @@
-"""Distillation: a new student learns to reproduce its teacher's reconstructions."""
+"""Distillation: train a new student to reproduce its teacher's reconstructions."""
 
 from typing import Any
 

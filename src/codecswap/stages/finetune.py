@@ -1,4 +1,4 @@
-"""Fine-tuning: a student learns the pictures themselves."""
+"""Fine-tuning: train a student with the pictures as the target."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""What one training stage has that another has not."""
+"""Definition of a training stage."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,15 +14,15 @@ class Stage:
     name: str
     """The command, and ``stage`` in checkpoints and in run.json."""
     label: str
-    """What a student is after it, in tables."""
+    """Name of its students in tables."""
     options: type[TrainingOptions]
-    """The class of its options; no other stage has the same."""
+    """Class of its options; each stage has its own."""
     target: Literal["teacher", "picture"]
-    """What the student is compared with: in the loss, and by MS-SSIM where the best checkpoint is chosen."""
+    """Target of the loss, and of the MS-SSIM that selects the best checkpoint."""
     trains_exact: bool
-    """Whether a student whose replacement is exact trains too; with the teacher as its target it has nothing to learn."""
+    """Whether exact students are trained, too; with the teacher as the target they have nothing to learn."""
     trained: Callable[[Any], dict[str, Any]]
-    """From its options to the arguments of `codecswap.training.student.choose_trained`."""
+    """Converts its options to the arguments of `codecswap.training.student.choose_trained`."""
     last: str
     """File name of the last checkpoint."""
     best: str
@@ -30,6 +30,6 @@ class Stage:
     recon: str
     """Default sub-folder of the reconstructions, and their name in W&B."""
     resume: str
-    """Name of the option that goes on with a run."""
+    """Name of the option that resumes a run."""
     student: str | None = None
-    """Name of the option that holds the student to start from. None: the stage makes a new student from its teacher."""
+    """Name of the option that holds the student to start from. None: the stage builds a new student from its teacher."""

@@ -1,4 +1,4 @@
-"""Student checkpoints: what is in them, and how they are read back into a codec."""
+"""Write and read checkpoints of students."""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,12 +21,12 @@ from codecswap.swaps.subpixel import SUBPIXEL
 from codecswap.swaps.upsample import UPSAMPLE
 
 FORMAT = 1
-"""Version of a checkpoint's layout."""
+"""Version of the checkpoint format."""
 
 
 @dataclass(frozen=True)
 class StudentCheckpoint:
-    """A student read back from a file."""
+    """A student read from a file."""
 
     path: Path
     student: Codec
@@ -34,15 +34,15 @@ class StudentCheckpoint:
     replacement: str
     """A name in `codecswap.swaps.SWAPS`."""
     kernel_size: int | None
-    """Kernel of the replacement where it is not the teacher's."""
+    """Kernel size of the replacement if it differs from the teacher's."""
     record: StudentRecord | None
-    """None for files of the original recipe, which do not know their teacher."""
+    """None for files of the original recipe, which do not name their teacher."""
     content: dict[str, Any]
-    """All that the file holds."""
+    """Full contents of the file."""
 
     @property
     def exact(self) -> bool:
-        """Whether the decoder equals what was there."""
+        """Whether the decoder equals the teacher's up to rounding."""
         return self.record.exact if self.record else SWAPS[self.replacement].exact
 
     @property
@@ -62,7 +62,7 @@ class StudentCheckpoint:
 
     @property
     def progress(self) -> tuple[int, int]:
-        """Finished epochs, and batches done in the one begun."""
+        """Number of finished epochs, and of finished batches in the current one."""
         return int(self.content.get("epoch", -1)) + 1, int(self.content.get("batch", 0))
 
 
@@ -70,9 +70,9 @@ def save_student(student: Codec, path: str | Path, teacher: Codec | None = None)
     """Write a student into a file that `load_student` and the commands read (``--checkpoint``, ``--resume_student``).
 
     Args:
-        student: what `codecswap.swaps.apply.swap` made of ``teacher``, trained or not.
+        student: result of `codecswap.swaps.apply.swap` for ``teacher``, trained or not.
         path: the file, ``student.pt`` for example; it is replaced.
-        teacher: the codec that the student was made from; it may be left out for a student that was loaded or trained.
+        teacher: codec that the student was built from; optional for a student that was loaded or trained.
 
     Raises:
         UserError: there is no teacher, or the file cannot be written.
@@ -93,8 +93,8 @@ def load_student(path: str | Path) -> Codec:
     Args:
         path: what `save_student`, ``distill``, ``finetune`` or the original recipe wrote.
 
-    Returns: the codec, in eval mode; its ``record`` (`codecswap.students.record.StudentRecord`) says how it was made and from
-    which teacher. It is None for files of the original recipe, which do not know their teacher.
+    Returns: the codec, in eval mode; its ``record`` (`codecswap.students.record.StudentRecord`) says how it was built and from
+    which teacher. It is None for files of the original recipe, which do not name their teacher.
 
     Raises:
         UserError: the file is missing, damaged, no checkpoint, not a student, or of a newer version of codecswap.
@@ -103,7 +103,7 @@ def load_student(path: str | Path) -> Codec:
 
 
 def student_content(student: Codec, record: StudentRecord) -> dict[str, Any]:
-    """What makes a file a student's checkpoint, besides a run's own."""
+    """Content of a checkpoint that describes the student, without that of a run."""
     state = {name: value.detach().clone() for name, value in student.state_dict().items()}
     return {
         "format": FORMAT,
@@ -133,7 +133,7 @@ def read_student(path: str | Path) -> StudentCheckpoint:
     try:
         state = {name.removeprefix("module."): value for name, value in state.items()}
         record = StudentRecord(**content["codec"]) if "codec" in content else None
-        with torch.random.fork_rng(devices=[]):  # building draws numbers that would disturb a seeded run
+        with torch.random.fork_rng(devices=[]):  # building a model draws random numbers
             codec = untrained(state)
             replacement, kernel = _replacement(state, codec, record)
             student = codec
@@ -170,7 +170,7 @@ def _names(content: dict[str, Any]) -> set[str]:
 
 
 def _check_format(path: Path, version: object) -> None:
-    """Refuse a layout that this version does not know."""
+    """Refuse formats of other versions."""
     if not isinstance(version, int):
         raise UserError(f"{path} is damaged (its format is no number): copy it again or name another.")
     if version > FORMAT:
@@ -181,7 +181,7 @@ def _check_format(path: Path, version: object) -> None:
 
 
 def _replacement(state: dict[str, Tensor], codec: Codec, record: StudentRecord | None) -> tuple[str, int | None]:
-    """Replacement and kernel of a student of that codec; the original recipe's files show them by their weights alone.
+    """Replacement and kernel size of a student; for files of the original recipe they are derived from the weights.
 
     Raises:
         KeyError, ValueError, AttributeError: the weights are of another architecture, or not the record's.

@@ -1,4 +1,4 @@
-"""How a student was made: what a checkpoint stores of it, read off its layers."""
+"""Record of how a student was built, derived from its layers and stored in its checkpoint."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +16,7 @@ from codecswap.swaps.apply import PARTS
 from codecswap.swaps.swap import Swap
 
 UNSWAPPED = "none"
-"""The replacement of a student whose transposed convolutions stayed."""
+"""Value of ``replacement`` if transposed convolutions were not replaced."""
 
 
 @dataclass(frozen=True)
@@ -30,39 +30,39 @@ class StudentRecord:
     replacement: str
     """A name in `codecswap.swaps.SWAPS`, or ``none``."""
     kernel_size: int | None
-    """Kernel of the replacement where it is not the teacher's."""
+    """Kernel size of the replacement if it differs from the teacher's."""
     teacher: str | None
-    """The teacher's path, ``tiny``, or None for the zoo."""
+    """Path of the teacher, ``tiny``, or None for the zoo."""
     quality: int
-    """The zoo's quality."""
+    """Quality in the zoo."""
     metric: str
-    """The zoo's metric."""
+    """Metric in the zoo."""
     teacher_sha256: str | None
     """`codecswap.codecs.source.fingerprint` of the teacher."""
     same_latents: bool
-    """Encoder and entropy model are the teacher's: its bitstreams decode."""
+    """Encoder and entropy model are the teacher's, so the student decodes its bitstreams."""
     model: str = ZOO
-    """The zoo's architecture."""
+    """Architecture in the zoo."""
     gdn: str = UNCHANGED
     """A name in `codecswap.swaps.GDN_SWAPS`, or ``sqrt``."""
     gdn_pieces: int | None = None
-    """Size of the GDN swap, where it has sizes."""
+    """Size of the GDN swap, if it has sizes."""
     gdn_part: str = "decoder"
-    """Where GDNs were replaced: a name in `codecswap.swaps.apply.PARTS`."""
+    """Part in which GDNs were replaced, a name in `codecswap.swaps.apply.PARTS`."""
     integers: dict[str, Any] | None = None
-    """The layout of a quantized decoder (`codecswap.quantized.synthesis.QuantizedSynthesis.layout`); None: it is in float."""
+    """The layout of a quantized decoder (`codecswap.quantized.synthesis.QuantizedSynthesis.layout`); None if it is in float."""
 
     @classmethod
     def of(cls, student: Codec, teacher: Codec) -> "StudentRecord":
-        """Read off a student's layers how it was made from a teacher.
+        """Derive the record from a student's layers.
 
         Args:
             student: what `codecswap.swaps.apply.swap` made of ``teacher``, trained or not. The swaps of a quantized decoder,
                 whose layers are gone, are those of its former record.
-            teacher: the codec it was made from, as it was loaded.
+            teacher: codec that it was built from, as loaded.
 
         Raises:
-            UserError: its layers were made by several swaps.
+            UserError: its layers are from several swaps.
         """
         source, before = teacher.source or Teacher(), student.record
         integers = student.g_s.layout() if isinstance(student.g_s, QuantizedSynthesis) else None
@@ -92,7 +92,7 @@ class StudentRecord:
 
     @property
     def exact(self) -> bool:
-        """Whether the decoder equals what was there."""
+        """Whether the decoder equals the teacher's up to rounding."""
         upsampling = self.replacement == UNSWAPPED or SWAPS[self.replacement].exact
         return self.integers is None and upsampling and (self.gdn == UNCHANGED or GDN_SWAPS[self.gdn].exact)
 
@@ -111,7 +111,7 @@ def describe_swaps(codec: Codec) -> str:
 
 
 def _swaps(student: Codec, teacher: Codec) -> dict[str, Any]:
-    """The swaps of a student in float."""
+    """Swaps of a float student."""
     made: dict[str, list[tuple[Swap, nn.Module, nn.Module]]] = {"g_a": [], "g_s": []}
     for transform, layers in made.items():
         for name, layer in student.get_submodule(transform).named_modules(prefix=transform):
@@ -134,7 +134,7 @@ def _swaps(student: Codec, teacher: Codec) -> dict[str, Any]:
 
 
 def _only(found: list[tuple[Swap, nn.Module, nn.Module]]) -> tuple[str | None, set[int]]:
-    """The name of the swap that made layers, and their sizes, where it has a choice of them."""
+    """Name of the only swap of these layers, and the set of their sizes, if it has sizes."""
     names = {chosen.name for chosen, _, _ in found}
     if len(names) > 1:
         raise UserError(f"The student's layers are of several swaps ({', '.join(sorted(names))}): make it with one.")

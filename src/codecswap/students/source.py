@@ -1,4 +1,4 @@
-"""Where export, quantize and compile take their codec from."""
+"""Load the codec for export, quantize and compile."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,28 +13,28 @@ from codecswap.students.checkpoint import read_student
 from codecswap.swaps import UNCHANGED
 from codecswap.swaps.apply import swap
 
-DECIDED = {"gdn", "form", "precision", "activations", "weight_bits", "equalize", "refit", "keep"}
-"""Options that a quantized decoder has an answer to."""
+FIXED_IF_QUANTIZED = {"gdn", "form", "precision", "activations", "weight_bits", "equalize", "refit", "keep"}
+"""Options that a quantized decoder fixes."""
 EXACT: dict[Form | None, str] = {None: "subpixel", "native": "none", "masked": "masked", "subpixel": "subpixel"}
-"""The exact replacement whose layers have a form."""
+"""Exact replacement for each lowering."""
 
 
 def load_source(
     teacher: Teacher, checkpoint: str | None = None, *, replacement: str | None = None, form: Form | None = None
 ) -> tuple[Codec, str]:
-    """Load a student's checkpoint, or a teacher with a replacement that needs no training.
+    """Load a student's checkpoint, or a teacher with an exact replacement.
 
     Args:
-        teacher: it is loaded where there is no checkpoint.
-        checkpoint: a student's file.
+        teacher: loaded if there is no checkpoint.
+        checkpoint: file of a student.
         replacement: of the teacher's transposed convolutions (``none``: it keeps them), or what the checkpoint must have; None:
-            the exact one of the form.
-        form: how the device takes upsampling layers; None: any.
+            the exact one for the lowering.
+        form: lowering that the device needs; None: any.
 
-    Returns: the codec, and where it comes from in words.
+    Returns: the codec, and its source as text.
 
     Raises:
-        UserError: a file is missing, damaged or another thing, or the checkpoint has another replacement.
+        UserError: a file is missing, damaged or of another kind, or the checkpoint has another replacement.
     """
     if not checkpoint:
         codec, replacement = teacher.load(), replacement or EXACT[form]
@@ -47,23 +47,23 @@ def load_source(
     return loaded.student.requires_grad_(False), loaded.path.name
 
 
-def check_undecided(codec: Codec, name: str, given: Mapping[str, Any]) -> None:
-    """Refuse options that a student has decided already.
+def check_fixed_options(codec: Codec, name: str, given: Mapping[str, Any]) -> None:
+    """Refuse options that contradict a student.
 
     Args:
-        codec: the student, or any other codec, which has decided nothing.
-        name: where it comes from, in words.
+        codec: a student, or any other codec, which fixes nothing.
+        name: source of the codec, as text.
         given: the options that were explicitly set, by name.
 
     Raises:
-        UserError: it has other GDN layers, or its quantized decoder has its own precision, form, ...
+        UserError: it has other GDN layers, or its quantized decoder fixes the precision, form, ...
     """
     gdn = codec.record.gdn if codec.record else UNCHANGED
     if gdn != UNCHANGED and (asked := given.get("gdn", UNCHANGED)) != UNCHANGED:
         raise UserError(f"{name} holds a student with --gdn {gdn}, not {asked}: leave out --gdn.")
     if isinstance(decoder := codec.g_s, QuantizedSynthesis):
         same = {"precision"} if given.get("precision") == decoder.precision else set()
-        if decided := sorted(given.keys() & DECIDED - same):
+        if decided := sorted(given.keys() & FIXED_IF_QUANTIZED - same):
             raise UserError(
-                f"{name} holds a quantized decoder ({decoder.precision}), which decides on --{decided[0]}: leave it out."
+                f"{name} holds a quantized decoder ({decoder.precision}), which fixes --{decided[0]}: leave it out."
             )

@@ -1,4 +1,4 @@
-"""Whether a teacher is the one that a student was made from."""
+"""Check that a teacher is the one that a student was built from."""
 
 from codecswap.console import warn
 from codecswap.errors import UserError
@@ -6,9 +6,9 @@ from codecswap.students.checkpoint import StudentCheckpoint
 
 
 def check_teacher(student: StudentCheckpoint, identity: str, name: str, *, force: bool = False) -> list[str]:
-    """Refuse a teacher that is not the one the student was made from.
+    """Refuse a teacher that is not the one the student was built from.
 
-    Returns: what ``force`` overrode.
+    Returns: checks that ``force`` overrode.
 
     Raises:
         UserError: the weights differ.

@@ -1,4 +1,4 @@
-"""What happens beside the loop: reconstructions to look at, metrics, W&B."""
+"""Callbacks of the training loop: reconstructions, metrics, W&B."""
 
 import csv
 import io
@@ -20,17 +20,17 @@ from torchvision.utils import make_grid
 from codecswap.config import TrainingOptions
 from codecswap.console import say, warn
 from codecswap.files import atomic_write
-from codecswap.metrics.table import JUDGE
+from codecswap.metrics.table import MAIN_METRIC
 from codecswap.stages.stage import Stage
 from codecswap.training.state import TrainingState
 
 
 class Reconstructions(L.Callback):
-    """The student's reconstructions of the same few pictures, before training and every few epochs.
+    """Saves the student's reconstructions of a few fixed pictures, before training and every few epochs.
 
     Args:
         folder: the run's folder.
-        kind: their name in W&B.
+        kind: name of the reconstructions in W&B.
         options: sub-folder, how often, how many.
         state: the run's.
         pictures: ``(B, 3, 224, 224)`` in [0, 1].
@@ -70,11 +70,11 @@ class Reconstructions(L.Callback):
 
 
 class EpochRows(L.Callback):
-    """A row of figures for each epoch, and one for the start.
+    """Collects one row of metrics per epoch, and one for the initial student.
 
     Args:
-        stage: its target is what the best student is judged by.
-        state: the run's; its ``judged`` is set here, before other callbacks read it.
+        stage: its target determines the score of the best student.
+        state: state of the run; its ``score`` is set here, before other callbacks read it.
     """
 
     def __init__(self, stage: Stage, state: TrainingState) -> None:
@@ -83,23 +83,23 @@ class EpochRows(L.Callback):
         self.first: int | None = None
 
     def write(self, trainer: L.Trainer, row: dict[str, float], *, start: bool) -> None:
-        """Take a row; in every process.
+        """Handle a row; called in all processes.
 
         Args:
             row: ``epoch`` (-1: the start), ``step``, ``learning_rate``, means of the losses and metrics, ``seconds``, ...
-            start: it is that of the start.
+            start: whether this row is of the initial student.
         """
         raise NotImplementedError
 
     def on_sanity_check_end(self, trainer: L.Trainer, pl_module: Any) -> None:
-        """The start, before any step, is the row of epoch -1; a resumed run is not measured again."""
+        """Write the row of epoch -1 (the initial student); a resumed run is not measured again."""
         if trainer.ckpt_path:
             self.state.take_means()
         else:
             self._row(trainer, pl_module, self.state.epoch, start=True)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: Any) -> None:
-        """Remember where this process began, for the time left."""
+        """Record the first step of this process, to estimate the remaining time."""
         self.first = trainer.current_epoch
         self.epoch_started = time.perf_counter() - self.state.seconds
 
@@ -108,11 +108,11 @@ class EpochRows(L.Callback):
         self.epoch_started = time.perf_counter()
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
-        """Read the clock for a checkpoint that is saved after this batch."""
+        """Update the elapsed time for a checkpoint that may be saved after this batch."""
         self.state.seconds = time.perf_counter() - self.epoch_started
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: Any) -> None:
-        """An epoch is done, its validation too."""
+        """Write the row of the epoch, after its validation."""
         self._row(trainer, pl_module, trainer.current_epoch)
 
     def _row(self, trainer: L.Trainer, module: Any, epoch: int, *, start: bool = False) -> None:
@@ -130,7 +130,7 @@ class EpochRows(L.Callback):
         if module.pair.trains_encoder:
             row["lambda_rate"] = module.rate_weight.item()
         row |= {"skipped_steps": self.state.skipped, "seconds": seconds}
-        self.state.skipped, self.state.judged = 0, means[f"{JUDGE.column}_{self.target}"]
+        self.state.skipped, self.state.score = 0, means[f"{MAIN_METRIC.column}_{self.target}"]
         self.write(trainer, row, start=start)
 
 
@@ -147,7 +147,7 @@ class EpochLog(EpochRows):
         self.path = folder / "metrics.csv"
 
     def on_train_start(self, trainer: L.Trainer, pl_module: Any) -> None:
-        """What was logged after the checkpoint is done again."""
+        """Remove rows that were logged after the checkpoint."""
         super().on_train_start(trainer, pl_module)
         if trainer.is_global_zero and trainer.ckpt_path:
             cut_rows(self.path, trainer.current_epoch)
@@ -155,17 +155,17 @@ class EpochLog(EpochRows):
     def write(self, trainer: L.Trainer, row: dict[str, float], *, start: bool) -> None:  # noqa: D102
         if not trainer.is_global_zero:
             return
-        # before the checkpoint: a run killed in between cuts the row and does it again
+        # before the checkpoint: a run killed in between removes this row and repeats the epoch
         cut_rows(self.path, int(row["epoch"]), row)
         for logger in trainer.loggers:
             logger.log_metrics({f"epoch/{key}": value for key, value in row.items()}, step=trainer.global_step)
-        say(self._line(trainer, row, start) + (", the best so far" if self.state.judged > self.state.best else ""))
+        say(self._line(trainer, row, start) + (", the best so far" if self.state.score > self.state.best else ""))
 
     def _line(self, trainer: L.Trainer, row: dict[str, float], start: bool) -> str:
-        """The row in words; of the two values of `JUDGE` the one that chooses the best checkpoint."""
+        """The row as text; of `MAIN_METRIC` only the value that selects the best checkpoint."""
         scores = (
             f"PSNR {row['psnr_picture']:.2f} dB (teacher {row['teacher_psnr_picture']:.2f}), against the teacher "
-            f"{row['psnr_teacher']:.2f} dB, {JUDGE.label} against the {self.target} {self.state.judged:.4f}"
+            f"{row['psnr_teacher']:.2f} dB, {MAIN_METRIC.label} against the {self.target} {self.state.score:.4f}"
         )
         if "bpp" in row:
             scores += f", {row['bpp']:.3f} bpp (teacher {row['teacher_bpp']:.3f})"
@@ -183,7 +183,7 @@ class EpochLog(EpochRows):
 
 
 def cut_rows(path: Path, epoch: int, row: dict[str, float] | None = None) -> None:
-    """Keep the rows of a CSV file before ``epoch``, and add ``row``: what a run wrote after its checkpoint is done again."""
+    """Remove the rows of a CSV file from ``epoch`` on, and add ``row``."""
     rows: list[dict[str, Any]] = []
     if path.exists():
         with path.open(newline="", encoding="utf-8") as file:
@@ -200,10 +200,10 @@ def cut_rows(path: Path, epoch: int, row: dict[str, float] | None = None) -> Non
 
 
 def wandb_logger(options: TrainingOptions, folder: Path, run_id: str | None) -> WandbLogger | None:
-    """W&B for a run that names a project; without it, offline or logged out: one line, and None or an offline logger.
+    """Logger of W&B, if the run names a project. If W&B is missing or logged out: one warning, and None or an offline logger.
 
     Args:
-        run_id: the run to go on with; None for a new one.
+        run_id: id of the run to continue; None for a new one.
     """
     off = (
         os.environ.get("WANDB_DISABLED", "").lower() in ("1", "true", "yes")
@@ -230,8 +230,8 @@ def wandb_logger(options: TrainingOptions, folder: Path, run_id: str | None) -> 
             id=run_id,
             resume="allow",
         )
-        _ = logger.experiment  # connects now, so that a failure is found before training
+        _ = logger.experiment  # connects now, so that failures appear before training
         return logger
-    except Exception as error:  # whatever W&B fails with, it must not stop a run
+    except Exception as error:  # no failure of W&B may stop a run
         warn(f"W&B does not answer ({type(error).__name__}): the run is logged to metrics.csv only.")
         return None

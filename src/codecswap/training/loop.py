@@ -1,4 +1,4 @@
-"""One module and one loop for every stage (`codecswap.stages`)."""
+"""The Lightning module and the training loop of all stages (`codecswap.stages`)."""
 
 import logging
 import math
@@ -32,24 +32,24 @@ from codecswap.training.state import TrainingState
 from codecswap.training.student import LatentCost, TeacherStudent
 
 CLIP = 1.0
-"""Largest norm of a step's gradient."""
+"""Gradient norms are clipped to this."""
 QUANTILE_LR = 1e-3
 """Learning rate of the entropy model's quantiles, CompressAI's own."""
 RATE_START, RATE_GAIN = 0.01, 0.05
-"""Where the adapted weight of the rate starts, and how fast it follows the teacher's rate (relative change per step)."""
+"""Initial value of the adapted rate weight, and its relative change per step towards the teacher's rate."""
 
 
 class Training(L.LightningModule):
-    """A teacher and its student in training; Lightning calls it.
+    """Lightning module of a teacher and its student.
 
     Args:
         pair: the two codecs.
         options: the run's options.
-        stage: what the student is compared with.
+        stage: determines the student's target.
         state: the run's.
         steps_per_epoch: optimizer steps in an epoch, for the cosine.
-        shown: pictures ``(B, 3, H, W)``, the same in all processes: the optimizer's directions are taken from them.
-        directions: those of a resumed run (`codecswap.training.rotated_adam`), instead.
+        shown: pictures ``(B, 3, H, W)``, the same in all processes, from which the optimizer's directions are computed.
+        directions: directions of a resumed run (`codecswap.training.rotated_adam`), used instead.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class Training(L.LightningModule):
         directions: Mapping[str, Tensor] | None = None,
     ) -> None:
         super().__init__()
-        # channels_last: a quarter less time on the CPU, more on a GPU's tensor cores
+        # channels_last is 25 % faster on the CPU, more on tensor cores
         self.pair = pair.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.options, self.state, self.steps_per_epoch = options, state, steps_per_epoch
         self.shown, self.directions = shown, directions
@@ -77,9 +77,9 @@ class Training(L.LightningModule):
         )
 
     def configure_optimizers(self) -> Any:
-        """Adam that knows where brightness lies, or SOAP (Vyas et al., arXiv 2409.11321).
+        """`RotatedAdam`, or SOAP (Vyas et al., arXiv 2409.11321).
 
-        The learning rate rises for a moment and falls along a cosine over all steps of all epochs.
+        The learning rate has a short linear warm-up and then decays along a cosine over all steps.
         """
         trained = {name: p for name, p in self.pair.student.named_parameters() if p.requires_grad}
         quantiles = [p for name, p in trained.items() if name.endswith("quantiles")]
@@ -89,11 +89,11 @@ class Training(L.LightningModule):
             groups.append({"params": quantiles, "lr": QUANTILE_LR})
         optimizer: torch.optim.Optimizer
         if self.options.optimizer == "soap":
-            from pytorch_optimizer import SOAP  # slow to import, and seldom used
+            from pytorch_optimizer import SOAP  # slow to import, rarely used
 
             optimizer = SOAP(groups, weight_decay=0.0)
         else:
-            if self.directions is None:  # now, not before: the other processes have just got the first one's weights
+            if self.directions is None:  # not earlier: only now all processes have the same weights
                 x = self.shown.to(self.device)
                 self.directions = brightness_directions(self.pair.student, x, self.pair.both_latents(x)[1])
             optimizer = RotatedAdam(groups, {trained[name]: values for name, values in self.directions.items()})
@@ -101,13 +101,13 @@ class Training(L.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def _schedule(self, step: int) -> float:
-        """The share of the learning rate at a step: a short rise, and a cosine over all epochs."""
+        """Learning rate factor at a step: linear warm-up, then a cosine over all epochs."""
         steps = max(1, self.options.epochs * self.steps_per_epoch)
         rise = min(1.0, (step + 1) / (self.options.warmup_steps + 1))
         return rise * 0.5 * (1 + math.cos(math.pi * min(1.0, step / steps)))
 
     def on_train_start(self) -> None:
-        """Put the schedule where the step says, so that options set on resuming (epochs, lr, batch size) hold."""
+        """Set the schedule to the current step, so that options changed on resuming (epochs, lr, batch size) apply."""
         schedule: Any = self.lr_schedulers()
         optimizer: Any = self.optimizers()
         schedule.last_epoch = self.current_epoch * self.steps_per_epoch + self.state.batch
@@ -118,12 +118,12 @@ class Training(L.LightningModule):
             self.state.resume_means(self.device)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Draw the likelihoods' noise from (seed, step, process): resuming does not change it."""
+        """Seed the noise of the likelihoods with (seed, step, process), so that resuming does not change it."""
         if self.pair.trains_encoder:
             torch.manual_seed(hash((self.options.seed, self.global_step, self.global_rank)) & 0x7FFFFFFF)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """One batch: decode, compare, and with a trained encoder weigh the rate."""
+        """Loss of one batch: reconstruction and, if the encoder trains, the rate."""
         self._warn_unreadable(batch)
         decoded = self.pair(batch.images, distill=self.distill)
         loss = reconstruction_loss(
@@ -137,9 +137,11 @@ class Training(L.LightningModule):
             loss = loss + decoded.latents
         if decoded.bpp is not None and decoded.teacher_bpp is not None:
             loss = loss + self.rate_weight.clone() * decoded.bpp  # the weight changes in place below
-            self._hold_rate(decoded.bpp.detach(), decoded.teacher_bpp)
+            self._adapt_rate_weight(decoded.bpp.detach(), decoded.teacher_bpp)
         error = (decoded.student.detach().float() - decoded.target).square().flatten(1).mean(1)
-        decibels = -10 * error.log10().mean()  # per picture: processes share out a batch, and must not change the mean
+        decibels = (
+            -10 * error.log10().mean()
+        )  # per picture, so that the mean does not depend on the number of processes
         if torch.isfinite(loss):  # else the step is skipped
             self.state.add("train_loss", loss.detach())
             self.state.add("train_psnr", decibels)
@@ -152,21 +154,21 @@ class Training(L.LightningModule):
         now = time.perf_counter()
         self.log("pictures/s", self.options.batch_size / (now - self.clock), prog_bar=True, logger=False)
         self.clock = now
-        if self.pair.unfreeze_all:  # trains the quantiles alone, and nothing else trains them
+        if self.pair.unfreeze_all:  # a separate loss trains the quantiles
             loss = loss + self.pair.student.aux_loss()
         return loss
 
-    def _hold_rate(self, bpp: Tensor, teacher_bpp: Tensor) -> None:
-        """Multiply the rate's weight up where the student spends more bits than its teacher, down where fewer."""
+    def _adapt_rate_weight(self, bpp: Tensor, teacher_bpp: Tensor) -> None:
+        """Increase the rate weight if the student uses more bits than its teacher, else decrease it."""
         if self.options.lambda_rate is None:
             excess = self.trainer.strategy.reduce((bpp / teacher_bpp - 1).nan_to_num(0), reduce_op="mean")
             self.rate_weight.mul_(torch.exp(RATE_GAIN * excess.clamp(-1, 1)))
 
     def configure_gradient_clipping(self, optimizer: Any, *args: Any, **kwargs: Any) -> None:
-        """Clip the codec's gradient; the quantiles' own loss has another scale and must not take part.
+        """Clip the codec's gradient, without the quantiles, whose loss has another scale.
 
-        Without a finite loss and gradient (all processes have the same gradient) the step is skipped: an optimizer leaves
-        parameters without a gradient, and all that it remembers of them, as they are.
+        If the loss or the gradient is not finite (all processes have the same gradient), the step is skipped: an optimizer
+        does not change parameters without a gradient, or their state.
         """
         norm = torch.nn.utils.clip_grad_norm_(optimizer.param_groups[0]["params"], CLIP)
         if torch.isfinite(norm):
@@ -177,7 +179,7 @@ class Training(L.LightningModule):
         optimizer.zero_grad(set_to_none=True)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Student against teacher and against the picture, teacher against the picture."""
+        """Metrics of the student against teacher and picture, and of the teacher against the picture."""
         self._warn_unreadable(batch)
         if not len(batch.images):
             return
@@ -192,7 +194,7 @@ class Training(L.LightningModule):
             self.state.add("teacher_bpp", teacher_bpp.expand(len(batch.images)))
 
     def _add_metrics(self, suffix: str, x: Tensor, y: Tensor, prefix: str = "") -> None:
-        """Add to the means of every metric with a column in ``metrics.csv``."""
+        """Update the means of all metrics that have a column in ``metrics.csv``."""
         for metric in METRICS.values():
             if metric.column:
                 self.state.add(f"{prefix}{metric.column}_{suffix}", metric.function(x, y))
@@ -228,26 +230,26 @@ def fit(
 
     Args:
         pair: the two codecs.
-        options: how to train; what is about folders, checkpoints and W&B is the callbacks' affair.
-        stage: what the student is compared with.
-        state: where the run is; callbacks read it.
-        pictures: to train on, and to validate on.
-        shown: pictures ``(B, 3, H, W)`` in [0, 1], the same ones whenever a run goes on.
-        callbacks: what happens beside the loop.
-        epochs: 0 measures the start, and trains nothing; by default the options'.
-        start: the epoch to begin with, and how many of its batches are done already.
-        resume: the checkpoint that Lightning goes on from, with its `directions`.
+        options: how to train; options of folders, checkpoints and W&B are for the callbacks.
+        stage: determines the student's target.
+        state: progress of the run; callbacks read it.
+        pictures: training and validation pictures.
+        shown: pictures ``(B, 3, H, W)`` in [0, 1], the same ones when a run is resumed.
+        callbacks: Lightning callbacks.
+        epochs: number of epochs, by default that of the options; 0: only measure the initial student.
+        start: first epoch, and number of its batches that are done already.
+        resume: checkpoint to continue from, with its `directions`.
 
     Returns: Lightning's trainer.
 
     Raises:
-        UserError: Lightning cannot train on the device that is asked for.
+        UserError: Lightning cannot train on the requested device.
     """
     epochs = options.epochs if epochs is None else epochs
     if pair.trains_encoder and not options.unfreeze_all:
         pair.latent_cost = LatentCost(pair.teacher, shown)
     if options.compile:
-        torch._dynamo.config.suppress_errors = True  # no compiler: slower, but not the end of a run
+        torch._dynamo.config.suppress_errors = True  # without a compiler training is slower, but works
         pair.teacher.g_s.compile()
         pair.student.g_s.compile()
     steps = len(pictures.train) // options.batch_size
@@ -260,7 +262,7 @@ def fit(
 
 
 def _begin_at(trainer: L.Trainer, epoch: int) -> None:
-    """Let a new trainer begin with an epoch, counted from 0; a Lightning checkpoint sets it itself."""
+    """Set the first epoch (from 0) of a new trainer; a Lightning checkpoint does this itself."""
     progress: Any = trainer.fit_loop.epoch_progress.current
     progress.ready = progress.started = progress.processed = progress.completed = epoch
 
@@ -273,7 +275,7 @@ def _trainer(
     callbacks: list[L.Callback],
     logger: Logger | None,
 ) -> L.Trainer:
-    """Lightning's Trainer for these options; ``steps`` are those of an epoch."""
+    """Lightning's Trainer for these options; ``steps``: steps per epoch."""
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="lightning")
     warnings.filterwarnings("ignore", message=".*modules? in eval mode.*")
@@ -290,13 +292,13 @@ def _trainer(
             precision=options.amp,  # type: ignore[arg-type]
             callbacks=callbacks,
             logger=logger or False,
-            # at least a hundred points in a curve: Lightning's 50 steps leave short runs without any
+            # at least a hundred logged steps, also in short runs (Lightning logs every 50)
             log_every_n_steps=max(1, min(50, epochs * steps // 100)),
             enable_checkpointing=False,
             enable_model_summary=False,
             enable_progress_bar=bar,
             use_distributed_sampler=False,  # EpochSampler serves any number of processes
-            num_sanity_val_steps=-1,  # the start is measured like every epoch
+            num_sanity_val_steps=-1,  # the initial student is measured like every epoch
             inference_mode=False,
             deterministic=options.deterministic or None,
             plugins=[LocalFiles()],

@@ -1,4 +1,4 @@
-"""What training minimizes."""
+"""Training losses."""
 
 import torch
 from torch import Tensor
@@ -11,10 +11,10 @@ def reconstruction_loss(
 ) -> Tensor:
     """``lambda_l1 * L1 + lambda_msssim * (1 - MS-SSIM) + lambda_mse * MSE``, a scalar.
 
-    In float32 whatever the surrounding precision.
+    Always computed in float32, also under autocast.
 
     Args:
-        x_hat, target: ``(B, 3, H, W)``, nominally in [0, 1]; ``x_hat`` is not clamped, so that what overshoots still learns.
+        x_hat, target: ``(B, 3, H, W)``, nominally in [0, 1]; ``x_hat`` is not clamped, to keep its gradient.
     """
     with torch.autocast(x_hat.device.type, enabled=False):
         x_hat, target = x_hat.float(), target.float()

@@ -1,4 +1,4 @@
-"""``run.json``: what a run was, so that a report, or a person, can tell years later."""
+"""``run.json``: the record of a run, for reports and for reproducing it."""
 
 import hashlib
 import importlib.metadata
@@ -18,7 +18,7 @@ from codecswap.console import is_first_process
 from codecswap.files import atomic_write
 from codecswap.processes import cores
 from codecswap.students.record import StudentRecord
-from codecswap.training.resume import Origin
+from codecswap.training.resume import RunStart
 
 NAME = "run.json"
 FORMAT, VERSION = "codecswap run", 1
@@ -29,25 +29,25 @@ def write_record(
     folder: Path,
     stage: str,
     codec: StudentRecord,
-    origin: Origin,
+    run_start: RunStart,
     pictures: dict[str, Any],
     shown: list[Path],
     forced: list[str],
 ) -> None:
-    """Write a run's record; a resumed run's start is added to those before.
+    """Write a run's record; a resumed run appends an entry to ``starts``.
 
     Args:
         pictures: `codecswap.data.discovery.Pictures.identity`.
-        shown: the pictures whose reconstructions are kept, in their order.
-        forced: what ``--force`` overrode at this start.
+        shown: pictures whose reconstructions are saved, in order.
+        forced: checks that ``--force`` overrode at this start.
     """
     if not is_first_process():
         return
     path = folder / NAME
-    student = origin.student
-    before = _read(path) if origin.resume else {}
+    student = run_start.student
+    before = _read(path) if run_start.resume else {}
     started_from = before.get("origin")
-    if student and not origin.resume:
+    if student and not run_start.resume:
         started_from = {
             "path": str(student.path.resolve()),
             "student_sha256": state_digest(student.content["student_state"]),
@@ -63,7 +63,7 @@ def write_record(
             {"path": str(picture.resolve()), "sha256": hashlib.sha256(picture.read_bytes()).hexdigest()}
             for picture in shown
         ],
-        "starts": [*before.get("starts", []), _start(origin, forced)],
+        "starts": [*before.get("starts", []), _start(run_start, forced)],
     }
     with atomic_write(path) as beside:
         beside.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
@@ -77,7 +77,7 @@ def _read(path: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def _start(origin: Origin, forced: list[str]) -> dict[str, Any]:
+def _start(run_start: RunStart, forced: list[str]) -> dict[str, Any]:
     versions = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
@@ -87,9 +87,9 @@ def _start(origin: Origin, forced: list[str]) -> dict[str, Any]:
     return {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": [os.path.basename(sys.argv[0]), *sys.argv[1:]],
-        "epoch": origin.progress[0],
-        "batch": origin.progress[1],
-        "resumed": origin.resume,
+        "epoch": run_start.progress[0],
+        "batch": run_start.progress[1],
+        "resumed": run_start.resume,
         "forced": forced,
         "versions": versions,
         "hardware": {
@@ -102,7 +102,7 @@ def _start(origin: Origin, forced: list[str]) -> dict[str, Any]:
 
 
 def _processor() -> str:
-    """The processor's name."""
+    """Name of the processor."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
         return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))

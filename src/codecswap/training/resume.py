@@ -1,4 +1,4 @@
-"""Going on: which checkpoint a run resumes, with which options, and what must not have changed since."""
+"""Resuming: find the checkpoint, merge its options, and check what must not have changed."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +13,7 @@ from codecswap.students.checkpoint import StudentCheckpoint, read_student
 from codecswap.training.state import place
 
 AUTO = "auto"
-"""``--resume auto``: the newest whole checkpoint of the run's folder, or a fresh start."""
+"""``--resume auto``: the newest undamaged checkpoint of the run's folder, or a new run."""
 FIXED = (
     "optimizer",
     "replacement",
@@ -26,40 +26,40 @@ FIXED = (
     "quantized",
     "target",
 )
-"""Options that decide what an optimizer's state belongs to: they cannot change on resuming."""
+"""Options that determine the trained parameters: they cannot change on resuming."""
 NEEDED = {"epoch", "batch", "best", "progress", "directions", "forced", "wandb_id", "rate_weight", "random"}
-"""What a run's checkpoint holds besides its student and what Lightning needs."""
+"""Keys of a run's checkpoint besides those of its student and of Lightning."""
 FIXED_WITHIN = ("batch_size", "seed")
-"""Options that decide on an epoch's order: they cannot change where it has begun."""
+"""Options that determine the order of pictures: they cannot change within an epoch."""
 
 
 @dataclass(frozen=True)
-class Origin:
+class RunStart:
     """Where a run starts from."""
 
     options: Any
-    """The run's options, those of a resumed checkpoint filled in."""
+    """Options of the run, merged with those of a resumed checkpoint."""
     student: StudentCheckpoint | None
-    """The student to start from; None where a new one is made."""
+    """The student to start from; None for a new one."""
     resume: str | None = None
-    """The checkpoint whose optimizer and epoch go on."""
+    """Checkpoint whose optimizer state and epoch are continued."""
     epochs_done: int = 0
-    """Epochs that the original recipe did before; 0 where its checkpoint is not gone on from."""
+    """Finished epochs of a checkpoint of the original recipe; 0 unless the run resumes from one."""
     directions: dict[str, Tensor] | None = None
-    """`codecswap.training.rotated_adam`'s of the resumed run: its optimizer's state is in their basis."""
+    """Directions (`codecswap.training.rotated_adam`) of the resumed run, in whose basis its optimizer state is."""
     forced: list[str] = field(default_factory=list)
-    """What --force overrode in the resumed run."""
+    """Checks that ``--force`` overrode in the resumed run."""
     wandb_id: str | None = None
-    """The resumed run's name in W&B."""
+    """Id of the resumed run in W&B."""
 
     @property
     def progress(self) -> tuple[int, int]:
-        """Finished epochs, and batches done in the one begun."""
+        """Number of finished epochs, and of finished batches in the current one."""
         return self.student.progress if self.resume and self.student else (self.epochs_done, 0)
 
 
-def read_origin(stage: Stage, options: Any) -> Origin:
-    """Fill in the options that come from a checkpoint, and say which given ones override it.
+def read_run_start(stage: Stage, options: Any) -> RunStart:
+    """Merge options with those of a checkpoint, and report which explicitly set ones override it.
 
     Raises:
         UserError: fine-tuning without a student, a checkpoint of the other stage, or an option that cannot change.
@@ -75,7 +75,7 @@ def read_origin(stage: Stage, options: Any) -> Origin:
         try:
             if missing := NEEDED - content.keys():
                 raise LookupError(f"it has no {min(missing)}")
-            origin = Origin(
+            run_start = RunStart(
                 _resumed(stage, options, student),
                 student,
                 str(student.path),
@@ -86,31 +86,31 @@ def read_origin(stage: Stage, options: Any) -> Origin:
         except (LookupError, TypeError, AttributeError) as error:
             raise UserError(f"{student.path} is damaged ({error}): copy it again or name another.") from error
         say(f"Resuming {student.path}, after {place(*student.progress)}.")
-        return origin
+        return run_start
     if stage.student is None:
-        return Origin(options, None)
+        return RunStart(options, None)
     path = getattr(options, stage.student)
     if not path:
         raise UserError(
             f"{stage.name} starts from a student: name its checkpoint with --{stage.student} checkpoints/best_msssim.pt."
         )
     student = read_student(path)
-    return Origin(with_record(options, student), student)
+    return RunStart(with_teacher_of(options, student), student)
 
 
-def _from_recipe(options: Any, student: StudentCheckpoint) -> Origin:
-    """Go on from the original recipe's ``last.pt`` or ``ft_last.pt`` with the options of the command line."""
+def _from_recipe(options: Any, student: StudentCheckpoint) -> RunStart:
+    """Continue from the original recipe's ``last.pt`` or ``ft_last.pt`` with the options of the command line."""
     epochs = student.progress[0]
     say(
         f"Resuming {student.path} of the original recipe, after {place(epochs, 0)}: its weights and its epoch are taken over; "
         "its optimizer, schedule, random numbers and best value are not (the learning rate follows --lr and --epochs from "
         "here, the best is measured anew), nor are its options (type them)."
     )
-    return Origin(options, student, epochs_done=epochs)
+    return RunStart(options, student, epochs_done=epochs)
 
 
 def _newest(stage: Stage, folder: Path) -> StudentCheckpoint | None:
-    """The whole checkpoint of a run's folder that is furthest on; None, said aloud, where there is none."""
+    """The undamaged checkpoint of a run's folder with the most progress; prints a message and returns None if there is none."""
     found = []
     for path in (folder / stage.last, folder / stage.best):
         try:
@@ -121,11 +121,11 @@ def _newest(stage: Stage, folder: Path) -> StudentCheckpoint | None:
     if not found:
         say(f"There is no checkpoint in {folder} yet: a fresh start.")
         return None
-    return max(found, key=lambda student: student.progress)  # the first, last.pt, where both are as far
+    return max(found, key=lambda student: student.progress)  # the first one (last.pt) if both have the same progress
 
 
-def with_record(options: Any, student: StudentCheckpoint) -> Any:
-    """Options with the teacher and quality of a student's checkpoint (a teacher that is given is where to find it now)."""
+def with_teacher_of(options: Any, student: StudentCheckpoint) -> Any:
+    """Options with the teacher of a student's checkpoint; an explicitly set ``teacher`` is its new path."""
     if student.record is None or options.given & {"teacher", "model", "quality"}:
         return options
     return options.replace(**{key: getattr(student.record, key) for key in ("teacher", "model", "quality", "metric")})
@@ -157,26 +157,26 @@ def _resumed(stage: Stage, options: Any, student: StudentCheckpoint) -> Any:
     return options.replace(**known)
 
 
-def check_pictures(origin: Origin, data: dict[str, Any]) -> list[str]:
-    """Refuse to go on with other pictures than a resumed run's.
+def check_pictures(run_start: RunStart, data: dict[str, Any]) -> list[str]:
+    """Refuse to resume with other pictures.
 
     Args:
-        data: `codecswap.data.discovery.Pictures.identity` of those at hand.
+        data: `codecswap.data.discovery.Pictures.identity` of the current pictures.
 
-    Returns: what ``--force`` overrode.
+    Returns: checks that ``--force`` overrode.
 
     Raises:
         UserError: they differ.
     """
-    expected = origin.student.content.get("pictures") if origin.resume and origin.student else None
+    expected = run_start.student.content.get("pictures") if run_start.resume and run_start.student else None
     if not expected or expected["sha256"] == data["sha256"]:
         return []
     before, now = (f"{d['train']} for training and {d['val']} held out, {d['sha256'][:12]}" for d in (expected, data))
     difference = (
-        f"The pictures of {data['folder']} ({now}) are not those that {origin.resume} was trained on ({before}, in "
+        f"The pictures of {data['folder']} ({now}) are not those that {run_start.resume} was trained on ({before}, in "
         f"{expected['folder']}): names, sizes or the split differ"
     )
-    if not origin.options.force:
+    if not run_start.options.force:
         raise UserError(f"{difference}. Name the right folder with --coco_dir, or go on with these with --force.")
     warn(f"{difference}; --force goes on.")
     return [difference]

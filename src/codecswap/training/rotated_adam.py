@@ -1,4 +1,4 @@
-"""Adam for kernels whose inputs have one direction that outweighs all others: the brightness of the picture."""
+"""Adam for kernels whose inputs have one dominant direction: the brightness of the picture."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -11,16 +11,16 @@ from codecswap.layers.upsampling import UpsampleConv2d
 
 
 class RotatedAdam(torch.optim.Adam):
-    """Adam that sees some kernels in a basis of their inputs where a given direction is one coordinate.
+    """Adam that updates some kernels in a rotated basis, where a given input direction is one coordinate.
 
-    Adam moves every weight by about the learning rate. Along a direction in which thousands of weights have a part and
-    most of the inputs' energy lies, these steps add up, and one step moves the output much further than in any other. In
-    the turned basis that direction moves by the learning rate once. (SOAP turns to all eigenvectors, of the gradients; Vyas
-    et al., arXiv 2409.11321. This is one of them, of the inputs, and costs nothing.)
+    Adam changes each weight by about the learning rate. Along a direction that involves thousands of weights and has
+    most of the inputs' energy, these changes add up: one step changes the output much more than in other directions. In
+    the rotated basis that direction changes only once by the learning rate. (SOAP uses all eigenvectors of the gradients; Vyas
+    et al., arXiv 2409.11321. This uses one direction of the inputs, at no cost.)
 
     Args:
-        groups: as Adam takes them.
-        directions: per kernel ``(O, I, k, k)`` the direction, a unit vector ``(I * k * k,)``.
+        groups: parameter groups as for Adam.
+        directions: unit vector ``(I * k * k,)`` for each kernel ``(O, I, k, k)``.
     """
 
     def __init__(self, groups: Iterable[Any], directions: Mapping[nn.Parameter, Tensor]) -> None:
@@ -29,7 +29,7 @@ class RotatedAdam(torch.optim.Adam):
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:  # type: ignore[override]
-        """Turn kernels and gradients, let Adam do its step, and turn the kernels back."""
+        """Rotate kernels and gradients, do a step of Adam, and rotate the kernels back."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -45,9 +45,9 @@ class RotatedAdam(torch.optim.Adam):
 
 
 def _mirror(direction: Tensor) -> Tensor:
-    """Normal of the plane whose mirror image of the first coordinate's axis is ``direction`` (Householder)."""
+    """Normal of the Householder reflection that maps the first coordinate axis to ``direction``."""
     normal = direction.double().clone()
-    normal[0] += torch.copysign(torch.ones(()), normal[0])  # the sign that cancels no digits
+    normal[0] += torch.copysign(torch.ones(()), normal[0])  # this sign avoids cancellation
     return normal / normal.norm()
 
 
@@ -58,15 +58,15 @@ def _reflect(kernel: Any, normal: Tensor) -> None:
 
 @torch.no_grad()
 def brightness_directions(student: Codec, pictures: Tensor, latents: Tensor) -> dict[str, Tensor]:
-    """The direction of most energy in the inputs of each convolution that trains, the same at all taps of its kernel.
+    """Direction of highest energy in the inputs of each trained convolution, the same at all taps of its kernel.
 
-    Convolutions are found at any depth; one that runs several times has the direction of all its inputs.
+    Convolutions are found at any depth; if one runs several times, all its inputs count.
 
     Args:
         pictures: ``(B, 3, H, W)`` in [0, 1].
-        latents: rounded, ``(B, M, H/16, W/16)``.
+        latents: rounded latents, ``(B, M, H/16, W/16)``.
 
-    Returns: by the kernel's name, unit vectors ``(I * k * k,)``, float32.
+    Returns: unit vectors ``(I * k * k,)``, float32, by the kernel's name.
     """
     sums: dict[str, Tensor] = {}
 
@@ -81,7 +81,7 @@ def brightness_directions(student: Codec, pictures: Tensor, latents: Tensor) -> 
         parameter: name for name, parameter in student.named_parameters() if parameter.requires_grad
     }
     kernels: dict[Tensor, nn.Module] = {}
-    # an upsampling layer that folds does not call its convolution, but is met before it
+    # a folded upsampling layer does not call its convolution; it is visited first
     for module in student.modules():
         conv = module.conv if isinstance(module, UpsampleConv2d) else module
         if isinstance(conv, nn.Conv2d) and conv.weight in names and conv.groups == 1:

@@ -1,4 +1,4 @@
-"""A run of a command: its options, folder, checkpoints and record around the one loop."""
+"""A training run of a command: options, folder, checkpoints and record around the training loop."""
 
 from pathlib import Path
 
@@ -24,12 +24,12 @@ def train(options: TrainingOptions) -> None:
     """``codecswap distill``, ``finetune``: train the stage of these options to its last checkpoint.
 
     Args:
-        options: when resuming, those that were not set come from the checkpoint.
+        options: when resuming, options that were not explicitly set come from the checkpoint.
     """
     stage = next(stage for stage in STAGES.values() if stage.options is type(options))
-    origin = resume.read_origin(stage, options)
-    options = origin.options
-    start.find_target(options)  # a wrong one is said before anything is written
+    run_start = resume.read_run_start(stage, options)
+    options = run_start.options
+    start.find_target(options)  # report a wrong target before anything is written
     pictures = find_pictures(
         options.coco_dir, val_ratio=options.val_ratio, use_prepared=options.use_prepared, max_images=options.max_images
     )
@@ -37,11 +37,11 @@ def train(options: TrainingOptions) -> None:
     if len(shown) < options.recon_count:
         warn(f"only {len(shown)} validation pictures for --recon_count {options.recon_count}: all of them are shown.")
     data = pictures.identity(str(options.coco_dir))
-    forced = resume.check_pictures(origin, data)
+    forced = resume.check_pictures(run_start, data)
     check_device(options.accelerator, options.amp)
-    folder = start.make_folder(stage, options, origin.resume)
+    folder = start.make_folder(stage, options, run_start.resume)
     L.seed_everything(options.seed, workers=True, verbose=False)
-    pair, record, more = start.build(stage, origin, pictures)
+    pair, record, more = start.build(stage, run_start, pictures)
     forced += more
     say(
         f"Pictures: {len(pictures.train)} for training, {len(pictures.val)} held out ({pictures.layout} layout of "
@@ -49,20 +49,20 @@ def train(options: TrainingOptions) -> None:
     )
     exact = record.exact and not stage.trains_exact and not options.unfreeze_all
     if exact:
-        start.prove_exact(pair, shown, record.replacement)
-    state = TrainingState(epoch=origin.epochs_done - 1)
-    facts = {"pictures": data, "forced": origin.forced + forced}
+        start.report_exactness(pair, shown, record.replacement)
+    state = TrainingState(epoch=run_start.epochs_done - 1)
+    facts = {"pictures": data, "forced": run_start.forced + forced}
     checkpoints = Checkpoints(folder, stage, record, options, facts, state)
-    # pictures first: a run that is killed before its checkpoint draws them again
+    # reconstructions first: a run killed before its checkpoint writes them again
     callbacks = [
         Reconstructions(folder, stage.recon, options, state, shown),
         EpochLog(folder, stage, state),
         checkpoints,
     ]
-    logger = wandb_logger(options, folder, origin.wandb_id)
+    logger = wandb_logger(options, folder, run_start.wandb_id)
     state.wandb_id = logger.version if logger else None  # type: ignore[assignment]
     try:
-        write_record(folder, stage.name, record, origin, data, paths[: options.recon_count], forced)
+        write_record(folder, stage.name, record, run_start, data, paths[: options.recon_count], forced)
         trainer = fit(
             pair,
             options,
@@ -72,9 +72,9 @@ def train(options: TrainingOptions) -> None:
             shown,
             callbacks=callbacks,
             epochs=0 if exact else options.epochs,
-            start=origin.progress,
-            resume=origin.resume,
-            directions=origin.directions,
+            start=run_start.progress,
+            resume=run_start.resume,
+            directions=run_start.directions,
             logger=logger,
             folder=folder,
         )
@@ -94,7 +94,7 @@ def train(options: TrainingOptions) -> None:
 
 
 def check_pictures(pictures: Pictures, options: TrainingOptions) -> tuple[Tensor, list[Path]]:
-    """Refuse what cannot be trained on; returns the validation pictures to look at."""
+    """Refuse unusable pictures; returns validation pictures for reconstructions, and their paths."""
     if options.batch_size > len(pictures.train):
         raise UserError(
             f"--batch_size {options.batch_size} is larger than the {len(pictures.train)} training pictures of "

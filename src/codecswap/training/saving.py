@@ -1,4 +1,4 @@
-"""Checkpoints while a run is under way: when they are written, what is in them, and how a run stops without losing any."""
+"""Checkpoints of a run: when they are written, what they hold, and how a run stops without losing progress."""
 
 import io
 import random
@@ -26,7 +26,7 @@ from codecswap.training.resume import AUTO
 from codecswap.training.state import TrainingState
 
 IN_A_ROW = 20
-"""Steps without a finite loss and gradient, one after the other, that end a run."""
+"""A run ends after this many consecutive steps without a finite loss and gradient."""
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -45,15 +45,15 @@ class LocalFiles(TorchCheckpointIO):
 
 
 class Checkpoints(L.Callback):
-    """``last`` at the end of every epoch and within it, ``best`` by MS-SSIM against the stage's target, the start included.
+    """Writes ``last`` after every epoch and within it, and ``best`` by MS-SSIM against the stage's target.
 
     Args:
         folder: the run's folder.
         stage: names of the files.
         record: how to rebuild the student.
         options: the run's options.
-        facts: what else every checkpoint of the run holds, e.g. the identity of its pictures.
-        state: the run's; a checkpoint stores it.
+        facts: further content of all checkpoints of the run, e.g. the identity of its pictures.
+        state: state of the run; stored in checkpoints.
     """
 
     def __init__(
@@ -67,14 +67,14 @@ class Checkpoints(L.Callback):
     ) -> None:
         self.folder, self.stage, self.record, self.options, self.facts = folder, stage, record, options, facts
         self.state = state
-        self.probe: Tensor | None = None
-        """A picture on which weights are tried before they replace those of before."""
+        self.test_picture: Tensor | None = None
+        """A picture on which weights are tested before they overwrite a checkpoint."""
         self.clock = time.monotonic()
         self.handlers: dict[int, Any] = {}
-        """The signals' own handlers, while the run has its own."""
+        """Original signal handlers, while the run replaces them."""
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
-        """Add what makes the file a student's checkpoint."""
+        """Add the content of a student's checkpoint."""
         student = pl_module.pair.student
         if pl_module.pair.unfreeze_all:
             student.update(force=True)
@@ -97,7 +97,7 @@ class Checkpoints(L.Callback):
         }
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
-        """Take back what Lightning does not know of."""
+        """Restore what Lightning does not restore."""
         self.state.from_checkpoint(checkpoint)
         self.state.saved = f"{trainer.ckpt_path}, after {self.state.place}"
         pl_module.rate_weight.fill_(checkpoint["rate_weight"])
@@ -108,19 +108,19 @@ class Checkpoints(L.Callback):
             torch.cuda.set_rng_state_all(states["cuda"])
 
     def save(self, trainer: L.Trainer, name: str) -> None:
-        """Write a checkpoint beside its place and rename it; every process must call this."""
+        """Write a checkpoint atomically; all processes must call this."""
         if trainer.is_global_zero:
             with atomic_write(self.folder / name, sync=True) as beside:
                 trainer.save_checkpoint(beside)
         else:
-            trainer.save_checkpoint(self.folder / name)  # takes part in what is gathered, writes nothing
+            trainer.save_checkpoint(self.folder / name)  # takes part in gathering, writes nothing
         self.state.saved = f"{self.folder / name}, after {self.state.place}"
         self.clock = time.monotonic()
 
     def keep(self, trainer: L.Trainer, epoch: int, value: float) -> None:
-        """Write ``best`` where ``value`` (MS-SSIM against the stage's target) is the best so far, and then ``last``.
+        """Write ``best`` if ``value`` (MS-SSIM against the stage's target) is the best so far, then ``last``.
 
-        In this order: a run that is killed in between goes on from ``best``, and nothing is missing.
+        In this order, a run that is killed in between resumes from ``best`` without loss.
         """
         self.state.epoch, self.state.batch = epoch, 0
         if value > self.state.best:
@@ -128,25 +128,25 @@ class Checkpoints(L.Callback):
             self.save(trainer, self.stage.best)
         if epoch >= 0:
             module: Any = trainer.lightning_module
-            if not _any(trainer, self.probe is not None and not module.decodes(self.probe)):
+            if not _any(trainer, self.test_picture is not None and not module.decodes(self.test_picture)):
                 self.save(trainer, self.stage.last)
-            if _any(trainer, self.state.asked_to_stop is not None):
+            if _any(trainer, self.state.stop_signal is not None):
                 self.stop()
 
     def on_sanity_check_end(self, trainer: L.Trainer, pl_module: Any) -> None:
-        """The start may be the best; that of a resumed run is not judged again."""
+        """Save the initial student, which may be the best; not for a resumed run."""
         if not trainer.ckpt_path:
-            self.keep(trainer, self.state.epoch, self.state.judged)
+            self.keep(trainer, self.state.epoch, self.state.score)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: Any) -> None:
-        """An epoch is done, its validation too."""
-        self.keep(trainer, trainer.current_epoch, self.state.judged)
+        """Save after the epoch and its validation."""
+        self.keep(trainer, trainer.current_epoch, self.state.score)
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: Any) -> None:
-        """From here on Ctrl-C and SIGTERM let the step finish.
+        """Install signal handlers: Ctrl-C and SIGTERM stop the run after the current step.
 
-        Where ``--resume auto`` found ``best`` further on than ``last``, a run was killed between the two: ``last`` is written
-        now, since there may be no step left that would.
+        If ``--resume auto`` found ``best`` newer than ``last``, a run was killed between the two: ``last`` is written
+        now, since there may be no step left.
         """
         best = self.folder / self.stage.best
         if (
@@ -160,50 +160,50 @@ class Checkpoints(L.Callback):
             self.handlers = {signum: signal.signal(signum, self._ask) for signum in SIGNALS}
 
     def teardown(self, trainer: L.Trainer, pl_module: Any, stage: str) -> None:
-        """Give the signals back."""
+        """Restore the signal handlers."""
         for signum, handler in self.handlers.items():
             signal.signal(signum, handler)
         self.handlers = {}
 
     def _ask(self, signum: int, frame: Any) -> None:
-        if self.state.asked_to_stop is not None:  # asked twice: now
+        if self.state.stop_signal is not None:  # second signal: stop now
             raise KeyboardInterrupt
-        self.state.asked_to_stop = signum
+        self.state.stop_signal = signum
 
     def on_validation_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
-        """Before the first step there is nothing to finish."""
-        if trainer.sanity_checking and self.state.asked_to_stop is not None and trainer.world_size == 1:
-            raise Interrupted("stopped before the first step.", self.state.asked_to_stop)
+        """Before the first step, stop immediately."""
+        if trainer.sanity_checking and self.state.stop_signal is not None and trainer.world_size == 1:
+            raise Interrupted("stopped before the first step.", self.state.stop_signal)
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Save within the epoch where it is time to, stop where a signal or divergence says so."""
-        self.state.batch, self.probe = batch_idx + 1, batch.images[:1]
+        """Save within the epoch if it is due; stop after a signal or divergence."""
+        self.state.batch, self.test_picture = batch_idx + 1, batch.images[:1]
         if self.state.skipped_in_a_row >= IN_A_ROW:
             raise RunFailure(
                 f"The run has diverged: {IN_A_ROW} steps in a row without a finite loss and gradient. The last good "
                 f"checkpoint is {self.state.saved}; go on from it with --{self.stage.resume} auto and a lower --lr, and look "
                 "at the pictures."
             )
-        if self.state.batch == trainer.num_training_batches:  # validation follows, and then the epoch's own checkpoint
+        if self.state.batch == trainer.num_training_batches:  # the epoch's own checkpoint follows after validation
             return
-        asked = _any(trainer, self.state.asked_to_stop is not None)
+        asked = _any(trainer, self.state.stop_signal is not None)
         every = self.options.save_every_steps
         due = bool(every) and trainer.global_step % every == 0
         minutes = self.options.save_every_minutes
         due = due or _any(trainer, 0 < minutes * 60 <= time.monotonic() - self.clock)
-        # weights that a step has just ruined show in the next one only: better to look, and to leave the file of before
-        if (asked or due) and not _any(trainer, not pl_module.decodes(self.probe)):
+        # this step may have ruined the weights: test them before the previous file is overwritten
+        if (asked or due) and not _any(trainer, not pl_module.decodes(self.test_picture)):
             self.save(trainer, self.stage.last)
         if asked:
             self.stop()
 
     def stop(self) -> None:
-        """End the run, as a signal has asked.
+        """End the run after a signal.
 
         Raises:
-            Interrupted: with how to go on.
+            Interrupted: its message says how to resume.
         """
-        signum = self.state.asked_to_stop or signal.SIGTERM  # it may have reached another process only
+        signum = self.state.stop_signal or signal.SIGTERM  # the signal may have reached only another process
         raise Interrupted(
             f"stopped by {signal.Signals(signum).name}. The newest checkpoint is {self.state.saved}: the same command with "
             f"--{self.stage.resume} auto goes on from there.",
@@ -212,5 +212,5 @@ class Checkpoints(L.Callback):
 
 
 def _any(trainer: L.Trainer, flag: bool) -> bool:
-    """Whether the flag is up in any process: all must save, or stop, at the same step."""
+    """Whether the flag is set in any process: all must save, or stop, at the same step."""
     return flag if trainer.world_size == 1 else trainer.strategy.reduce_boolean_decision(flag, all=False)

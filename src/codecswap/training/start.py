@@ -1,4 +1,4 @@
-"""Where a run starts: its teacher, its student, its folder."""
+"""Start of a run: its teacher, its student, its folder."""
 
 import shutil
 import time
@@ -30,22 +30,22 @@ from codecswap.swaps.apply import PARTS, swap, swap_gdn
 from codecswap.swaps.calibrate import calibrate
 from codecswap.swaps.closed_form import measure, swap_and_fit
 from codecswap.targets.target import Target, load_target
-from codecswap.training.resume import Origin
+from codecswap.training.resume import RunStart
 from codecswap.training.student import TeacherStudent
 
 SIZED_ON = 64
-"""Pictures from which the size of a GDN swap is taken."""
+"""Number of pictures from which the size of a GDN swap is chosen."""
 CALIBRATED_ON = 32
-"""Pictures from which a decoder in integers starts: fewer fit its weights worse, more find wider ranges."""
+"""Number of pictures to quantize a decoder on: fewer give a worse fit of weights, more give wider ranges."""
 SHOWN = 16
-"""Pictures on which the cost of an inexact replacement is measured."""
+"""Number of pictures on which the loss of an inexact replacement is measured."""
 
 
 def make_folder(stage: Stage, options: Any, resumed: str | None) -> Path:
-    """Make the run's folder and save its options there, before anything that takes time.
+    """Create the run's folder and save its options there, before slow steps.
 
     Args:
-        resumed: the checkpoint that the run goes on from.
+        resumed: checkpoint that the run resumes from.
 
     Raises:
         UserError: it cannot be written to.
@@ -59,7 +59,7 @@ def make_folder(stage: Stage, options: Any, resumed: str | None) -> Path:
         with atomic_write(folder / "config.yaml") as beside:
             beside.write_text(text, encoding="utf-8")
         best = Path(resumed).with_name(stage.best) if resumed else None
-        if best and best.exists() and best.parent.resolve() != folder.resolve():  # the best so far comes along
+        if best and best.exists() and best.parent.resolve() != folder.resolve():  # copy the best checkpoint, too
             with atomic_write(folder / stage.best) as beside:
                 shutil.copyfile(best, beside)
     except OSError as error:
@@ -68,10 +68,10 @@ def make_folder(stage: Stage, options: Any, resumed: str | None) -> Path:
 
 
 def find_target(options: Any) -> Target | None:
-    """The NPU that the decoder trains for, where ``--quantized`` and ``--target`` name one.
+    """The NPU that the decoder is trained for, if ``--quantized`` and ``--target`` name one.
 
     Raises:
-        UserError: there is no such target, or it does not take the precision.
+        UserError: there is no such target, or it does not support the precision.
     """
     if not getattr(options, "quantized", None) or not options.target:
         return None
@@ -84,24 +84,24 @@ def find_target(options: Any) -> Target | None:
     return target
 
 
-def build(stage: Stage, origin: Origin, pictures: Pictures) -> tuple[TeacherStudent, StudentRecord, list[str]]:
-    """Load the teacher, make or load the student, and say what was done.
+def build(stage: Stage, run_start: RunStart, pictures: Pictures) -> tuple[TeacherStudent, StudentRecord, list[str]]:
+    """Load the teacher, build or load the student, and print what was done.
 
-    Returns: both codecs, the student's record, and what --force overrode.
+    Returns: both codecs, the student's record, and checks that ``--force`` overrode.
     """
-    options = origin.options
+    options = run_start.options
     source = Teacher.of(options)
     teacher = source.load()
     identity = fingerprint(teacher)
     forced: list[str] = []
     say(f"Teacher: {source.name}, N={teacher.N}, M={teacher.M}.")
-    if origin.student:
-        student = origin.student.student
+    if run_start.student:
+        student = run_start.student.student
         student.record = student.record or StudentRecord.of(student, teacher)
-        forced = check_teacher(origin.student, identity, source.name, force=options.force)
-        say(f"Student: {origin.student.path}.")
+        forced = check_teacher(run_start.student, identity, source.name, force=options.force)
+        say(f"Student: {run_start.student.path}.")
         if isinstance(student.g_s, QuantizedSynthesis):
-            _check_integers(student.g_s, origin)
+            _check_quantized(student.g_s, run_start)
         elif getattr(options, "quantized", None):
             student.g_s = _quantized(student, options, pictures.train)
     else:
@@ -120,7 +120,7 @@ def _amount(parameters: Iterable[nn.Parameter], *, trained: bool = False) -> str
 
 
 def _quantized(student: Codec, options: Any, pictures: list[Path]) -> QuantizedSynthesis:
-    """The student's decoder as `codecswap quantize`, or `codecswap compile` for a target, would write it."""
+    """Quantize the student's decoder as `codecswap quantize` (or, for a target, `codecswap compile`) does."""
     try:
         from codecswap.quantize.codec import quantized_decoder
     except ModuleNotFoundError as error:
@@ -139,15 +139,15 @@ def _quantized(student: Codec, options: Any, pictures: list[Path]) -> QuantizedS
 
 
 def new_student(teacher: Codec, options: DistillOptions, pictures: list[Path]) -> Codec:
-    """Make a student as it is before any training, and say what was replaced and what that costs.
+    """Build an untrained student, and print what was replaced and the loss.
 
     Args:
-        pictures: training pictures; a calibrated start is fitted to the first ``calibration_count`` of them.
+        pictures: training pictures; calibration uses the first ``calibration_count`` of them.
 
     Raises:
-        UserError: the decoder is not to be trained, and would not equal the teacher's.
+        UserError: the decoder is not trained, and does not equal the teacher's.
     """
-    # only the first process calibrates; the others get its weights when training starts
+    # only the first process calibrates; the others receive its weights when training starts
     chosen, transforms, pieces = SWAPS[options.replacement], PARTS[options.part], None
     if "g_s" not in transforms and not chosen.exact:
         raise UserError(
@@ -184,14 +184,14 @@ def new_student(teacher: Codec, options: DistillOptions, pictures: list[Path]) -
             columns += ["output error, dB", "calibrated, dB"]
             say(f"Calibrated on {len(crops)} pictures in {time.perf_counter() - began:.0f} s.")
         show_table("Replaced in the student", columns, rows)
-        _say_the_loss(options, teacher, student, crops[:SHOWN].to(device))
+        _report_loss(options, teacher, student, crops[:SHOWN].to(device))
     else:
         show_table("Replaced in the student", columns, rows)
     return student
 
 
-def _say_the_loss(options: DistillOptions, teacher: Codec, student: Codec, pictures: Tensor) -> None:
-    """What the inexact replacements cost before training, measured, and what costs nothing."""
+def _report_loss(options: DistillOptions, teacher: Codec, student: Codec, pictures: Tensor) -> None:
+    """Measure and print the loss of inexact replacements before training."""
     found, chosen = measure(teacher, student, pictures.split(8)), SWAPS[options.replacement]
     inexact = [] if chosen.exact else [f"--replacement {chosen.name}"]
     if options.gdn != UNCHANGED and not GDN_SWAPS[options.gdn].exact:
@@ -209,27 +209,27 @@ def _say_the_loss(options: DistillOptions, teacher: Codec, student: Codec, pictu
         say(f"--replacement {exact} lose nothing and need no training.")
 
 
-def _check_integers(decoder: QuantizedSynthesis, origin: Origin) -> None:
-    """A decoder in integers keeps those it has.
+def _check_quantized(decoder: QuantizedSynthesis, run_start: RunStart) -> None:
+    """Refuse options that a quantized decoder cannot change.
 
     Raises:
-        UserError: others are asked for, or a stage that trains none.
+        UserError: another precision or target is set, or the stage does not train quantized decoders.
     """
-    assert origin.student
-    options, path = origin.options, origin.student.path
+    assert run_start.student
+    options, path = run_start.options, run_start.student.path
     if not hasattr(options, "quantized"):
-        raise UserError(f"{path} holds a decoder in integers: only finetune trains it.")
+        raise UserError(f"{path} holds a quantized decoder: only finetune trains it.")
     if options.quantized not in (None, decoder.precision):
         raise UserError(
             f"{path} holds a decoder in {decoder.precision}: --quantized {options.quantized} cannot change it."
         )
-    if options.target and not origin.resume:
+    if options.target and not run_start.resume:
         raise UserError(f"{path} holds a decoder in integers, which --target cannot change: leave it out.")
     say(f"Its decoder is in integers ({decoder.precision}), and stays so.")
 
 
-def prove_exact(pair: TeacherStudent, pictures: Tensor, replacement: str) -> None:
-    """Say that an exact student needs no training, with the figures that prove it on ``pictures: (B, 3, H, W)``."""
+def report_exactness(pair: TeacherStudent, pictures: Tensor, replacement: str) -> None:
+    """Print that an exact student needs no training, with its error on ``pictures: (B, 3, H, W)``."""
     with torch.no_grad():
         latents, _ = pair.both_latents(pictures)
         teacher, student = pair.teach(latents), pair.student.g_s(latents)

@@ -1,4 +1,4 @@
-"""Where a run is: the one object that its loop and its callbacks share, and that a checkpoint stores."""
+"""State of a run, shared by its loop and callbacks, and stored in checkpoints."""
 
 import math
 from dataclasses import dataclass, field
@@ -12,39 +12,39 @@ from torchmetrics import MeanMetric
 
 @dataclass
 class TrainingState:
-    """A run's place and what it has counted; in a training over several processes each has its own."""
+    """Progress and counters of a run; each process has its own."""
 
     epoch: int = -1
     """The last finished epoch, counted from 0; -1 before the first."""
     batch: int = 0
-    """Batches done since."""
+    """Finished batches of the current epoch."""
     seconds: float = 0.0
-    """How long the epoch under way has taken, pauses left out."""
+    """Duration of the current epoch so far, without pauses."""
     skipped: int = 0
     """Steps of this epoch without a finite loss and gradient."""
     skipped_in_a_row: int = 0
-    """Those directly before now."""
-    judged: float = -math.inf
-    """MS-SSIM against the stage's target, of the last validation."""
+    """Consecutive skipped steps up to now."""
+    score: float = -math.inf
+    """Score of the last validation: MS-SSIM against the stage's target."""
     best: float = -math.inf
-    """The highest so far."""
+    """Highest score so far."""
     learning_rate: float = 0.0
-    """Of the last step."""
+    """Learning rate of the last step."""
     saved: str = "none yet"
-    """The newest checkpoint, and its place in the run, in words."""
+    """The newest checkpoint and its position in the run, as text."""
     wandb_id: str | None = None
-    """The run's id in W&B."""
-    asked_to_stop: int | None = None
-    """The signal that asked the run to stop."""
+    """Id of the run in W&B."""
+    stop_signal: int | None = None
+    """Signal that requested the run to stop."""
     unreadable: set[Path] = field(default_factory=set)
     """Pictures that could not be read."""
     _means: dict[str, MeanMetric] = field(default_factory=dict)
     _resumed: dict[str, tuple[float, float]] = field(default_factory=dict)
-    """Means and their weights of the epoch that is resumed, until `resume_means`."""
+    """Means and their weights of a resumed epoch, until `resume_means`."""
 
     @property
     def place(self) -> str:
-        """The place in the run, in words."""
+        """Position in the run, as text."""
         return place(self.epoch + 1, self.batch)
 
     def add(self, name: str, value: Tensor) -> None:
@@ -54,7 +54,7 @@ class TrainingState:
         self._means[name].update(value.float())
 
     def take_means(self) -> dict[str, float]:
-        """The means since the last call; every process must call it."""
+        """Return and reset the means; all processes must call it."""
         means = {}
         for name, metric in self._means.items():
             if metric.update_called:
@@ -63,7 +63,7 @@ class TrainingState:
         return means
 
     def to_checkpoint(self) -> dict[str, Any]:
-        """What a checkpoint stores, summed over all processes; every process must call it."""
+        """State for a checkpoint, summed over all processes; all processes must call it."""
         return {
             "epoch": self.epoch,
             "batch": self.batch,
@@ -75,13 +75,13 @@ class TrainingState:
         }
 
     def from_checkpoint(self, content: dict[str, Any]) -> None:
-        """Take back what `to_checkpoint` stored."""
+        """Restore what `to_checkpoint` returned."""
         self.epoch, self.batch, self.best = content["epoch"], content["batch"], content["best"]
         if progress := content["progress"]:
             self.seconds, self.skipped, self._resumed = progress["seconds"], progress["skipped"], progress["means"]
 
     def resume_means(self, device: torch.device) -> None:
-        """Go on with the stored means, after a validation has taken its own; for one process only, they are sums over all."""
+        """Restore the stored means after the initial validation, in one process only (they are sums over all)."""
         for name, (value, weight) in self._resumed.items():
             self.add(name, torch.zeros((), device=device))
             metric = self._means[name]
@@ -97,6 +97,6 @@ class TrainingState:
 
 
 def place(epochs: int, batches: int) -> str:
-    """A place in a run, in words."""
+    """Position in a run, as text."""
     words = f"{epochs} epoch" + ("" if epochs == 1 else "s")
     return f"{words} and {batches} steps" if batches else words

@@ -1,4 +1,4 @@
-"""The teacher and its student: one encoder pass, two decoders, and which parameters train."""
+"""A teacher and its student: one encoder pass, two decoders, and the choice of trained parameters."""
 
 import math
 from dataclasses import dataclass
@@ -16,18 +16,18 @@ from codecswap.swaps.apply import PARTS
 
 @dataclass
 class Decoded:
-    """What one training step needs of a batch."""
+    """Outputs of a batch that the loss needs."""
 
     student: Tensor
     """The student's reconstruction, ``(B, 3, H, W)``, not clamped."""
     target: Tensor
-    """What it is compared with: the teacher's reconstruction, or the pictures."""
+    """Target of the student: the teacher's reconstruction, or the pictures."""
     bpp: Tensor | None = None
-    """The student's estimated bits per pixel (only where its encoder trains)."""
+    """Estimated bits per pixel of the student (only if its encoder trains)."""
     teacher_bpp: Tensor | None = None
-    """The teacher's, on the same pictures."""
+    """Estimated bits per pixel of the teacher."""
     latents: Tensor | None = None
-    """What the latents' distance from the teacher's costs (`LatentCost`), a scalar, where they are the target."""
+    """Loss of the latents against the teacher's (`LatentCost`), a scalar, if they are the target."""
 
 
 def choose_trained(
@@ -38,14 +38,14 @@ def choose_trained(
     freeze_gdn: bool = False,
     part: str = "decoder",
 ) -> None:
-    """Let some of a student's parameters train, wherever they stand in its module tree, and no others.
+    """Set which parameters of a student are trained, at any depth of its module tree.
 
     Args:
-        whole_decoder: all of the decoder trains; else the layers that a swap put there, without those that come close to a
+        whole_decoder: train the whole decoder; else only layers from a swap, except layers that approximate a
             GDN untrained.
-        unfreeze_all: everything trains, encoder and entropy model included.
-        freeze_gdn: nothing in a GDN's place trains, whatever the others say.
-        part: transforms that train, a name in `codecswap.swaps.apply.PARTS`; an encoder trains whole.
+        unfreeze_all: train everything, including encoder and entropy model.
+        freeze_gdn: never train GDNs or their replacements.
+        part: transforms to train, a name in `codecswap.swaps.apply.PARTS`; of an encoder all parameters are trained.
     """
     student.requires_grad_(unfreeze_all)
     for name in PARTS["both" if unfreeze_all else part]:
@@ -62,10 +62,10 @@ def choose_trained(
 
 
 class LatentCost(nn.Module):
-    """What errors of the latents cost, by channel: in the picture, and in bits at what a bit is worth.
+    """Weighted error of the latents: their effect on the picture, and on the bits, per channel.
 
     An error e of one latent of channel c adds ``J_c^2 e^2`` to the picture's squared error, where ``J_c`` is the decoder's
-    gain, and about ``e^2 / (2 ln 2 sigma_c^2)`` bits. A bit is worth ``STEEPNESS D / R``: the slope of the curve of
+    gain, and about ``e^2 / (2 ln 2 sigma_c^2)`` bits. One bit counts as ``STEEPNESS D / R``: the slope of the curve of
     distortion D over bits R.
     """
 
@@ -87,13 +87,13 @@ class LatentCost(nn.Module):
             bits = teacher.bits(latents.detach()) / len(x)
         variance = latents.detach().var((0, 2, 3), keepdim=True).clamp_min(1 / 12)
         cost = gain + self.STEEPNESS * distortion / bits / (2 * math.log(2) * variance)
-        # to a mean over positions instead of a sum, and from squared to absolute errors, whose slope it is
+        # convert from a sum to a mean over positions, and from squared to absolute errors
         cost = cost * latents[0, 0].numel() * 0.5 / distortion.sqrt()
         self.weights: Tensor
         self.register_buffer("weights", cost.detach(), persistent=False)
 
     def forward(self, y: Tensor, teacher: Tensor) -> Tensor:
-        """The cost, a scalar, of latents ``(B, M, h, w)`` beside the teacher's, both before rounding."""
+        """Cost, a scalar, of latents ``(B, M, h, w)`` against the teacher's, both before rounding."""
         return (self.weights * (y - teacher).square()).sum(1).mean()
 
 
@@ -126,18 +126,18 @@ class TeacherStudent(nn.Module):
         self.unfreeze_all = unfreeze_all
         self.trains_encoder = unfreeze_all or "g_a" in PARTS[part]
         self.latent_cost: LatentCost | None = None
-        """For distillation with an encoder; whoever trains measures it."""
+        """For distillation with an encoder; set at the start of training."""
         self.same_latents = not self.trains_encoder and student.same_latents(teacher)
         if self.same_latents:
             for name in teacher.bit_exact:
                 setattr(student, name, getattr(teacher, name))
 
     def train(self, mode: bool = True) -> "TeacherStudent":
-        """Both stay in eval mode: train mode would add noise to latents, and nothing else here depends on the mode."""
+        """Keep both codecs in eval mode: train mode would only add noise to latents."""
         return super().train(False)
 
     def both_latents(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The rounded latents that the teacher's and the student's decoder get, each ``(B, M, H/16, W/16)``."""
+        """Rounded latents for the teacher's and the student's decoder, each ``(B, M, H/16, W/16)``."""
         x = x.contiguous(memory_format=torch.channels_last)
         student = encode(self.student, x)
         return (student if self.same_latents else encode(self.teacher, x)), student
@@ -148,7 +148,7 @@ class TeacherStudent(nn.Module):
         return self.teacher.g_s(latents)
 
     def forward(self, x: Tensor, *, distill: bool) -> Decoded:
-        """Decode a batch of pictures for training; ``distill`` chooses the teacher's reconstruction as the target."""
+        """Decode a batch for training; ``distill``: the target is the teacher's reconstruction, else the pictures."""
         if self.trains_encoder:
             return self._train_encoder(x, distill)
         teacher_latents, latents = self.both_latents(x)
@@ -157,7 +157,7 @@ class TeacherStudent(nn.Module):
     def _train_encoder(self, x: Tensor, distill: bool) -> Decoded:
         """Straight-through rounding for the decoder, noise for the likelihoods, the teacher's own latents for its target.
 
-        Where decoder and entropy model stay the teacher's, distillation takes its latents for the target instead of a rate.
+        If decoder and entropy model are the teacher's, the target of distillation is the teacher's latents, without a rate.
         """
         y = self.student.g_a(x)
         straight_through = y + (self.student.quantize(y) - y).detach()
@@ -180,9 +180,9 @@ class TeacherStudent(nn.Module):
 
     @torch.no_grad()
     def reconstruct(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Teacher's and student's reconstruction of pictures, each ``(B, 3, H, W)`` in [0, 1], as a decoder shows them.
+        """Teacher's and student's reconstruction of pictures, each ``(B, 3, H, W)``, clamped to [0, 1].
 
-        In float32 whatever the surrounding precision: this is what is measured and looked at.
+        Always computed in float32, also under autocast, since metrics use it.
         """
         with torch.autocast(x.device.type, enabled=False):
             teacher, student = self.both_latents(x)

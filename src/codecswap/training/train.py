@@ -1,4 +1,4 @@
-"""Distillation and fine-tuning as functions: codecs in, a codec out, nothing written and nothing printed."""
+"""Distillation and fine-tuning as functions of codecs; they write no files and print nothing."""
 
 import copy
 from collections.abc import Callable
@@ -35,9 +35,9 @@ OPTIONS = frozenset(
     | {"unfreeze_all", "part", "train_igdn", "freeze_igdn", "seed", "deterministic", "amp", "compile", "accelerator"}
     | {"max_images", "val_ratio", "num_workers"}
 )
-"""Options of the commands that the functions take."""
+"""Options of the commands that the functions accept."""
 Progress = Callable[[dict[str, float]], None]
-"""Called with a row of figures after each epoch, and before the first (``epoch`` -1), named as in ``metrics.csv``."""
+"""Called with the metrics (named as in ``metrics.csv``) after each epoch, and before the first (``epoch`` -1)."""
 
 
 def distill(
@@ -46,18 +46,18 @@ def distill(
     """Train a student to reproduce its teacher's reconstructions.
 
     Args:
-        student: what `codecswap.swap` made of ``teacher``; it is left as it is.
-        teacher: the codec that the student was made from.
+        student: result of `codecswap.swap` for ``teacher``; it is not changed.
+        teacher: codec that the student was built from.
         pictures: a folder of pictures; a share of them (``val_ratio``) is held out to choose the best epoch.
-        progress: is called after each epoch with its figures: ``epoch``, ``train_loss``, ``psnr_teacher``, ``seconds``, ...
+        progress: called after each epoch with its metrics: ``epoch``, ``train_loss``, ``psnr_teacher``, ``seconds``, ...
         options: those of ``codecswap distill`` with the same names and defaults (docs/options.md): ``epochs``,
             ``batch_size``, ``lr``, ``train_igdn``, ``part``, ``unfreeze_all``, ``seed``, ``accelerator``, ...
 
-    Returns: the student as it was after its best epoch, by MS-SSIM against the teacher; before the first if none was better.
-    An exact student has nothing to learn, and comes back as it was.
+    Returns: the student after its best epoch, by MS-SSIM against the teacher; the initial student if no epoch was better.
+    An exact student is returned unchanged.
 
     Raises:
-        TypeError: the command has no such option, or only its folder has.
+        TypeError: the command has no such option, or it concerns only files.
         UserError: an option has an impossible value, or the pictures cannot be read or are too few.
         RunFailure: the training diverges.
     """
@@ -70,13 +70,13 @@ def finetune(
     """Train a student further, with the pictures themselves as the target.
 
     Args:
-        student: what `distill` returned, or any other student; it is left as it is.
-        teacher: the codec that the student was made from; its figures stand beside the student's.
+        student: result of `distill`, or any other student; it is not changed.
+        teacher: codec that the student was built from, for comparison.
         pictures, progress: as in `distill`.
         options: those of ``codecswap finetune`` with the same names and defaults (docs/options.md): ``epochs``,
             ``batch_size``, ``lr``, ``freeze_igdn``, ``part``, ``unfreeze_all``, ``seed``, ``accelerator``, ...
 
-    Returns: the student as it was after its best epoch, by MS-SSIM against the pictures; before the first if none was better.
+    Returns: the student after its best epoch, by MS-SSIM against the pictures; the initial student if no epoch was better.
 
     Raises:
         TypeError, UserError, RunFailure: as in `distill`.
@@ -112,7 +112,7 @@ def _train(
 
 
 class _Best(EpochRows):
-    """Keeps the weights of the best epoch in memory."""
+    """Stores the weights of the best epoch in memory."""
 
     def __init__(self, stage: Stage, state: TrainingState, student: Codec, progress: Progress | None) -> None:
         super().__init__(stage, state)
@@ -120,8 +120,8 @@ class _Best(EpochRows):
         self.weights: dict[str, Tensor] = {}
 
     def write(self, trainer: L.Trainer, row: dict[str, float], *, start: bool) -> None:
-        if self.state.judged > self.state.best or not self.weights:
-            self.state.best = self.state.judged
+        if self.state.score > self.state.best or not self.weights:
+            self.state.best = self.state.score
             self.weights = {name: value.detach().cpu().clone() for name, value in self.student.state_dict().items()}
         if self.progress and trainer.is_global_zero:
             self.progress(row)

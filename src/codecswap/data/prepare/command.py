@@ -61,7 +61,7 @@ def _run(options: PrepareOptions) -> int:
 
 
 def _check(options: PrepareOptions) -> None:
-    """Refuse folders that cannot work, before anything is made."""
+    """Refuse unusable folders before anything is written."""
     if options.images is None:
         return
     images, out = Path(options.images).resolve(), Path(options.out_dir or "").resolve()

@@ -1,4 +1,4 @@
-"""The folder of prepared crops: names, settings, and what is missing."""
+"""The folder of prepared crops: file names, settings, and missing crops."""
 
 import json
 from collections import defaultdict
@@ -33,7 +33,7 @@ class Counts:
 
 
 def crop_folder(source: Path, label: str, options: PrepareOptions) -> Counts:
-    """Bring ``out_dir`` up to date with the pictures of ``source``: only what is missing is made.
+    """Update ``out_dir`` from the pictures of ``source``: only missing crops are made.
 
     Args:
         source: folder of pictures.
@@ -41,7 +41,7 @@ def crop_folder(source: Path, label: str, options: PrepareOptions) -> Counts:
         options: the command's.
 
     Raises:
-        UserError: no pictures, an empty side, an ``out_dir`` with other settings, no space, or no readable picture.
+        UserError: no pictures, an empty split, an ``out_dir`` with other settings, no space, or no readable picture.
     """
     out = Path(options.out_dir or "")
     found = to_train_on(scan(source), source)
