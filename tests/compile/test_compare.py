@@ -7,7 +7,7 @@ import pytest
 from codecswap.codecs.factorized import FactorizedPrior
 from codecswap.compile import TOOLCHAINS
 from codecswap.compile.compare import compare
-from codecswap.compile.toolchain import Compiled, Job, Placed
+from codecswap.compile.toolchain import Compiled, CompiledOperator, Job
 from codecswap.config import AdviseOptions
 from codecswap.errors import UserError
 from codecswap.students.record import describe_swaps
@@ -30,7 +30,7 @@ class Fake:
         assert job.form == "native" and job.samples.symbols[0].any()
         if (replacement := describe_swaps(job.codec)) == "none":
             raise UserError("fakec knows no ConvTranspose.")
-        operators = (Placed("g_s.1", "Sqrt", replacement != self.on_cpu),)
+        operators = (CompiledOperator("g_s.1", "Sqrt", replacement != self.on_cpu),)
         return Compiled((), self.version, operators, CYCLES[replacement], memory=2048)
 
 

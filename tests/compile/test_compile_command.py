@@ -9,7 +9,7 @@ from codecswap import cli
 from codecswap.codecs.torch_codec import TorchCodec
 from codecswap.compile import TOOLCHAINS
 from codecswap.compile.folder import write_float
-from codecswap.compile.toolchain import Compiled, Job, Placed
+from codecswap.compile.toolchain import Compiled, CompiledOperator, Job
 from codecswap.errors import UserError
 from codecswap.inference.manifest import read_folder
 
@@ -45,9 +45,9 @@ class Fake:
             return Compiled((path,), None)
         (built := job.folder / "decoder.fake").write_bytes(b"built")
         operators = (
-            Placed("g_s.0", "Conv", True, 100),
-            Placed("g_s.1", "Mul", True),
-            Placed("g_s.1", "Sqrt", False, 7),
+            CompiledOperator("g_s.0", "Conv", True, 100),
+            CompiledOperator("g_s.1", "Mul", True),
+            CompiledOperator("g_s.1", "Sqrt", False, 7),
         )
         decode = TorchCodec(job.codec).synthesize
         return Compiled((built, path), "fakec 1.0", operators, 107, 1.25, 2048, decode, ("A note.",))

@@ -163,7 +163,7 @@ def test_residual_blocks_are_rounded_in_order_of_execution(transform: str, monke
         return sum((candidate(x) - tree(x)).square().mean().item() for x in other)
 
     assert error(fitted) < error(rounded)
-    monkeypatch.setattr(float_and_rounded, "KEPT_BYTES", 0)  # nothing is kept, everything computed again
+    monkeypatch.setattr(float_and_rounded, "CACHE_BYTES", 0)  # nothing is kept, everything computed again
     round_weights(again, seen, exact_input=False, levels=7)
     assert all(torch.equal(one, two) for one, two in zip(fitted.parameters(), again.parameters(), strict=True))
 

@@ -1,4 +1,4 @@
-"""The toolchains there are. Another one is another file here and a line in the table."""
+"""Table of toolchains. To add one, add a file here and a line in the table."""
 
 from codecswap.compile.drp_ai import DRP_AI
 from codecswap.compile.ethos_u import VELA
@@ -16,4 +16,4 @@ TOOLCHAINS: dict[str, Toolchain] = {
     "rknn": RKNN,
     "vela": VELA,
 }
-"""By the name that a target's file (targets/*.toml) calls it."""
+"""Toolchains by their names in the files of targets (targets/*.toml)."""

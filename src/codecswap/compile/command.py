@@ -1,4 +1,4 @@
-"""``codecswap compile``: the decoder for an NPU, what its compiler says, and what it decodes in the vendor's simulator."""
+"""``codecswap compile``: write the decoder for an NPU, run its compiler, and measure it in the vendor's simulator."""
 
 from collections.abc import Iterable
 from itertools import islice
@@ -15,7 +15,7 @@ from codecswap.students.source import check_fixed_options, load_source
 from codecswap.swaps.closed_form import fit_gdn
 
 CPU_NEEDED = 3
-"""Exit code where an operator does not run on the NPU."""
+"""Exit code if an operator does not run on the NPU."""
 UNCHECKED = "whether it compiles, what runs on the NPU, cycles, memory, and the picture in the NPU's arithmetic"
 
 
@@ -46,7 +46,7 @@ def main(options: CompileOptions) -> int:
 
 
 def show(made: Result) -> None:
-    """Print what the compiler and the simulator say."""
+    """Print the results of the compiler and the simulator."""
     job, compiled, quality = made.job, made.compiled, made.quality
     title = f"{job.name} for {job.target.chip}, {job.precision}, {job.size[1]}x{job.size[0]}"
     if compiled.operators:

@@ -1,4 +1,4 @@
-"""Which replacement is fastest on one NPU, asked of its compiler."""
+"""Find the fastest replacement on an NPU with its compiler."""
 
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -12,18 +12,18 @@ from codecswap.console import say, show_table, track
 from codecswap.errors import UserError
 from codecswap.targets.target import load_target
 
-CALIBRATED_ON = 2
-"""Pictures: speed does not depend on the ranges."""
+RANGE_PICTURES = 2
+"""Number of pictures for range estimation: speed does not depend on ranges."""
 
 
 def compare(choices: Mapping[str, Codec], name: str, target: str, exact: Sequence[str]) -> set[str] | None:
-    """Compile a teacher with each replacement, print what the compiler says, and name the fastest.
+    """Compile a teacher with each replacement, print the compiler's figures, and name the fastest.
 
     Args:
-        choices: the codecs by the names of their replacements, the teacher among them.
-        name: where the teacher comes from, in words.
-        target: of `codecswap compile`.
-        exact: those of the choices that equal the teacher.
+        choices: codecs by the names of their replacements, including the teacher.
+        name: source of the teacher, as text.
+        target: a target of `codecswap compile`.
+        exact: names of the exact choices.
 
     Returns: None; or, where the compiler is not installed or there is none, the ONNX operators that the target has.
     """
@@ -36,7 +36,7 @@ def compare(choices: Mapping[str, Codec], name: str, target: str, exact: Sequenc
     found = {}
     for choice, codec in track(compiler, choices.items(), unit="choices"):
         with tempfile.TemporaryDirectory() as folder:
-            job = make_job(codec, Path(folder), chosen, form="native", calibration_count=CALIBRATED_ON, name=name)
+            job = make_job(codec, Path(folder), chosen, form="native", calibration_count=RANGE_PICTURES, name=name)
             try:
                 found[choice] = toolchain.compile(job)
             except UserError as error:

@@ -1,4 +1,4 @@
-"""A codec's decoder compiled for an NPU, and measured in its arithmetic: `codecswap compile` as a function."""
+"""`codecswap compile` as a function: compile a decoder for an NPU, and measure it in the NPU's arithmetic."""
 
 import json
 from collections.abc import Sequence
@@ -27,16 +27,16 @@ from codecswap.students.record import describe_swaps
 from codecswap.targets.target import Target, chips, load_target
 
 SIZE = (256, 256)
-"""Height and width of the pictures or tiles, where nobody chooses."""
+"""Default height and width of the pictures or tiles."""
 HIGHEST = 150.0
-"""dB that equal pictures are given."""
+"""PSNR in dB that stands for equal pictures."""
 REPORT = "report.json"
-"""Beside the files: all that is known of them."""
+"""File with all results, beside the compiled files."""
 
 
 @dataclass(frozen=True)
 class Quality:
-    """Means over pictures that were not calibrated on, in dB."""
+    """Means over held-out pictures, in dB."""
 
     pictures: int
     float32: float
@@ -49,21 +49,21 @@ class Quality:
 
 @dataclass(frozen=True)
 class Result:
-    """What `compile` returns."""
+    """Result of `compile`."""
 
     job: Job
     compiled: Compiled
-    """Its paths are those of before the folder was replaced: ``report`` names the files."""
+    """Its paths are outdated (from before the folder was replaced); ``report`` names the files."""
     quality: Quality | None
-    """None: there is no simulator."""
+    """None if there is no simulator."""
     refused: tuple[str, ...] | None
-    """What the target's list of operators lacks, where no compiler was there to ask and the NPU takes ONNX; None: not asked."""
+    """Unsupported operators by the target's list, if its compiler is not installed and reads ONNX; None: not checked."""
     report: dict[str, Any]
-    """All of it in plain values, as report.json has it."""
+    """Contents of report.json."""
 
     @property
     def on_npu(self) -> bool:
-        """Whether nothing is known to run on the CPU."""
+        """Whether no operator is known to run on the CPU."""
         return all(one.on_npu for one in self.compiled.operators) and not self.refused
 
 
@@ -85,27 +85,27 @@ def compile(
     name: str = "",
     track: Track = silent,
 ) -> Result:
-    """Write a codec's decoder for an NPU, run its compiler where it is installed, and measure in its arithmetic.
+    """Write a codec's decoder for an NPU, run its compiler if it is installed, and measure it in its arithmetic.
 
     Args:
         codec: a teacher or a student with a factorized prior.
         target: a name that docs/npu.md lists, or a TOML file (`codecswap.targets.target`).
         output: the folder; it is replaced whole, or stays as it is.
         precision: one of the target's; None: its best.
-        form: how upsampling layers are written; None: the target's.
-        height, width: of the pictures, or of the tiles that larger ones are decoded in; multiples of `Codec.multiple`.
-        calibration_images, calibration_count: folder of pictures to calibrate on, and how many at most; None: the package's.
+        form: lowering of upsampling layers; None: the target's.
+        height, width: size of the pictures, or of tiles for larger pictures; multiples of `Codec.multiple`.
+        calibration_images, calibration_count: folder of pictures for quantization, and how many at most; None: the package's.
         images: folder of pictures to measure on; None: the package's.
-        measured: decode them in the vendor's simulator, if there is one.
-        reference: what is measured against; None: ``codec``.
-        toolchain_python: the Python that has the compiler, where it needs an environment of its own.
+        measured: measure in the vendor's simulator, if there is one.
+        reference: float codec to compare with; None: ``codec``.
+        toolchain_python: Python interpreter of the compiler's own environment, if it needs one.
         name: where the codec comes from, in words.
         track: shows progress.
 
     Returns: what the compiler says, what the simulator decodes (in dB), and report.json's content.
 
     Raises:
-        UserError: the target, the precision or the size does not fit, or the compiler fails.
+        UserError: the target, the precision or the size is not supported, or the compiler fails.
     """
     chosen, size, output = choose_target(target, precision), (height, width), Path(output)
     check_codec(codec, size, chosen)
@@ -140,7 +140,7 @@ def choose_target(name: str, precision: str | None) -> Target:
     """Load a target that has a toolchain and this precision (None: any).
 
     Raises:
-        UserError: it has not, or there is no such target.
+        UserError: there is no such target, toolchain or precision.
     """
     target = load_target(name)
     if target.toolchain not in TOOLCHAINS:
@@ -155,7 +155,7 @@ def choose_target(name: str, precision: str | None) -> Target:
 
 
 def check_codec(codec: Codec, size: tuple[int, int], target: Target) -> None:
-    """Refuse codecs with hyper-latents or trained for another target, and tiles that are all overlap.
+    """Refuse codecs with hyper-latents or trained for another target, and tiles that are not larger than their overlap.
 
     Raises:
         UserError: see there.
@@ -189,7 +189,7 @@ def make_job(
     python: Path | None = None,
     name: str = "",
 ) -> Job:
-    """A job with pictures to calibrate on; ``folder`` is empty, the rest is as in `compile`.
+    """Build a job with pictures for quantization; ``folder`` must be empty, other arguments as in `compile`.
 
     Raises:
         UserError: there are no such pictures.
@@ -204,7 +204,7 @@ def make_job(
 def measure(
     codec: Codec, decode: Decode, size: tuple[int, int], images: str | None = None, track: Track = silent
 ) -> Quality:
-    """Decode pictures of a folder (None: the package's), those larger than the compiled size in tiles."""
+    """Measure on pictures of a folder (None: the package's); pictures larger than the compiled size are decoded in tiles."""
     teacher = TorchCodec(codec)
     tile = (size[0] // codec.factor, size[1] // codec.factor)
     found = held_out_pictures(images, None, codec.factor)
@@ -243,7 +243,7 @@ def _report(job: Job, compiled: Compiled, quality: Quality | None) -> dict[str, 
 
 
 def _files(folder: Path) -> set[str]:
-    """The files that a folder's report names."""
+    """Files that a folder's report names."""
     try:
         names = json.loads((folder / REPORT).read_bytes())["files"]
         return {name for name in names if Path(name).name == name}
@@ -252,6 +252,6 @@ def _files(folder: Path) -> set[str]:
 
 
 def _at_least(picture: np.ndarray, size: Sequence[int]) -> np.ndarray:
-    """A picture whose edge is repeated up to the compiled size, where it is smaller."""
+    """Pad a picture to at least the compiled size by repeating its edge."""
     missing = (max(0, least - side) for least, side in zip(size, picture.shape[1:], strict=True))
     return np.pad(picture, ((0, 0), *((0, more) for more in missing)), mode="edge")

@@ -1,4 +1,4 @@
-"""Renesas's DRP-AI (RZ/V2H, RZ/V2N): files as its documents ask for them. Its compiler is not to be had without an account.
+"""Renesas's DRP-AI (RZ/V2H, RZ/V2N): writes files as its documents require. The compiler needs an account.
 
 Two ways lead through DRP-AI TVM (https://github.com/renesas-rz/rzv_drp-ai_tvm, commit a557552 of 2025-12-25, read 2026-11-25):
 
@@ -24,7 +24,7 @@ from codecswap.quantized.representation import Quantization
 from codecswap.quantized.synthesis import QuantizedSynthesis
 
 IR_VERSION = 8
-"""The newest that ONNX 1.12 reads."""
+"""Newest IR version that ONNX 1.12 reads."""
 FLOAT = "decoder_float.onnx"
 NOTES = (
     "Nothing was compiled. Checked against https://github.com/renesas-rz/rzv_drp-ai_tvm (commit a557552, read 2026-11-25): "
@@ -41,13 +41,13 @@ class DrpAi:
     install = "DRP-AI TVM and DRP-AI Translator i8 from renesas.com, which needs an account"
 
     def installed(self, python: Path | None) -> str | None:
-        """It is never called from here."""
+        """Always None: the compiler is not called."""
         return None
 
     def compile(self, job: Job) -> Compiled:
         """Write decoder.onnx (fake-quantized), decoder_float.onnx and the calibration pack."""
         pack: list[Path] = []
-        if not isinstance(job.codec.g_s, QuantizedSynthesis):  # else there is nothing in float
+        if not isinstance(job.codec.g_s, QuantizedSynthesis):  # else there is no float decoder
             model, inputs, _ = equalized_decoder(job)
             _read_by_onnx_1_12(model)
             onnx.save(model, job.folder / FLOAT)
@@ -57,7 +57,7 @@ class DrpAi:
 
 
 def _fake_quantized(model: ModelProto) -> None:
-    """Store weights and biases as floats, and round weights in the graph: they are whole multiples of their scale already."""
+    """Store weights and biases as floats, and add their fake quantization (they are multiples of their scale already)."""
     stored, nodes, initializers = graph.weights(model), list(model.graph.node), model.graph.initializer
     del model.graph.node[:]
     for node in nodes:

@@ -1,7 +1,7 @@
-"""Arm's Ethos-U: a TFLite file of ours, compiled by Vela and computed by LiteRT, whose integer kernels Ethos-U follows.
+"""Arm's Ethos-U: our TFLite file is compiled by Vela and simulated by LiteRT, whose integer kernels Ethos-U follows.
 
-One operator differs: Ethos-U looks a 16-bit RSQRT up in a table of 512 pieces, each a line, that Vela makes; LiteRT computes
-it. `rsqrt_table` is the same table, and the simulator takes it.
+One operator differs: Ethos-U uses a table of 512 linear pieces, made by Vela, for a 16-bit RSQRT; LiteRT computes
+it. `rsqrt_table` is the same table; the simulator uses it.
 """
 
 import csv
@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from codecswap.compile.folder import write_quantized
-from codecswap.compile.toolchain import Compiled, Decode, Job, Placed
+from codecswap.compile.toolchain import Compiled, CompiledOperator, Decode, Job
 from codecswap.errors import UserError
 from codecswap.graph.onnx_graph import layer_in
 from codecswap.inference.runtime import OnnxCodec
@@ -24,7 +24,7 @@ from codecswap.quantized.representation import TransformGraph
 
 NAME = "ethos-u-vela"
 SIDES = (256, 192, 128, 96)
-"""Of square tiles, in pixels, whose memory is said too."""
+"""Sides in pixels of square tiles whose memory is reported, too."""
 
 
 class Vela:
@@ -33,7 +33,7 @@ class Vela:
     install = "pip install codecswap[npu]"
 
     def installed(self, python: Path | None) -> str | None:
-        """Vela's name and version, if both are there."""
+        """Name and version of Vela, if Vela and LiteRT are installed."""
         try:
             return f"{NAME} {version(NAME)}" if find_spec("ai_edge_litert") else None
         except PackageNotFoundError:
@@ -43,7 +43,7 @@ class Vela:
         """Write decoder.onnx (QDQ); with Vela, decoder.tflite and decoder_vela.tflite, which the NPU's driver loads."""
         (written, transform), compiler = write_quantized(job), self.installed(job.python)
         path = written.path
-        if compiler is None:  # LiteRT's schema is what TFLite files are written with
+        if compiler is None:  # TFLite files are written with LiteRT's schema
             return Compiled((path,), None, notes=written.notes)
         from codecswap.export.backends.tflite import write_tflite
 
@@ -67,20 +67,20 @@ class Vela:
 
 @dataclass(frozen=True)
 class VelaReport:
-    """What Vela made of a network, and says about it."""
+    """Result of Vela for a network."""
 
     content: bytes
     """The compiled file."""
-    operators: list[Placed]
-    """Without a layer: those that put out the network's result."""
+    operators: list[CompiledOperator]
+    """Operators; those that compute the network's output have no layer."""
     cycles: float
     milliseconds: float
     sram: int
-    """Bytes, at the peak."""
+    """Peak memory in bytes."""
     dram: int
-    """Bytes; weights too."""
+    """Bytes, including weights."""
     configuration: str
-    """System, clock and memory mode, in words."""
+    """System, clock and memory mode, as text."""
 
 
 def run_vela(path: Path, chip: str) -> VelaReport:
@@ -104,7 +104,9 @@ def run_vela(path: Path, chip: str) -> VelaReport:
         return VelaReport(
             made.read_bytes(),
             [
-                Placed(layer_in(one["Name"]), one["Original Operator"], one["Target"] == "NPU", float(one["Op Cycles"]))
+                CompiledOperator(
+                    layer_in(one["Name"]), one["Original Operator"], one["Target"] == "NPU", float(one["Op Cycles"])
+                )
                 for one in rows
             ],
             cycles=float(total["cycles_total"]),
@@ -120,14 +122,14 @@ def simulator(transform: TransformGraph, codec: OnnxCodec) -> Decode:
 
     Args:
         transform: the decoder, of a fixed size.
-        codec: its folder, which says what goes in.
+        codec: its opened folder, which has the layout of its input.
     """
     from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
     from codecswap.export.backends.tflite import tflite
 
     content = tflite(transform, rsqrt_table)
-    plain = OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES  # XNNPACK rounds in another way
+    plain = OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES  # XNNPACK rounds differently
     interpreter = Interpreter(model_content=content, num_threads=1, experimental_op_resolver_type=plain)
     interpreter.allocate_tensors()
     given, result = interpreter.get_input_details()[0], interpreter.get_output_details()[0]
@@ -146,7 +148,7 @@ def simulator(transform: TransformGraph, codec: OnnxCodec) -> Decode:
 
 
 def rsqrt_table(scale_in: np.ndarray, scale_out: np.ndarray) -> np.ndarray:
-    """The results ``(32768,)``, int16, of a 16-bit RSQRT on an Ethos-U, for 0 to 32767: lines between `rsqrt_nodes`."""
+    """Results ``(32768,)``, int16, of a 16-bit RSQRT on an Ethos-U for 0 to 32767, interpolated between `rsqrt_nodes`."""
     bases, slopes = (part[256:].astype(int) for part in rsqrt_nodes(scale_in, scale_out))
     values = np.arange(32768)
     piece, place = values >> 7, values & 127
@@ -154,7 +156,7 @@ def rsqrt_table(scale_in: np.ndarray, scale_out: np.ndarray) -> np.ndarray:
 
 
 def rsqrt_nodes(scale_in: np.ndarray, scale_out: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Start and rise of each of the 512 lines, int16, in Vela's float32 arithmetic."""
+    """Start and slope of each of the 512 linear pieces, int16, in Vela's float32 arithmetic."""
     single = np.float32
     low, high = single(scale_in) * single(-32768), single(scale_in) * single(32767)
     step = (high - low) / single(512)
@@ -167,7 +169,7 @@ def rsqrt_nodes(scale_in: np.ndarray, scale_out: np.ndarray) -> tuple[np.ndarray
     starts = low + np.arange(512, dtype=np.float32) * step
     ends = low + np.arange(1, 513, dtype=np.float32) * step
     nodes = _rounded(wanted(starts))
-    # half of what a line is off in its middle is taken from its start
+    # subtract half of the error at the middle of a piece from its start
     middle = _rounded((wanted(ends) + nodes) / single(2)) - _rounded(wanted(starts + step / single(2)))
     nodes = np.append(nodes - _rounded(middle / single(2)), _rounded(wanted(np.array([high]))))
     nodes = nodes.clip(-32768, 32767).astype(int)
@@ -175,7 +177,7 @@ def rsqrt_nodes(scale_in: np.ndarray, scale_out: np.ndarray) -> tuple[np.ndarray
 
 
 def _rounded(x: np.ndarray) -> np.ndarray:
-    """Half away from zero."""
+    """Round half away from zero."""
     return np.trunc(x + np.copysign(np.float32(0.5), x))
 
 
@@ -185,10 +187,10 @@ def _table(path: Path) -> list[dict[str, str]]:
 
 
 def _tiles(job: Job, transform: TransformGraph, whole: VelaReport) -> list[str]:
-    """What the compiled size and smaller tiles need, for boards with less memory."""
+    """Memory of the compiled size and of smaller tiles, as sentences."""
     masks = (name for step in transform.operations if step.operator == "Mul" for name in step.inputs)
     if any(name in transform.constants and transform.constants[name].values.shape[-1] > 1 for name in masks):
-        return []  # they have one size
+        return []  # masks have a fixed size
     from codecswap.export.backends.tflite import write_tflite
 
     factor, overlap = job.codec.factor, 2 * job.codec.margin * job.codec.factor

@@ -1,4 +1,4 @@
-"""The codec's part of a compiled folder: decoder.onnx, entropy tables and codec.json."""
+"""Write the codec files of a compiled folder: decoder.onnx, entropy tables and codec.json."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,23 +16,23 @@ from codecswap.quantize.codec import quantize
 from codecswap.quantized.representation import TransformGraph
 
 OPSET = 13
-"""The newest that all compilers read."""
+"""Newest opset that all compilers read."""
 
 
 @dataclass(frozen=True)
 class Written:
-    """A decoder in its folder."""
+    """A written decoder."""
 
     path: Path
     notes: tuple[str, ...] = ()
-    """Where equalization stopped, and how close ONNX Runtime comes to what the file means."""
+    """Where equalization stopped, and the agreement of ONNX Runtime with the reference execution, as sentences."""
 
 
 def write_float(job: Job, change: Callable[[ModelProto], None] | None = None) -> Written:
     """Write the decoder in float32.
 
     Args:
-        change: writes the graph in another way, in place, which computes the same.
+        change: changes the graph in place without changing the function.
     """
     model = to_onnx(decoder_graph(job.codec, form=job.form, size=job.size), OPSET)
     return Written(write_model(job, model, "float32", None, change))

@@ -1,4 +1,4 @@
-"""Intel: OpenVINO, which compiles a network whole for one device, or refuses it.
+"""Intel: OpenVINO, which compiles a whole network for one device, or refuses it.
 
 It is compiled and timed for this machine's CPU; Intel's NPU takes the same files.
 """
@@ -17,7 +17,7 @@ from codecswap.inference.runtime import OnnxCodec
 from codecswap.quantized.precision import PRECISIONS
 
 ROUNDS = 7
-"""Times that a picture is decoded with each runtime, in turns; the fastest counts."""
+"""Number of alternating time measurements of each runtime; the fastest counts."""
 
 
 class OpenVino:
@@ -31,7 +31,7 @@ class OpenVino:
         return version and f"openvino {version}"
 
     def compile(self, job: Job) -> Compiled:
-        """Write decoder.onnx and, with OpenVINO, its own format; time it beside ONNX Runtime."""
+        """Write decoder.onnx and, with OpenVINO, its own format; compare its time with ONNX Runtime's."""
         written = write_float(job) if job.precision not in PRECISIONS else write_quantized(job)[0]
         path = written.path
         if (compiler := self.installed(job.python)) is None:
@@ -62,7 +62,7 @@ def _converted(path: Path) -> tuple[Path, Path]:
 
 
 def _fastest(*works: Callable[[], np.ndarray]) -> list[float]:
-    """Milliseconds of each, done in turns: the machine's other work then slows all of them alike."""
+    """Fastest time of each in milliseconds, measured alternately, so that other load affects all alike."""
     times: list[list[float]] = [[] for _ in works]
     for _ in range(ROUNDS):
         for work, found in zip(works, times, strict=True):

@@ -1,6 +1,6 @@
-"""The calibration pack: what a converter that quantizes by itself takes. Nobody has a decoder's input lying around.
+"""The calibration pack: a float decoder and real inputs, for converters that quantize by themselves.
 
-decoder.onnx is float32 and equalized, so that one scale for all channels of an activation costs little; its input is the
+decoder.onnx is float32 and equalized, so that one scale per activation tensor costs little; its input is the
 symbols of real pictures, as the entropy decoder gives them (split inputs: codec.json has the layout).
 """
 
@@ -23,12 +23,12 @@ FOLDER, NHWC, LIST, README = "calibration", "calibration_nhwc.npy", "dataset.txt
 
 
 class Pack:
-    """No compiler: the files alone."""
+    """Writes files, without a compiler."""
 
     install = "the converters are their vendors': README.md in the folder says which takes what"
 
     def installed(self, python: Path | None) -> str | None:
-        """Nothing is run."""
+        """Always None: no compiler is called."""
         return None
 
     def compile(self, job: Job) -> Compiled:

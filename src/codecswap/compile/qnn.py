@@ -12,7 +12,7 @@ import numpy as np
 import onnxruntime
 
 from codecswap.compile.folder import write_quantized
-from codecswap.compile.toolchain import Compiled, Job, Placed
+from codecswap.compile.toolchain import Compiled, CompiledOperator, Job
 from codecswap.errors import UserError
 from codecswap.graph.onnx_graph import layer_in
 from codecswap.inference.runtime import OnnxCodec
@@ -20,9 +20,9 @@ from codecswap.inference.runtime import OnnxCodec
 NAME = "onnxruntime-qnn"
 PROVIDER = "QNNExecutionProvider"
 BINARY = "decoder_htp.onnx"
-"""The compiled network in ONNX Runtime's own wrapping (EPContext), which a session on the device opens."""
+"""The compiled network in ONNX Runtime's EPContext format, which a session on the device opens."""
 DATA_TYPES = ("QuantizeLinear", "DequantizeLinear", "Cast", "Transpose")
-"""Operators that only say how numbers are stored; the compiler merges them into their neighbors."""
+"""Operators that only change the data type or layout; the compiler fuses them into their neighbors."""
 
 
 class Qnn:
@@ -47,8 +47,8 @@ class Qnn:
         binary = path.with_name(BINARY)
         session = _opened(path, job.target.chip, binary)
         if session is None:
-            binary.unlink(missing_ok=True)  # what is written in spite of the refusal holds a part only
-            return Compiled((path,), compiler, _placed(_opened(path, job.target.chip, None)), notes=notes)
+            binary.unlink(missing_ok=True)  # the file of a refused network holds only a part of it
+            return Compiled((path,), compiler, _compiled_operators(_opened(path, job.target.chip, None)), notes=notes)
         codec = OnnxCodec(path.parent)
         network = codec.manifest.decoder
         assert network
@@ -56,15 +56,15 @@ class Qnn:
         def decode(symbols: np.ndarray) -> np.ndarray:
             return session.run([network.output], {network.input: codec.decoder_input(symbols)[None]})[0][0]
 
-        return Compiled((binary, path), compiler, _placed(session), decode=decode, notes=notes)
+        return Compiled((binary, path), compiler, _compiled_operators(session), decode=decode, notes=notes)
 
 
 def _opened(path: Path, chip: str, binary: Path | None) -> onnxruntime.InferenceSession | None:
-    """A network in the emulator; None: a part of it would run on the CPU.
+    """Open a network in the emulator; returns None if a part of it would run on the CPU.
 
     Args:
         chip: the HTP's version, e.g. ``v73``.
-        binary: where the compiled network goes; None: let the CPU take what the HTP does not.
+        binary: path of the compiled network; None: let the CPU run what the HTP does not support.
     """
     import onnxruntime_qnn
 
@@ -83,7 +83,7 @@ def _opened(path: Path, chip: str, binary: Path | None) -> onnxruntime.Inference
     options.add_provider_for_devices(devices[:1], settings)
     try:
         return onnxruntime.InferenceSession(path, options)
-    except Exception as error:  # of no common class
+    except Exception as error:  # its exceptions have no common class
         if binary and "fallback to CPU EP has been explicitly disabled" in str(error):
             return None
         raise UserError(
@@ -91,11 +91,11 @@ def _opened(path: Path, chip: str, binary: Path | None) -> onnxruntime.Inference
         ) from error
 
 
-def _placed(session: onnxruntime.InferenceSession | None) -> tuple[Placed, ...]:
-    """Where each operator runs; of `DATA_TYPES` only what a layer leaves to the CPU."""
+def _compiled_operators(session: onnxruntime.InferenceSession | None) -> tuple[CompiledOperator, ...]:
+    """The operators and where they run; `DATA_TYPES` only if they run on the CPU."""
     assert session
     found = [
-        Placed(layer_in(node.name), node.op_type, part.ep_name == PROVIDER)
+        CompiledOperator(layer_in(node.name), node.op_type, part.ep_name == PROVIDER)
         for part in session.get_provider_graph_assignment_info()
         for node in part.get_nodes()
     ]

@@ -1,4 +1,4 @@
-"""Rockchip's NPUs: rknn-toolkit2, which wants a Python environment of its own (``make rknn``) and is called as a subprocess.
+"""Rockchip's NPUs: rknn-toolkit2, which needs a Python environment of its own (``make rknn``) and is called as a subprocess.
 
 What is known of version 2.5.0, from running it: everything runs on the NPU in float16. In 8 bits every square root goes to
 the CPU, unless its output is not quantized: then it is computed in float16, on the NPU. The scales of a QDQ file are taken
@@ -20,17 +20,17 @@ import numpy as np
 from onnx import ModelProto
 
 from codecswap.compile.folder import write_float, write_quantized
-from codecswap.compile.toolchain import Compiled, Job, Placed
+from codecswap.compile.toolchain import Compiled, CompiledOperator, Job
 from codecswap.errors import UserError
 from codecswap.graph.onnx_graph import layer_in
 from codecswap.inference.runtime import OnnxCodec
 from codecswap.quantized.precision import PRECISIONS
 
 FOUND_IN = Path(".venv-rknn/bin/python")
-"""The Python that ``make rknn`` makes."""
+"""Python interpreter that ``make rknn`` installs."""
 NAME = "rknn-toolkit2"
 ENDS = ("InputOperator", "OutputOperator")
-"""What the compiler calls the hand-over of data by the CPU, which computes nothing."""
+"""The compiler's names of data transfers by the CPU, which compute nothing."""
 
 
 class Rknn:
@@ -42,7 +42,7 @@ class Rknn:
         """Name and version, if there is a Python that has it.
 
         Raises:
-            UserError: the Python that was named is none, or has no rknn-toolkit2.
+            UserError: ``python`` is not a Python interpreter, or has no rknn-toolkit2.
         """
         asked = f"from importlib.metadata import version; print(version({NAME!r}))"
         try:
@@ -57,7 +57,7 @@ class Rknn:
 
     def compile(self, job: Job) -> Compiled:
         """Write decoder.onnx and, with the toolkit, decoder.rknn."""
-        compiler = self.installed(job.python)  # a wrong --toolchain_python is said before the work
+        compiler = self.installed(job.python)  # report a wrong --toolchain_python first
         in_float, change = job.precision not in PRECISIONS, _without_output_padding
         written = write_float(job, change) if in_float else write_quantized(job, change)[0]
         path = written.path
@@ -76,10 +76,10 @@ class Rknn:
 
 
 class Simulator:
-    """A process that has built a decoder, and computes it.
+    """A process that builds a decoder and runs it in the toolkit's simulator.
 
     Args:
-        job: what was asked for.
+        job: the job.
         path: the job's decoder.onnx; the folder's codec.json names it.
 
     Raises:
@@ -96,7 +96,7 @@ class Simulator:
             words = [worker, job.target.chip, path.resolve(), self.built.resolve(), self._log]
             self._process = subprocess.Popen(
                 [str(python.absolute()), *map(str, words)],
-                cwd=self._scratch.name,  # the toolkit leaves files where it runs
+                cwd=self._scratch.name,  # the toolkit writes files to its working directory
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 text=True,
@@ -134,8 +134,8 @@ class Simulator:
         return f"{NAME} failed in {stage} ({' / '.join(errors)[:500]}): try another --form or --precision."
 
 
-def read_operators(log: str) -> Iterator[Placed]:
-    """The rows of the table of layers in the toolkit's log.
+def read_operators(log: str) -> Iterator[CompiledOperator]:
+    """Parse the table of layers in the toolkit's log.
 
     Some chips have one column more, so the columns are found from the right ones: ``FullName`` is the last, the cycles are
     the only ``DDR/NPU/Total``.
@@ -144,19 +144,19 @@ def read_operators(log: str) -> Iterator[Placed]:
     for line in table.splitlines():
         found = re.search(r"\] (\d+)\s+(\S+)\s+\S+\s+(CPU|NPU)\s.*\s\d+/\d+/(\d+)\s.*?(\S+)\s*$", line)
         if found and (operator := found[2]) not in ENDS:
-            yield Placed(layer_in(found[5]), operator, found[3] == "NPU", float(found[4]))
+            yield CompiledOperator(layer_in(found[5]), operator, found[3] == "NPU", float(found[4]))
         if "end: rknn::RKNNModelRegCmdbuildPass" in line:
             return
 
 
 def read_memory(log: str) -> int | None:
-    """Bytes of the activations and the weights, as the toolkit's log says."""
+    """Bytes of activations and weights, from the toolkit's log."""
     found = re.findall(r"Total (?:Internal|Weight) Memory Size: ([\d.]+)KB", log)
     return round(1024 * sum(map(float, found))) or None
 
 
 def _without_output_padding(model: ModelProto) -> None:
-    """Write transposed convolutions with less padding at the end instead: the same function."""
+    """Replace ``output_padding`` of transposed convolutions by less padding at the end, which is equivalent."""
     for node in model.graph.node:
         attributes = {item.name: item for item in node.attribute}
         if node.op_type == "ConvTranspose" and "output_padding" in attributes:

@@ -1,4 +1,4 @@
-"""What `codecswap compile` gives to an NPU's toolchain, and what it gets back."""
+"""Interface between `codecswap compile` and an NPU's toolchain."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,76 +13,76 @@ from codecswap.quantize.codec import Samples
 from codecswap.targets.target import Target
 
 Decode = Callable[[np.ndarray], np.ndarray]
-"""Symbols ``(M, h, w)``, int32, of the compiled size, to a picture ``(3, H, W)``, float32, not clamped."""
+"""Decodes symbols ``(M, h, w)``, int32, of the compiled size to a picture ``(3, H, W)``, float32, not clamped."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """What a toolchain is asked for."""
+    """A compilation to do."""
 
     codec: Codec
     name: str
-    """Where the codec comes from, in words."""
+    """Source of the codec, as text."""
     folder: Path
-    """Empty; where the files go."""
+    """Empty folder for the files."""
     target: Target
     precision: str
-    """One of the target's."""
+    """A precision of the target."""
     form: Form
-    """How upsampling layers are written."""
+    """Lowering of upsampling layers."""
     size: tuple[int, int]
     """Height and width of the pictures."""
     samples: Samples
-    """To calibrate on, of that size."""
+    """Samples of that size, for quantization."""
     python: Path | None = None
-    """The Python that has the compiler, where it needs an environment of its own; None: the toolchain looks for one."""
+    """Python interpreter of the compiler's own environment, if it needs one; None: the toolchain looks for one."""
 
 
 @dataclass(frozen=True)
-class Placed:
+class CompiledOperator:
     """One operator of the compiled network."""
 
     layer: str
-    """The codec's, e.g. ``g_s.3``; empty where the compiler does not say."""
+    """Layer of the codec, e.g. ``g_s.3``; empty if unknown."""
     operator: str
-    """The compiler's word for it."""
+    """The compiler's name of the operator."""
     on_npu: bool
     cycles: float | None = None
 
 
 @dataclass(frozen=True)
 class Compiled:
-    """What a toolchain made and said."""
+    """Result of a toolchain."""
 
     files: tuple[Path, ...]
-    """In the job's folder; the first is the one that the NPU's runtime loads."""
+    """Files in the job's folder; the NPU's runtime loads the first one."""
     compiler: str | None
-    """With its version, e.g. ``ethos-u-vela 5.2.0``; None: it is not installed, and nothing was checked."""
-    operators: tuple[Placed, ...] = ()
+    """Name and version, e.g. ``ethos-u-vela 5.2.0``; None if it is not installed (nothing was checked)."""
+    operators: tuple[CompiledOperator, ...] = ()
     cycles: float | None = None
-    """Of all operators together, as the compiler estimates."""
+    """Total cycles, as estimated by the compiler."""
     milliseconds: float | None = None
-    """As the compiler estimates, or as measured here, which a note then says."""
+    """Time as estimated by the compiler, or measured here (a note says so)."""
     memory: int | None = None
-    """Bytes at the peak, as the compiler says."""
+    """Peak memory in bytes, as estimated by the compiler."""
     decode: Decode | None = None
-    """The decoder in the vendor's simulator; None: there is none."""
+    """The decoder in the vendor's simulator, if there is one."""
     notes: tuple[str, ...] = ()
-    """Said to whoever compiles: how to install, what was not checked."""
+    """Notes for the user: how to install the compiler, what was not checked."""
 
 
 class Toolchain(Protocol):
     """A vendor's compiler and simulator."""
 
     install: str
-    """Its name, a colon and how to install it, one line without a full stop."""
+    """Name and how to install it, one line without a full stop."""
 
     def installed(self, python: Path | None) -> str | None:
-        """Its name and version; None: it is not installed. ``python`` is that of a `Job`."""
+        """Name and version, or None if it is not installed; ``python`` as in `Job`."""
 
     def compile(self, job: Job) -> Compiled:
         """Write the files, and run the compiler if it is installed.
 
         Raises:
-            UserError: the job cannot be done: the codec, the form or the size does not fit.
+            UserError: the codec, the lowering or the size is not supported.
         """

@@ -1,4 +1,4 @@
-"""Anchors, the codecs to compare with: JPEG, WebP and AVIF as Pillow writes them by default."""
+"""Anchors: JPEG, WebP and AVIF, written by Pillow with its default settings."""
 
 import io
 import json
@@ -27,15 +27,15 @@ from codecswap.metrics import bits_per_pixel
 from codecswap.metrics.table import Metric, compare
 
 FORMATS = {"JPEG": "jpg", "WebP": "webp", "AVIF": "avif"}
-"""Formats by name, and the names of their features in Pillow."""
+"""Formats by name, with the names of their features in Pillow."""
 
 
 class Anchors:
-    """JPEG, WebP and AVIF; warns of a format that Pillow lacks and leaves it out.
+    """Measures JPEG, WebP and AVIF; formats that Pillow lacks are left out with a warning.
 
-    Each picture is coded once in every format and quality, and the figures are kept in a folder of the user's
+    Each picture is coded once in each format and quality, and the results are cached in a folder
     (``$XDG_CACHE_HOME/codecswap/anchors``, by default in ``~/.cache``): the next evaluation of the same pixels with the
-    same encoders reads them there, times included. Times are processor time: a core's, whatever the others do.
+    same encoders reads them from there, times included. Times are CPU time of one core.
 
     Args:
         qualities: 1 to 100.
@@ -58,13 +58,11 @@ class Anchors:
         with _one_thread_for_avif():
             names = dict.fromkeys(result.curve for result in self.results)
             code = partial(_code, picture, x, pixels, metrics, cache)
-            begun = {
-                name: pool.map(partial(code, name), self.qualities) for name in reversed(names)
-            }  # the slowest first
+            begun = {name: pool.map(partial(code, name), self.qualities) for name in reversed(names)}  # slowest first
             for name in names:
                 try:
                     coded += list(begun[name])
-                except (OSError, ValueError) as error:  # WebP ends at 16,383 pixels
+                except (OSError, ValueError) as error:  # WebP is limited to 16,383 pixels
                     warn(f"{name} cannot code {picture} ({error}) and is left out.")
                     self.results = [result for result in self.results if result.curve != name]
         cache.write()
@@ -85,27 +83,27 @@ def _code(
 
 
 def _timed(function: Any, *words: Any) -> tuple[Any, float]:
-    """What a function returns, and the processor time (seconds) that it took in this thread."""
+    """The result of a function, and its CPU time in this thread, in seconds."""
     began = time.thread_time()
     return function(*words), time.thread_time() - began
 
 
 def _encode(pixels: Image.Image, name: str, quality: int) -> bytes:
-    """The bytes of a picture without metadata."""
+    """Encode a picture without metadata."""
     file = io.BytesIO()
-    threads = {"max_threads": 1} if name == "AVIF" else {}  # more of them give other bytes
+    threads = {"max_threads": 1} if name == "AVIF" else {}  # more threads give other bytes
     pixels.copy().save(file, name, quality=quality, **threads)  # Pillow keeps the options in the picture
     return file.getvalue()
 
 
 def _decode(content: bytes) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """The pixels ``(H, W, 3)`` of a picture."""
+    """Decode a picture to pixels ``(H, W, 3)``."""
     with Image.open(io.BytesIO(content)) as picture:
         return np.array(picture.convert("RGB"))
 
 
 def _encoder(name: str) -> str:
-    """Name and version of what writes a format."""
+    """Name and version of the encoder of a format."""
     library = {"JPEG": "libjpeg_turbo", "WebP": "webp", "AVIF": "avif"}[name]
     return f"{library} {features.version(library)}, Pillow {features.version('pil')}, codecswap {__version__}"
 
@@ -127,11 +125,11 @@ def _one_thread_for_avif() -> Iterator[None]:
 
 
 class _Cache:
-    """Figures of one picture's anchors in a file that is named by the picture's pixels.
+    """Cache of one picture's results, in a file that is named by a hash of its pixels.
 
     Args:
         pixels: the picture.
-        metrics: names of the metrics that a known entry must have.
+        metrics: names of metrics that an entry must have.
     """
 
     def __init__(self, pixels: Image.Image, metrics: set[str]) -> None:
@@ -144,7 +142,7 @@ class _Cache:
             self.entries = content if isinstance(content, dict) else {}
 
     def read(self, key: str, picture: str) -> Coded | None:
-        """The figures under a key, for a picture of that name; None where some are missing."""
+        """The results of a key, for a picture of that name; None if some are missing."""
         try:
             known = Coded(**self.entries[key] | {"picture": picture})
             return known if self.metrics <= set(known.scores) else None
@@ -152,12 +150,12 @@ class _Cache:
             return None
 
     def add(self, key: str, coded: Coded) -> Coded:
-        """Keep figures under a key."""
+        """Store results under a key."""
         self.entries[key], self.new = asdict(coded), True
         return coded
 
     def write(self) -> None:
-        """Write the file; a disk that cannot take it costs time only, the next time."""
+        """Write the file; errors are ignored, since it is only a cache."""
         if self.new:
             with suppress(OSError):
                 self.path.parent.mkdir(parents=True, exist_ok=True)

@@ -29,9 +29,9 @@ INTERRUPTED = 130
 
 
 def main(options: EvalOptions) -> int:
-    """Measure, show and write; after Ctrl-C, what was measured until then."""
+    """Measure, print and write; after Ctrl-C, the results so far."""
     device = torch.device("cuda" if use_cuda(options.accelerator) else "cpu")
-    torch.set_num_threads(min(torch.get_num_threads(), cores()))  # PyTorch counts cores that a container may not use
+    torch.set_num_threads(min(torch.get_num_threads(), cores()))  # PyTorch ignores the CPU limits of a container
     asked = choose_metrics(options.metrics)
     pictures = EvaluationPictures(options)
     if options.output:
@@ -103,21 +103,21 @@ def main(options: EvalOptions) -> int:
 
 
 def _say_whose_bytes(codecs: EvaluationSet, results: list[CodecResult]) -> None:
-    """Say whose bytes students and folders decode."""
+    """Print whose bytes students and folders decode."""
     said, warned = summary.latent_sentences(results)
     for sentence in warned:
         warn(sentence)
     for folder in codecs.folders.values():
-        if folder.lender:
+        if folder.encoder_name:
             said.append(
-                f"{folder.name} has no encoder: it decodes what {folder.lender} encodes, as real files, with its times."
+                f"{folder.name} has no encoder: it decodes what {folder.encoder_name} encodes, as real files, with its times."
             )
     for sentence in said:
         say(sentence)
 
 
 def _show_published(entries: list[dict[str, Any]]) -> None:
-    """The table of `codecswap.evaluation.summary.against_published`."""
+    """Print the table of `codecswap.evaluation.summary.against_published`."""
     rows = []
     for entry in entries:
         theirs, difference = entry["published"], entry["distance"]

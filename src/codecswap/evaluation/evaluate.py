@@ -1,4 +1,4 @@
-"""Evaluate codecs on pictures, picture by picture: `evaluate` for Python, `measure_all` for what is set up already."""
+"""Evaluate codecs on pictures, picture by picture: `evaluate` for Python, `measure_all` for codecs that are set up already."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -30,11 +30,11 @@ def evaluate(
     metrics: Iterable[str] = (),
     progress: Callable[[int], None] = lambda done: None,
 ) -> list[CodecResult]:
-    """Measure codecs on pictures: real bytes, PSNR, MS-SSIM and time, picture by picture. Nothing is printed or written.
+    """Measure codecs on pictures: real bytes, PSNR, MS-SSIM and time, picture by picture. Prints and writes nothing.
 
     Args:
-        pictures: files, taken whole, or names with pictures ``(3, H, W)``, RGB in [0, 1], of any size.
-        codecs: by the names that the results get: in PyTorch (in eval mode, tables up to date), or opened folders
+        pictures: files, used uncropped, or names with pictures ``(3, H, W)``, RGB in [0, 1], of any size.
+        codecs: codecs by the names of the results: in PyTorch (in eval mode, tables up to date), or opened folders
             (`codecswap.inference.runtime.OnnxCodec`). A folder without an encoder takes the teacher's, or another folder's.
         teacher: the codec that the others are compared with, too. Codecs in PyTorch are its students: those with its
             latents decode its bytes, and their encoding time is the teacher's.
@@ -45,8 +45,8 @@ def evaluate(
     Returns: the teacher's result, then the codecs' in their order, then each format and quality's (``JPEG q30``).
 
     Raises:
-        UserError: nothing to measure is named, a metric does not exist or cannot be loaded, a folder has no decoder or
-            nobody encodes for it, or a codec cannot take a picture.
+        UserError: there is no codec to measure, a metric does not exist or cannot be loaded, a folder has no decoder or
+            no encoder, or a codec cannot take a picture.
         OSError: a picture cannot be read.
     """
     named = dict(codecs or {})
@@ -91,7 +91,7 @@ def measure_all(
 ) -> Iterator[str]:
     """Measure codecs and anchors on named pictures ``(3, H, W)`` in [0, 1]; yields each picture's name once all have coded it.
 
-    A picture counts once every codec has coded it: after an interruption all results are of the same pictures. Codecs are
+    A picture counts once all codecs have coded it, so after an interruption all results are of the same pictures. Codecs are
     timed alone, with PyTorch's threads. Metrics and anchors run afterwards in threads of one core each: with PyTorch's own
     they take several times as long on a machine whose cores are not all free, since each of their many short steps waits for
     every thread.
@@ -107,7 +107,7 @@ def measure_all(
         with ThreadPoolExecutor(cores(), initializer=torch.set_num_threads, initargs=(1,)) as pool, full_float32():
             for index, (name, picture) in enumerate(pictures):
                 x = picture[None].to(device)
-                if index == 0:  # the first call of each codec is slower than the others
+                if index == 0:  # the first call of each codec is slower
                     for codecs in measured:
                         codecs.decode(name, x)
                 decoded = [one for codecs in measured for one in codecs.decode(name, x)]
@@ -118,7 +118,7 @@ def measure_all(
                 for result, one in zip(results, coded, strict=True):
                     result.coded.append(one)
                 yield name
-    finally:  # an interruption while appending leaves some codecs one picture ahead
+    finally:  # after an interruption some codecs may have one picture more
         torch.set_num_threads(before)  # new threads would get what the pool's got
         results = [result for codecs in groups for result in codecs.results]
         complete = min((len(result.coded) for result in results), default=0)
@@ -136,7 +136,7 @@ def _score(picture: str, x: Tensor, metrics: Sequence[Metric], decoded: Decoded)
 
 @contextmanager
 def full_float32() -> Iterator[None]:
-    """No TF32 on a GPU: it keeps three digits, which changes latents, and so bytes."""
+    """Disable TF32 on a GPU: its rounding changes latents, and so bytes."""
     before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     try:

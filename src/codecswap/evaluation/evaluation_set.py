@@ -25,20 +25,20 @@ class EvaluationSet:
 
     teachers: list[Teacher]
     measured: list[MeasuredCodecs]
-    """One for each teacher, then one for the folders that have none, if there are such."""
+    """One per teacher, then one for folders without a teacher, if there are any."""
     checkpoints: dict[str, StudentCheckpoint]
-    """By the names of the students."""
+    """Checkpoints by the names of the students."""
     folders: dict[str, Folder]
-    """By their names."""
+    """Folders by name."""
 
     @property
     def rates(self) -> int:
-        """How many codecs of different rates are compared; several make curves."""
+        """Number of codecs of different rates; several make curves."""
         return max(len(self.teachers), len({folder.codec.tables.digest() for folder in self.folders.values()}))
 
     @property
     def title(self) -> str:
-        """What is measured, in a few words."""
+        """Short title for tables."""
         kinds = ["Teacher"] if self.teachers else []
         kinds += ["student"] if self.checkpoints else []
         kinds += ["exported codecs"] if self.folders else []
@@ -46,7 +46,7 @@ class EvaluationSet:
 
     @property
     def source(self) -> str:
-        """The teachers in a few words, or else the folders."""
+        """Short names of the teachers, or of the folders."""
         if not self.teachers:
             return ", ".join(self.folders)
         first = self.teachers[0]
@@ -101,7 +101,7 @@ def build_evaluation_set(options: EvalOptions, device: torch.device) -> Evaluati
 
 
 def _teachers(options: EvalOptions, students: list[StudentCheckpoint]) -> list[Teacher]:
-    """The teachers of the options, or else the one that the students' checkpoints name; none if only folders are named."""
+    """The teachers of the options, or the one that the students' checkpoints name; empty if only folders are named."""
     qualities = options.qualities
     if options.teacher:
         return [Teacher(path, qualities[0], options.metric) for path in dict.fromkeys(options.teacher)]
@@ -127,7 +127,7 @@ def _identity(student: StudentCheckpoint) -> str | None:
 def _teacher_index(
     student: StudentCheckpoint, teachers: list[Teacher], codecs: list[Codec], identities: list[str]
 ) -> int:
-    """Index of a student's teacher: by the checkpoint's record, or (the original recipe's files have none) by the encoder."""
+    """Index of a student's teacher, by the checkpoint's record or (for files of the original recipe) by the encoder."""
     if len(teachers) == 1:
         check_teacher(student, identities[0], teachers[0].name)
         teacher, mine = codecs[0], student.student
@@ -153,7 +153,7 @@ def _teacher_index(
 
 
 def _names(paths: list[str], *, parts: int, single: str | None = None) -> list[str]:
-    """Short names for paths: their last ``parts``, or as many as it takes to tell them apart."""
+    """Short unique names for paths: their last ``parts`` components, or more if needed."""
     if single and len(paths) == 1:
         return [single]
     split = [Path(path).parts for path in paths]
@@ -165,7 +165,7 @@ def _names(paths: list[str], *, parts: int, single: str | None = None) -> list[s
 
 
 def _curves(students: list[dict[str, StudentCheckpoint]]) -> dict[str, str]:
-    """The curve of each student: with one teacher its own, with several one for each replacement and stage."""
+    """Curve of each student: its own with one teacher, else one per replacement and stage."""
     if len(students) == 1:
         return {name: name for name in students[0]}
     found = {}
@@ -183,7 +183,7 @@ def _curves(students: list[dict[str, StudentCheckpoint]]) -> dict[str, str]:
 def progress(student: StudentCheckpoint) -> str | None:
     """A sentence about a student whose run is unfinished, or None.
 
-    Read from the latest checkpoint beside it: the best checkpoint of a finished run is often an early one.
+    It is read from the latest checkpoint beside it, since the best checkpoint is often an early one.
     """
     done, epochs, batch = _done(student.content)
     if done is None or epochs is None:
@@ -210,7 +210,7 @@ def progress(student: StudentCheckpoint) -> str | None:
 
 
 def _done(content: dict[str, Any]) -> tuple[int | None, int | None, int]:
-    """Epochs done, epochs asked for, and batches done of the next epoch, as a checkpoint tells."""
+    """Finished epochs, requested epochs, and finished batches of the next epoch, from a checkpoint."""
     epoch, epochs = content.get("epoch"), content.get("config", {}).get("epochs")
     batch = content.get("batch", 0)
     if not isinstance(epoch, int) or not isinstance(epochs, int):

@@ -1,4 +1,4 @@
-"""Exported, quantized and compiled folders in an evaluation: opened, and each paired with who encodes for it."""
+"""Exported, quantized and compiled folders in an evaluation, each paired with an encoder."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,29 +16,29 @@ class Folder:
     """A folder to measure."""
 
     name: str
-    """As tables show it."""
+    """Name in tables."""
     codec: OnnxCodec
-    lender: str | None
-    """Name of the codec whose encoder it takes; None: it has its own."""
+    encoder_name: str | None
+    """Name of the codec whose encoder it uses; None if it has its own."""
     encoder: Any
     """A `codecswap.entropy.bitstream.Codec`."""
     teacher: int | None
-    """Index of the teacher with its entropy tables; None: there is none, the folder stands alone."""
+    """Index of the teacher with the same entropy tables, or None."""
 
     @property
     def path(self) -> str:
-        """As it was named."""
+        """Path as given by the user."""
         return str(self.codec.folder)
 
     @property
     def kind(self) -> str:
-        """What folders of several teachers that make one curve have in common."""
+        """Key that folders of one curve (of several teachers) have in common."""
         manifest = self.codec.manifest
         replaced = "" if manifest.replacement == "none" else f"{manifest.replacement}, "
         return f"{replaced}{manifest.precision}"
 
     def measured(self, curve: str) -> Exported:
-        """What `codecswap.evaluation.measure` takes."""
+        """Convert for `codecswap.evaluation.measure`."""
         return Exported(self.name, self.codec, self.encoder, curve)
 
 
@@ -46,32 +46,32 @@ def pair_folders(opened: Sequence[OnnxCodec], names: Sequence[str], teachers: Ma
     """Find an encoder for opened folders that have none: a teacher's, or another folder's.
 
     Args:
-        names: of the folders, as tables show them.
-        teachers: by name.
+        names: names of the folders in tables.
+        teachers: teachers by name.
 
     Raises:
-        UserError: one is no exported codec, has no decoder, or has no encoder and nobody here has its entropy tables.
+        UserError: a folder has no decoder, or has no encoder and no other codec has its entropy tables.
     """
-    # a teacher that predicts in floating point encodes for no folder, which predicts in integers: their digests differ
-    lenders: dict[int, tuple[str, Any]] = {
+    # digests differ if a teacher predicts in floating point and a folder in integers
+    teacher_encoders: dict[int, tuple[str, Any]] = {
         index: (name, TorchCodec(codec)) for index, (name, codec) in enumerate(teachers.items())
     }
     own = [(name, codec) for name, codec in zip(names, opened, strict=True) if codec.manifest.encoder]
-    encoders = [*lenders.values(), *own]
+    encoders = [*teacher_encoders.values(), *own]
     found = []
     for name, codec in zip(names, opened, strict=True):
         if codec.manifest.decoder is None:
             raise UserError(f"{codec.folder} holds no decoder: name a folder that has one with --codec.")
         digest = codec.entropy.digest
-        teacher = next((index for index, (_, each) in lenders.items() if each.entropy.digest == digest), None)
-        lender, encoder = None, codec
+        teacher = next((index for index, (_, each) in teacher_encoders.items() if each.entropy.digest == digest), None)
+        encoder_name, encoder = None, codec
         if codec.manifest.encoder is None:
-            lender, encoder = _lender(codec, encoders)
-        found.append(Folder(name, codec, lender, encoder, teacher))
+            encoder_name, encoder = _find_encoder(codec, encoders)
+        found.append(Folder(name, codec, encoder_name, encoder, teacher))
     return found
 
 
-def _lender(codec: OnnxCodec, encoders: list[tuple[str, Any]]) -> tuple[str, Any]:
+def _find_encoder(codec: OnnxCodec, encoders: list[tuple[str, Any]]) -> tuple[str, Any]:
     digest = codec.entropy.digest
     for name, encoder in encoders:
         if encoder.entropy.digest == digest:
@@ -84,7 +84,7 @@ def _lender(codec: OnnxCodec, encoders: list[tuple[str, Any]]) -> tuple[str, Any
 
 
 def curve_names(folders: Sequence[Folder], teachers: int) -> list[str]:
-    """The curve of each folder: its own where all have the same entropy tables, else one for each kind."""
+    """Curve of each folder: its own if all have the same entropy tables, else one per kind."""
     if teachers <= 1 and len({folder.codec.tables.digest() for folder in folders}) <= 1:
         return [folder.name for folder in folders]
     seen: dict[tuple[bytes, str], int] = {}
@@ -97,13 +97,13 @@ def curve_names(folders: Sequence[Folder], teachers: int) -> list[str]:
 
 
 def check_sizes(folders: Sequence[Folder], sizes: Iterable[tuple[str, tuple[int, int]]]) -> None:
-    """Refuse, before anything is measured, pictures that a folder of a fixed size cannot take.
+    """Refuse pictures that a folder of a fixed size cannot take, before measuring.
 
     Args:
         sizes: names of pictures, and their heights and widths in pixels.
 
     Raises:
-        UserError: there is one.
+        UserError: there is such a picture.
     """
     codecs = {each for folder in folders for each in (folder.codec, folder.encoder) if isinstance(each, OnnxCodec)}
     fixed = [codec for codec in codecs if codec.manifest.height]

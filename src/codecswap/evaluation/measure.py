@@ -1,4 +1,4 @@
-"""Codecs at work on a picture: real bytes, the picture that comes back, and times."""
+"""Encode and decode a picture with codecs: real bytes, the decoded picture, and times."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -24,7 +24,7 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True)
 class Decoded:
-    """A picture that one codec has encoded and decoded, before metrics judge it."""
+    """A picture encoded and decoded by one codec, before metrics are computed."""
 
     y: Tensor
     """``(1, 3, H, W)`` in [0, 1], rounded to 8 bits."""
@@ -33,18 +33,18 @@ class Decoded:
     encoding_time: float
     decoding_time: float
     by_teacher: Tensor | None = None
-    """The same picture as its teacher decodes it; None where there is no teacher."""
+    """The picture decoded by the teacher; None without a teacher."""
 
 
 @torch.no_grad()
 def compress(codec: Codec, x: Tensor) -> tuple[list[bytes], torch.Size]:
-    """A picture's strings and the sides of its latents.
+    """Compress a picture to strings; also returns the height and width of its latents.
 
     Args:
-        x: ``(1, 3, H, W)`` in [0, 1], of any size: padded to what the codec asks for by repeating its edge.
+        x: ``(1, 3, H, W)`` in [0, 1], of any size; padded to the codec's multiple by repeating its edge.
 
     Raises:
-        UserError: latents are larger than any picture's; CompressAI's coder would never end.
+        UserError: latents are implausibly large; CompressAI's coder would not terminate.
     """
     height, width = x.shape[-2:]
     padded = F.pad(x, (0, -width % codec.multiple, 0, -height % codec.multiple), mode="replicate")
@@ -67,7 +67,7 @@ def code(codec: Codec, x: Tensor) -> tuple[float, Tensor]:
     Args:
         x: ``(1, 3, H, W)`` in [0, 1], of any size.
 
-    Returns: bits per pixel of the picture as it was, and the latents ``(1, M, H/16, W/16)`` read back from the bytes.
+    Returns: bits per pixel of the unpadded picture, and the latents ``(1, M, H/16, W/16)`` read back from the bytes.
     """
     strings, sides = compress(codec, x)
     return bits_per_pixel(_bits(strings), x), codec.decompress_latents(strings, sides)
@@ -83,7 +83,7 @@ class MeasuredCodecs(Protocol):
     """Codecs that are measured together."""
 
     results: list[CodecResult]
-    """One for each codec, filled while pictures are measured (`codecswap.evaluation.evaluate`)."""
+    """One per codec, filled while pictures are measured (`codecswap.evaluation.evaluate`)."""
 
     def decode(self, picture: str, x: Tensor) -> list[Decoded]:
         """Encode and decode one picture ``(1, 3, H, W)`` with every codec, in the order of ``results``."""
@@ -92,21 +92,21 @@ class MeasuredCodecs(Protocol):
 
 @dataclass(frozen=True)
 class Exported:
-    """An exported codec to measure, and the one that encodes for it."""
+    """An exported codec to measure, with its encoder."""
 
     name: str
-    """As tables show it."""
+    """Name in tables."""
     codec: bitstream.Codec
     encoder: bitstream.Codec
-    """The same, or where it has no encoder another codec with its entropy tables."""
+    """The same codec, or if it has no encoder, another one with its entropy tables."""
     curve: str = ""
 
 
 class ExportedCodecs:
-    """Exported codecs, which write and read files as ``codecswap encode`` and ``decode`` do; the files' headers do not count.
+    """Exported codecs, measured with files as of ``codecswap encode`` and ``decode``, without their headers.
 
     Args:
-        exported: those with the same encoder get its file of each picture, encoded once.
+        exported: the codecs; those with the same encoder share one file per picture.
     """
 
     def __init__(self, exported: Sequence[Exported]) -> None:
@@ -114,7 +114,7 @@ class ExportedCodecs:
         self.results = [CodecResult(each.name, "exported", curve=each.curve or each.name) for each in exported]
 
     def decode(self, picture: str, x: Tensor, by_teacher: Tensor | None = None) -> list[Decoded]:
-        """Encode and decode one picture ``(1, 3, H, W)``; ``by_teacher``: as the teacher decodes it.
+        """Encode and decode one picture ``(1, 3, H, W)``; ``by_teacher``: the picture decoded by the teacher.
 
         Raises:
             UserError: a codec cannot take a picture of that size.
@@ -138,7 +138,7 @@ class ExportedCodecs:
 
 
 def to_image(x: Tensor) -> Image.Image:
-    """A picture ``(1, 3, H, W)`` in [0, 1] in 8 bits."""
+    """Convert a picture ``(1, 3, H, W)`` in [0, 1] to 8 bits."""
     return Image.fromarray((x[0] * 255).round().byte().permute(1, 2, 0).cpu().numpy())
 
 
@@ -147,8 +147,8 @@ class TeacherAndStudents:
 
     Args:
         teacher, students: on one device, in eval mode, their entropy tables up to date.
-        name: the teacher's in tables.
-        curves: of the teacher and of each student; by default each its own.
+        name: name of the teacher in tables.
+        curves: curve of the teacher and of each student; by default each has its own.
         exported: exported codecs to compare with this teacher, too.
     """
 
@@ -179,7 +179,7 @@ class TeacherAndStudents:
         read = timed(x.device, teacher.decompress_latents, *encoded[0])
         found: list[Decoded] = []
         by_teacher: Tensor | None = None
-        for codec, result in zip(self.codecs, self.results, strict=False):  # the exported ones' follow
+        for codec, result in zip(self.codecs, self.results, strict=False):  # results of exported codecs follow
             (strings, sides), encoding_time = encoded
             latents, reading_time = read
             if result.same_latents is False:
@@ -193,7 +193,7 @@ class TeacherAndStudents:
 
 
 def timed(device: torch.device, function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> tuple[_T, float]:
-    """What a function returns, and the seconds it took, with the device's work done before and after."""
+    """The result of a function, and its time in seconds; the device is synchronized before and after."""
     wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
     wait()
     began = time.perf_counter()

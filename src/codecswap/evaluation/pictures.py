@@ -1,4 +1,4 @@
-"""The pictures of an evaluation: a folder taken whole, or center crops of what training held out."""
+"""Pictures of an evaluation: all pictures of a folder, or center crops of the validation split."""
 
 from collections.abc import Callable, Generator, Iterator
 from contextlib import suppress
@@ -38,9 +38,9 @@ class EvaluationPictures:
             self.folder, self.read, self.paths = str(options.coco_dir), validation_crop, found.val
         self.workers = options.num_workers
         self.names: list[str] = []
-        """Of those read, relative to the folder."""
+        """Names of the pictures read, relative to the folder."""
         self.sizes: list[tuple[int, int]] = []
-        """Height and width of those read."""
+        """Height and width of the pictures read."""
         self.unreadable: list[str] = []
 
     def expected_sizes(self) -> Iterator[tuple[str, tuple[int, int]]]:

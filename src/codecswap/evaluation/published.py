@@ -1,4 +1,4 @@
-"""Figures that CompressAI publishes for its zoo, and how far a measurement is from them."""
+"""CompressAI's published results of its zoo, and differences of measurements from them."""
 
 import json
 from collections.abc import Iterable
@@ -12,7 +12,7 @@ from codecswap.config import ZOO
 
 @cache
 def published(model: str) -> dict[str, Any]:
-    """A model of the zoo (mse), qualities 1 to 8 on Kodak, in CompressAI's results format (its source in ``description``)."""
+    """Published results of a model (mse), qualities 1 to 8 on Kodak, in CompressAI's results format."""
     name = f"compressai-{model.replace('_', '-')}-mse-kodak.json"
     return json.loads((files("codecswap") / "assets" / "published" / name).read_text("utf-8"))
 
@@ -28,7 +28,7 @@ def is_kodak(pictures: Iterable[tuple[str, tuple[int, int]]]) -> bool:
 
 
 def distance(mean: dict[str, float], quality: int, model: str = ZOO) -> dict[str, float]:
-    """How far a measurement on Kodak is from the published figures of one quality: ``psnr`` (dB), ``ms_ssim``, ``bpp``."""
+    """Difference of a measurement on Kodak from the published results of one quality: ``psnr`` (dB), ``ms_ssim``, ``bpp``."""
     figures = published(model)["results"]
     keys = {"psnr": "psnr-rgb", "ms_ssim": "ms-ssim-rgb", "bpp": "bpp"}
     return {name: mean[name] - figures[key][quality - 1] for name, key in keys.items()}

@@ -7,14 +7,14 @@ from itertools import pairwise
 from codecswap.evaluation.result import CodecResult
 
 MIN_POINTS = 4
-"""Points that a curve must have for Bjontegaard's measures."""
+"""Fewest points of a curve for Bjontegaard's measures."""
 
 Points = Sequence[tuple[float, float]]
 """A curve: bits per pixel and PSNR (dB) of each point."""
 
 
 def curves(results: Iterable[CodecResult]) -> dict[str, list[CodecResult]]:
-    """Results by the curve they belong to, by ascending rate; curves in order of first appearance."""
+    """Group results by curve, by ascending rate; curves in order of first appearance."""
     found: dict[str, list[CodecResult]] = {}
     for result in results:
         found.setdefault(result.curve or result.name, []).append(result)
@@ -28,7 +28,7 @@ class Delta:
     value: float | None
     """Percent of rate (BD-rate) or dB (BD-PSNR); None where it is not defined."""
     over: tuple[float, float] | None = None
-    """What it is a mean over: the PSNR (for BD-rate) or the rate (for BD-PSNR) that both curves reach."""
+    """Range it is averaged over: the PSNR (for BD-rate) or the rate (for BD-PSNR) common to both curves."""
     why: str = ""
     """Why it is not defined."""
 

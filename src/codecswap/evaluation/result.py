@@ -1,4 +1,4 @@
-"""What an evaluation finds: each picture through each codec, and the means over pictures."""
+"""Results of an evaluation: each picture with each codec, and means over pictures."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -8,37 +8,37 @@ from codecswap.metrics.table import METRICS, mean_of_finite
 
 @dataclass(frozen=True)
 class Coded:
-    """One picture through one codec."""
+    """Result of one picture with one codec."""
 
     picture: str
     """The picture's name."""
     bpp: float
     """Bits per pixel, counted from the bytes."""
     scores: dict[str, float]
-    """The decoded picture against the original, by the names of the metrics that were measured; NaN: not defined."""
+    """Metrics of the decoded picture against the original, by name; NaN: not defined."""
     encoding_time: float
     """Seconds from the picture in memory to its bytes."""
     decoding_time: float
     """Seconds from the bytes to the 8-bit picture in memory."""
     against_teacher: dict[str, float] | None = None
-    """The decoded picture against its teacher's, of students and exported folders; None where there is no teacher."""
+    """Metrics of the decoded picture against the teacher's, for students and folders; None without a teacher."""
 
 
 @dataclass(frozen=True)
 class CodecResult:
-    """One codec on all pictures."""
+    """Results of one codec on all pictures."""
 
     name: str
-    """As tables show it."""
+    """Name in tables."""
     kind: Literal["teacher", "student", "exported", "anchor"]
     same_latents: bool | None = None
-    """A student's encoder and entropy model are its teacher's, bit for bit; None for all but students."""
+    """Whether a student's encoder and entropy model equal the teacher's bit for bit; None for other codecs."""
     same_entropy: bool | None = None
-    """Its entropy model is, whatever its encoder: either decodes the other's files."""
+    """Whether a student's entropy model equals the teacher's, so that they can exchange files."""
     coded: list[Coded] = field(default_factory=list)
-    """One for each picture, in their order."""
+    """One per picture, in order."""
     curve: str = ""
-    """The rate-distortion curve that this codec is a point of; empty: one of its own."""
+    """Rate-distortion curve that this codec is a point of; empty: its own."""
 
     def mean(self) -> dict[str, float]:
         """Means over the pictures, each metric's as `codecswap.metrics.table.METRICS` says.

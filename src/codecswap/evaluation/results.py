@@ -20,7 +20,7 @@ FORMAT = "codecswap evaluation"
 
 
 def show_results(title: str, results: Sequence[CodecResult], metrics: Sequence[Metric]) -> None:
-    """The table of means; where a metric is not defined on all pictures, its column says on how many it is.
+    """Print the table of means; the column of a metric that is not defined on all pictures says on how many.
 
     Args:
         metrics: the columns; one that could not be measured stays empty.
@@ -76,7 +76,7 @@ def _finite(value: float | None) -> float | None:
 
 
 def prepare_folder(folder: Path) -> None:
-    """Make the folder for results, and try to write to it, before anything that takes time.
+    """Create the folder for results, and check that it is writable, before slow steps.
 
     Raises:
         UserError: it cannot be written to.

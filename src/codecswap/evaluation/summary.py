@@ -1,4 +1,4 @@
-"""What an evaluation says beyond its table, as data and as sentences: whose bytes decode, curves against curves, the zoo."""
+"""Summary of an evaluation, as data and as sentences: shared bitstreams, BD-rates, and published results."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,7 +10,7 @@ from codecswap.evaluation.result import CodecResult
 
 
 def latent_sentences(results: Sequence[CodecResult]) -> tuple[list[str], list[str]]:
-    """Whether the students decode their teacher's bitstreams: what to say, and what to warn of."""
+    """Whether the students decode their teacher's bitstreams: messages, and warnings."""
     said, warned = [], []
     students = [result for result in results if result.kind == "student"]
     for student in students:
@@ -36,7 +36,7 @@ def latent_sentences(results: Sequence[CodecResult]) -> tuple[list[str], list[st
 
 
 def bjontegaard(results: Sequence[CodecResult]) -> list[dict[str, Any]]:
-    """BD-rate and BD-PSNR of the curves of students and folders against the teachers', as ``summary.json`` has them.
+    """BD-rate and BD-PSNR of the curves of students and folders against the teachers', as in ``summary.json``.
 
     Without a teacher: against the first folders' curve.
     """
@@ -67,7 +67,7 @@ def _sentence(what: str, delta: Delta, unit: str) -> str:
 
 
 def against_published(codecs: EvaluationSet) -> list[dict[str, Any]]:
-    """Differences of the zoo's codecs (trained for MSE) from CompressAI's figures for Kodak, as ``summary.json`` has them."""
+    """Differences of the zoo's codecs (trained for MSE) from CompressAI's results on Kodak, as in ``summary.json``."""
     entries = []
     for teacher, measured in zip(codecs.teachers, codecs.measured, strict=False):
         if teacher.path is None and teacher.metric == "mse":
@@ -79,7 +79,7 @@ def against_published(codecs: EvaluationSet) -> list[dict[str, Any]]:
 
 
 def entry_of(result: CodecResult, codecs: EvaluationSet) -> dict[str, Any]:
-    """A codec in ``summary.json``."""
+    """Entry of a codec in ``summary.json``."""
     entry: dict[str, Any] = {
         "name": result.name,
         "kind": result.kind,
@@ -93,5 +93,5 @@ def entry_of(result: CodecResult, codecs: EvaluationSet) -> dict[str, Any]:
         folder = codecs.folders[result.name]
         manifest = folder.codec.manifest
         entry |= {"folder": folder.path, "replacement": manifest.replacement, "precision": manifest.precision}
-        entry |= {"encoder": folder.lender or result.name, "height": manifest.height, "width": manifest.width}
+        entry |= {"encoder": folder.encoder_name or result.name, "height": manifest.height, "width": manifest.width}
     return entry | {"mean": result.mean()}

@@ -1,4 +1,4 @@
-"""A codec as a folder that codes pictures without PyTorch: `codecswap export` and `codecswap quantize` as functions."""
+"""`codecswap export` and `codecswap quantize` as functions: write a codec as a folder that needs no PyTorch."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -39,14 +39,14 @@ def export(
         codec: a teacher or a student, in float.
         output: the folder; it is replaced whole, or stays as it is.
         part, form, opset, input, fp16, name: as in `codecswap.export.folder.write_float`.
-        height, width: of the pictures, multiples of `Codec.multiple`; None: any size.
+        height, width: fixed size of the pictures, multiples of `Codec.multiple`; None: any size.
         images: folder of pictures to compare on; None: photographs inside the package.
         track: shows progress.
 
-    Returns: what codec.json says, and how close the files are.
+    Returns: the contents of codec.json, and the differences from PyTorch.
 
     Raises:
-        UserError: the codec has no such form, size or input, cannot be exported, or float32 files differ from PyTorch.
+        UserError: the codec has no such lowering, size or input, cannot be exported, or float32 files differ from PyTorch.
     """
     size = (height, width) if height and width else None
     with replaced_folder(Path(output)) as made:
@@ -79,20 +79,20 @@ def quantize(
     """Quantize a codec's networks and, with ``output``, write them as `export` does.
 
     Args:
-        codec: a teacher or a student; it is left as it is.
+        codec: a teacher or a student; it is not changed.
         output: the folder; it is replaced whole, or stays as it is. None: nothing is written.
         precision, activations, weight_bits, equalize, refit, keep: `codecswap.quantize.scheme.Scheme`.
         part, form, opset, height, width, name: as in `export`; opsets 13 to 20.
         calibration_images: folder of pictures, or pictures ``(3, H, W)`` of one size, float32 in [0, 1]; None: photographs
             inside the package.
-        calibration_count: how many of a folder's pictures, at most.
-        advance: is called with the number of steps done, `codecswap.quantize.codec.STEPS` for each network and one for each
+        calibration_count: largest number of pictures of a folder.
+        advance: called with the number of steps done, `codecswap.quantize.codec.STEPS` for each network and one for each
             picture.
 
-    Returns: the networks; and how close ONNX Runtime comes to what the written files mean, in dB for each network.
+    Returns: the networks, and the agreement of ONNX Runtime with the reference execution of the files, in dB per network.
 
     Raises:
-        UserError: a layer to keep or the form does not fit the codec, or ONNX Runtime computes the files wrongly here.
+        UserError: the codec has no such layer or lowering, or ONNX Runtime computes the files wrongly here.
     """
     size = (height, width) if height and width else None
     check_size(codec, size)

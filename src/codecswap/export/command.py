@@ -15,7 +15,7 @@ from codecswap.swaps.closed_form import fit_gdn
 from codecswap.targets.target import load_target
 
 REFUSED = 3
-"""Exit code where a target does not accept the graphs."""
+"""Exit code if a target does not accept the graphs."""
 
 
 def main(options: ExportOptions) -> int:

@@ -1,4 +1,4 @@
-"""Writing the folder of a codec: its networks, its entropy tables, and codec.json."""
+"""Write the folder of a codec: its networks, its entropy tables, and codec.json."""
 
 import hashlib
 from collections.abc import Mapping
@@ -36,15 +36,15 @@ from codecswap.students.record import describe_swaps
 
 Size = tuple[int, int]
 """Height and width."""
-RANGED_ON, RANGED_AT = 8, (256, 256)
-"""How many pictures, and of which width and height, the ranges of the integer hyper-synthesis are taken from."""
+RANGE_PICTURES, RANGE_SIZE = 8, (256, 256)
+"""Number of pictures, and their width and height, to estimate ranges of the integer hyper-synthesis on."""
 
 
 def check_size(codec: Codec, size: Size | None) -> None:
-    """Refuse a fixed size that a codec cannot have, and a codec that cannot be exported.
+    """Refuse an impossible fixed size, and a codec that cannot be exported.
 
     Args:
-        size: height and width of the pictures, where they are fixed.
+        size: height and width of the pictures, if fixed.
 
     Raises:
         UserError: see there.
@@ -76,17 +76,17 @@ def write_float(
 
     Args:
         codec: a teacher or a student, in float.
-        folder: it is made if it is not there; what it holds besides stays.
+        folder: created if missing; other files in it are kept.
         name: where the codec comes from, in words.
         part: ``decoder``, ``encoder`` or ``both``: the networks to write.
-        form: how upsampling layers are written: ``native``, ``masked`` or ``subpixel``.
+        form: lowering of upsampling layers: ``native``, ``masked`` or ``subpixel``.
         opset: ONNX's, 11 to 20.
         size: height and width of the pictures, multiples of `Codec.multiple`; None: any.
-        input: what the decoder takes: rounded ``latents``, or ``symbols``, the entropy coder's integers.
+        input: input of the decoder: rounded ``latents``, or ``symbols``, the entropy coder's integers.
         fp16: weights and arithmetic in float16; inputs and outputs stay float32.
 
     Raises:
-        UserError: the codec has no such form, size or input, or cannot be exported.
+        UserError: the codec has no such lowering, size or input, or cannot be exported.
     """
     check_size(codec, size)
     graphs = {}
@@ -112,9 +112,9 @@ def write_quantized(
     opset: int = 13,
     size: Size | None = None,
 ) -> Manifest:
-    """Write what `codecswap.quantize.codec.quantize` made of a codec; arguments are those of `write_float`, opsets 13 to 20.
+    """Write the networks of `codecswap.quantize.codec.quantize`; arguments as in `write_float`, opsets 13 to 20.
 
-    The hyper-encoder of a codec that has one is written in float: it runs at a 64th of the picture's size.
+    The hyper-encoder, if there is one, is written in float: it runs at a 64th of the picture's size.
     """
     check_size(codec, size)
     models = {part: qdq_model(network.transform, opset) for part, network in networks.networks.items()}
@@ -132,12 +132,12 @@ def write_quantized(
 
 
 def to_float16(model: ModelProto) -> ModelProto:
-    """A network in float16 inside, float32 at both ends."""
+    """Convert a network to float16; input and output stay float32."""
     from onnxruntime.transformers.float16 import convert_float_to_float16
     from onnxruntime.transformers.onnx_model import OnnxModel
 
     made = OnnxModel(convert_float_to_float16(model, keep_io_types=True))
-    made.topological_sort()  # the casts of the inputs stand last
+    made.topological_sort()  # the casts of the inputs are last
     onnx.checker.check_model(made.model, full_check=True)
     return made.model
 
@@ -152,15 +152,15 @@ def write_codec(
     size: Size | None = None,
     split_inputs: SplitInputs | None = None,
 ) -> Manifest:
-    """Write a codec's folder; one that exists keeps what it has besides.
+    """Write a codec's folder; other files in an existing folder are kept.
 
     Args:
-        codec: its numbers, tables and hyper-synthesis are written.
-        models: ``encoder``, ``decoder``, ``hyper_encoder``, those there are: each becomes a file of its name.
+        codec: its sizes, tables and hyper-synthesis are written.
+        models: networks by name (``encoder``, ``decoder``, ``hyper_encoder``); each is written as NAME.onnx.
         name: where the codec comes from, in words.
-        precision: of the networks.
+        precision: precision of the networks.
         size: height and width of the pictures, where they are fixed.
-        split_inputs: how symbols become the decoder's input; None: it takes latents, or symbols.
+        split_inputs: input layout of the decoder; None: it takes latents or symbols.
     """
     folder.mkdir(parents=True, exist_ok=True)
     networks = {}
@@ -199,14 +199,14 @@ def write_codec(
 
 
 def add_checks(folder: Path, samples: Samples) -> dict[str, float]:
-    """Compare what ONNX Runtime computes with the files' reference execution, and write the stored checks.
+    """Compare ONNX Runtime with the files' reference execution, and write the stored checks.
 
-    A codec with hyper-latents gets no stored checks: its parts cannot be cut out of a file.
+    A codec with hyper-latents has no stored checks.
 
     Returns: the agreement of each network, in dB (`codecswap.inference.check.measure_agreement`).
 
     Raises:
-        UserError: they differ by more than roundings do.
+        UserError: they differ by more than rounding.
     """
     exact = OnnxCodec(folder, reference=True)
     first = (samples.pictures[:VERIFIED_ON], samples.symbols[:VERIFIED_ON], samples.means[:VERIFIED_ON])
@@ -222,7 +222,7 @@ def add_checks(folder: Path, samples: Samples) -> dict[str, float]:
 
 
 def agreement_sentences(agreements: Mapping[str, float]) -> list[str]:
-    """What `add_checks` found, in words."""
+    """The agreements of `add_checks`, as sentences."""
     return [
         f"ONNX Runtime's {part} against the file's reference execution: {min(found, 120):.1f} dB."
         for part, found in agreements.items()
@@ -242,9 +242,9 @@ def equalization_sentences(network: QuantizedNetwork) -> list[str]:
 
 
 def _side_of(codec: HyperCodec) -> tuple[EntropyTables, IntegerNetwork]:
-    """The Gaussians' tables and the hyper-synthesis in integers, ranged on the package's photographs for training."""
+    """Tables of the Gaussians, and the integer hyper-synthesis with ranges estimated on the package's training photographs."""
     torch_codec = TorchCodec(codec)
     symbols = []
-    for sample in islice(sample_pictures(None, "", "train", RANGED_AT), RANGED_ON):
+    for sample in islice(sample_pictures(None, "", "train", RANGE_SIZE), RANGE_PICTURES):
         symbols.append(torch_codec.tables.to_symbols(torch_codec.hyper_analyze(torch_codec.analyze(sample))))
     return codec.gaussian_tables(), integer_network(codec, symbols)

@@ -1,4 +1,4 @@
-"""What of a graph a target would not accept, and what would replace it."""
+"""Operators of a graph that a target does not support, and their replacements."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -33,17 +33,17 @@ _INSTEAD = {
         for operator in ("Sqrt", "Div", "Reciprocal")
     },
 }
-"""Per operator: what to ask `codecswap export` for, and the operators that come instead.
+"""For each operator: options of `codecswap export` that avoid it, and the operators used instead.
 
 ``medians`` is the Add of --input symbols.
 """
 
 NAMED = 4
-"""Layers named in a line; of more it says how many."""
+"""Most layers named in a line; further ones are counted."""
 
 
 def complaints(path: Path, target: Target) -> list[str]:
-    """What of the graph in ``path`` a target does not accept, a line for each reason: the layers, and what replaces them."""
+    """What a target does not support in the graph in ``path``: one line per reason, with layers and replacements."""
     model = onnx.load(path)
     opset, found = graph.opset(model), []
     if target.max_opset and opset > target.max_opset:
@@ -59,13 +59,13 @@ def complaints(path: Path, target: Target) -> list[str]:
 
 
 def refused(transform: TransformGraph, target: Target) -> list[str]:
-    """What of a transform a target does not accept, as `complaints` says it, before anything is written."""
+    """What a target does not support in a transform, as lines like those of `complaints`, before anything is written."""
     steps = [(step.operator, step.layer, step.attributes) for step in transform.operations]
     return _refused(steps, target, target.max_opset or 13)
 
 
 def _refused(steps: Sequence[tuple[str, str, Mapping[str, Any]]], target: Target, opset: int) -> list[str]:
-    """What a target does not accept of operators, their layers (empty: before the first) and their attributes."""
+    """Lines about unsupported operators, for tuples of operator, layer (empty: before the first) and attributes."""
     found: dict[tuple[str, str], dict[str, None]] = {}  # layers by operator and reason
     for operator, layer, attributes in steps:
         for reason in _reasons(operator, layer, attributes, target, opset):
@@ -97,7 +97,7 @@ def _advice(operator: str, target: Target) -> str:
 
 
 def _default(operator: str, attribute: str, opset: int) -> Any:
-    """The value an attribute has where a node leaves it out."""
+    """Default value of an attribute."""
     declared = onnx.defs.get_schema(operator, opset, "").attributes.get(attribute)
     value = declared and declared.default_value
     return onnx.helper.get_attribute_value(value) if value and value.type else None

@@ -1,4 +1,4 @@
-"""The tables that export and quantize print: replaced GDNs, what files hold, what rounding costs, float beside quantized."""
+"""Tables of export and quantize: replaced GDNs, contents of files, sensitivity, and float against quantized."""
 
 import tempfile
 import time
@@ -26,11 +26,11 @@ from codecswap.swaps import GDN_SWAPS
 from codecswap.swaps.closed_form import FittedGdn
 
 COUNTED_AT = 256
-"""Side of the picture for which multiply-adds are counted where the size is open."""
+"""Side of the picture for which multiply-adds are counted if the size is dynamic."""
 SHOWN = 32
-"""Tensors that are shown by name: those whose rounding costs most."""
+"""Number of tensors shown by name: those with the largest error."""
 REPEATS = 5
-"""Times that a picture is decoded to say how long it takes; the fastest counts."""
+"""Number of repetitions of a time measurement; the fastest counts."""
 
 
 def show_gdn(fitted: FittedGdn[Codec]) -> None:
@@ -49,7 +49,7 @@ def show_gdn(fitted: FittedGdn[Codec]) -> None:
 
 
 def show_facts(folder: Path, manifest: Manifest) -> None:
-    """Print what each file holds."""
+    """Print the contents of each file."""
     height, width = manifest.height or COUNTED_AT, manifest.width or COUNTED_AT
     rows = []
     for network in manifest.networks:
@@ -70,10 +70,10 @@ def show_facts(folder: Path, manifest: Manifest) -> None:
 
 
 def show_costs(part: str, network: QuantizedNetwork) -> None:
-    """Print what rounding each tensor alone costs: the decoder's in dB against the float picture."""
-    if network.in_float is None or network.feed is None:
+    """Print the error of quantizing each tensor alone; for a decoder in dB against the float picture."""
+    if network.float_transform is None or network.feed is None:
         return
-    found = sorted(costs(network.in_float, network.transform, network.feed), key=lambda cost: -cost.mse)
+    found = sorted(costs(network.float_transform, network.transform, network.feed), key=lambda cost: -cost.mse)
     total = sum(cost.mse for cost in found) or 1e-30
     shown = [(f"{cost.layer} {cost.tensor}", cost.mse) for cost in found[:SHOWN]]
     if rest := found[SHOWN:]:
@@ -84,18 +84,18 @@ def show_costs(part: str, network: QuantizedNetwork) -> None:
 
 
 def show_quality(codec: Codec, folder: Path, pictures: Sequence[np.ndarray], *, part: Part, form: Form) -> None:
-    """Print float and quantized side by side.
+    """Print float and quantized results side by side.
 
     Args:
-        codec: as it was before it was quantized.
-        folder: what `codecswap quantize` wrote of it.
-        pictures: ``(3, H, W)``, float32 in [0, 1], that were not calibrated on.
-        part, form: what was quantized, and in which form: the same is measured in float.
+        codec: the codec before quantization.
+        folder: result of `codecswap quantize` for it.
+        pictures: ``(3, H, W)``, float32 in [0, 1], held out from quantization.
+        part, form: the quantized part and its lowering; the same is measured in float.
     """
     quantized = OnnxCodec(folder, threads=1)
     reference, measured, manifest = TorchCodec(codec), [], quantized.manifest
     size = (manifest.height, manifest.width) if manifest.height and manifest.width else None
-    if not isinstance(codec.g_s, QuantizedSynthesis):  # else there is none in float
+    if not isinstance(codec.g_s, QuantizedSynthesis):  # else there is no float decoder
         with tempfile.TemporaryDirectory() as scratch:
             write_float(codec, Path(scratch), part=part, form=form, opset=manifest.opset, size=size)
             measured.append(_measured("float32", OnnxCodec(Path(scratch), threads=1), reference, pictures))

@@ -1,4 +1,4 @@
-"""Exported files against PyTorch, on real pictures."""
+"""Verify exported files against PyTorch on real pictures."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -15,21 +15,21 @@ from codecswap.errors import UserError
 from codecswap.inference.runtime import OnnxCodec
 
 BOUNDARY, ERROR = 1e-3, 1e-4
-"""Most that float32 files may be away from PyTorch: latents (in steps of rounding) that become other symbols, and pictures."""
+"""Tolerances of float32 files against PyTorch: distance of differing latents from the rounding boundary, and pictures."""
 
 
 @dataclass
 class Symbols:
-    """What latents (or hyper-latents) of an exported codec are rounded to, against PyTorch's."""
+    """Rounded latents (or hyper-latents) of an exported codec against PyTorch's."""
 
     count: int = 0
     differing: int = 0
-    """Rounded to another integer."""
+    """Number of latents rounded to another integer."""
     boundary: float = 0.0
-    """Largest distance of PyTorch's latent from the interval that is rounded to the symbol of the file."""
+    """Largest distance of PyTorch's latent from the rounding interval of the file's symbol."""
 
     def add(self, latents: np.ndarray, given: np.ndarray, center: np.ndarray) -> None:
-        """Take in PyTorch's latents, the file's, and what rounding is centered on."""
+        """Add PyTorch's latents, the file's latents, and the medians or means subtracted before rounding."""
         symbols, theirs = np.rint(latents - center), np.rint(given - center)
         beyond = np.abs(latents - center - theirs) - 0.5
         self.count += symbols.size
@@ -43,22 +43,22 @@ class Symbols:
 
 @dataclass
 class Differences:
-    """What an exported codec's results differ from PyTorch's in, over all pictures."""
+    """Differences of an exported codec from PyTorch, over all pictures."""
 
     latents: Symbols = field(default_factory=Symbols)
     hyper_latents: Symbols = field(default_factory=Symbols)
     float_bytes: int = 0
-    """What the strings of a codec with hyper-latents take, with the tables chosen in PyTorch."""
+    """Bytes of the strings of a codec with hyper-latents, with CDF indexes computed in PyTorch."""
     integer_bytes: int = 0
-    """The same with tables and means in integers."""
+    """Bytes with CDF indexes and means computed in integers."""
     picture: float = 0.0
     """Largest error of a reconstruction whose values are in [0, 1]."""
     squared: float = 0.0
-    """Sum over the pictures of the mean squared error of a reconstruction."""
+    """Sum over pictures of the mean squared error of the reconstruction."""
     pictures: int = 0
 
     def sentences(self) -> list[str]:
-        """How close the files are."""
+        """The differences, as sentences."""
         said = []
         if self.latents.count:
             said.append(f"Encoder against PyTorch, {self.pictures} pictures: {self.latents}.")
@@ -109,8 +109,8 @@ def verify(
     """Compare the exported files with PyTorch on real pictures.
 
     Raises:
-        UserError: float32 files differ by more than rounding. What counts is how far values are apart, not how many
-            symbols differ: that depends on how many latents happen to lie on a boundary.
+        UserError: float32 files differ by more than rounding. The criterion is the distance of values, not how many
+            symbols differ, which depends on how many latents are close to a rounding boundary.
     """
     found = compare(codec, folder, samples, track)
     boundary = max(found.latents.boundary, found.hyper_latents.boundary)

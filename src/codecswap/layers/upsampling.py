@@ -37,7 +37,7 @@ def phase_matrix(kernel_size: int, *, masked: bool = False) -> Tensor:
     return matrix
 
 
-def why_not_doubling(layer: nn.ConvTranspose2d) -> str | None:
+def why_not_stride_2(layer: nn.ConvTranspose2d) -> str | None:
     """Why ``layer`` is none of the transposed convolutions that these layers can equal, as the end of a sentence."""
     kernel, stride = layer.kernel_size, layer.stride
     padding = layer.padding if isinstance(layer.padding, tuple) else (-1, -1)

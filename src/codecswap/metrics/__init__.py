@@ -1,4 +1,4 @@
-"""How close two pictures are, picture by picture, as the field reports it; `codecswap.metrics.table` lists all measures."""
+"""Metrics per picture; `codecswap.metrics.table` lists all of them."""
 
 from codecswap.metrics.pixels import bits_per_pixel, psnr, to_8_bits
 from codecswap.metrics.structure import SMALLEST_SIDE, ms_ssim

@@ -1,4 +1,4 @@
-"""Measures by the pixel: 8-bit pictures, PSNR, bits per pixel."""
+"""Pixel-wise measures: rounding to 8 bits, PSNR, bits per pixel."""
 
 from typing import TypeVar
 

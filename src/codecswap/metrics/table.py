@@ -1,4 +1,4 @@
-"""The table of metrics: evaluation, its files, the report and training's validation measure what stands in it.
+"""Table of metrics, used by evaluation, its files, the report, and validation during training.
 
 A new metric is one entry of `METRICS`, and a module for its function where that is more than a few lines.
 """
@@ -18,7 +18,7 @@ from codecswap.metrics.structure import SMALLEST_SIDE, ms_ssim
 
 
 def mean_of_finite(values: Sequence[float]) -> float:
-    """The mean of what is finite; infinite where all that is defined is infinite, NaN where nothing is defined."""
+    """Mean of the finite values; infinite if all defined values are infinite, NaN if no value is defined."""
     known = [value for value in values if not math.isnan(value)]
     finite = [value for value in known if math.isfinite(value)]
     if not finite:
@@ -33,25 +33,25 @@ class Metric:
     name: str
     """Its column in ``pictures.csv`` and its key in ``summary.json`` and `codecswap.evaluation.result.CodecResult.mean`."""
     label: str
-    """What tables and plots call it, in any language."""
+    """Name in tables and plots, in any language."""
     function: Callable[[Tensor, Tensor], Tensor]
-    """Of pictures and their references, each ``(B, 3, H, W)``, RGB in [0, 1] (8-bit where decoders are judged): ``(B,)``."""
+    """Maps pictures and references, each ``(B, 3, H, W)``, RGB in [0, 1] (8-bit for decoders), to ``(B,)``."""
     unit: str = ""
     digits: int = 4
     """Decimals in tables."""
     higher_is_better: bool = True
     average: Callable[[Sequence[float]], float] = mean_of_finite
-    """From the pictures' figures (NaN: not defined) to a codec's."""
+    """Averages the values of pictures (NaN: not defined)."""
     smallest_side: int = 1
-    """Pixels that both sides of a picture must have; on smaller ones it is not defined."""
+    """Smallest side of a picture, in pixels, for which it is defined."""
     curve: str
     """Its key in ``curves/*.json`` (CompressAI's results format)."""
     column: str | None = None
     """Its part of the columns in training's ``metrics.csv`` (``psnr``: ``psnr_picture``, ``psnr_teacher``, ...); None: training
     does not measure it."""
     load: Callable[[torch.device], bool] | None = None
-    """Loads what the function needs, and says whether that worked. Metrics that have this are measured on request only, and
-    against the original only."""
+    """Loads what the function needs; returns whether that worked. Such metrics are measured only on request, and
+    only against the original."""
 
 
 METRICS: dict[str, Metric] = {
@@ -78,17 +78,17 @@ METRICS: dict[str, Metric] = {
         ),
     )
 }
-"""All metrics by name, in the order of tables and files; the first is what differences and curves are judged by."""
+"""All metrics by name, in the order of tables and files; the first is used for differences and curves."""
 
 MAIN_METRIC = METRICS["ms_ssim"]
-"""Training keeps the checkpoint that is best by this metric; higher is better."""
+"""Selects the best checkpoint in training; higher is better."""
 
 
 def choose_metrics(extra: Iterable[str] = ()) -> list[Metric]:
-    """The metrics that are always measured, and those asked for by name, in the table's order.
+    """Metrics that are always measured, and those requested by name, in the table's order.
 
     Raises:
-        UserError: there is no metric of a name.
+        UserError: there is no such metric.
     """
     wanted = set(extra)
     if unknown := sorted(wanted - set(METRICS)):
@@ -98,10 +98,10 @@ def choose_metrics(extra: Iterable[str] = ()) -> list[Metric]:
 
 
 def compare(x: Tensor, y: Tensor, metrics: Iterable[Metric]) -> dict[str, float]:
-    """A picture's figures by the metrics' names; NaN where a side is too short.
+    """Metrics of one picture, by name; NaN if a side is too short.
 
     Args:
-        x, y: ``(1, 3, H, W)`` in [0, 1], on one device; rounded to 8 bits where decoders are judged.
+        x, y: ``(1, 3, H, W)`` in [0, 1], on one device; rounded to 8 bits for decoders.
     """
     side = min(x.shape[-2:])
     return {m.name: m.function(x, y).item() if side >= m.smallest_side else math.nan for m in metrics}

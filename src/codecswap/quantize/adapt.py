@@ -1,4 +1,4 @@
-"""What some compilers want to be different in a quantized transform."""
+"""Changes to a quantized transform that some compilers need."""
 
 from collections.abc import Collection
 from dataclasses import replace
@@ -9,14 +9,14 @@ from codecswap.quantized.representation import Constant, Quantization, Transform
 
 
 def leave_in_float(transform: TransformGraph, operators: Collection[str]) -> TransformGraph:
-    """Take away the rounding of what these ONNX operators put out."""
+    """Remove the quantization of the outputs of these ONNX operators."""
     results = {step.output for step in transform.operations if step.operator in operators}
     kept = {name: value for name, value in transform.activations.items() if name not in results}
     return replace(transform, activations=kept)
 
 
 def reduce_ranges(transform: TransformGraph) -> TransformGraph:
-    """Activations of 7 bits, except input and output, which are exact in 8; the biases' scales follow."""
+    """Reduce activations to 7 bits, except input and output, which are exact in 8; scales of biases are adapted."""
     ends = (transform.input, transform.output)
     activations = {name: value if name in ends else _half(value) for name, value in transform.activations.items()}
     constants = dict(transform.constants)

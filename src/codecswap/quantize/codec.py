@@ -1,4 +1,4 @@
-"""A codec's transforms quantized, in memory: lowered, equalized, their weights refitted and rounded, their ranges found."""
+"""Quantize a codec's transforms in memory: lower, equalize, refit and round weights, estimate ranges."""
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
@@ -29,64 +29,64 @@ from codecswap.quantized.representation import Quantization, TransformGraph
 from codecswap.quantized.synthesis import QuantizedSynthesis
 
 TRANSFORMS = {"decoder": ("g_s", "split_inputs", "picture"), "encoder": ("g_a", "picture", "latents")}
-"""Per network: the codec's transform, input and output."""
+"""Transform, input and output of each network."""
 STEPS = 3
-"""Of a network's quantization: equalize, refit and round the weights, choose the ranges."""
+"""Progress steps per network: equalize, refit and round weights, estimate ranges."""
 
 
 @dataclass(frozen=True)
 class Samples:
-    """Pictures to quantize with, all of one size, and what a codec makes of them."""
+    """Pictures of one size for quantization, with their symbols and means."""
 
     pictures: Sequence[np.ndarray]
     """``(3, H, W)``, float32 in [0, 1]."""
     symbols: Sequence[np.ndarray]
     """``(M, h, w)``, int32."""
     means: Sequence[np.ndarray | None]
-    """Of the latents, ``(M, h, w)``; None with a factorized prior."""
+    """Means of the latents, ``(M, h, w)``; None with a factorized prior."""
 
 
 @dataclass(frozen=True)
 class QuantizedNetwork:
-    """An encoder or a decoder."""
+    """A quantized encoder or decoder."""
 
     transform: TransformGraph
-    in_float: TransformGraph | None = None
-    """As it was before its weights were refitted; None: it was trained with quantization."""
+    float_transform: TransformGraph | None = None
+    """Float transform before its weights were refitted; None after quantization-aware training."""
     feed: np.ndarray | None = None
-    """The first sample's input."""
+    """Input of the first sample."""
     stopped: Mapping[str, str] = field(default_factory=dict)
-    """Layers whose outputs equalization left as they are, and why (`codecswap.quantize.equalize.equalize`)."""
+    """Layers whose outputs equalization did not rescale, and why (`codecswap.quantize.equalize.equalize`)."""
 
 
 @dataclass(frozen=True)
 class Lowered:
-    """A transform in float, as it is quantized."""
+    """A lowered float transform with its inputs, before quantization."""
 
     transform: nn.Module
     inputs: list[np.ndarray]
-    """The samples', ``(1, C, H, W)``."""
+    """Inputs of the samples, ``(1, C, H, W)``."""
     split_inputs: SplitInputs | None = None
-    """Their layout; None: they are pictures or latents."""
+    """Layout of the inputs; None if they are pictures or latents."""
     stopped: Mapping[str, str] = field(default_factory=dict)
     """As in `QuantizedNetwork`."""
 
 
 @dataclass(frozen=True)
 class QuantizedCodec:
-    """What `quantize` returns."""
+    """Result of `quantize`."""
 
     precision: str
     networks: Mapping[str, QuantizedNetwork]
-    """By ``decoder`` and ``encoder``, those that were asked for."""
+    """The quantized networks, by ``decoder`` and ``encoder``."""
     split_inputs: SplitInputs | None
-    """How symbols become the decoder's input; None: it takes latents, or there is none."""
+    """Input layout of the decoder; None if it takes latents, or was not quantized."""
 
 
 def encode_samples(
     codec: Codec, pictures: Sequence[np.ndarray], advance: Callable[[int], None] = lambda steps: None
 ) -> Samples:
-    """Encode pictures ``(3, H, W)`` of one size, a multiple of the codec's; ``advance(1)`` is called after each."""
+    """Encode pictures ``(3, H, W)`` of one size, a multiple of `Codec.multiple`; ``advance(1)`` is called after each."""
     torch_codec, made = TorchCodec(codec), []
     for picture in pictures:
         made.append(to_symbols(torch_codec, picture))
@@ -104,19 +104,19 @@ def quantize(
     size: tuple[int, int] | None = None,
     advance: Callable[[int], None] = lambda steps: None,
 ) -> QuantizedCodec:
-    """Quantize a codec's transforms; the codec is left as it is.
+    """Quantize a codec's transforms; the codec is not changed.
 
-    A decoder that was trained with quantization is taken as it is.
+    A decoder from quantization-aware training is used unchanged.
 
     Args:
-        samples: ranges are taken from them, and weights are fitted to them.
+        samples: used to estimate ranges and to fit weights.
         part: ``decoder``, ``encoder`` or ``both``.
-        form: how upsampling layers are written (`codecswap.graph.lower.lower`).
-        size: height and width of the pictures, where they are fixed.
-        advance: is called with 1 after each of `STEPS` for each network.
+        form: lowering of upsampling layers (`codecswap.graph.lower.lower`).
+        size: height and width of the pictures, if fixed.
+        advance: called with 1 after each of the `STEPS` of each network.
 
     Raises:
-        UserError: ``scheme.keep`` names no layer of the codec; or a layer cannot be written in this form.
+        UserError: ``scheme.keep`` names a layer that the codec lacks, or a layer has no such lowering.
     """
     check_layers(codec, scheme)
     networks: dict[str, QuantizedNetwork] = {}
@@ -139,7 +139,7 @@ def quantize(
         input = "latents" if name == "decoder" and split_inputs is None else TRANSFORMS[name][1]
         shape = open_shape(input, inputs[0].shape[1], _latents(size, codec) if name == "decoder" else size)
         prefix, _, output = TRANSFORMS[name]
-        # a copy: its weights will change
+        # a copy, since its weights will change
         reference = trace(copy.deepcopy(lowered), input=input, shape=shape, output=output, prefix=prefix)
         known = _round(lowered, inputs, name, input, scheme)
         advance(1)
@@ -157,13 +157,13 @@ def quantized_decoder(
     form: Form = "native",
     target: str | None = None,
 ) -> QuantizedSynthesis:
-    """The trainable quantized twin of a codec's decoder; the codec is left as it is.
+    """Quantize a codec's decoder for quantization-aware training; the codec is not changed.
 
     Args:
-        pictures: to quantize with, ``(3, H, W)`` of one size, float32 in [0, 1].
-        scheme: the device's.
-        form: how upsampling layers are written, where that is possible for pictures of any size.
-        target: the toolchain that it is for, by name; None: any device that reads QDQ files.
+        pictures: pictures for quantization, ``(3, H, W)`` of one size, float32 in [0, 1].
+        scheme: quantization scheme of the device.
+        form: lowering of upsampling layers; one that needs a fixed size is replaced by ``subpixel``.
+        target: name of the toolchain; None: any device that reads QDQ files.
     """
     if any(isinstance(layer, ConstantMask) for layer in codec.g_s.modules()):
         form = "subpixel"  # a mask has one size
@@ -179,7 +179,7 @@ def check_layers(codec: Codec, scheme: Scheme) -> None:
     """Refuse layers to keep in float that a codec does not have.
 
     Raises:
-        UserError: it names them all.
+        UserError: there are such layers; all are named.
     """
     if not scheme.keep:
         return
@@ -199,13 +199,13 @@ def _latents(size: tuple[int, int] | None, codec: Codec) -> tuple[int, int] | No
 
 
 def lowered_decoder(codec: Codec, samples: Samples, *, form: Form, equalized: bool = True) -> Lowered:
-    """A codec's synthesis transform in float, as it is quantized.
+    """The lowered float synthesis transform that is quantized.
 
     It takes split inputs; or latents, where means are predicted, so that they are no integers, or where `take_split_inputs`
     finds no place for them.
 
     Args:
-        equalized: with its channels scaled to the same range.
+        equalized: equalize the ranges of its channels.
     """
     tables, lowered = codec.entropy_tables(), lower(codec.g_s, form)
     pairs = list(zip(samples.symbols, samples.means, strict=True))
@@ -224,7 +224,7 @@ def _lowered_encoder(codec: Codec, samples: Samples, scheme: Scheme) -> Lowered:
     name = last.removeprefix("g_a.")
     conv = lowered.get_submodule(name)
     if last not in _kept(lowered, "encoder", "picture", scheme) and isinstance(conv, nn.Conv2d):
-        # channels of large latents have large weights, and an error of theirs costs as much as another's
+        # channels of large latents have large weights, but their errors count the same
         lowered.set_submodule(name, SplitConv2d(conv, precision.weight_levels(precision.between, precision.between)))
     return Lowered(lowered, inputs, stopped=stopped)
 
@@ -232,7 +232,7 @@ def _lowered_encoder(codec: Codec, samples: Samples, scheme: Scheme) -> Lowered:
 def _round(
     lowered: nn.Module, inputs: Sequence[np.ndarray], part: str, input: str, scheme: Scheme
 ) -> dict[str, Quantization]:
-    """Refit and round a transform's weights in place; returns their scales by the names they will have in the graph."""
+    """Refit and round a transform's weights in place; returns their quantization by their names in the graph."""
     if not scheme.refit:
         return {}
     name = TRANSFORMS[part][0]
@@ -246,10 +246,10 @@ def _round(
         levels=precision.weight_levels(precision.between, precision.between),
         steps=precision.steps,
         float_layers=kept,
-        # least squares would shrink latents, which costs more than it gains
+        # least squares would shrink latents, which loses more than it gains
         untouched=[layer for layer in kept if f"{name}.{layer}" == _last(lowered, "encoder")],
     )
-    outputs = {  # the axis of a weight that the scales are of
+    outputs = {  # channel axis of the scales of each weight
         key: int(isinstance(lowered.get_submodule(key.rpartition(".")[0]), nn.ConvTranspose2d)) for key in scales
     }
     return {
@@ -262,7 +262,7 @@ def _precision(scheme: Scheme) -> Precision:
 
 
 def _kept(lowered: nn.Module, part: str, input: str, scheme: Scheme) -> list[str]:
-    """Layers left in float: at the scale of the widest channel, 8 bits would change most latents, put out or taken in."""
+    """Layers left in float: one 8-bit scale for all channels of the latents would change most of them."""
     kept = list(scheme.keep)
     if not _precision(scheme).float_latents:
         return kept
@@ -274,7 +274,7 @@ def _kept(lowered: nn.Module, part: str, input: str, scheme: Scheme) -> list[str
 
 
 def _last(lowered: nn.Module, part: str) -> str:
-    """The layer that puts out latents or the picture."""
+    """Name of the layer whose output is the latents or the picture."""
     found = leaves(lowered)
     return f"{TRANSFORMS[part][0]}.{next(leaf.layer for leaf in found.steps if leaf.name == found.output)}"
 

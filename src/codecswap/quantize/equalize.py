@@ -1,15 +1,15 @@
-"""Equalization: rescale channels between layers so that all use the same range, without changing what is computed.
+"""Equalization: rescale channels between layers to the same range, without changing the function.
 
-INT8 gives one scale to a whole activation; where one channel is a hundred times wider than another, the narrow one keeps
-two levels of 256. A scale per channel passes through ReLU, LeakyReLU, upsampling, masks and PixelShuffle (which repeats it),
-from the convolution that takes it in to the one that undoes it (Nagel et al., "Data-free quantization through weight
+INT8 has one scale per activation tensor; if one channel has a hundred times the range of another, the small one has
+two levels of 256 left. A scale per channel passes through ReLU, LeakyReLU, upsampling, masks and PixelShuffle (which repeats
+it), from the convolution that takes it in to the one that undoes it (Nagel et al., "Data-free quantization through weight
 equalization and bias correction", 2019). It passes through a GDN too, because gamma couples squares of channels::
 
     IGDN:  y_i = x_i sqrt(beta_i + sum_j gamma_ij x_j^2)     GDN:  y_i = x_i / sqrt(beta_i + sum_j gamma_ij x_j^2)
 
 Dividing x_i by s_i (in the convolution before) and multiplying y_i by c_i (undone in the convolution after) turns gamma_ij
 into gamma_ij s_j^2 (s_i c_i)^(+-2) and beta_i into beta_i (s_i c_i)^(+-2): plus for IGDN, minus for GDN. It works on lowered
-transforms (`codecswap.graph.lower`), whose beta has no lower bound that would clip. What replaces a GDN says for itself how it
+transforms (`codecswap.graph.lower`), whose beta has no lower bound. Layers that replace a GDN implement
 takes such scales (`codecswap.layers.gdn.PlainActivation.rescale`).
 """
 
@@ -26,14 +26,14 @@ from codecswap.layers.gdn import PlainActivation
 from codecswap.layers.upsampling import ConstantMask
 
 PASSED = (nn.ReLU, nn.LeakyReLU, nn.Upsample, nn.PixelShuffle, ConstantMask)
-"""Layers that give scaled outputs for scaled inputs, channel by channel."""
+"""Layers whose outputs scale with their inputs, per channel."""
 PASSED_FUNCTIONS = (torch.relu, F.relu, "relu", F.leaky_relu, F.pixel_shuffle)
-"""The same, called as functions."""
+"""Functions whose outputs scale with their inputs, per channel."""
 
 
 @dataclass(frozen=True, eq=False)
 class _Layer:
-    """A leaf, or all leaves of an activation in a GDN's place."""
+    """A leaf, or all leaves of a GDN or its replacement."""
 
     path: str
     module: nn.Module | None
@@ -45,17 +45,17 @@ class _Layer:
 
     @property
     def rescaled(self) -> bool:
-        """Scales begin and end here."""
+        """Whether scales begin and end at this layer."""
         return isinstance(self.module, nn.Conv2d | nn.ConvTranspose2d) or self.chooses
 
     @property
     def chooses(self) -> bool:
-        """It is an activation whose outputs may have other scales than its inputs."""
+        """Whether it is an activation whose outputs may have other scales than its inputs."""
         return isinstance(self.module, PlainActivation) and not self.module.homogeneous
 
     @property
     def passes(self) -> bool:
-        """Scales of its inputs are those of its outputs."""
+        """Whether scales pass through this layer unchanged."""
         if isinstance(self.module, PlainActivation):
             return self.module.homogeneous
         return isinstance(self.module, PASSED) or (self.module is None and self.steps[0].function in PASSED_FUNCTIONS)
@@ -68,7 +68,7 @@ class _Layer:
 
 @dataclass(frozen=True)
 class _Scaling:
-    """Where a scale per channel is put in, what it passes, and where it is undone."""
+    """Where a scale per channel is applied, which layers it passes, and where it is undone."""
 
     source: _Layer
     passed: list[_Layer]
@@ -76,19 +76,19 @@ class _Scaling:
 
     @property
     def tensor(self) -> str:
-        """What the sink reads."""
+        """Name of the tensor that the sink reads."""
         return (self.passed[-1] if self.passed else self.source).output
 
 
 @torch.no_grad()
 def equalize(transform: nn.Module, samples: Iterable[Tensor]) -> dict[str, str]:
-    """Rescale, in place, so that on the samples every channel that a convolution or a GDN reads has a largest value of 1.
+    """Equalize a transform in place: each channel that a convolution or GDN reads gets the largest magnitude 1 on the samples.
 
     Args:
-        transform: what `codecswap.graph.lower.lower` returns, of any shape.
-        samples: what goes into it, ``(B, C, H, W)`` each; only ranges are taken from them, so a few pictures do.
+        transform: result of `codecswap.graph.lower.lower`, of any shape.
+        samples: its inputs, ``(B, C, H, W)`` each; a few are enough.
 
-    Returns: why outputs of some layers inside the transform keep their scales, by the layer's path, e.g.
+    Returns: reasons why outputs of some layers are not rescaled, by the layer's path, e.g.
         ``{"1.conv2": "add joins two scales"}``.
     """
     tree = leaves(transform)
@@ -110,7 +110,7 @@ def equalize(transform: nn.Module, samples: Iterable[Tensor]) -> dict[str, str]:
     outside: dict[nn.Module | None, Tensor] = {}
     for scaling in found:
         scale = largest[scaling.tensor]
-        scale = torch.where(scale > 1e-12, scale, torch.ones_like(scale))  # a silent channel is left as it is
+        scale = torch.where(scale > 1e-12, scale, torch.ones_like(scale))  # a channel of zeros is not rescaled
         source, sink = scaling.source.module, scaling.sink.module
         for layer in (scaling.source, *scaling.passed):
             channels = len(largest[layer.output])
@@ -133,7 +133,7 @@ def equalize(transform: nn.Module, samples: Iterable[Tensor]) -> dict[str, str]:
 
 
 def _layers(transform: nn.Module, tree: Leaves) -> list[_Layer]:
-    """In order of execution."""
+    """All layers in order of execution."""
     activations = {path: one for path, one in transform.named_modules() if isinstance(one, PlainActivation)}
     result: list[_Layer] = []
     for leaf in tree.steps:
@@ -148,7 +148,7 @@ def _layers(transform: nn.Module, tree: Leaves) -> list[_Layer]:
 
 
 def _follow(source: _Layer, layers: Collection[_Layer], tree: Leaves, shared: Collection[int]) -> _Scaling | str:
-    """How a scale on the outputs of ``source`` is undone, or why it cannot be; empty: they are the transform's."""
+    """How a scale on the outputs of ``source`` is undone, or why it cannot be; empty for the transform's own outputs."""
     passed: list[_Layer] = []
     layer = source
     while True:
@@ -169,7 +169,7 @@ def _follow(source: _Layer, layers: Collection[_Layer], tree: Leaves, shared: Co
 
 
 def _largest(tree: Leaves, tensors: Collection[str], samples: Iterable[Tensor]) -> dict[str, Tensor]:
-    """The largest absolute value of each channel of some leaves' outputs."""
+    """Largest absolute value of each channel of some outputs."""
     found: dict[str, Tensor] = {}
     for sample in samples:
         values = tree.compute(sample)

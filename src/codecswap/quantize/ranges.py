@@ -1,4 +1,4 @@
-"""A float graph quantized: ranges of its activations from real pictures, and what its weights become with them."""
+"""Quantize a float graph: estimate ranges of activations on real pictures, and choose scales of weights and biases."""
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
@@ -15,21 +15,21 @@ from codecswap.quantized.precision import Precision
 from codecswap.quantized.representation import Constant, Operation, Quantization, TransformGraph
 
 CONVOLUTIONS = {"Conv": 0, "ConvTranspose": 1}
-"""Operators whose weights are int8, and the axis of their outputs, which have a scale each."""
+"""Operators with int8 weights, and the axis of the weight that has one scale per output channel."""
 MOVING = {"DepthToSpace", "Reshape", "Resize", "Slice", "Transpose"}
-"""Operators that move values and change none: what they put out is on the levels of their input."""
+"""Operators that only move values: their output has the quantization of their input."""
 UNIT = {"Sigmoid", "Softmax"}
-"""Operators whose results are between 0 and 1."""
+"""Operators with results in [0, 1]."""
 UNIT_SCALES = {"uint8": 1 / 256, "int8": 1 / 256, "uint16": 1 / 65536, "int16": 1 / 32768}
-"""The scales that TFLite asks of them."""
+"""Scales of their outputs that TFLite requires."""
 COMPUTED = {"Add", "Sub", "Mul", "Div", "MatMul"}
 """Operators whose constants are quantized like activations."""
 LARGEST_BIAS = 1 << 30
-"""A device adds products to an int32 bias; half of the range is theirs. (9 * 320 products of 8 bits need less than a tenth.)"""
+"""Largest int32 bias: half of the range is left for the sum of products (9 * 320 products of 8 bits need a tenth)."""
 HEADROOM = 2
-"""16-bit ranges are so many times what was found: losing their lowest bit costs nothing, clipping does."""
+"""16-bit ranges get this headroom: losing the lowest bit costs nothing, clipping does."""
 SMALLEST_SCALE = 1e-20
-"""Of weights that are all zero."""
+"""Scale of weights that are all zero."""
 Range = tuple[float, float]
 
 
@@ -44,18 +44,18 @@ def quantize_graph(
 ) -> TransformGraph:
     """Quantize a float graph: int8 weights per channel, activations per tensor, int32 biases.
 
-    Tensors that operators only move or cut (Relu) share one scale; a Relu whose input's rounding cuts at 0 goes.
+    Inputs and outputs of operators that only move or clip values share a scale; a Relu that then changes nothing is removed.
 
     Args:
-        graph: of a lowered transform (`codecswap.graph.trace`).
-        feeds: values of its input that ranges are taken from, ``(B, C, H, W)`` each.
+        graph: graph of a lowered transform (`codecswap.graph.trace`).
+        feeds: inputs to estimate ranges on, ``(B, C, H, W)`` each.
         precision: types of the activations and bits of the weights; int16 is symmetric around 0.
-        known: of tensors and weights whose scales are chosen already, by name; one of those that share a scale is enough.
-        gdns: layers that are a GDN, e.g. ``g_s.1``: what only they read has the precision's type for it.
-        keep: layers left in float, or modules with all their layers. What other layers read and put out is rounded.
+        known: fixed quantization of tensors and weights, by name; one of the tensors that share a scale is enough.
+        gdns: GDN layers, e.g. ``g_s.1``: tensors that only they read have the precision's type for the inside of GDNs.
+        keep: layers (or modules) left in float. Inputs and outputs of other layers are rounded.
     """
     graph = _with_own_weights(graph)
-    found, inner = find_ranges(graph, feeds), inner_tensors(graph, gdns)
+    found, inner = estimate_ranges(graph, feeds), inner_tensors(graph, gdns)
     steps = [step for step in graph.operations if not is_inside(step.layer, keep)]
     touched = {name for step in steps for name in (*step.inputs, step.output)} & found.keys()
     activations: dict[str, Quantization] = {}
@@ -72,14 +72,14 @@ def quantize_graph(
         elif step.operator in COMPUTED:
             for name in constants.keys() & set(step.inputs):
                 values = graph.constants[name].values
-                rounding = of_range(float(values.min()), float(values.max()), precision.between)
+                rounding = quantization_of_range(float(values.min()), float(values.max()), precision.between)
                 constants[name] = Constant(rounding.quantize(values), rounding)
     return _folded(replace(graph, constants=constants, activations=activations))
 
 
 @torch.no_grad()
-def find_ranges(graph: TransformGraph, feeds: Iterable[np.ndarray]) -> dict[str, Range]:
-    """Least and greatest value of every tensor that is computed in float, and of 0."""
+def estimate_ranges(graph: TransformGraph, feeds: Iterable[np.ndarray]) -> dict[str, Range]:
+    """Estimate the range (smallest and largest value, including 0) of each computed tensor, in float."""
     found: dict[str, Range] = {}
 
     def look(name: str, values: Tensor) -> Tensor:
@@ -93,7 +93,7 @@ def find_ranges(graph: TransformGraph, feeds: Iterable[np.ndarray]) -> dict[str,
 
 
 def inner_tensors(graph: TransformGraph, layers: Collection[str]) -> set[str]:
-    """Tensors that are put out in one of ``layers``, e.g. ``g_s.1``, and read nowhere else."""
+    """Tensors computed in one of ``layers``, e.g. ``g_s.1``, and read only there."""
     read_outside = {graph.output}
     made: dict[str, str] = {}
     for step in graph.operations:
@@ -102,8 +102,8 @@ def inner_tensors(graph: TransformGraph, layers: Collection[str]) -> set[str]:
     return {name for name, layer in made.items() if layer in layers and name not in read_outside}
 
 
-def of_range(low: float, high: float, kind: str) -> Quantization:
-    """The finest rounding to integers of type ``kind`` that holds ``low``, ``high`` and 0."""
+def quantization_of_range(low: float, high: float, kind: str) -> Quantization:
+    """The finest quantization of dtype ``kind`` whose range includes ``low``, ``high`` and 0."""
     low, high, limits = min(low, 0.0), max(high, 0.0), np.iinfo(kind)
     if kind == "int16":  # symmetric around 0
         return Quantization(np.array(max(-low, high) / limits.max or 1, np.float32), np.array(0, kind))
@@ -117,21 +117,21 @@ class _Group:
 
     tensors: frozenset[str]
     cut: frozenset[str]
-    """Those that nothing but a Relu reads, moved or not: their ranges do not count."""
+    """Tensors that only a Relu reads: their ranges do not count."""
     unit: bool
-    """They are between 0 and 1."""
+    """Values are in [0, 1]."""
 
     def rounding(self, found: Mapping[str, Range], kind: str) -> Quantization:
-        """For the ranges that were found."""
+        """Quantization for the estimated ranges."""
         if self.unit:
             return Quantization.fixed(UNIT_SCALES[kind], -32768 if kind == "int16" else 0, kind)
         room = HEADROOM if np.iinfo(kind).bits == 16 else 1
         low, high = zip(*(found[name] for name in self.tensors - self.cut), strict=True)
-        return of_range(room * min(low), room * max(high), kind)
+        return quantization_of_range(room * min(low), room * max(high), kind)
 
 
 def _groups(graph: TransformGraph) -> list[_Group]:
-    """All tensors that are computed, in groups that share a scale."""
+    """All computed tensors, in groups that share a scale."""
     readers = Counter(name for step in graph.operations for name in set(step.inputs))
     readers[graph.output] += 1
     cut: set[str] = set()
@@ -172,10 +172,10 @@ def _weights(
     precision: Precision,
     known: Mapping[str, Quantization],
 ) -> dict[str, Constant]:
-    """The weights of a convolution in integers, and its bias.
+    """Quantize the weights and the bias of a convolution.
 
-    A bias is in multiples of its input's scale times its weights' scale, which is small where the weights are: in a GDN whose
-    row of gamma is almost zero, it would leave int32. So scales are wider there.
+    The scale of a bias is its input's scale times its weights' scale. If the weights are very small, e.g. in a GDN whose
+    row of gamma is almost zero, the bias would exceed int32; their scale is then increased.
     """
     given, name, bias_name = (*step.inputs, "")[:3]
     weight, axis, groups = graph.constants[name].values, CONVOLUTIONS[step.operator], step.attributes.get("group", 1)
@@ -199,7 +199,7 @@ def _weights(
 
 
 def _folded(graph: TransformGraph) -> TransformGraph:
-    """Without a Relu where the rounding of what it reads cuts at 0 already."""
+    """Remove each Relu whose input's quantization already clips at 0."""
     readers = Counter(name for step in graph.operations for name in set(step.inputs))
     activations, operations = dict(graph.activations), list[Operation]()
     for step in graph.operations:
@@ -215,7 +215,7 @@ def _folded(graph: TransformGraph) -> TransformGraph:
 
 
 def _with_own_weights(graph: TransformGraph) -> TransformGraph:
-    """Give every convolution weights and a bias of its own: their scales follow from what it reads."""
+    """Copy shared weights and biases, so that each convolution has its own: their scales depend on its input."""
     constants, operations, taken = dict(graph.constants), [], set[str]()
     for step in graph.operations:
         if step.operator in CONVOLUTIONS:

@@ -1,11 +1,11 @@
-"""Rounding weights to 8 bits so that outputs, not weights, stay where they were; in closed form, layer by layer.
+"""Round weights to 8 bits with the least change of a layer's outputs, in closed form, layer by layer.
 
-A layer is first refitted: least squares, from the inputs it will really get (quantized by the layers before it) to the
-outputs it had in float. Then its weights are rounded one input at a time, and what rounding one costs is taken over by
-those not yet rounded, through the inverse of the inputs' Gram matrix (the method of Frantar et al., "GPTQ: accurate
+A layer is first refitted by least squares, from its actual inputs (with all earlier layers quantized) to its
+outputs in float. Then its weights are rounded one input at a time, and the remaining weights compensate the error,
+using the inverse of the inputs' Gram matrix (the method of Frantar et al., "GPTQ: accurate
 post-training quantization for generative pre-trained transformers", 2022, and of Hassibi and Stork's optimal brain surgeon
-before it). At last the bias takes up the mean of what is left. A layer that stays in float is refitted too, and not rounded:
-it makes up for those before it.
+before it). Finally the bias is corrected by the mean error. A layer that stays in float is refitted, too, to
+compensate the layers before it.
 """
 
 import copy
@@ -23,26 +23,26 @@ from codecswap.quantize.float_and_rounded import FloatAndRounded, is_inside
 from codecswap.quantize.taps import Taps, fits
 
 POSITIONS = 32768
-"""Output positions that a layer is fitted to, drawn from all samples."""
+"""Number of output positions, drawn from all samples, that a layer is fitted to."""
 RIDGE = 1e-3
-"""Strength of the ridge towards the weights a layer has, as a share of the mean energy of its inputs."""
+"""Ridge regularization towards the current weights, relative to the mean energy of the inputs."""
 BLOCK = 128
-"""Inputs rounded before the others are brought up to date."""
+"""Number of inputs rounded before the remaining weights are updated."""
 RESCALINGS = 8
-"""Times that a row which leaves its last level unused is rounded again, to finer steps; most need one.
+"""How often a row that does not use its last level is rounded again with a finer step; most need one.
 
-A toolchain that takes weights in float and finds their scales by itself (Rockchip's) finds ours only where a row's largest
-weight is on the last level; elsewhere it would round once more.
+A toolchain that derives scales from float weights (Rockchip's) derives ours only if a row's largest
+weight is on the last level; otherwise it would round again.
 """
 
 
 class SplitConv2d(OneLayer):
-    """A convolution as the sum of two whose weights 8 bits hold: ``coarse``, and in finer steps ``fine``, what that lacks.
+    """A convolution as the sum of two with 8-bit weights: ``coarse``, and its error in finer steps, ``fine``.
 
-    It makes about 15 bits of 8, for twice the multiply-adds, and leaves nothing to round.
+    It gives about 15 bits, for twice the multiply-adds; its weights are already rounded.
 
     Args:
-        conv: transposed or not; it is left as it is.
+        conv: transposed or not; it is not changed.
         levels: largest integer that a weight may become, of either sign.
     """
 
@@ -72,20 +72,20 @@ def round_weights(
     float_layers: Collection[str] = (),
     untouched: Collection[str] = (),
 ) -> dict[str, Tensor]:
-    """Refit and round the convolutions, transposed ones too, of an equalized lowered transform, in place.
+    """Refit and round all (transposed) convolutions of an equalized lowered transform, in place.
 
-    Those inside GDNs and `SplitConv2d` are left as they are: nearest rounding serves them well.
+    Those inside GDNs and `SplitConv2d` are not changed: round-to-nearest is good enough for them.
 
     Args:
-        transform: what `codecswap.graph.lower.lower` returns, of any shape.
-        samples: what goes into it, ``(1, C, H, W)`` each.
-        exact_input: what goes in is integers already.
+        transform: result of `codecswap.graph.lower.lower`, of any shape.
+        samples: its inputs, ``(1, C, H, W)`` each.
+        exact_input: the inputs are integers already.
         levels: largest integer that a weight may become, of either sign.
-        steps: in the range of what a layer gives to the next: 255 for 8 bits.
-        float_layers: paths of layers, or of modules with all their layers, that will not be quantized.
-        untouched: those among them that are not refitted either.
+        steps: quantization steps of tensors between layers: 255 for 8 bits.
+        float_layers: paths of layers (or modules) that will not be quantized.
+        untouched: layers among them that are not refitted.
 
-    Returns: the scale ``(O,)`` of each rounded weight, by the parameter's name.
+    Returns: scale ``(O,)`` of each rounded weight, by the parameter's name.
     """
     generator = torch.Generator().manual_seed(0)
     walk = FloatAndRounded(transform, samples, exact_input=exact_input, steps=steps, float_layers=float_layers)
@@ -107,12 +107,12 @@ def round_weights(
 
 @dataclass(frozen=True)
 class _Fit:
-    """Least squares of the outputs that see the same inputs."""
+    """Least-squares fit of outputs that depend on the same inputs."""
 
     weight: Tensor
-    """Refitted, ``(O, K)``."""
+    """Refitted weights, ``(O, K)``."""
     order: Tensor
-    """Of the inputs, ``(K,)``: those whose rounding costs most are first."""
+    """Order of the inputs, ``(K,)``: the costliest to round first."""
     upper: Tensor
     """Cholesky factor ``(K, K)`` of the inverse of the inputs' Gram matrix, in that order."""
 
@@ -126,12 +126,12 @@ def _refit_and_round(
 ) -> Tensor:
     """Refit ``conv`` from inputs to outputs, round its weight in place, and correct its bias; returns the scales ``(O,)``.
 
-    The phases of a transposed convolution's output share scales and bias; each is fitted by itself, to the taps that it has.
+    The phases of a transposed convolution share scales and bias; each phase is fitted separately, with its own taps.
 
     Args:
         pairs: inputs and outputs, ``(1, I, H, W)`` and ``(1, O, H', W')``.
-        positions: that are drawn from each.
-        levels: as in `round_weights`; None: nothing is rounded.
+        positions: number of positions drawn from each.
+        levels: as in `round_weights`; None: do not round.
     """
     taps, sums = Taps(conv), None
     for x, y in pairs:
@@ -151,7 +151,7 @@ def _refit_and_round(
         parts = list(group)
         fits = []
         for part in parts:
-            all_of_it = len(taps.parts) == 1 and len(part.inputs) == len(gram)  # which is large: no copy
+            all_of_it = len(taps.parts) == 1 and len(part.inputs) == len(gram)  # avoid a large copy
             own = gram if all_of_it else gram[part.inputs[:, None], part.inputs]
             fits.append(_refitted(own, cross[part.inputs[:, None], part.outputs], weight[part.weights]))
         made = [fit.weight for fit in fits]
@@ -178,17 +178,17 @@ def _refitted(gram: Tensor, cross: Tensor, weight: Tensor) -> _Fit:
             added, ridge = (
                 ridge,
                 10 * ridge,
-            )  # inputs hardly vary beside their means, and float32 sums do not resolve how
+            )  # variances much smaller than the means are not resolved by float32 sums
         else:
             break
     inverse = torch.cholesky_inverse(factor)
-    order = torch.argsort(inverse.diagonal())  # a small entry: an input with much energy of its own
+    order = torch.argsort(inverse.diagonal())  # small entry: an input with high energy of its own
     upper = torch.linalg.cholesky(inverse[order[:, None], order], upper=True)
     return _Fit(weight + step.T, order, upper)
 
 
 def _rounded(fits: Sequence[_Fit], levels: int) -> tuple[Tensor, list[Tensor]]:
-    """Round fitted weights to common scales ``(O,)`` whose last level every row uses."""
+    """Round fitted weights with common scales ``(O,)``, such that each row uses the last level."""
     scales = torch.stack([fit.weight.abs().amax(1) for fit in fits]).amax(0).clamp_min(1e-12) / levels
     rounded = [_compensated(fit, slice(None), scales, levels) for fit in fits]
     for _ in range(RESCALINGS):
@@ -203,7 +203,7 @@ def _rounded(fits: Sequence[_Fit], levels: int) -> tuple[Tensor, list[Tensor]]:
 
 
 def _compensated(fit: _Fit, rows: Tensor | slice, scales: Tensor, levels: int) -> Tensor:
-    """Round some rows to at most ``levels`` multiples of their ``scales``, the costliest inputs first."""
+    """Round some rows to integers in +-``levels`` times their ``scales``, the costliest inputs first."""
     weight, upper, step = fit.weight[rows][:, fit.order], fit.upper, scales[:, None]
     for start in range(0, weight.shape[1], BLOCK):
         stop = min(start + BLOCK, weight.shape[1])

@@ -1,4 +1,4 @@
-"""What each tensor of a quantized transform costs, rounded alone."""
+"""Sensitivity: the error from quantizing each tensor alone."""
 
 from dataclasses import dataclass
 
@@ -12,25 +12,25 @@ from codecswap.quantized.representation import Quantization, TransformGraph
 
 @dataclass(frozen=True)
 class Cost:
-    """What rounding one tensor, and nothing else, does."""
+    """Error from quantizing one tensor alone."""
 
     layer: str
-    """The codec's."""
+    """Layer of the codec."""
     tensor: str
-    """``weights``, or the ONNX operator that puts an activation out (``Square`` for a Mul of a tensor with itself)."""
+    """``weights``, or the ONNX operator that computes the activation (``Square``: a Mul of a tensor with itself)."""
     mse: float
-    """Mean squared error of the transform's output against the float one's."""
+    """Mean squared error of the transform's output against the float output."""
 
 
 @torch.no_grad()
 def costs(reference: TransformGraph, quantized: TransformGraph, feed: np.ndarray) -> list[Cost]:
-    """Round each activation of a float transform alone, and put each convolution's integer weights and bias in alone.
+    """Measure the error of each activation's rounding alone, and of each convolution's quantized weights and bias alone.
 
-    Weights count with all that was done to them: to see that, ``reference`` is traced before they are refitted and rounded.
+    The error of weights includes refitting, if ``reference`` was traced before it.
 
     Args:
         reference: the float transform.
-        quantized: what `codecswap.quantize.ranges.quantize_graph` made of it.
+        quantized: result of `codecswap.quantize.ranges.quantize_graph` for it.
         feed: the input, ``(B, C, H, W)``.
     """
     x, constants = torch.from_numpy(feed), reals(reference)
@@ -61,5 +61,5 @@ def costs(reference: TransformGraph, quantized: TransformGraph, feed: np.ndarray
 
 
 def _same(one: Quantization, other: Quantization | None) -> bool:
-    """Whether values on the levels of ``other`` need no rounding to those of ``one``."""
+    """Whether values quantized with ``other`` are unchanged by ``one``."""
     return other is not None and one.scale == other.scale and one.zero_point == other.zero_point

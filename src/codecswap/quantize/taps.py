@@ -1,4 +1,4 @@
-"""Convolutions, transposed ones and groups of channels too, as linear maps of neighborhoods, for least squares."""
+"""(Transposed, grouped) convolutions as linear maps of input patches, for least squares."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,27 +14,27 @@ Convolution = nn.Conv2d | nn.ConvTranspose2d
 
 
 def fits(conv: Convolution) -> bool:
-    """Whether `Taps` knows such a convolution; with one scale per channel, transposed ones have one group."""
+    """Whether `Taps` supports a convolution; transposed ones must have one group, to have one scale per channel."""
     plain = conv.padding_mode == "zeros" and not isinstance(conv.padding, str)
     return plain and (conv.groups == 1 or isinstance(conv, nn.Conv2d))
 
 
 @dataclass(frozen=True)
 class Part:
-    """Outputs that see the same inputs: those of one group of channels, at one phase of a transposed convolution."""
+    """Outputs that depend on the same inputs: one group of channels, at one phase of a transposed convolution."""
 
     channels: Tensor
-    """Of the convolution's outputs, ``(O / groups,)``."""
+    """Indexes of the convolution's output channels, ``(O / groups,)``."""
     outputs: Tensor
-    """Which of `Taps.outputs` they are, ``(O / groups,)``."""
+    """Their indexes in `Taps.outputs`, ``(O / groups,)``."""
     inputs: Tensor
-    """Which of `Taps.inputs` they see, ``(K,)``."""
+    """Indexes of their inputs in `Taps.inputs`, ``(K,)``."""
     weights: Tensor
-    """Which entries of the flattened weight they are computed with, ``(O / groups, K)``."""
+    """Indexes of their weights in the flattened weight, ``(O / groups, K)``."""
 
 
 class Taps:
-    """What the outputs of a convolution see.
+    """The inputs and weights that each output of a convolution depends on.
 
     Along one axis, the output of a convolution at position ``i`` is the sum over its taps ``j`` of ``w[j] x[s i + d j - p]``
     (stride s, dilation d, padding p). A transposed one has s phases: its output at ``s i + r`` is the sum of
@@ -42,7 +42,7 @@ class Taps:
     that any phase sees.
 
     Args:
-        conv: padded with zeros, as many as it says in numbers.
+        conv: with zero padding given as numbers.
     """
 
     def __init__(self, conv: Convolution) -> None:

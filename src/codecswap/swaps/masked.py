@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import nn
 
-from codecswap.layers.upsampling import MaskedConv, UpsampleConv2d, axes_of, why_not_doubling
+from codecswap.layers.upsampling import MaskedConv, UpsampleConv2d, axes_of, why_not_stride_2
 from codecswap.swaps.swap import Swap, copy_convolution, describe_convolution
 
 Transposed = nn.ConvTranspose1d | nn.ConvTranspose2d
@@ -12,7 +12,7 @@ Transposed = nn.ConvTranspose1d | nn.ConvTranspose2d
 
 def why_not_odd(layer: nn.ConvTranspose2d) -> str | None:
     """Why a convolution after upsampling cannot replace ``layer``, as the end of a sentence; None if it can."""
-    if (reason := why_not_doubling(layer)) or layer.kernel_size[0] % 2:
+    if (reason := why_not_stride_2(layer)) or layer.kernel_size[0] % 2:
         return reason
     return f"its kernel of {layer.kernel_size[0]} is even (only the subpixel replacement takes that)"
 

@@ -1,4 +1,4 @@
-"""A target: what one NPU's converter accepts, how decoders are quantized for it, and which compiler it has.
+"""A target: operators that an NPU's converter supports, its quantization scheme, and its compiler.
 
 A target is a small TOML file: those in this folder were each read from the public document they name; anybody can write
 one for an NPU of their own::
@@ -36,62 +36,62 @@ from codecswap.quantized.precision import PRECISIONS
 
 FOLDER = files("codecswap.targets")
 TARGETS = tuple(sorted(path.name.removesuffix(".toml") for path in FOLDER.iterdir() if path.name.endswith(".toml")))
-"""The targets that come with the package."""
+"""Names of the targets in the package."""
 
 
 @dataclass(frozen=True)
 class Target:
-    """What one NPU's converter accepts."""
+    """One target, read from its TOML file."""
 
     name: str
-    """The converter and its version."""
+    """Name of the converter, and its version."""
     asked: str
-    """What ``--target`` named: one of `chips` or `TARGETS`, or a file."""
+    """Value of ``--target``: one of `chips` or `TARGETS`, or a file."""
     source: str
     """The public document that the list was read from."""
     operators: frozenset[str]
-    """ONNX names."""
+    """Names of supported ONNX operators."""
     limits: dict[str, dict[str, list[Any]]] = field(default_factory=dict)
-    """Per operator: attributes and the values accepted."""
+    """Allowed values of attributes, by operator."""
     max_opset: int | None = None
     static_shapes: bool = False
-    """No dimension may be left open."""
+    """Dynamic dimensions are not allowed."""
     notes: tuple[str, ...] = ()
     toolchain: str | None = None
     """Name in `codecswap.compile.TOOLCHAINS`; None: no compiler is called."""
     chip: str = ""
     """The compiler's name for the NPU."""
     form: Form = "native"
-    """How upsampling layers are best written for it."""
+    """Best lowering of upsampling layers."""
     precisions: tuple[str, ...] = ()
     """Names of `codecswap compile --precision`, best first."""
     base: Scheme = DEFAULT
-    """How decoders are quantized for it, whatever the precision."""
+    """Quantization scheme of decoders, without the precision."""
     compiler: str | None = None
-    """The compiler, with its version, that was run to find out about the target."""
+    """Compiler and version that this file was tested with."""
     compiled: datetime.date | None = None
-    """When it was run."""
+    """Date of that test."""
 
     @property
     def quantized(self) -> tuple[str, ...]:
-        """Those of its precisions that are in integers."""
+        """Its integer precisions."""
         return tuple(name for name in self.precisions if name in PRECISIONS)
 
     def scheme(self, precision: str) -> Scheme:
-        """How a decoder is quantized for it to one of the precisions in integers."""
+        """Quantization scheme for one of the integer precisions."""
         return replace(self.base, precision=precision)
 
 
 def chips() -> dict[str, str]:
-    """The names of single NPUs, and the one of `TARGETS` that each belongs to."""
+    """Names of single NPUs, and the name in `TARGETS` that each belongs to."""
     return {chip: name for name in TARGETS for chip in _read(name).get("chips", {})}
 
 
 def load_target(name: str) -> Target:
-    """One of `TARGETS`, one of their `chips`, or a TOML file of the user's.
+    """Load one of `TARGETS`, one of their `chips`, or a TOML file.
 
     Raises:
-        UserError: there is no such target or file, or the file is not of the form above.
+        UserError: there is no such target or file, or the file does not have the format above.
     """
     try:
         file = name if name in TARGETS else chips().get(name, name)
@@ -138,7 +138,7 @@ def load_target(name: str) -> Target:
 
 
 def _scheme(content: dict[str, Any]) -> Scheme:
-    """Raise ValueError where a value is not of its field's kind."""
+    """Read the scheme; raises ValueError if a value has the wrong type."""
     default = Scheme(weight_bits=8)
     known = {entry.name: getattr(default, entry.name) for entry in fields(Scheme) if entry.name != "precision"}
     values: dict[str, Any] = {

@@ -35,7 +35,7 @@ from codecswap.training.student import TeacherStudent
 
 SIZED_ON = 64
 """Number of pictures from which the size of a GDN swap is chosen."""
-CALIBRATED_ON = 32
+RANGE_PICTURES = 32
 """Number of pictures to quantize a decoder on: fewer give a worse fit of weights, more give wider ranges."""
 SHOWN = 16
 """Number of pictures on which the loss of an inexact replacement is measured."""
@@ -130,7 +130,7 @@ def _quantized(student: Codec, options: Any, pictures: list[Path]) -> QuantizedS
     target = find_target(options)
     scheme = target.scheme(options.quantized) if target else Scheme(options.quantized)
     form = target.form if target else "native"
-    crops, _ = first_readable(pictures, CALIBRATED_ON)
+    crops, _ = first_readable(pictures, RANGE_PICTURES)
     decoder = quantized_decoder(
         student, list(crops.numpy()), scheme, form=form, target=target.toolchain if target else None
     )

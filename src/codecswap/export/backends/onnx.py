@@ -1,4 +1,4 @@
-"""Encoder and decoder as ONNX files that NPU converters read: few operators, one old opset, nothing dead."""
+"""Write encoder and decoder as ONNX files for NPU converters: few operators, an old opset, no unused nodes."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -19,10 +19,10 @@ from codecswap.graph.trace import open_shape, trace
 from codecswap.quantized.representation import Constant, Operation, TransformGraph
 
 DecoderInput = Literal["latents", "symbols"]
-"""What a decoder takes: rounded latents y_hat, or the integers ``y_hat - median`` that the entropy coder gives."""
+"""Input of a decoder: rounded latents y_hat, or the integers ``y_hat - median`` of the entropy coder."""
 
 NO_REGION = "no_region"
-"""An empty tensor."""
+"""Name of an empty tensor."""
 
 
 def export_decoder(
@@ -37,11 +37,11 @@ def export_decoder(
 ) -> None:
     """Write the synthesis transform of a teacher or a student: ``(B, M, H/16, W/16) -> picture (B, 3, H, W)``.
 
-    The picture's values are not clamped to [0, 1]. The codec is left as it is.
+    The picture's values are not clamped to [0, 1]. The codec is not changed.
 
     Args:
         codec: on any device, float32.
-        path: the file; it is replaced whole.
+        path: the file; it is written atomically.
         opset: version of ONNX's operator set, 11 to 20.
         height, width: of the picture, in pixels, multiples of 16: fixed in the graph, with a batch of one. None: dynamic.
         form: ``native`` (ConvTranspose; Resize and Conv, with Mul by a constant mask between them for ``masked``; Conv
@@ -49,8 +49,8 @@ def export_decoder(
         input: ``latents`` (rounded, y_hat) or ``symbols`` (the integers ``y_hat - median``, as floats).
 
     Raises:
-        UserError: the form needs a fixed size or does not fit a layer; a layer has no operator; or the input is none of this
-            codec.
+        UserError: the lowering needs a fixed size or does not fit a layer, a layer has no operator, or the codec has no such
+            input.
     """
     size = (height, width) if height and width else None
     write_onnx(decoder_graph(codec, form=form, size=size, input=input), path, opset)
@@ -79,7 +79,7 @@ def export_encoder(
 ) -> None:
     """Write the analysis transform: ``picture (B, 3, H, W) in [0, 1] -> latents y (B, M, H/16, W/16)``, before rounding.
 
-    Sides are multiples of 16; whoever feeds it pads. Arguments and errors as in `export_decoder`.
+    Sides must be multiples of 16 (the caller pads). Arguments and errors as in `export_decoder`.
     """
     write_onnx(encoder_graph(codec, (height, width) if height and width else None), path, opset)
 
@@ -101,7 +101,7 @@ def hyper_encoder_graph(codec: HyperCodec, size: tuple[int, int] | None = None) 
 
 
 class _HyperEncoder(nn.Module):
-    """A codec's way to its hyper-latents; the codec is no part of it but for its hyper-analysis."""
+    """Module that computes hyper-latents; of the codec it contains only the hyper-analysis."""
 
     def __init__(self, codec: HyperCodec) -> None:
         super().__init__()
@@ -112,19 +112,19 @@ class _HyperEncoder(nn.Module):
 
 
 def latent_size(size: tuple[int, int] | None, factor: int) -> tuple[int, int] | None:
-    """A fixed height and width of pictures in latents of a codec's ``factor``; None where it is open."""
+    """Height and width in latents for a fixed size of pictures; None if the size is dynamic."""
     return (size[0] // factor, size[1] // factor) if size else None
 
 
 def write_onnx(graph: TransformGraph, path: str | Path, opset: int) -> None:
-    """Write `to_onnx` into a file, which is replaced whole."""
+    """Write `to_onnx` to a file atomically."""
     model = to_onnx(graph, opset)
     with atomic_write(Path(path)) as beside:
         onnx.save(model, beside)
 
 
 def to_onnx(graph: TransformGraph, opset: int) -> ModelProto:
-    """A transform in float as an ONNX model of this opset, 11 or more."""
+    """Convert a float transform to an ONNX model of this opset, 11 or more."""
     graph = replace(graph, operations=tuple(_of_opset(step, opset) for step in graph.operations))
     stored = {name: constant.values for name, constant in graph.constants.items()}
     if any(NO_REGION in step.inputs for step in graph.operations):
@@ -134,7 +134,7 @@ def to_onnx(graph: TransformGraph, opset: int) -> ModelProto:
 
 
 def to_node(step: Operation, inputs: Sequence[str], output: str) -> NodeProto:
-    """An operation as a node that reads and puts out tensors of these names."""
+    """Convert an operation to a node with these names of inputs and output."""
     return helper.make_node(step.operator, inputs, [output], step.name, **step.attributes)
 
 
@@ -144,7 +144,7 @@ def checked_model(
     stored: Mapping[str, np.ndarray],
     opsets: Sequence[OperatorSetIdProto],
 ) -> ModelProto:
-    """A checked model of these nodes and stored tensors, with a transform's input and output."""
+    """Build and check a model of these nodes and stored tensors, with the input and output of a transform."""
     ends = ((graph.input, graph.input_shape), (graph.output, graph.output_shape))
     given, result = ([helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)] for name, shape in ends)
     weights = [numpy_helper.from_array(values, name) for name, values in stored.items()]
@@ -159,8 +159,8 @@ def checked_model(
 
 
 def _of_opset(step: Operation, opset: int) -> Operation:
-    """An operation, which is written as it is from opset 13 on, for an older one."""
-    if step.operator == "Resize" and opset < 13:  # which wants the region it has no use for
+    """Adapt an operation to opsets below 13."""
+    if step.operator == "Resize" and opset < 13:  # it requires the unused input roi
         return replace(step, inputs=(step.inputs[0], NO_REGION, *step.inputs[2:]))
     if step.operator == "Softmax" and opset < 13 and step.attributes["axis"] != -1:
         raise UserError(
@@ -170,7 +170,7 @@ def _of_opset(step: Operation, opset: int) -> Operation:
 
 
 def _centered(graph: TransformGraph, medians: np.ndarray) -> TransformGraph:
-    """A decoder of symbols, to which it adds the medians ``(M,)`` first."""
+    """Make a decoder take symbols: add the medians ``(M,)`` first."""
     first, given = f"{graph.input}/Add", ("medians", graph.input)
     added = Operation(first, "", "Add", {}, given[::-1], first)
     steps = (

@@ -1,4 +1,4 @@
-"""ONNX's QDQ form of a quantized transform: QuantizeLinear and DequantizeLinear around float operators."""
+"""QDQ format of a quantized transform: QuantizeLinear and DequantizeLinear around float operators."""
 
 from pathlib import Path
 from typing import Any
@@ -12,26 +12,26 @@ from codecswap.graph import onnx_graph as graph
 from codecswap.quantized.representation import Constant, Operation, Quantization, TransformGraph
 
 CONTRIBUTED = "com.microsoft"
-"""ONNX Runtime's domain, whose QuantizeLinear and DequantizeLinear take 16 bits in every opset."""
+"""ONNX Runtime's domain, whose QuantizeLinear and DequantizeLinear support 16 bits in all opsets."""
 _WIDE_SINCE = 21
-"""The opset from which ONNX's own take them."""
+"""First opset in which ONNX's own operators support 16 bits."""
 
 
 def domain_of(quantization: Quantization, opset: int) -> str:
-    """The domain of the operators that round to these integers; empty: ONNX's own."""
+    """Domain of the operators for this quantization; empty: ONNX's own."""
     wide = quantization.zero_point.dtype.name in ("uint16", "int16")
     return CONTRIBUTED if wide and opset < _WIDE_SINCE else ""
 
 
 def write_qdq(transform: TransformGraph, path: Path, opset: int) -> None:
-    """Write `qdq_model` into a file."""
+    """Write `qdq_model` to a file."""
     model = qdq_model(transform, opset)
     with atomic_write(path) as beside:
         onnx.save(model, beside)
 
 
 def qdq_model(transform: TransformGraph, opset: int) -> ModelProto:
-    """A quantized transform in ONNX, of this opset, at least 13."""
+    """Convert a quantized transform to an ONNX model of this opset, at least 13."""
     nodes, stored, read_as = [], {}, {}
 
     def parameters(name: str, quantization: Quantization) -> list[str]:
@@ -77,10 +77,10 @@ def qdq_model(transform: TransformGraph, opset: int) -> ModelProto:
 
 
 def read_qdq(model: ModelProto) -> TransformGraph:
-    """Read back what `write_qdq`, or ONNX Runtime's static quantizer, wrote of a transform.
+    """Read a transform from a file of `write_qdq` or of ONNX Runtime's static quantizer.
 
     Raises:
-        ValueError: an operation reads a tensor from before its rounding, which no `TransformGraph` says.
+        ValueError: an operation reads a tensor before its rounding, which `TransformGraph` cannot represent.
     """
     stored, operations = graph.weights(model), []
     constants: dict[str, Constant] = {}

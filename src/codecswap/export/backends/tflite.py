@@ -1,6 +1,6 @@
-"""TFLite's form of a quantized transform: integer operators in NHWC that an Arm Ethos-U runs, written without TensorFlow.
+"""TFLite format of a transform: integer operators in NHWC that an Arm Ethos-U runs, written without TensorFlow.
 
-Where ONNX has an operator that no Ethos-U runs, others stand for it:
+Operators that an Ethos-U does not run are replaced:
 
 - ``Sqrt`` of n is ``n * rsqrt(n)``; ``Div`` by it is a product with ``rsqrt(n)``.
 - ``Conv`` and ``DepthToSpace``: a convolution for the even and one for the odd rows of the result, whose channels are ordered
@@ -23,26 +23,26 @@ from codecswap.files import atomic_write
 from codecswap.quantized.representation import Operation, Quantization, TransformGraph
 
 Table = Callable[[np.ndarray, np.ndarray], np.ndarray]
-"""Of the scales of a 16-bit RSQRT's input and output: its results ``(32768,)`` for 0 to 32767, int16."""
+"""Maps the scales of a 16-bit RSQRT's input and output to its results for 0 to 32767, ``(32768,)``, int16."""
 
 
 def write_tflite(transform: TransformGraph, path: Path) -> None:
-    """Write `tflite` into a file, which is replaced whole."""
+    """Write `tflite` to a file atomically."""
     content = tflite(transform)
     with atomic_write(path) as beside:
         beside.write_bytes(content)
 
 
 def tflite(transform: TransformGraph, rsqrt: Table | None = None) -> bytes:
-    """A transform of a fixed size as a TFLite file, whose input and output are ``(1, H, W, C)``.
+    """Convert a transform of a fixed size to a TFLite file, whose input and output are ``(1, H, W, C)``.
 
     Args:
         transform: with activations that are all of 8 bits (uint8 becomes int8, shifted by 128), all int16 with zero point 0
             (TFLite's INT16x8), or all float32.
-        rsqrt: look 16-bit RSQRTs up, to simulate an NPU that does.
+        rsqrt: table for 16-bit RSQRT, to simulate an NPU that uses one.
 
     Raises:
-        UserError: an operator has no form here, the size is open, or the activations are none of these.
+        UserError: an operator cannot be converted, the size is dynamic, or the activations are none of these.
     """
     for step in transform.operations:
         if step.operator not in OPERATORS:
@@ -77,20 +77,20 @@ class _Kernel:
     bias: np.ndarray
     """``(O,)``, int32 or float32."""
     scale: np.ndarray | None
-    """``(O,)``, of the weight; None in float."""
+    """Scale of the weight, ``(O,)``; None in float."""
 
     def rows(self, order: np.ndarray) -> "_Kernel":
-        """These of its outputs, in this order."""
+        """The outputs ``order``, in this order."""
         return _Kernel(self.weight[order], self.bias[order], None if self.scale is None else self.scale[order])
 
     def extended(self, size: int) -> "_Kernel":
-        """With zeros after the kernel."""
+        """The kernel padded with zeros at its end."""
         after = (0, size - self.weight.shape[1])
         return replace(self, weight=np.pad(self.weight, ((0, 0), after, after, (0, 0))))
 
 
 class _Translation:
-    """A transform, operator by operator; tensors keep its names."""
+    """Converts a transform operator by operator; names of tensors are kept."""
 
     def __init__(self, transform: TransformGraph, rsqrt: Table | None) -> None:
         self.transform, self.rsqrt, self.file = transform, rsqrt, TfliteFile()
@@ -166,7 +166,7 @@ class _Translation:
 
     def sigmoid(self, step: Operation) -> None:
         rounding, made = self._rounding(step.output), step.output
-        if rounding:  # LOGISTIC puts out multiples of 1/256, or of 1/32768, and nothing else
+        if rounding:  # the output scale of LOGISTIC must be 1/256, or 1/32768
             fixed = Quantization.fixed(1 / 256, 0, "int8")
             if rounding.zero_point.dtype == np.int16:
                 fixed = Quantization.fixed(1 / 32768, -32768, "int16")
@@ -245,14 +245,14 @@ class _Translation:
     # constants and roundings
 
     def _kernel(self, step: Operation, outputs: int) -> _Kernel:
-        """A convolution's parameters; ``outputs`` is the axis of its weight that they are on."""
+        """Parameters of a convolution; ``outputs``: axis of the output channels of its weight."""
         weight, bias = (self.transform.constants[name] for name in step.inputs[1:])
         order = (0, 2, 3, 1) if outputs == 0 else (1, 2, 3, 0)
         scale = weight.quantization.scale if weight.quantization else None
         return _Kernel(weight.values.transpose(order), bias.values, scale)
 
     def _stored(self, output: str, x: str, kernel: _Kernel, axis: int = 0) -> tuple[str, str]:
-        """The weight and the bias of a convolution of ``x``, by name; ``axis`` is where the weight has its outputs."""
+        """Store weight and bias of a convolution of ``x``; returns their names. ``axis``: output channels of the weight."""
         names, given, bias = (f"{output}/weight", f"{output}/bias"), self.file.roundings[x], kernel.bias
         roundings: tuple[Quantization | None, ...] = (None, None)
         if given and kernel.scale is not None:
@@ -282,16 +282,16 @@ class _Translation:
         return found and _signed(found)
 
     def _input_rounding(self) -> Quantization | None:
-        """The input's; or where that has none, the one of what it becomes first (by Resize)."""
+        """Quantization of the input, or if it has none, of its first result (of Resize)."""
         name = self.transform.input
         first = next(step.output for step in self.transform.operations if name in step.inputs)
         return self._rounding(name) or self._rounding(first)
 
     def _inverse_rounding(self, step: Operation) -> Quantization | None:
-        """Of rsqrt(n), so that ``n * rsqrt(n)`` is closest to the root, on average over what n may be.
+        """Quantization of rsqrt(n) such that ``n * rsqrt(n)`` is closest to the square root, on average over n.
 
-        Small norms are more frequent, and in 8 bits it matters: their density is taken to fall as the power -2/3 from 1/16 of
-        the largest on.
+        Small norms are more frequent, which matters in 8 bits: their density is modeled as the power -2/3 from 1/16 of
+        the largest value on.
         """
         given = self.file.roundings[step.inputs[0]]
         if given is None:
@@ -301,7 +301,7 @@ class _Translation:
             raise _refusal(step, "it is not of a GDN's norm")
         beta = self.transform.constants[
             norm.inputs[2]
-        ].real.min()  # n is not smaller: gamma and squares are not negative
+        ].real.min()  # lower bound of n: gamma and squares are not negative
         values = np.geomspace(max(float(beta), float(given.scale)), given.range[1], 1024)
         lowest, levels, power = (0, 32767, 0) if given.zero_point.dtype == np.int16 else (-128, 255, -2 / 3)
         density = (
@@ -317,13 +317,13 @@ class _Translation:
         return Quantization(np.array(largest / levels, np.float32), np.array(lowest, given.zero_point.dtype))
 
     def _only_user(self, name: str, operator: str) -> Operation | None:
-        """The one operation that reads a tensor, if it is such an operator."""
+        """The only operation that reads a tensor, if it is this operator."""
         users = [step for step in self.transform.operations if name in step.inputs]
         return users[0] if len(users) == 1 and users[0].operator == operator else None
 
 
 def _signed(rounding: Quantization) -> Quantization:
-    """The same levels as int8 where they are uint8."""
+    """Convert uint8 to int8 with the same real values."""
     if rounding.zero_point.dtype != np.uint8:
         return rounding
     return Quantization(rounding.scale, (rounding.zero_point.astype(int) - 128).astype(np.int8))
@@ -348,4 +348,4 @@ OPERATORS: dict[str, Callable[[_Translation, Operation], None]] = {
     "Sqrt": _Translation.sqrt,
     "Sub": _Translation.sub,
 }
-"""ONNX's operators that have a form here."""
+"""ONNX operators that can be converted."""

@@ -1,4 +1,4 @@
-"""A TFLite file in the making: the tensors, constants and operators of one graph, in LiteRT's schema."""
+"""Builder of a TFLite file: tensors, constants and operators of one graph, in LiteRT's schema."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -30,32 +30,32 @@ OPERATORS: dict[str, tuple[str, dict[str, int]]] = {
     "SUB": ("SubOptions", {"int8": 2, "int16": 5}),
     "TRANSPOSE_CONV": ("TransposeConvOptions", {"float32": 3, "int8": 3, "int16": 4}),
 }
-"""The schema's name of an operator's options, and its first version that puts out a type (where it is not 1)."""
+"""Schema name of an operator's options, and its first version for each output type (if not 1)."""
 
 
 class TfliteFile:
-    """One graph. Tensors have names, and the shapes ``(1, H, W, C)`` that TFLite works with."""
+    """One graph. Tensors have names and shapes ``(1, H, W, C)``."""
 
     def __init__(self) -> None:
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.roundings: dict[str, Quantization | None] = {}
         self._index: dict[str, int] = {}
         self._tensors: list[Any] = []
-        self._buffers = [schema.BufferT()]  # the first one is empty, and that of every tensor that is computed
+        self._buffers = [schema.BufferT()]  # the first buffer is empty, for all computed tensors
         self._operators: list[Any] = []
         self._codes: list[tuple[str, int]] = []
 
     def tensor(self, name: str, shape: Sequence[int], rounding: Quantization | None) -> None:
-        """Say what goes in, or what an operator will put out: integers of ``rounding``; float32 without."""
+        """Declare an input or an output of an operator: integers of ``rounding``, or float32."""
         self._declare(name, shape, rounding.zero_point.dtype if rounding else np.dtype(np.float32), rounding, 0)
 
     def integers(self, name: str, shape: Sequence[int]) -> str:
-        """Say that an operator will put out int32, as they are; returns their name."""
+        """Declare an int32 output of an operator; returns its name."""
         self._declare(name, shape, np.dtype(np.int32), None, 0)
         return name
 
     def constant(self, name: str, values: np.ndarray, rounding: Quantization | None = None) -> str:
-        """Store values as they are; returns their name."""
+        """Store values unchanged; returns their name."""
         if name not in self._index:
             buffer = schema.BufferT()
             buffer.data = np.frombuffer(np.ascontiguousarray(values).tobytes(), np.uint8)
@@ -64,7 +64,7 @@ class TfliteFile:
         return name
 
     def operator(self, operator: str, inputs: Sequence[str], output: str, **options: Any) -> None:
-        """Compute a tensor that was declared; ``options`` are fields of the operator's options in the schema."""
+        """Add an operator that computes a declared tensor; ``options``: fields of its options in the schema."""
         name, versions = OPERATORS[operator]
         rounding = self.roundings[output]
         code = (operator, versions.get(rounding.zero_point.dtype.name if rounding else "float32", 1))
@@ -80,7 +80,7 @@ class TfliteFile:
         self._operators.append(entry)
 
     def content(self, input: str, output: str) -> bytes:
-        """The file of the graph from one tensor to another."""
+        """Bytes of the file, with these input and output tensors."""
         graph, model = schema.SubGraphT(), schema.ModelT()
         graph.name, graph.tensors, graph.operators = "codecswap", self._tensors, self._operators
         graph.inputs, graph.outputs = [self._index[input]], [self._index[output]]
