@@ -20,7 +20,7 @@ PROFILED = ("total_ops", "total_params")
 USUAL = ("", "state_dict")
 """Where a codec's weights are looked for first, when a checkpoint holds several."""
 MOST_CHANNELS = 4096
-"""Of weights that are compared with other architectures, which are built for it."""
+"""Most channels of weights for which other architectures are built, to compare them."""
 SHOWN = 3
 """Names in a list of differences."""
 

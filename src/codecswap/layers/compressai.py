@@ -1,7 +1,7 @@
 """CompressAI's modules, imported without what its package loads besides: data sets, point clouds, PyTorch Geometric, pandas.
 
-Those take longer to import than all the rest. Stand-ins take their places while CompressAI is imported, and go again, so that
-a program that wants the real ones gets them when it imports them.
+Their import takes longer than everything else. They are replaced by empty modules while CompressAI is imported, so that
+a program can still import the real ones later.
 """
 
 import sys
@@ -19,12 +19,12 @@ UNUSED = (
     "torchvision.transforms",
     "scipy.stats",  # the quantile of a Gaussian; scipy imports it when it is first asked for
 )
-"""What CompressAI imports and does not use until it is asked for more than the modules below; a package before its modules."""
+"""Modules that CompressAI imports but does not need for the modules below; packages before their modules."""
 
 
 @contextmanager
 def _stand_ins() -> Iterator[None]:
-    """Put empty modules in the places of `UNUSED`, but for those that a program has imported already."""
+    """Replace `UNUSED` by empty modules, except those that are already imported."""
     missing = {name: ModuleType(name) for name in UNUSED if name not in sys.modules}
     sys.modules.update(missing)
     for name in missing:

@@ -1,4 +1,4 @@
-"""CompressAI's GDN, its inverse, and what replaces them: ``x / sqrt(n)`` and ``x * sqrt(n)`` with ``n = beta + gamma x^2``."""
+"""CompressAI's GDN, its inverse, and their replacements: ``x / sqrt(n)`` and ``x * sqrt(n)`` with ``n = beta + gamma x^2``."""
 
 from abc import ABC, abstractmethod
 
@@ -21,7 +21,7 @@ __all__ = [
 
 
 def effective(gdn: GDN) -> tuple[Tensor, Tensor]:
-    """What a GDN computes with once its reparametrization is done: ``beta: (C,)`` and ``gamma: (C, C)``, non-negative."""
+    """Parameters of a GDN after its reparametrization: ``beta: (C,)`` and ``gamma: (C, C)``, non-negative."""
     return gdn.beta_reparam(gdn.beta).detach(), gdn.gamma_reparam(gdn.gamma).detach()
 
 
@@ -40,21 +40,21 @@ class RsqrtGDN(GDN):
 
 
 class PlainActivation(nn.Module, ABC):
-    """What stands in a GDN's place and is exported as it is: ``(B, C, H, W) -> (B, C, H, W)``."""
+    """Base class of replacements of a GDN that are exported unchanged: ``(B, C, H, W) -> (B, C, H, W)``."""
 
     homogeneous = False
-    """Outputs have the scale of the inputs, channel by channel; else `rescale` may choose theirs."""
+    """Outputs scale with the inputs, per channel; else `rescale` can set their scale."""
 
     @abstractmethod
     def rescale(self, inside: Tensor, outside: Tensor) -> None:
-        """Take inputs divided by ``inside: (C,)`` and give outputs multiplied by ``outside: (C,)``, in place.
+        """Adapt the layer, in place, to inputs divided by ``inside: (C,)`` and outputs multiplied by ``outside: (C,)``.
 
         Both are positive; ``outside`` is ``1 / inside`` where the function is homogeneous.
         """
 
 
 class RampGDN(PlainActivation):
-    """GDN whose root is a sum of ramps: ``x * root(relu(norm(x * x)))``, two 1x1 convolutions around a ReLU.
+    """GDN with a piecewise-linear square root: ``x * root(relu(norm(x * x)))``, two 1x1 convolutions around a ReLU.
 
     Each channel has ``pieces`` ramps ``relu(n - t)`` (inverse GDN) or ``relu(t - n)`` (GDN) of its norm ``n``. Parameters:
     ``norm.weight: (pieces C, C, 1, 1)``, ``root.weight: (C, pieces C, 1, 1)``, and their biases.

@@ -1,9 +1,9 @@
-"""The algebra of transposed convolutions, one axis at a time: which tap of the kernel meets which input.
+"""Algebra of transposed convolutions, one axis at a time: which kernel tap is multiplied with which input.
 
 An axis has kernel k, stride s, dilation d, padding b in front, input length L and output length ``s L + excess``. The output
 is seen as a grid of phases, shifted by r0: position ``s i + r - r0`` is phase r of the low-resolution position i, and
 
-    out[s i + r - r0] = sum of w[j] x[i + t] over the taps j with t = (r - r0 + b - j d) / s a whole number.
+    out[s i + r - r0] = sum of w[j] x[i + t] over the taps j with t = (r - r0 + b - j d) / s an integer.
 
 So a transposed convolution *is* a convolution at low resolution that computes all phases (or one convolution for each of
 them), whose results are interleaved and cropped. Pads and crops do not depend on L. The shift is chosen so that the kernel
@@ -19,11 +19,11 @@ from dataclasses import dataclass
 import numpy as np
 
 SHIFTS = 8
-"""Of the shifts with the narrowest windows, how many are tried."""
+"""Number of shifts tried, those with the smallest windows."""
 MOST_TAPS = 1 << 24
-"""Places of one window, at most: a dilation can spread two taps over any number of them."""
+"""Largest length of a window: dilation can spread two taps over any length."""
 ABSENT = -1
-"""In `Window.taps`: the phase does not see this place."""
+"""In `Window.taps`: the phase does not use this position."""
 
 
 @dataclass(frozen=True)
@@ -31,21 +31,21 @@ class Window:
     """One convolution along one axis."""
 
     taps: np.ndarray
-    """``(phases, K)``: the tap of the transposed kernel at each place of this convolution's kernel, or `ABSENT`."""
+    """``(phases, K)``: tap of the transposed kernel at each position of this convolution's kernel, or `ABSENT`."""
     dilation: int
     pads: tuple[int, int]
-    """Zeros in front and behind, 0 or more."""
+    """Zero padding at the start and the end, 0 or more."""
 
 
 @dataclass(frozen=True)
 class Grid:
-    """How the output of one axis is put together."""
+    """How the output of one axis is assembled."""
 
     stride: int
     """Phases to interleave: those of the windows, in order."""
     windows: tuple[Window, ...]
     crop: tuple[int, int]
-    """Positions to remove in front and behind, after interleaving."""
+    """Positions to remove at the start and the end, after interleaving."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Axis:
     stride: int = 1
     dilation: int = 1
     padding: int = 0
-    """In front, in ONNX's and PyTorch's sense: output positions that are not computed."""
+    """Padding at the start, as in ONNX and PyTorch: output positions that are removed."""
     excess: int = 0
     """Output length minus stride times input length."""
 
@@ -70,11 +70,11 @@ class Axis:
 
     @property
     def pads(self) -> tuple[int, int]:
-        """Padding in front and behind that gives this output length without output_padding; negative where none does."""
+        """Padding at the start and the end for this output length without output_padding; negative if impossible."""
         return self.padding, (self.kernel - 1) * self.dilation + 1 - self.stride - self.padding - self.excess
 
     def together(self) -> Grid:
-        """One window for all phases, with the shift whose kernel is the smallest; then as little to crop as possible."""
+        """One window for all phases, with the shift of the smallest kernel, then of the smallest crop."""
         width = (self.kernel - 1) * self.dilation
 
         def spread(shift: int) -> int:
@@ -87,11 +87,11 @@ class Axis:
         return min((self._grid(shift, joined=True) for shift in best), key=_cost)
 
     def unshifted(self) -> Grid:
-        """One window for all phases of the grid that begins with the output."""
+        """One window for all phases, without a shift."""
         return self._grid(0, joined=True)
 
     def apart(self) -> Grid:
-        """A window for each phase: as many multiply-adds as the transposed convolution has, where no phase is empty."""
+        """One window per phase: the same multiply-adds as the transposed convolution, unless a phase is empty."""
         return self._grid(0, joined=False)
 
     def inserted(self) -> Grid:
@@ -120,7 +120,7 @@ class Axis:
 
 @dataclass(frozen=True)
 class _Span:
-    """The places that some phases see: ``first``, ``first + step``, ... ``last``."""
+    """Input positions of some phases: ``first``, ``first + step``, ... ``last``."""
 
     first: int
     last: int
@@ -160,8 +160,8 @@ def arrange(
     Args:
         weight: ``(I, O / groups, k, ...)``.
         windows: one for each spatial axis.
-        groups: of the transposed convolution, and of the new one.
-        fill: what absent taps are: 0, or zero points of shape ``(I or 1, O / groups or 1)``.
+        groups: groups of both convolutions.
+        fill: value of absent taps: 0, or zero points of shape ``(I or 1, O / groups or 1)``.
         phases_first: output channels in the order (phase, output), which needs one group, instead of (output, phase).
 
     Returns: ``(O * phases, I / groups, K, ...)``.

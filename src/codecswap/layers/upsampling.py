@@ -1,4 +1,4 @@
-"""Layers that take the place of transposed convolutions: of any, and of those that double their input's sides.
+"""Layers that replace transposed convolutions: any of them, and those with stride 2.
 
 A stride-2 transposed convolution, and a convolution after nearest upsampling by 2, both *are* a small convolution at low
 resolution with four times the outputs, followed by PixelShuffle: output position ``2i + p`` (phase ``p``) sees the input
@@ -38,7 +38,7 @@ def phase_matrix(kernel_size: int, *, masked: bool = False) -> Tensor:
 
 
 def why_not_stride_2(layer: nn.ConvTranspose2d) -> str | None:
-    """Why ``layer`` is none of the transposed convolutions that these layers can equal, as the end of a sentence."""
+    """Why these layers cannot equal ``layer``, as the end of a sentence; None if they can."""
     kernel, stride = layer.kernel_size, layer.stride
     padding = layer.padding if isinstance(layer.padding, tuple) else (-1, -1)
     doubled = all(k + op - 2 * p == 2 for k, op, p in zip(kernel, layer.output_padding, padding, strict=True))
@@ -77,7 +77,7 @@ def transposed_phase_kernels(layer: nn.ConvTranspose2d) -> Tensor:
 
 
 def phase_kernels(weight: Tensor, windows: Sequence[Window], groups: int = 1) -> Tensor:
-    """The kernels that a transposed convolution's weight ``(I, O / groups, k, ...)`` has in some windows.
+    """Kernels of a transposed convolution's weight ``(I, O / groups, k, ...)`` for some windows.
 
     Returns: ``(O, I / groups, phases, ..., K, ...)``.
     """
@@ -91,13 +91,13 @@ def phase_kernels(weight: Tensor, windows: Sequence[Window], groups: int = 1) ->
 
 
 def to_subpixel(kernels: Tensor) -> Tensor:
-    """Phase kernels ``(O, I, p, ..., K, ...)`` as the weight ``(O * phases, I, K, ...)`` of what comes before PixelShuffle."""
+    """Phase kernels ``(O, I, p, ..., K, ...)`` as the weight ``(O * phases, I, K, ...)`` before PixelShuffle."""
     rank = (kernels.ndim - 2) // 2
     return kernels.movedim(1, 1 + rank).flatten(0, rank)
 
 
 class ConstantMask(nn.Module):
-    """Multiplies by a constant 0/1 mask: what nearest upsampling by the strides repeated becomes zeros."""
+    """Multiplies by a constant 0/1 mask, so that nearest upsampling becomes zero insertion."""
 
     def __init__(self, strides: Sequence[int] = (2, 2)) -> None:
         super().__init__()
@@ -126,8 +126,8 @@ class UpsampleConv2d(nn.Sequential):
     gradients with 36/100 of the multiply-adds (k = 5).
 
     Args:
-        masked: zero insertion instead of plain repetition, which makes the layer able to *equal* a transposed convolution.
-        fold: False computes at high resolution, as the layer is written: the oracle, and the form that is exported.
+        masked: zero insertion instead of repetition, so that the layer can equal a transposed convolution.
+        fold: False computes at high resolution, as exported and as the reference for tests.
     """
 
     def __init__(
@@ -184,7 +184,7 @@ class Interleave(nn.Module):
 
 
 class Crop(nn.Module):
-    """Removes positions in front and behind, of each spatial axis."""
+    """Removes positions at the start and the end of each spatial axis."""
 
     def __init__(self, ends: Sequence[tuple[int, int]]) -> None:
         super().__init__()
@@ -196,7 +196,7 @@ class Crop(nn.Module):
 
 
 class SubpixelConv(nn.Sequential):
-    """Any transposed convolution, as a convolution that computes all phases, PixelShuffle and, where it must be, a crop.
+    """Any transposed convolution, as a convolution that computes all phases, PixelShuffle and, if needed, a crop.
 
     ``(B, I, L) -> (B, O, L')`` or ``(B, I, H, W) -> (B, O, H', W')``. Parameters: ``0.weight``: (O * phases, I / groups, K,
     ...), ``0.bias``: (O * phases,). Source: Shi et al., "Real-time single image and video super-resolution using an efficient
@@ -226,7 +226,7 @@ class SubpixelConv(nn.Sequential):
 
 
 class MaskedConv(nn.Sequential):
-    """Any transposed convolution, as zero insertion by nearest upsampling and a mask, a convolution and, perhaps, a crop.
+    """Any transposed convolution, as zero insertion by nearest upsampling and a mask, a convolution and, if needed, a crop.
 
     Shapes as in `SubpixelConv`. Parameters: ``1.weight``: (O, I / groups, k, ...), ``1.bias``: (O,).
     """
@@ -252,7 +252,7 @@ class MaskedConv(nn.Sequential):
 def _padded(
     inputs: int, outputs: int, windows: Sequence[Window], groups: int, bias: bool
 ) -> tuple[nn.Conv1d | nn.Conv2d, list[tuple[int, int]]]:
-    """A convolution for some windows, and the positions that it computes beyond them: PyTorch pads both ends alike."""
+    """A convolution for some windows, and its surplus output positions, since PyTorch pads both ends equally."""
     kind: Any = {1: nn.Conv1d, 2: nn.Conv2d}[len(windows)]
     size, dilation = [window.taps.shape[1] for window in windows], [window.dilation for window in windows]
     padding = [max(window.pads) for window in windows]

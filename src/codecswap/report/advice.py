@@ -1,4 +1,4 @@
-"""What to ship instead of a student that loses, for the page and the terminal."""
+"""Recommend an exact replacement if a student loses quality, for the page and the terminal."""
 
 import shlex
 from dataclasses import dataclass
@@ -10,26 +10,26 @@ from codecswap.report.texts import Text, text
 from codecswap.swaps import SWAPS
 
 FULL_SIZE = 128
-"""Channels inside the transforms from which a codec is said to be of full size: the zoo has 128 and 192."""
+"""Smallest N of a codec that is called full-size: the zoo has 128 and 192."""
 
 
 @dataclass(frozen=True)
 class Advice:
-    """What to do, and how."""
+    """A recommendation."""
 
     sentences: list[Text]
     command: str
-    """Writes the decoder that loses least, ready for a shell."""
+    """Command line that writes the decoder with the smallest loss."""
 
 
 def advise(comparison: Comparison, codec: dict[str, Any]) -> Advice | None:
     """Name the untrained replacements that lose less than the student did on the same pictures.
 
     Args:
-        comparison: with the exact replacements measured.
-        codec: ``teacher``, ``model``, ``quality`` and ``metric`` of the run.
+        comparison: includes measurements of the exact replacements.
+        codec: values of ``teacher``, ``model``, ``quality`` and ``metric`` of the run.
 
-    Returns: None where the student loses nothing, or nothing measured loses less.
+    Returns: None if the student loses nothing, or no replacement loses less.
     """
     teacher = comparison.teacher.mean()["psnr"]
     lost = teacher - comparison.student.mean()["psnr"]

@@ -1,4 +1,4 @@
-"""``codecswap report``: write the page once, or again and again while a run goes on."""
+"""``codecswap report``: write the page once, or repeatedly while a run is in progress."""
 
 import contextlib
 

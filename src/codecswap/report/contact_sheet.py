@@ -1,4 +1,4 @@
-"""Contact sheets: pictures side by side, for a person to judge."""
+"""Contact sheets: pictures side by side, for visual comparison."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,7 +8,7 @@ from PIL import Image, ImageDraw, ImageFont
 from codecswap.files import atomic_write
 
 GAP, CAPTION = 8, 22
-"""Pixels between pictures, and for the line of text above each."""
+"""Gap between pictures, and height of the caption above each, in pixels."""
 
 
 def contact_sheet(path: Path, titles: Sequence[str], rows: Sequence[Sequence[tuple[Image.Image, str]]]) -> None:

@@ -1,4 +1,4 @@
-"""The report's plots: training over time, and rate against distortion."""
+"""Plots of the report: training curves, and rate-distortion curves."""
 
 import math
 
@@ -14,16 +14,16 @@ from codecswap.report.run import STAGES, Run
 from codecswap.report.texts import Text, text
 
 ANCHORS = {"JPEG": ("jpeg", "s"), "WebP": ("webp", "^"), "AVIF": ("avif", "D")}
-"""Color and marker of the anchors."""
+"""Color and marker of each anchor."""
 
 Row = tuple[str, dict[str, float]]
 """A stage's name and a row of its metrics, with ``x``: steps since the first stage began, and ``minutes``."""
 
 
 def time_line(runs: list[Run]) -> tuple[list[Row], list[float]]:
-    """The epochs of all runs on one time line, and the borders between stages.
+    """The epochs of all runs on one time axis, and the borders between stages.
 
-    Where runs of one stage have the same epoch (a run that was resumed into another folder), the later one counts.
+    If runs of one stage have the same epoch (a run resumed into another folder), the later run counts.
     """
     rows: list[Row] = []
     borders: list[float] = []
@@ -99,7 +99,7 @@ def _by_format(results: list[CodecResult]) -> list[tuple[str, list[CodecResult]]
 
 
 def equal_quality(comparison: Comparison) -> list[Text]:
-    """What the anchors need for the student's PSNR, interpolated between their measured qualities."""
+    """Rates of the anchors at the student's PSNR, interpolated between measured qualities, as sentences."""
     student = comparison.beside_anchors(comparison.student)
     sentences = []
     for name, points in _by_format(comparison.anchors):

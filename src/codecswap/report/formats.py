@@ -1,4 +1,4 @@
-"""Figures as the report shows them; a dash stands for a missing one."""
+"""Format numbers for the report; a missing value is a dash."""
 
 import math
 

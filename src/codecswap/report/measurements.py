@@ -1,4 +1,4 @@
-"""The codecs and pictures of a run, found again and measured."""
+"""Load the codecs and pictures of a run, and measure them."""
 
 import contextlib
 import hashlib
@@ -29,27 +29,27 @@ from codecswap.swaps import SWAPS
 from codecswap.swaps.apply import swap
 
 MAX_SIDE = 1024
-"""Of larger pictures, the center of at most this many pixels per side is measured."""
+"""Larger pictures are cropped to at most this many pixels per side around their center."""
 ERROR_COUNT, REGION = 5, 384
-"""How many pictures with the largest errors are shown, and the side of the region shown, in pixels."""
+"""Number of pictures with the largest errors to show, and side of the shown region in pixels."""
 SAMPLE = 128
 """Side in pixels of the part of a picture on which two replacements are found to be the same."""
 NEGLIGIBLE = 0.005
-"""A loss below this many dB is no loss."""
+"""Losses below this many dB are ignored."""
 ANCHOR_QUALITIES = (10, 50, 90)
-"""Of JPEG, WebP and AVIF: fewer than `codecswap eval` takes, since they are most of a report's time (docs/report.md)."""
+"""Qualities of JPEG, WebP and AVIF: fewer than in `codecswap eval`, since they take most of a report's time."""
 ANCHOR_PICTURES = 8
-"""On how many of the pictures these are measured, for the same reason."""
+"""Number of pictures for anchors, limited for the same reason."""
 
 _T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
 class Reference:
-    """A picture that a run reconstructs at several times; None is what could not be found."""
+    """A picture that a run reconstructs repeatedly; None: not found."""
 
     key: str
-    """The same in all runs that reconstruct this picture."""
+    """Key of this picture, the same in all runs."""
     name: str
     original: Tensor | None
     """``(3, 224, 224)`` in [0, 1]."""
@@ -59,7 +59,7 @@ class Reference:
 
 @dataclass(frozen=True)
 class LargestError:
-    """A picture on which the student loses most, and the region where it does."""
+    """A picture with one of the largest losses of the student, and the region of the largest error."""
 
     name: str
     psnr: float
@@ -87,18 +87,18 @@ class Comparison:
     exact: dict[str, CodecResult]
     """The teacher with each exact replacement that fits it; empty if the student's own is exact."""
     anchors: list[CodecResult]
-    """JPEG, WebP and AVIF, on fewer pictures: `beside_anchors`."""
+    """JPEG, WebP and AVIF, on fewer pictures (`beside_anchors`)."""
     on_anchors: list[int]
-    """Which pictures these are, by their place among those measured."""
+    """Indexes of these pictures among the measured ones."""
     checkpoint: StudentCheckpoint
     held_out: int
-    """Pictures that the run held out; the results are of some of them."""
+    """Number of held-out pictures of the run; some of them are measured."""
     cropped: int
-    """Pictures of which only the center was measured."""
+    """Number of pictures of which only the center was measured."""
     errors: list[LargestError]
 
     def beside_anchors(self, result: CodecResult) -> dict[str, float]:
-        """A codec's means on the pictures of the anchors alone."""
+        """Means of a codec on the pictures of the anchors."""
         return replace(result, coded=[result.coded[index] for index in self.on_anchors]).mean()
 
 
@@ -107,12 +107,12 @@ class Measurements:
     """Finds a run's codecs and pictures and measures them; results are cached for ``--watch``.
 
     Args:
-        limit: how many held-out pictures to measure on.
+        limit: largest number of held-out pictures to measure on.
     """
 
     limit: int
     notes: list[Text] = field(default_factory=list)
-    """What is missing or was done differently; emptied for every page."""
+    """Notes on missing files or deviations; reset for each page."""
     _cache: dict[Any, tuple[Any, Any, list[Text]]] = field(default_factory=dict)
 
     def note(self, key: str, **values: str) -> None:
@@ -135,7 +135,7 @@ class Measurements:
         return value
 
     def teacher(self, run: Run) -> Codec | None:
-        """The run's teacher; None, with a note, if it is missing or another one."""
+        """The run's teacher; None, with a note, if it is missing or a different codec."""
         options = run.codec or run.config
         names = (options.get("teacher"), options.get("quality", 8), options.get("metric", "mse"))
         named = Teacher(*names, options.get("model", ZOO))
@@ -240,7 +240,7 @@ class Measurements:
         return read_student(run.best).student.same_latents(teacher)
 
     def same_entropy(self, run: Run) -> bool | None:
-        """Whether the entropy model is the teacher's, whatever the encoder; None if one of them is missing."""
+        """Whether the entropy model is the teacher's; None if one of them is missing."""
         teacher = self.teacher(run)
         if teacher is None or run.best is None:
             return None
@@ -282,7 +282,7 @@ class Measurements:
 
 
 def evenly(count: int, most: int) -> list[int]:
-    """At most so many of ``count`` places, evenly spread."""
+    """At most ``most`` indexes below ``count``, evenly spread."""
     kept = min(count, most)
     return [index * count // kept for index in range(kept)]
 
@@ -296,10 +296,10 @@ def _anchors(pictures: list[tuple[str, Tensor]]) -> list[CodecResult]:
 def _exact_replacements(
     teacher: Codec, checkpoint: StudentCheckpoint, picture: Tensor
 ) -> tuple[dict[str, Codec], dict[str, str]]:
-    """The teacher with each exact replacement, those that do the same only once.
+    """The teacher with each exact replacement; equivalent ones only once.
 
-    In PyTorch ``masked`` runs folded, as the very convolutions of ``subpixel``: where two decode a picture ``(3, H, W)`` to
-    the same floats, one is measured for both.
+    In PyTorch ``masked`` is folded to the same convolutions as ``subpixel``. If two replacements decode a picture
+    ``(3, H, W)`` to the same floats, one is measured for both.
 
     Returns: the codecs to measure, and for each replacement the one that it is measured by; empty if the student's own
         replacement is exact.
@@ -309,7 +309,7 @@ def _exact_replacements(
     _, latents = code(teacher, picture[None, :, :SAMPLE, :SAMPLE])
     decoded: dict[str, Tensor] = {}
     for candidate in SWAPS.values() if not checkpoint.exact else ():
-        with contextlib.suppress(UserError):  # a kernel of even size has no masked one
+        with contextlib.suppress(UserError):  # masked does not support kernels of even size
             if candidate.exact:
                 codec = swap(teacher, candidate.name)[0]
                 y = codec.g_s(latents)

@@ -32,15 +32,15 @@ REFRESH = 15
 _START: dict[str, Any] = {
     "time": "", "epoch": None, "batch": None, "resumed": None, "forced": [], "versions": {}, "hardware": {}
 }  # fmt: skip
-"""What the page shows of a process that trained, where the run says it."""
+"""Facts about a training process that the page shows, if recorded."""
 
 
 def write_page(runs: list[Run], measurements: Measurements, encoded: dict[str, str], *, watched: bool = False) -> str:
     """The whole page.
 
     Args:
-        runs: of one student, in their order.
-        measurements: of these runs; cached for the next page.
+        runs: runs of one student, in order.
+        measurements: measurements of these runs, cached for the next page.
         encoded: pictures encoded for earlier pages; added to.
         watched: the page reads its file again every few seconds.
 
@@ -94,7 +94,7 @@ def _state(run: Run) -> Text:
 
 
 def _columns(rows: list[curves.Row]) -> list[tuple[Text, str, int]]:
-    """The columns of the table of epochs that have figures: heading, name and decimals."""
+    """Non-empty columns of the table of epochs: heading, name and decimals."""
     columns = [(text("column_train_loss"), "train_loss", 5)]
     for metric in METRICS.values():
         kinds = {"picture": "{}_picture", "teacher_picture": "teacher_{}_picture", "to_teacher": "{}_teacher"}
@@ -107,7 +107,7 @@ def _columns(rows: list[curves.Row]) -> list[tuple[Text, str, int]]:
 
 
 def _options(runs: list[Run]) -> list[tuple[str, list[tuple[str, bool]]]]:
-    """Every option: its value in each run, and whether that is not the default."""
+    """All options: the value in each run, and whether it differs from the default."""
     defaults = [{f.name: f.default for f in fields(run.stage.options)} for run in runs]
     names = list(dict.fromkeys(name for run in runs for name in run.config))
     return [

@@ -1,4 +1,4 @@
-"""Plots as SVG with text as text: in the page's own colors, wide for a desk and narrow for a phone."""
+"""Plots as SVG with real text, in the page's colors, in a wide and a narrow (phone) version."""
 
 import io
 import math
@@ -29,7 +29,7 @@ COLOURS = {
     "#010106": "var(--avif)",
     "#010107": "var(--published)",
 }
-"""Stand-ins that matplotlib draws with -> the page's colors, which follow light and dark."""
+"""Placeholder colors for matplotlib, and the page's colors that replace them (light and dark theme)."""
 _STAND_IN = {color.removeprefix("var(--").removesuffix(")"): code for code, color in COLOURS.items()}
 DASHES = {"solid": (None, None), "dashed": (6, 4), "dotted": (1.5, 3)}
 
@@ -40,7 +40,7 @@ class Line:
 
     name: Text | str
     color: str
-    """Its name in the page's style."""
+    """Name of the color in the page's style sheet."""
     x: Sequence[float]
     y: Sequence[float]
     dash: str = "solid"
@@ -49,29 +49,29 @@ class Line:
 
     @property
     def finite(self) -> list[tuple[float, float]]:
-        """Its points that can be drawn."""
+        """Points with finite values."""
         points = zip(self.x, self.y, strict=True)
         return [(x, y) for x, y in points if math.isfinite(x) and math.isfinite(y)]
 
 
 @dataclass(frozen=True)
 class Plot:
-    """A plot with its title, legend and figures."""
+    """A plot with title, legend and table of values."""
 
     key: str
     """Unique on the page."""
     title: Text
     described: Text
-    """What it shows, for those who do not see it."""
+    """Text description, for screen readers."""
     lines: list[Line]
     across: Text
-    """What the horizontal axis counts."""
+    """Label of the horizontal axis."""
     unit: str = ""
-    """Of the vertical axis."""
+    """Unit of the vertical axis."""
     digits: int = 2
     """Decimals in the table."""
     borders: list[float] = field(default_factory=list)
-    """Where one stage ends and the next begins."""
+    """Positions of the borders between stages."""
 
     @property
     def empty(self) -> bool:
@@ -85,7 +85,7 @@ class Plot:
 
     @property
     def table(self) -> list[tuple[str, list[str]]]:
-        """The figures: what is across, and a cell for each line."""
+        """Table of values: x, and a cell per line."""
         places = sorted({x for line in self.lines for x, _ in line.finite})
         values = [dict(line.finite) for line in self.lines]
         return [
@@ -139,7 +139,7 @@ class Plot:
         )
 
     def _on_the_page(self, drawn: str, name: str) -> Markup:
-        """An SVG of matplotlib's, without what only a file needs, in the page's font and colors."""
+        """Convert matplotlib's SVG for embedding, with the page's font and colors."""
         body = drawn[drawn.index("<defs>") : drawn.rindex("</svg>")]
         body = re.sub(r"<(metadata|style)\b.*?</\1>", "", body, flags=re.DOTALL)
         body = re.sub(r"\bid=\"([\w.]+)\"", rf'id="{self.key}-{name}-\1"', body)
@@ -165,13 +165,13 @@ class Plot:
 
 
 def _short(value: float, place: float | None = None) -> str:
-    """A small figure in few letters: 0.00015 is 1.5e-4."""
+    """Short text for a small number: 0.00015 is 1.5e-4."""
     digits, exponent = f"{value:.2e}".split("e")
     return f"{float(digits):g}e{int(exponent)}" if value else "0"
 
 
 def legend_marker(line: Line) -> Markup:
-    """A line's key for a legend."""
+    """Legend marker of a line."""
     dash = {"solid": "none", "dashed": "6 4", "dotted": "1.5 3"}[line.dash]
     shapes = {
         "": "",

@@ -1,4 +1,4 @@
-"""What a training run left in its folder, as far as it got."""
+"""Read the files of a (possibly unfinished) training run."""
 
 import csv
 import json
@@ -25,25 +25,25 @@ class Run:
     folder: Path
     stage: Stage
     record: dict[str, Any]
-    """``run.json``; empty where there is none."""
+    """Contents of ``run.json``; empty if missing."""
     config: dict[str, Any]
-    """``config.yaml``; empty where there is none."""
+    """Contents of ``config.yaml``; empty if missing."""
     rows: list[dict[str, float]]
-    """``metrics.csv``: a row per epoch, the start's first; NaN where a cell is empty."""
+    """Rows of ``metrics.csv``: the initial student, then one per epoch; NaN for empty cells."""
 
     @property
     def codec(self) -> dict[str, Any]:
-        """How the student is made and what its teacher is, where the run says so."""
+        """Record of the student and its teacher, if there is one."""
         return self.record.get("codec") or {}
 
     @property
     def starts(self) -> list[dict[str, Any]]:
-        """The processes that trained it, in their order."""
+        """Processes that trained it, in order."""
         return self.record.get("starts") or []
 
     @property
     def best(self) -> Path | None:
-        """The checkpoint to judge the run by: the best, or else the last."""
+        """Checkpoint to evaluate: the best, or else the last."""
         for name in (self.stage.best, self.stage.last):
             if (self.folder / name).is_file():
                 return self.folder / name
@@ -51,7 +51,7 @@ class Run:
 
     @property
     def epochs(self) -> int | None:
-        """How many epochs it was asked for; None where it does not say. Exact students are not trained."""
+        """Number of requested epochs; None if unknown. Exact students are not trained."""
         swap = SWAPS.get(str(self.codec.get("replacement", self.config.get("replacement"))))
         gdn = GDN_SWAPS.get(str(self.codec.get("gdn")))
         if not self.stage.trains_exact and swap and swap.exact and (gdn is None or gdn.exact):
@@ -60,7 +60,7 @@ class Run:
 
     @property
     def done(self) -> int:
-        """How many epochs it finished."""
+        """Number of finished epochs."""
         return int(self.rows[-1]["epoch"]) + 1 if self.rows else 0
 
     @property
@@ -73,24 +73,24 @@ class Run:
 
     @property
     def seconds(self) -> float:
-        """Time that its finished epochs took, validation included."""
+        """Time of the finished epochs in seconds, including validation."""
         return sum(row["seconds"] for row in self.rows if not math.isnan(row.get("seconds", math.nan)))
 
     @property
     def began(self) -> str:
-        """When it first started, ISO 8601; empty where it does not say."""
+        """Time of the first start, ISO 8601; empty if unknown."""
         return str(self.starts[0].get("time", "")) if self.starts else ""
 
     @property
     def changed(self) -> datetime:
-        """When one of its files last changed."""
+        """Time of the last change of its files."""
         return datetime.fromtimestamp(max((stamp for _, stamp, _ in self.signature), default=0) / 1e9, UTC)
 
     @cached_property
     def tags(self) -> list[tuple[str, int, list[Path]]]:
         """Reconstructions by time: tag, finished epochs, and the pictures by their number.
 
-        ``pre_e007`` stands before ``e007``: both say which epoch, the first before it and the second after it.
+        ``pre_e007`` (before epoch 7) comes before ``e007`` (after it).
         """
         folder = self.folder / str(self.config.get("recon_subdir") or self.stage.recon)
         found = []
@@ -103,7 +103,7 @@ class Run:
 
     @property
     def signature(self) -> list[tuple[str, int, int]]:
-        """Names, times and sizes of the files that a report is made of: it is another one when the run went on."""
+        """Names, times and sizes of the files that a report depends on, to detect changes."""
         names = ("run.json", "config.yaml", "metrics.csv", self.stage.best, self.stage.last)
         paths = [self.folder / name for name in names] + sorted(self.folder.glob("recon*/*/*.png"))
         stats = []
@@ -120,7 +120,7 @@ def read_runs(folders: Sequence[str]) -> list[Run]:
     """Read the runs of one student, distillation first.
 
     Raises:
-        UserError: none is named, one is no run or cannot be read, or they are not of one student.
+        UserError: there are no folders, one is not a run or cannot be read, or they are not of one student.
     """
     if not folders:
         raise UserError("No run given: name its folder, e.g. `codecswap report checkpoints checkpoints_ft`.")
@@ -139,7 +139,7 @@ def read_run(folder: Path) -> Run:
     """Read one run's folder.
 
     Raises:
-        UserError: there is no such folder, it is no run, or a file in it is damaged.
+        UserError: there is no such folder, it is not a run, or a file in it is damaged.
     """
     if not folder.is_dir():
         raise no_folder(folder, "name the folder that a run wrote to (its --save_dir)")

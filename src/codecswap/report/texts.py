@@ -1,4 +1,4 @@
-"""The report's words, in English and Japanese: all of them stand in ``texts.toml``."""
+"""Texts of the report in English and Japanese, from ``texts.toml``."""
 
 import tomllib
 from dataclasses import dataclass, field
@@ -10,17 +10,17 @@ from markupsafe import Markup, escape
 LANGUAGES = ("en", "ja")
 
 TEXTS: dict[str, dict[str, str]] = tomllib.loads((files("codecswap.report") / "texts.toml").read_text("utf-8"))
-"""A text's key -> language -> the text, with {places} for values."""
+"""Texts by key and language, with {placeholders} for values."""
 
 
 @dataclass(frozen=True)
 class Text:
-    """Something to say in either language."""
+    """A text in both languages."""
 
     key: str
     """The text's key in ``texts.toml``."""
     values: dict[str, Any] = field(default_factory=dict)
-    """What stands in its places: strings, or other texts."""
+    """Values of its placeholders: strings, or other texts."""
 
     def to(self, language: str) -> str:
         """The text in one language, not escaped."""
@@ -28,7 +28,7 @@ class Text:
         return TEXTS[self.key][language].format(**values)
 
     def __html__(self) -> Markup:
-        """Both languages, one of which the page hides; jinja calls this where a text stands between tags."""
+        """HTML with both languages, one of which the page hides; called by jinja."""
         return Markup("").join(
             Markup('<span class="{0}" lang="{0}">{1}</span>').format(language, escape(self.to(language)))
             for language in LANGUAGES
@@ -36,7 +36,7 @@ class Text:
 
 
 def text(key: str, **values: Any) -> Text:
-    """The text of a key, with values for its places."""
+    """The text of a key, with values for its placeholders."""
     return Text(key, values)
 
 

@@ -1,4 +1,4 @@
-"""The verdict on a student, in sentences and figures."""
+"""The verdict on a student, as sentences and numbers."""
 
 import math
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from codecswap.report.run import Run
 from codecswap.report.texts import Text, text
 
 SAME_RATE = 0.0005
-"""A smaller difference in bits per pixel is none."""
+"""Smaller differences in bits per pixel are ignored."""
 
 
 @dataclass(frozen=True)
@@ -21,21 +21,21 @@ class Verdict:
 
     headline: list[Text]
     cards: list[tuple[Text, str | Text, Text]]
-    """Title, figure, and what it is computed from."""
+    """Title, value, and explanation of each card."""
     rows: list[tuple[Text, list[str]]]
     """Teacher, student, student against teacher: the metrics, bits per pixel, encoding and decoding time."""
     metrics: list[Metric]
-    """What the first columns of ``rows`` show."""
+    """Metrics in the first columns of ``rows``."""
     basis: list[Text]
     """What was measured, on which pictures."""
     decodes: bool | None
-    """Whether the teacher's bitstreams decode; None if that is not proved."""
+    """Whether the teacher's bitstreams decode; None if unknown."""
     advice: Advice | None
-    """What to ship instead, where the student loses and something else does not."""
+    """Recommended replacement, if the student loses quality and another one does not."""
 
 
 def make_verdict(run: Run, comparison: Comparison | None, measurements: Measurements) -> Verdict | None:
-    """The verdict from the measured comparison, or else from the run's own metrics; None if there are neither."""
+    """Verdict from the measured comparison, or else from the run's metrics; None if both are missing."""
     if comparison:
         return _from_comparison(run, comparison)
     column = f"{MAIN_METRIC.column}_{run.stage.target}"
@@ -89,9 +89,9 @@ def _verdict(
     """Build the sentences and cells.
 
     Args:
-        means: of ``teacher``, ``student`` and others, as in `CodecResult.mean`; times may be missing.
+        means: means of ``teacher``, ``student`` and others, as in `CodecResult.mean`; times may be missing.
         decodes: whether the teacher's files decode with the student.
-        proof: why, a text's key; by default that of ``decodes``.
+        proof: key of the explanation; by default that of ``decodes``.
     """
     teacher, student = means["teacher"], means["student"]
     metrics = [metric for metric in METRICS.values() if metric.name in student]
@@ -133,12 +133,12 @@ def _figures(metrics: list[Metric], mean: dict[str, float], suffix: str = "") ->
 
 
 def _shown(metric: Metric, value: float, write: Callable[[float, int, str], str] = number) -> str:
-    """A figure with one decimal less than in files and tables: a report is for reading."""
+    """A value with one decimal less than in files and tables."""
     return write(value, metric.digits - 1, f"\u00a0{metric.unit}" if metric.unit else "")
 
 
 def conclusion(run: Run, measurements: Measurements) -> list[str]:
-    """The verdict's headline and advice in English, for the terminal; empty where nothing is known."""
+    """Headline and advice of the verdict in English, for the terminal; empty if nothing is known."""
     verdict = make_verdict(run, measurements.compare(run), measurements)
     if verdict is None:
         return []

@@ -1,4 +1,4 @@
-"""The report's file: written once, or again and again while a run goes on."""
+"""Write the report once, or repeatedly while a run is in progress."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -18,24 +18,24 @@ def write_report(folders: Sequence[str], output: Path, *, pictures: int = 32) ->
     """Write the report of one student's runs.
 
     Args:
-        folders: of the runs.
+        folders: run folders.
         output: the HTML file; its folder must exist.
-        pictures: how many held-out pictures to measure the result on, at most; 0: the training's figures instead.
+        pictures: largest number of held-out pictures to measure on; 0: use the metrics of the training.
 
-    Returns: the verdict's headline and advice, line by line; empty where nothing is known.
+    Returns: headline and advice of the verdict, line by line; empty if nothing is known.
 
     Raises:
-        UserError: a folder is no run, the runs are not of one student, or a file is damaged.
+        UserError: a folder is not a run, the runs are not of one student, or a file is damaged.
     """
     return Report(output, Measurements(pictures)).write(read_runs(folders))
 
 
 class Report:
-    """The file of a report; what was measured and encoded for one page serves the next.
+    """A report file; measurements and encoded pictures are reused for the next page.
 
     Args:
         output: the file.
-        measurements: of the runs.
+        measurements: measurements of the runs.
     """
 
     def __init__(self, output: Path, measurements: Measurements) -> None:
@@ -59,7 +59,7 @@ class Report:
             if now != seen:
                 yield self.write(runs, watched=True)
                 seen = now
-            elif runs[-1].complete:  # its last pictures are saved after its last row: hence the quiet
+            elif runs[-1].complete:  # its last pictures are saved after its last row, so wait until files stop changing
                 yield self.write(runs)
                 return
             time.sleep(PAUSE)

@@ -1,4 +1,4 @@
-"""Models of one transposed convolution: to check it, and to time it, apart from everything around it."""
+"""Models of a single transposed convolution, to verify and time it separately."""
 
 import numpy as np
 from onnx import FunctionProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
@@ -13,7 +13,7 @@ IR_VERSION = 8
 
 
 def extract(model: ModelProto, x: str, last: str, constants: Constants) -> ModelProto:
-    """What computes the value ``last`` from ``x``, in float32 whatever the model's type is.
+    """Extract the nodes that compute ``last`` from ``x``, converted to float32.
 
     Args:
         model: where it stands.
@@ -98,7 +98,7 @@ def _node_in_float32(node: NodeProto) -> NodeProto:
 
 
 def _sorted(nodes: list[NodeProto]) -> list[NodeProto]:
-    """In an order in which every value is made before it is used."""
+    """Sort nodes topologically."""
     makers = {output: node for node in nodes for output in node.output}
     placed: list[NodeProto] = []
     done: set[int] = set()

@@ -11,7 +11,7 @@ from codecswap.rewrite.runs import ROUNDS
 
 
 def main(options: RewriteOptions) -> None:
-    """Rewrite a file and say what was done."""
+    """Rewrite a file and print what was done."""
     assert options.file is not None
     output = options.output or options.file.with_name(f"{options.file.stem}.rewritten.onnx")
     done = rewrite(

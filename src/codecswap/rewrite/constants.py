@@ -1,4 +1,4 @@
-"""The constants of a graph: where a weight comes from, and the tensors that take its place."""
+"""Constants of a graph: find the stored tensor of a weight, and replace it by a rearranged one."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -36,7 +36,7 @@ def bodies(body: Body) -> Iterator[Body]:
 
 
 class Arrangement(Protocol):
-    """How one stored tensor, and what belongs to its axes, becomes a new one."""
+    """How to rearrange a stored tensor and its scales."""
 
     @property
     def key(self) -> tuple:
@@ -106,11 +106,11 @@ class Source:
     steps: tuple[NodeProto, ...] = ()
     """From the tensor on; no Identity."""
     names: tuple[str, ...] = ()
-    """Of all values on the way."""
+    """Names of all values on the way."""
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of the tensor, as the file says."""
+        """Shape of the tensor."""
         return tuple(self.tensor.dims)
 
 
@@ -122,7 +122,7 @@ class Constants:
     taken: set[str]
     """Names used anywhere in the model."""
     folder: Path
-    """Of external data."""
+    """Folder of external data."""
     made: dict[tuple, str] = field(default_factory=dict)
     """New constants, by what they were made of."""
     prelude: list[NodeProto] = field(default_factory=list)
@@ -138,7 +138,7 @@ class Constants:
                 self._stored |= {tensor.name: (tensor, body) for tensor in body.initializer}
 
     def source(self, name: str, what: str) -> Source:
-        """Where a value comes from.
+        """Find the stored tensor of a value.
 
         Raises:
             NotRewritten: it is computed at run time.
@@ -163,7 +163,7 @@ class Constants:
         return Source(tensor, body, tuple(reversed(steps)), tuple(names))
 
     def values(self, source: Source) -> np.ndarray:
-        """The stored numbers."""
+        """The stored values."""
         return numpy_helper.to_array(self._loaded(source.tensor))
 
     def stored(self, name: str) -> TensorProto | None:
@@ -246,7 +246,7 @@ class Constants:
         return name
 
     def unique(self, hint: str) -> str:
-        """A name that nothing in the model has."""
+        """A name that is not used in the model."""
         name, number = hint, 1
         while name in self.taken:
             number += 1

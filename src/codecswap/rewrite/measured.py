@@ -1,4 +1,4 @@
-"""``--target cpu``: of the forms of a node, the one that this machine computes fastest."""
+"""``--target cpu``: choose the lowering of a node that runs fastest on this machine."""
 
 from collections.abc import Sequence
 

@@ -19,50 +19,50 @@ from codecswap.rewrite.transposed import NotRewritten, Transposed, read
 
 Shape = tuple[int | None, ...]
 OLDEST = 7
-"""Opset; before it, Mul has no broadcasting."""
+"""Oldest supported opset; before it, Mul has no broadcasting."""
 
 
 @dataclass
 class Outcome:
-    """What became of one ConvTranspose node."""
+    """Result for one ConvTranspose node."""
 
     name: str
-    """The node's, or that of its output."""
+    """Name of the node, or of its output."""
     place: str
-    """The function it is in; empty in the graph and what is nested in it."""
+    """Function that contains it; empty for the graph."""
     form: str | None = None
-    """The one that it has now; None: it was left as it is."""
+    """Its new lowering; None if it was not changed."""
     reason: str = ""
-    """Why it was left."""
+    """Why it was not changed."""
     refused: dict[str, str] = field(default_factory=dict)
-    """Forms that it cannot have, and why."""
+    """Impossible lowerings, and why."""
     layer: Transposed | None = None
     plan: Plan | None = None
     x: str = ""
     y: str = ""
     """Names of its input and its output."""
     last: str = ""
-    """The value to compare: its output, or what the QuantizeLinear behind it makes of that."""
+    """Name of the value to compare: its output, or the output of the QuantizeLinear after it."""
     error: float | None = None
     """Largest relative error of this node alone, measured."""
 
 
 @dataclass
 class _Job:
-    """A node that is going to be replaced."""
+    """A node to replace."""
 
     outcome: Outcome
     plan: Plan
     weight: Source
     bias: Source | None
     element: int
-    """ONNX's number of the type that is computed in."""
+    """ONNX's number of the type of the computation."""
     requantize: NodeProto | None
-    """The QuantizeLinear that alone takes its output."""
+    """The QuantizeLinear that is the only reader of its output."""
 
 
 Choice = Callable[[Outcome, Sequence[Plan]], Plan]
-"""Chooses among the plans that a node can have; raises NotRewritten where none of them will do."""
+"""Chooses among the possible plans of a node; raises NotRewritten if none is acceptable."""
 
 
 def rewrite_model(model: ModelProto, choose: Choice, folder: Path = Path()) -> list[Outcome]:
@@ -70,8 +70,8 @@ def rewrite_model(model: ModelProto, choose: Choice, folder: Path = Path()) -> l
 
     Args:
         model: its external data, if it has any, need not be loaded.
-        choose: what decides about the form, e.g. `cheapest`.
-        folder: of external data.
+        choose: chooses the lowering, e.g. `cheapest`.
+        folder: folder of external data.
 
     Raises:
         UserError: the model has no opset, or one before 7.

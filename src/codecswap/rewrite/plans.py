@@ -1,4 +1,4 @@
-"""The forms that a transposed convolution can take in ONNX, as plans: nodes whose weights are not moved yet."""
+"""Lowerings of a transposed convolution in ONNX, as plans: nodes without their weights."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -13,7 +13,7 @@ from codecswap.layers.phase_grid import Axis, Grid, Window
 from codecswap.rewrite.transposed import NotRewritten, Transposed
 
 MOST_NUMBERS = 1 << 26
-"""Most numbers of a mask, and of a new weight unless the old one has about as many: more is a mistake, or means harm."""
+"""Most numbers of a mask, and of a new weight unless the old one has about as many: more is a mistake or an attack."""
 MOST_PHASES = 1024
 """Most convolutions that `phases` writes for one node."""
 X, Y, WEIGHT, BIAS = "X", "Y", "W", "B"
@@ -57,9 +57,9 @@ class Plan:
     mask: str | None = None
     """The one of the tensors that has the type of what is computed."""
     enlarged: bool = False
-    """Its convolutions work at the output's size."""
+    """Its convolutions run at the output's resolution."""
     baked: bool = False
-    """It holds for the layer's lengths only."""
+    """It is valid only for the layer's input lengths."""
 
     @property
     def operators(self) -> set[str]:
@@ -79,7 +79,7 @@ class Plan:
         return weights + (self.tensors[self.mask].size if self.mask else 0)
 
     def multiply_adds(self, lengths: Sequence[int]) -> int:
-        """Of its convolutions, for one item of a batch and an input of these lengths."""
+        """Multiply-adds of its convolutions, for one item of a batch and these input lengths."""
         layer, total = self.layer, 0
         if self.form == "native":
             return math.prod(layer.weight_shape) * math.prod(lengths)

@@ -29,9 +29,9 @@ class NodeReport:
     function: str
     """The function of the model that it is in; empty: the graph."""
     form: str | None
-    """The form it has now; None: it was left as it is."""
+    """Its new lowering; None if it was not changed."""
     reason: str
-    """Why it was left."""
+    """Why it was not changed."""
     kernel: str
     """``16 -> 8, 4x4, stride 2``: channels, kernel and stride."""
     lengths: list[int] = field(default_factory=list)
@@ -50,7 +50,7 @@ class Rewritten:
     """What `rewrite` did."""
 
     output: Path | None
-    """The file that was written; None: there was nothing to change."""
+    """The written file; None if nothing was changed."""
     nodes: list[NodeReport]
     error: float
     """Largest relative error of the whole model."""

@@ -11,7 +11,7 @@ from onnx import ModelProto, TensorProto, ValueInfoProto, helper
 
 Feeds = dict[str, np.ndarray]
 GUESSES = ((1, 64), (2, 96), (1, 224), (1, 256), (1, 32), (1, 320), (1, 128), (1, 512), (1, 16), (1, 7), (1, 1))
-"""Lengths to put in where a shape is open: that of the first axis, and of all others."""
+"""Lengths tried for dynamic dimensions: of the first axis, and of all others."""
 ROUNDS = 15
 """Times that a model is run to be timed; the fastest counts."""
 
@@ -25,7 +25,7 @@ class Difference:
     """The largest difference between two models' outputs."""
 
     error: float
-    """Of real numbers: relative to the largest of that output. Of integers: the share that differs."""
+    """For real outputs relative to their largest value; for integers the share that differs."""
     place: str = ""
     """Output and index."""
     real: bool = True

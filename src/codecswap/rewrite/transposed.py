@@ -9,11 +9,11 @@ from onnx import AttributeProto, NodeProto, helper
 from codecswap.layers.phase_grid import Axis
 
 MOST_STRIDE, MOST_KERNEL = 1 << 12, 1 << 16
-"""Larger ones are mistakes, or mean harm."""
+"""Larger ones are mistakes or attacks."""
 
 
 class NotRewritten(Exception):
-    """A node stays as it is; the message says why, as the end of a sentence."""
+    """A node is not changed; the message says why, as the end of a sentence."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Transposed:
     weight_shape: tuple[int, ...]
     """``(I, O / groups, k, ...)``."""
     lengths: tuple[int | None, ...]
-    """Of the input's spatial axes; None: any."""
+    """Lengths of the input's spatial axes; None: any."""
     batch: int | None = None
     fixed: bool = False
     """The attributes hold for these lengths only (output_shape)."""
@@ -42,11 +42,11 @@ class Transposed:
 
     @property
     def strides(self) -> tuple[int, ...]:
-        """Of each axis."""
+        """Stride of each axis."""
         return tuple(axis.stride for axis in self.axes)
 
     def output_lengths(self, lengths: Sequence[int]) -> tuple[int, ...]:
-        """Of the output's spatial axes, for these of the input's."""
+        """Lengths of the output's spatial axes for these input lengths."""
         return tuple(axis.stride * length + axis.excess for axis, length in zip(self.axes, lengths, strict=True))
 
     def least_lengths(self) -> tuple[int, ...]:

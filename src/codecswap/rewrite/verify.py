@@ -1,4 +1,4 @@
-"""Whether a rewritten model computes what the original computes: node by node, and as a whole."""
+"""Verify that a rewritten model equals the original: node by node, and as a whole."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
