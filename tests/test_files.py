@@ -9,7 +9,7 @@ from codecswap.files import atomic_write
 
 
 @pytest.mark.parametrize("name", ["a.png", "x" * 251 + ".png", "清" * 83 + ".png"])
-def test_a_file_gets_its_name_whole_whatever_the_name(name: str, tmp_path: Path) -> None:
+def test_files_are_written_atomically_whatever_the_name(name: str, tmp_path: Path) -> None:
     path = tmp_path / name
     with atomic_write(path) as beside:
         beside.write_bytes(b"new")

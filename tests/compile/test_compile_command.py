@@ -119,7 +119,7 @@ def test_without_the_toolchain_the_files_are_written_and_what_is_missing_is_said
     assert "DepthToSpace at g_s.0, g_s.2, g_s.4, g_s.6: use --replacement masked" in capsys.readouterr().out
 
 
-def test_a_folder_is_replaced_whole_or_not_at_all(fake: Fake, arguments: list[str], tmp_path: Path) -> None:
+def test_a_folder_is_replaced_atomically(fake: Fake, arguments: list[str], tmp_path: Path) -> None:
     assert cli.main(arguments) == 3
     before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
     fake.fails = True

@@ -129,7 +129,7 @@ def test_the_scheme_is_the_targets(
     ours, meant = decoded(checkpoint, tmp_path / "c", 96)
     assert np.abs(ours - meant).max() < 3.5 / 255 and np.mean(ours != meant) < 0.01
     assert run("compile", [*compiled, "--output", str(tmp_path / "d"), "--target", "ethos-u55"]) == 2
-    assert "was not fine-tuned in ethos-u55's integers" in capsys.readouterr().err
+    assert "was not fine-tuned for ethos-u55" in capsys.readouterr().err
     assert run("export", ["--checkpoint", str(checkpoint), "--output", str(tmp_path / "e")]) == 2
     assert "has no float weights" in capsys.readouterr().err
     assert run("quantize", ["--checkpoint", str(checkpoint), "--output", str(tmp_path / "e"), "--gdn", "ramps"]) == 2

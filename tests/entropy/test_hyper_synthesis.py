@@ -188,8 +188,8 @@ def test_integers_are_close_to_floating_point(name: str, hyper_codec: Callable[[
     assert (np.searchsorted(network.thresholds, whole[: codec.M]) == in_tiles).all()
 
 
-def test_layers_without_a_form_in_integers_are_named(hyper_codec: Callable[[str], HyperCodec]) -> None:
+def test_layers_without_an_integer_version_are_named(hyper_codec: Callable[[str], HyperCodec]) -> None:
     codec = hyper_codec("mbt2018_mean")
     codec.h_s.append(torch.nn.Sigmoid())
-    with pytest.raises(UserError, match=r"h_s\.5 \(Sigmoid\(\)\) has no form in integers"):
+    with pytest.raises(UserError, match=r"h_s\.5 \(Sigmoid\(\)\) has no integer version"):
         integer_network(codec, [np.zeros((8, 2, 2), np.int32)])

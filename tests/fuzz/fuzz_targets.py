@@ -70,7 +70,7 @@ class Targets:
     def _code(self, codec: FactorizedPrior) -> None:
         native = TorchCodec(codec)
         try:
-            bitstream.decode(native, bitstream.encode(native, _GREY))
+            bitstream.decode(native, bitstream.encode(native, _GRAY))
         except bitstream.BadFile as error:  # weights so large that pictures are not finite
             raise UserError(f"{error}.") from None
 
@@ -166,4 +166,4 @@ class _Here:
 
 
 _STRING = np.random.default_rng(0).integers(0, 256, 4000, np.uint8).tobytes()
-_GREY = Image.new("RGB", (40, 30), "gray")
+_GRAY = Image.new("RGB", (40, 30), "gray")

@@ -1,4 +1,4 @@
-"""Damaged inputs of every format, each judged in a process of its own kind; `benchmarks/fuzz.py` tries many more."""
+"""Damaged inputs of every format, each tested in a separate process; `benchmarks/fuzz.py` tries many more."""
 
 import os
 import signal
@@ -76,7 +76,7 @@ class Misbehaving:
     def accept(self, name: str, path: Path) -> None: ...
 
 
-def judged(room: Path, pipe: Connection) -> None:
+def run_inputs(room: Path, pipe: Connection) -> None:
     cwd = room / "cwd"
     cwd.mkdir(parents=True)
     os.chdir(cwd)
@@ -87,7 +87,7 @@ def judged(room: Path, pipe: Connection) -> None:
 
 def test_the_judge_sees_what_it_is_there_to_see(tmp_path: Path) -> None:
     mine, theirs = get_context("spawn").Pipe()
-    process = get_context("spawn").Process(target=judged, args=(tmp_path / "room", theirs))
+    process = get_context("spawn").Process(target=run_inputs, args=(tmp_path / "room", theirs))
     process.start()
     assert mine.poll(60)
     outcomes = mine.recv()

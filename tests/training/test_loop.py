@@ -177,15 +177,15 @@ def test_frozen_gdn_stays_although_everything_else_trains(pictures: Path, tmp_pa
     assert not torch.equal(before["g_a.0.weight"], after["g_a.0.weight"])
 
 
-def test_the_epochs_line_shows_what_is_judged(pictures: Path, tmp_path: Path, capsys) -> None:
+def test_the_epochs_line_shows_the_score(pictures: Path, tmp_path: Path, capsys) -> None:
     train("distill", pictures, tmp_path / "d", "--epochs", "1", "--init", "weights")
     train("finetune", pictures, tmp_path / "f", "--epochs", "1", "--resume_student", str(tmp_path / "d" / "last.pt"))
     said = capsys.readouterr().out
     for folder, target in (("d", "teacher"), ("f", "picture")):
         log = rows(tmp_path / folder)
         shown = [float(value) for value in re.findall(rf"MS-SSIM against the {target} ([\d.]+)", said)]
-        judged = [row[f"msssim_{target}"] for row in log]
-        assert shown == pytest.approx([*judged, max(judged)], abs=6e-5), "start, epoch 1, the best"
+        scores = [row[f"msssim_{target}"] for row in log]
+        assert shown == pytest.approx([*scores, max(scores)], abs=6e-5), "start, epoch 1, the best"
         assert ("start" in said) and said.count("the best so far") == 2 + sum(
             rows(tmp_path / f)[1][f"msssim_{t}"] > rows(tmp_path / f)[0][f"msssim_{t}"]
             for f, t in (("d", "teacher"), ("f", "picture"))

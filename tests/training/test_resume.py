@@ -43,7 +43,7 @@ def test_auto_starts_afresh_and_goes_on(pictures: Path, tmp_path: Path, capsys) 
     ]
 
 
-def test_auto_takes_what_is_whole(pictures: Path, begun: Path, capsys) -> None:
+def test_auto_takes_an_undamaged_checkpoint(pictures: Path, begun: Path, capsys) -> None:
     content = (begun / "last.pt").read_bytes()
     for damaged in (content[: len(content) // 2], b"", content[:100_000] + bytes(64) + content[100_064:]):
         (begun / "last.pt").write_bytes(damaged)

@@ -162,7 +162,7 @@ def check_codec(codec: Codec, size: tuple[int, int], target: Target) -> None:
     """
     if isinstance(codec.g_s, QuantizedSynthesis) and codec.g_s.target != target.toolchain:
         raise UserError(
-            f"This codec was not fine-tuned in {target.asked}'s integers: compile its student of before, or fine-tune that "
+            f"This codec was not fine-tuned for {target.asked}: compile the float student, or fine-tune it "
             f"with --quantized and --target {target.asked}."
         )
     if codec.predicts_means:

@@ -51,7 +51,7 @@ def check_size(codec: Codec, size: Size | None) -> None:
     """
     if codec.has_context:
         raise UserError(
-            "This codec has a context model, which decodes one position after the other and has no form in integers: it is not "
+            "This codec has a context model, which decodes position by position and has no integer version: it cannot be "
             "exported. Take a codec without one (mbt2018_mean)."
         )
     for name, length in zip(("height", "width"), size or (), strict=False):

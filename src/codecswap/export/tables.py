@@ -45,7 +45,7 @@ def show_gdn(fitted: FittedGdn[Codec]) -> None:
     how = f" in {fitted.pieces} pieces" if fitted.pieces else ""
     say(f"--gdn {fitted.gdn}{how}, on {fitted.pictures} pictures it was not fitted to: {fitted.loss}.")
     if GDN_SWAPS[fitted.gdn].trained:
-        warn(f"--gdn {fitted.gdn} comes close only after training: distill and fine-tune a student with it.")
+        warn(f"--gdn {fitted.gdn} needs training: distill and fine-tune a student with it.")
 
 
 def show_facts(folder: Path, manifest: Manifest) -> None:

@@ -110,7 +110,7 @@ def lower(transform: nn.Module, form: Form = "native", *, prefix: str = "g_s") -
     """
     if isinstance(transform, QuantizedSynthesis):
         raise UserError(
-            "The decoder was fine-tuned quantized, and has no float weights: write it with `codecswap quantize`, or with "
+            "The decoder was fine-tuned with --quantized and has no float weights: write it with `codecswap quantize`, or with "
             "`codecswap compile` for the NPU that it was trained for."
         )
     result = nn.Sequential(OrderedDict(root=copy.deepcopy(transform)))  # so that the tree itself may be replaced

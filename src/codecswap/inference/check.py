@@ -55,7 +55,7 @@ def require_agreement(file: Path, found: float, runtime: str = "onnxruntime") ->
     if not found >= AGREEMENT:  # NaN too
         raise UserError(
             f"{file} is computed wrongly here: {_name(runtime)} on this processor ({_processor()}) is at "
-            f"{found:.1f} dB from what the file means, and {AGREEMENT:.0f} are the least: quantize the codec with "
+            f"{found:.1f} dB from its reference execution (at least {AGREEMENT:.0f} dB is needed): quantize the codec with "
             f"--weight_bits 7, update {runtime}, or take a float codec of `codecswap export`."
         )
 

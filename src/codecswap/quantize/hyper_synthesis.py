@@ -58,7 +58,7 @@ def _steps(transform: nn.Module) -> list[tuple[nn.Conv2d | nn.ConvTranspose2d, f
         elif isinstance(layer, nn.Conv2d | nn.ConvTranspose2d) and _is_plain(layer):
             steps.append((layer, 1.0))
         else:
-            raise UserError(f"The layer h_s.{name} ({layer}) has no form in integers: the codec cannot be exported.")
+            raise UserError(f"The layer h_s.{name} ({layer}) has no integer version: the codec cannot be exported.")
     return steps
 
 

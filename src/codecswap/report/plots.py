@@ -18,7 +18,7 @@ SIZES = {"wide": (560, 300), "narrow": (350, 250)}
 """Renderings by the CSS class that shows one of them: width and height in CSS pixels."""
 FONT = 12
 """Size of text, in CSS pixels."""
-COLOURS = {
+COLORS = {
     "#000001": "var(--ink-soft)",
     "#000002": "var(--line)",
     "#010101": "var(--student)",
@@ -30,7 +30,7 @@ COLOURS = {
     "#010107": "var(--published)",
 }
 """Placeholder colors for matplotlib, and the page's colors that replace them (light and dark theme)."""
-_STAND_IN = {color.removeprefix("var(--").removesuffix(")"): code for code, color in COLOURS.items()}
+_STAND_IN = {color.removeprefix("var(--").removesuffix(")"): code for code, color in COLORS.items()}
 DASHES = {"solid": (None, None), "dashed": (6, 4), "dotted": (1.5, 3)}
 
 
@@ -145,7 +145,7 @@ class Plot:
         body = re.sub(r"\bid=\"([\w.]+)\"", rf'id="{self.key}-{name}-\1"', body)
         body = re.sub(r"(url\(|href=\")#([\w.]+)", rf"\1#{self.key}-{name}-\2", body)
         body = re.sub(r" font-family: [^;\"]*;", "", body)
-        for stand_in, color in COLOURS.items():
+        for stand_in, color in COLORS.items():
             body = body.replace(stand_in, color)
         width, height = SIZES[name]
         head = Markup(

@@ -224,7 +224,7 @@ def _check_quantized(decoder: QuantizedSynthesis, run_start: RunStart) -> None:
             f"{path} holds a decoder in {decoder.precision}: --quantized {options.quantized} cannot change it."
         )
     if options.target and not run_start.resume:
-        raise UserError(f"{path} holds a decoder in integers, which --target cannot change: leave it out.")
+        raise UserError(f"{path} holds a quantized decoder, which --target cannot change: leave it out.")
     say(f"Its decoder is in integers ({decoder.precision}), and stays so.")
 
 
