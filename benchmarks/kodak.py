@@ -43,7 +43,7 @@ from codecswap.students.checkpoint import read_student
 from codecswap.swaps.apply import swap
 
 QUALITIES = (5, 10, 20, 30, 45, 60, 75, 85, 95)
-"""Of JPEG, WebP and AVIF; between them PSNR is interpolated over the logarithm of the rate, for each picture."""
+"""Qualities of JPEG, WebP and AVIF; between them PSNR is interpolated over the logarithm of the rate, for each picture."""
 FIXED = 512
 """Side of a folder of fixed size: Kodak's pictures, upright and not, are computed in two tiles of it."""
 FLOAT = "`subpixel`, float32"

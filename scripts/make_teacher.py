@@ -44,9 +44,9 @@ CROPS = {16: (128, 8), 64: (256, 4)}
 """Side and number of a step's crops, by the codec's multiple. Hyper-latents are 64 times smaller than the picture:
 at 128 all four touch a border, and what is learnt there is wrong in the middle of a picture (a sixth more bits)."""
 GAIN = 2 / 32
-"""Of the analysis start: overlapping 4x4 blocks see each pixel four times, and the four stages divide by 4 * 2 * 2 * 2."""
+"""Gain of the initial analysis transform: 4x4 blocks overlap four times, and the stages divide by 4 * 2 * 2 * 2."""
 HYPER_DEVIATION = 2.0
-"""Of the hyper-latents at the start, in steps of rounding."""
+"""Initial scale of the hyper-latents, in rounding steps."""
 SCALES = (1.0, 0.75, 0.55, 0.4)
 """Sizes at which each picture is shown: few pictures then have details of many sizes."""
 PEAK, WARMUP, COOL_DOWN = 1e-3, 200, 0.25

@@ -18,7 +18,7 @@ from codecswap.quantized.representation import Constant, Quantization, Transform
 
 CHANNELS = 8
 SIZE = (4, 6)
-"""Of a decoder's input."""
+"""Size of a decoder's input."""
 
 
 class Gated(nn.Module):
