@@ -16,7 +16,7 @@ T = TypeVar("T", covariant=True)
 
 
 class Items(Sized, Iterable[T], Protocol[T]):
-    """What `track` takes: anything with a length."""
+    """An iterable with a length, for `track`."""
 
 
 def is_first_process() -> bool:
@@ -38,7 +38,7 @@ def say(text: str = "") -> None:
 
 
 class CodecswapWarning(UserWarning):
-    """What a library of the package has to tell beside its result."""
+    """A warning of the package."""
 
 
 def warn(text: str, *, everywhere: bool = False) -> None:
@@ -158,7 +158,7 @@ def progress(title: str, *, unit: str) -> Iterator[Callable[[int, int], None]]:
 
 
 class Track(Protocol):
-    """What a library takes to show progress: `track`, or `silent`."""
+    """Type of functions that show progress: `track` or `silent`."""
 
     def __call__(self, title: str, items: Items[T], *, unit: str) -> Iterator[T]:
         """Go through ``items``, plural nouns ``unit``, in the step ``title``."""

@@ -1,4 +1,4 @@
-"""What a file or folder is, and what reads it: for the sentence of whatever refuses it."""
+"""Identify a file or folder and the command that reads it, for error messages."""
 
 import json
 import zipfile
@@ -42,7 +42,7 @@ PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
 
 
 def describe(path: Path) -> str:
-    """What there is at ``path``, with its article, and what reads it; never raises."""
+    """Describe what is at ``path``, with an article, and the command that reads it; never raises."""
     try:
         return _folder(path) if path.is_dir() else _file(path)
     except OSError as error:

@@ -38,7 +38,7 @@ class Codec(CodesPictures, nn.Module, ABC):
     """Addresses of CompressAI's pretrained weights, by metric and quality."""
 
     source: Any = None
-    """Where it was loaded from, a `codecswap.codecs.source.Teacher`; a student has its teacher's."""
+    """Source it was loaded from, a `codecswap.codecs.source.Teacher`; a student has its teacher's."""
     record: Any = None
     """How a student was built, a `codecswap.students.record.StudentRecord`; None for other codecs."""
     N: int

@@ -26,7 +26,7 @@ BESIDE = [
 
 
 class _Inert:
-    """What is read in place of an object."""
+    """Placeholder for an object that is not loaded."""
 
     def __init__(self, *arguments: Any) -> None:
         pass

@@ -1,4 +1,4 @@
-"""A codec's weights in a checkpoint, however they are wrapped, and what is wrong with weights that are no codec's."""
+"""Find a codec's weights in a checkpoint, and explain why weights are not of a codec."""
 
 import contextlib
 from collections.abc import Iterable, Iterator, Mapping
@@ -18,7 +18,7 @@ WRAPPERS = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_
 PROFILED = ("total_ops", "total_params")
 """Buffers that profilers leave."""
 USUAL = ("", "state_dict")
-"""Where a codec's weights are looked for first, when a checkpoint holds several."""
+"""Preferred keys of a codec's weights in a checkpoint with several codecs."""
 MOST_CHANNELS = 4096
 """Most channels of weights for which other architectures are built, to compare them."""
 SHOWN = 3

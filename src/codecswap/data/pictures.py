@@ -9,7 +9,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageCms, PngImagePlugin, TiffImagePlugin
 
 UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError)
-"""What `load_picture` raises for a file that is not a readable picture."""
+"""Exceptions of `load_picture` for a file that is not a readable picture."""
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
 """Formats that Pillow may read. For some others it would start Ghostscript."""
 MOST_PIXELS = 120_000_000
@@ -24,7 +24,7 @@ MOST_SCANNED = 4_000_000_000
 _T = Image.Transpose
 UPRIGHT = {2: _T.FLIP_LEFT_RIGHT, 3: _T.ROTATE_180, 4: _T.FLIP_TOP_BOTTOM, 5: _T.TRANSPOSE, 6: _T.ROTATE_270}
 UPRIGHT |= {7: _T.TRANSVERSE, 8: _T.ROTATE_90}
-"""What makes a picture upright, by its orientation in Exif."""
+"""Operation that makes a picture upright, by its Exif orientation."""
 THROUGH = {"La": ("LA",), "RGBa": ("RGBA",), "PA": ("RGBA",)}
 """Modes that Pillow converts to RGB in two steps."""
 WHITE_IS_ZERO = 0

@@ -230,7 +230,7 @@ def agreement_sentences(agreements: Mapping[str, float]) -> list[str]:
 
 
 def equalization_sentences(network: QuantizedNetwork) -> list[str]:
-    """Where equalization stopped, in words: a sentence for each reason."""
+    """Where equalization stopped: one sentence per reason."""
     layers: dict[str, list[str]] = {}
     for layer, reason in network.stopped.items():
         layers.setdefault(reason, []).append(layer)

@@ -161,7 +161,7 @@ def _here() -> dict[str, str]:
 
 
 def _data(runs: list[Run], gallery: Gallery) -> dict[str, Any]:
-    """What the page's script reads."""
+    """Data for the page's script."""
     return {
         "uris": gallery.uris,
         "pictures": gallery.pictures,

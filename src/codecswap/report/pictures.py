@@ -76,7 +76,7 @@ class Gallery:
     """The viewer's pictures."""
 
     pictures: list[dict[str, Any]]
-    """As the page's script reads them; numbers are indices of ``uris``."""
+    """Entries for the page's script; numbers are indexes of ``uris``."""
     uris: list[str]
     errors: list[dict[str, Any]]
     """The largest errors, with their index among ``pictures``."""

@@ -27,7 +27,7 @@ class Verdict:
     metrics: list[Metric]
     """Metrics in the first columns of ``rows``."""
     basis: list[Text]
-    """What was measured, on which pictures."""
+    """Measured checkpoint and pictures."""
     decodes: bool | None
     """Whether the teacher's bitstreams decode; None if unknown."""
     advice: Advice | None

@@ -250,7 +250,7 @@ FORMS: dict[str, Callable[[Transposed, int], Plan]] = {
     "phases": phases,
     "native": native,
 }
-"""By name, as ``--form`` has them."""
+"""Lowerings by their names in ``--form``."""
 
 
 def _enlarge(plan: Plan, x: str) -> str:

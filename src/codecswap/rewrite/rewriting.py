@@ -47,7 +47,7 @@ class NodeReport:
 
 @dataclass(frozen=True)
 class Rewritten:
-    """What `rewrite` did."""
+    """Result of `rewrite`."""
 
     output: Path | None
     """The written file; None if nothing was changed."""
@@ -55,7 +55,7 @@ class Rewritten:
     error: float
     """Largest relative error of the whole model."""
     place: str
-    """Where that is."""
+    """Output with that error."""
     runs: list[str]
     """Shapes of the inputs that were run."""
     skipped: str
@@ -167,7 +167,7 @@ def _by(lengths: Sequence[int]) -> str:
 
 
 def _choice(form: str | None, operators: Sequence[str] | None, target: str | None) -> tuple[Choice, list[str]]:
-    """What chooses the form, and what the target's file says besides."""
+    """The function that chooses the lowering, and notes of the target's file."""
     if target == MEASURED and not form:
         return fastest, []
     if target is None or target == MEASURED:

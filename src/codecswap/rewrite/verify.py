@@ -31,7 +31,7 @@ NOISE = 4
 
 @dataclass
 class Verified:
-    """What was found of the whole model."""
+    """Result for the whole model."""
 
     worst: Difference = field(default_factory=lambda: Difference(0.0))
     limit: float = LIMIT

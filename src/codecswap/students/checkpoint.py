@@ -47,7 +47,7 @@ class StudentCheckpoint:
 
     @property
     def label(self) -> str:
-        """What was replaced, and the precision of a quantized decoder: `StudentRecord.label`."""
+        """Names of the replacements, and the precision of a quantized decoder (`StudentRecord.label`)."""
         return self.record.label if self.record else self.replacement
 
     @property

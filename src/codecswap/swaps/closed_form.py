@@ -52,7 +52,7 @@ class Loss:
 
 @dataclass(frozen=True)
 class FittedGdn(Generic[AnyCodec]):
-    """What `fit_gdn` returns."""
+    """Result of `fit_gdn`."""
 
     codec: AnyCodec
     gdn: str

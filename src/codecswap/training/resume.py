@@ -35,7 +35,7 @@ FIXED_WITHIN = ("batch_size", "seed")
 
 @dataclass(frozen=True)
 class RunStart:
-    """Where a run starts from."""
+    """Start of a run: options, student and progress."""
 
     options: Any
     """Options of the run, merged with those of a resumed checkpoint."""

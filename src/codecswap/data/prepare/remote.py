@@ -86,7 +86,7 @@ class RemoteFile(io.RawIOBase):
 
 
 def extents(archive: ZipFile, members: Sequence[ZipInfo]) -> list[tuple[int, int]]:
-    """Where members are in their zip, headers included: (first byte, byte after the last); neighbors share an extent.
+    """Byte ranges of members in their zip, including headers: (first byte, byte after the last); neighbors share a range.
 
     None is longer than `LARGEST` bytes, whatever the zip's directory says, since many are held in memory.
     """
