@@ -219,7 +219,7 @@ def test_bad_files_are_one_sentence_and_no_picture(
         "truncated": good[:-5],
         "of the format": good[:4] + b"\x03" + good[5:],
         "not a picture that codecswap encoded": b"\x89PNG\r\n\x1a\n" + bytes(50),
-        "no picture that": b"",
+        "an empty file": b"",
         "another codec": sealed(bytes(foreign) + body),
         "more than": sealed(bytes(huge) + body),
         "or none": sealed(bytes(empty) + body),

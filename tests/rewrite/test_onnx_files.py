@@ -158,7 +158,7 @@ def spoil(path: Path, how: str) -> Path:
     ("how", "sentence"),
     [
         ("missing", "There is no file"),
-        ("empty", "no ONNX graph"),
+        ("empty", "an empty file, not an ONNX file"),
         ("text", "ONNX"),
         ("half", "damaged"),
         ("nothing", "no ConvTranspose"),
