@@ -134,4 +134,5 @@ def test_finetune_for_an_npu(residual: Path, pictures: Path, tmp_path: Path, tar
     given = ["--checkpoint", str(tmp_path / "f" / "ft_last.pt"), "--target", target, *SIZE, *images]
     assert run("compile", [*given, "--output", str(tmp_path / "c")]) == 0
     quality = json.loads((tmp_path / "c" / "report.json").read_text())["quality"]
+    assert run("report", [str(tmp_path / "f"), "--output", str(tmp_path / "r.html"), "--pictures", "1"]) == 0
     assert quality["to_float"] > 45 and abs(quality["compiled"] - quality["float32"]) < 0.02

@@ -96,3 +96,7 @@ def test_the_zoo_on_kodak_is_compared(kodak: Path, tmp_path: Path, monkeypatch: 
         and f"{second['distance']['bpp']:+.4f}" in line
     )
     assert json.loads((tmp_path / "out" / summary["curves"][published(ZOO)["name"]]).read_text()) == published(ZOO)
+
+
+def test_an_architecture_that_the_zoo_does_not_have_has_no_figures() -> None:
+    assert published("residual")["results"] == {}

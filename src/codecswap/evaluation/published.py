@@ -12,9 +12,12 @@ from codecswap.config import ZOO
 
 @cache
 def published(model: str) -> dict[str, Any]:
-    """Published results of a model (mse), qualities 1 to 8 on Kodak, in CompressAI's results format."""
-    name = f"compressai-{model.replace('_', '-')}-mse-kodak.json"
-    return json.loads((files("codecswap") / "assets" / "published" / name).read_text("utf-8"))
+    """Published results of a model (mse), qualities 1 to 8 on Kodak, in CompressAI's results format.
+
+    The results of an architecture that the zoo does not have are empty.
+    """
+    path = files("codecswap") / "assets" / "published" / f"compressai-{model.replace('_', '-')}-mse-kodak.json"
+    return json.loads(path.read_text("utf-8")) if path.is_file() else {"results": {}}
 
 
 _KODAK = frozenset(f"kodim{number:02d}" for number in range(1, 25))
