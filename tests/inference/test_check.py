@@ -129,11 +129,6 @@ def test_checks_are_what_the_file_means(folders: dict[str, Path]) -> None:
     assert np.abs(np.asarray(decoded, int) - np.asarray(shown, int)).max() <= 1  # as far as processors differ
 
 
-def test_a_folder_of_before_opens(folders: dict[str, Path], tmp_path: Path) -> None:
-    old = altered(folders["8"], tmp_path / "old", checks=None)
-    assert (decode_something(old) == decode_something(folders["8"])).all()
-
-
 @pytest.mark.parametrize("name", ["check_decoder.csw", "check_decoder.png"])
 def test_damaged_checks_are_one_sentence(folders: dict[str, Path], tmp_path: Path, name: str) -> None:
     folder = altered(folders["7"], tmp_path / "damaged")
