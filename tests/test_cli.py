@@ -127,7 +127,7 @@ def bad_runs(pictures: Path, tmp_path: Path) -> dict[str, tuple[list[str], str]]
         "broken pictures": ([*good, "--coco_dir", str(tmp_path / "broken"), "--val_ratio", "0.2"], "can be read"),
         "batch": ([*good, "--batch_size", "9"], "larger than the 8 training pictures"),
         "folder": ([*good, "--save_dir", str(tmp_path / "file" / "x")], "cannot be written to"),
-        "not a checkpoint": ([*good, "--resume", str(tmp_path / "text" / "a.txt")], "no checkpoint"),
+        "not a checkpoint": ([*good, "--resume", str(tmp_path / "text" / "a.txt")], "not a checkpoint"),
         "other checkpoint": ([*good, "--resume", str(tmp_path / "other.pt")], "another architecture"),
         "no teacher": ([*good, "--teacher", str(tmp_path / "none.pth")], "There is no checkpoint"),
         "share": ([*good, "--val_ratio", "2"], "a share between 0 and 1"),
