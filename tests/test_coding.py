@@ -184,6 +184,8 @@ def test_what_is_wrong_with_one_file_costs_that_file(exported: Path, picture: Im
     (tmp_path / "coded" / f"{'x' * 251}.csw").mkdir(parents=True)
     assert run("encode", exported, folder, tmp_path / "coded") == 2
     assert (tmp_path / "coded" / "a.csw").is_file()
+    assert run("encode", tmp_path / "no codec", folder, tmp_path / "unwritten" / "deep") == 2
+    assert not (tmp_path / "unwritten").exists(), "a failed command leaves no folder"
 
 
 def test_a_part_of_an_exported_folder_is_told(exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

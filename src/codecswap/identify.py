@@ -16,11 +16,11 @@ STARTS = {
     b"BM": f"a BMP picture, {PICTURE}",
     b"II*\0": f"a TIFF picture, {PICTURE}",
     b"MM\0*": f"a TIFF picture, {PICTURE}",
-    b"GIF8": "a GIF, which nothing here reads: convert it to PNG",
-    b"\xff\x0a": "a JPEG XL picture, which nothing here reads: convert it to PNG",
+    b"GIF8": "a GIF, which nothing here reads (convert it to PNG)",
+    b"\xff\x0a": "a JPEG XL picture, which nothing here reads (convert it to PNG)",
     b"%PDF": "a PDF",
-    b"\x1f\x8b": "a gzip file: unpack it first",
-    b"7z\xbc\xaf": "a 7z archive: unpack it first",
+    b"\x1f\x8b": "a gzip file (unpack it first)",
+    b"7z\xbc\xaf": "a 7z archive (unpack it first)",
     b"\x89HDF": "an HDF5 file",
     b"\x93NUMPY": "a NumPy array",
     b"\x7fELF": "a program",
@@ -100,7 +100,7 @@ def _file(path: Path) -> str:
     if start[:2] == b"PK":
         return _zip(path)
     if start.lstrip().lower().startswith((b"<!doctype html", b"<html")):
-        return "a web page (HTML): download the file itself, not the page about it"
+        return "a web page (HTML; download the file itself)"
     if start[8:9] == b"{" and int.from_bytes(start[:8], "little") < path.stat().st_size:
         return "a .safetensors file of weights, which --teacher and --codec read"
     if start[0] == 8 and path.suffix.lower() == ".onnx":
@@ -130,5 +130,5 @@ def _zip(path: Path) -> str:
             return "a checkpoint of PyTorch, which --teacher, --checkpoint and --codec read"
         if any(name.endswith(".npy") for name in names):
             return "an archive of NumPy arrays (.npz)"
-        return "a zip archive: unpack it first"
+        return "a zip archive (unpack it first)"
     return "a damaged zip archive"

@@ -41,6 +41,7 @@ def encode_file(codec: bitstream.Codec, source: Path, target: Path) -> str:
             raise refusal(source, "a picture", "name a PNG, JPEG, WebP, BMP or TIFF file") from None
         raise UserError(f"{source} cannot be read as a picture ({error}): name a PNG, JPEG or WebP file.") from None
     data = bitstream.encode(codec, picture)
+    target.parent.mkdir(parents=True, exist_ok=True)  # now, when there is something to write
     with atomic_write(target) as path:
         path.write_bytes(data)
     bpp = 8 * len(data) / (picture.width * picture.height)
@@ -66,13 +67,14 @@ def decode_file(codec: bitstream.Codec, source: Path, target: Path) -> str:
         raise UserError(f"{source} {error}.") from None
     mark = PngInfo()
     mark.add_text(*MARK)
+    target.parent.mkdir(parents=True, exist_ok=True)  # now, when there is something to write
     with atomic_write(target) as path:
         picture.save(path, "PNG", pnginfo=mark)
     return f"{picture.width}x{picture.height}"
 
 
 def pairs(inputs: Sequence[Path], output: Path, suffix: str) -> list[tuple[Path, Path]]:
-    """Pairs of input and output file; sub-folders are kept, and output folders are created.
+    """Pairs of input and output file; sub-folders are kept.
 
     Args:
         inputs: files and folders; of a folder all pictures, or all .csw files if ``suffix`` is .png.
@@ -95,8 +97,6 @@ def pairs(inputs: Sequence[Path], output: Path, suffix: str) -> list[tuple[Path,
             if target in sources:
                 raise UserError(f"{sources[target]} and {path} would both become {target}: rename one of them.")
             sources[target] = path
-    for target in sources:
-        target.parent.mkdir(parents=True, exist_ok=True)
     return [(path, target) for target, path in sources.items()]
 
 
