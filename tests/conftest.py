@@ -1,5 +1,6 @@
 """Shared ground: one thread, the embedded teacher, and a folder of small pictures cut from the embedded photographs."""
 
+import os
 from collections.abc import Callable, Iterator
 from importlib.resources import files
 from pathlib import Path
@@ -32,8 +33,13 @@ def one_thread() -> None:
 @pytest.fixture(autouse=True, scope="session")
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Tests leave the user's cache folder alone; with the commands that they start, they share one of their own."""
+    own = tmp_path_factory.mktemp("cache")
+    (own / "codecswap").mkdir()
+    users = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "codecswap"
+    for runtime in users.glob("onnxruntime-web-*"):  # what was downloaded for the page is read, and never changes
+        (own / "codecswap" / runtime.name).symlink_to(runtime)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("XDG_CACHE_HOME", str(own))
         yield
 
 

@@ -95,7 +95,7 @@ def test_bad_arguments_are_one_sentence(arguments: list[str], capsys: pytest.Cap
     assert said.out == "" and said.err.startswith("codecswap distill: ") and said.err.count("\n") == 1
 
 
-def test_unknown_command_and_missing_extra(capsys, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unknown_command_and_missing_extra(pictures: Path, capsys, monkeypatch: pytest.MonkeyPatch) -> None:
     assert main(["destil"]) == 2
     assert "there is no command 'destil'" in capsys.readouterr().err
     for name in [
@@ -105,7 +105,7 @@ def test_unknown_command_and_missing_extra(capsys, monkeypatch: pytest.MonkeyPat
     monkeypatch.setitem(sys.modules, "lightning.pytorch", None)
     for version, more in (((3, 12, 1), ""), ((3, 13, 0), "with Python 3.11 or 3.12 (for 3.13 CompressAI")):
         monkeypatch.setattr(errors, "sys", SimpleNamespace(version_info=version))
-        assert main(["distill"]) == 2
+        assert main(["distill", "--coco_dir", str(pictures), "--teacher", "tiny"]) == 2
         said = capsys.readouterr().err
         assert "pip install '.[train]'" in said and said.count("\n") == 1
         assert more in said and ("--no-deps compressai" in said) == bool(more)

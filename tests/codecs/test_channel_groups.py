@@ -161,7 +161,7 @@ def test_files_go_through_the_commands_and_a_student_reads_them(
         bitstream.read(damaged, TorchCodec(codec).entropy, 16)
     capsys.readouterr()
     assert main(["export", "--teacher", names[1], "--output", str(tmp_path / "folder")]) == 2
-    assert "is not exported" in capsys.readouterr().err and not (tmp_path / "folder").exists()
+    assert "cannot be exported" in capsys.readouterr().err and not (tmp_path / "folder").exists()
 
 
 def test_pictures_and_crops_of_any_size(codec: Groups) -> None:

@@ -29,13 +29,11 @@ def test_weights_of_any_size_are_recognized(name: str) -> None:
         assert type(codec) is ARCHITECTURES[name] and (n, m) == (codec.N, codec.M)
 
 
-def test_a_hyperprior_of_another_kind_is_refused_and_the_known_ones_are_named(tmp_path: Path) -> None:
+def test_a_hyperprior_of_another_kind_is_refused_with_the_difference(tmp_path: Path) -> None:
     state = models.MeanScaleHyperprior(4, 6).state_dict()
     state["h_s.4.weight"] = torch.zeros(13, 9, 3, 3)
     torch.save(state, tmp_path / "odd.pth")
-    with pytest.raises(
-        UserError, match=r"bmshj2018_factorized or bmshj2018_hyperprior or mbt2018_mean or mbt2018 .*h_a"
-    ):
+    with pytest.raises(UserError, match=r"closest architecture is mbt2018_mean.*h_s\.4\.weight is \(13, 9, 3, 3\)"):
         load_codec(str(tmp_path / "odd.pth"))
     with pytest.raises(UserError, match="--model is bmshj2018_factorized or"):
         load_codec(model="cheng2020_attn")

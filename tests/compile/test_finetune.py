@@ -133,7 +133,7 @@ def test_the_scheme_is_the_targets(
     assert run("export", ["--checkpoint", str(checkpoint), "--output", str(tmp_path / "e")]) == 2
     assert "has no float weights" in capsys.readouterr().err
     assert run("quantize", ["--checkpoint", str(checkpoint), "--output", str(tmp_path / "e"), "--gdn", "ramps"]) == 2
-    assert "which decides on --gdn" in capsys.readouterr().err
+    assert "which fixes --gdn" in capsys.readouterr().err
     assert not (tmp_path / "d").exists() and not (tmp_path / "e").exists()
 
 

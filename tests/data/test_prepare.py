@@ -165,7 +165,7 @@ def test_space_is_checked_before_the_first_byte(coco_server, tmp_path, monkeypat
         run("--coco_dir", tmp_path / "c", "--out_dir", tmp_path / "o", "--url", coco_server.url("train2017.zip")) == 2
     )
     assert "free and" in capsys.readouterr().err
-    assert coco_server.sent == 1 and tree(tmp_path) == {}
+    assert coco_server.sent <= 1 and tree(tmp_path) == {}
 
 
 @pytest.mark.parametrize(

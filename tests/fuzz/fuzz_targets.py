@@ -12,10 +12,11 @@ import numpy as np
 from fuzz_seeds import EXPORTED
 from PIL import Image
 
-from codecswap import cli, coding
+from codecswap import cli
 from codecswap.codecs.factorized import FactorizedPrior
 from codecswap.codecs.source import load_codec
 from codecswap.codecs.torch_codec import TorchCodec
+from codecswap.coding.files import decode_file
 from codecswap.data.pictures import UNREADABLE, load_picture
 from codecswap.data.prepare import crop_folder as prepared
 from codecswap.data.prepare.crops import crop_picture
@@ -56,7 +57,7 @@ class Targets:
 
     def csw(self, name: str, path: Path) -> None:
         target = self.room / "x.png"
-        coding.decode_file(self.codec, path, target)
+        decode_file(self.codec, path, target)
         target.unlink()
 
     def pt(self, name: str, path: Path) -> None:

@@ -94,7 +94,7 @@ def test_what_was_trained_is_written(tmp_path: Path, samples: list[np.ndarray]) 
     transform = fixed.networks["decoder"].transform
     assert transform.input_shape[2:] == (SIZE[1] // 16, SIZE[0] // 16)
     assert transform.output_shape == (1, 3, SIZE[1], SIZE[0])
-    with pytest.raises(UserError, match="fine-tuned in integers"):
+    with pytest.raises(UserError, match="fine-tuned with --quantized"):
         lower(decoder)
 
 

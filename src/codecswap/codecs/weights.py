@@ -93,13 +93,24 @@ def no_codec(state: Mapping[str, Tensor], path: str) -> UserError:
         n, m = encoder_sizes(state)
         if max(n, m) > MOST_CHANNELS:
             raise ValueError("no codec has so many")
-        names = {name for name in zoo.pretrained.load_pretrained(dict(state)) if not name.startswith("entropy_")}
+        given = {
+            name: tuple(value.shape)
+            for name, value in zoo.pretrained.load_pretrained(dict(state)).items()
+            if not name.startswith("entropy_")
+        }
         closest = []
         for architecture, make in ARCHITECTURES.items():
-            own = {name for name in make(n, m).state_dict() if not name.startswith("entropy_b")}
-            closest.append((len(names ^ own), architecture, sorted(own - names), sorted(names - own)))
-        _, architecture, missing, more = min(closest)
-        return _difference(path, architecture, missing, more, [])
+            weights = make(n, m).state_dict()
+            own = {name: tuple(value.shape) for name, value in weights.items() if not name.startswith("entropy_b")}
+            shapes = [
+                f"{name} is {given[name]} where {own[name]} are needed"
+                for name in own.keys() & given.keys()
+                if own[name] != given[name]
+            ]
+            missing, more = sorted(own.keys() - given.keys()), sorted(given.keys() - own.keys())
+            closest.append((len(missing) + len(more) + len(shapes), architecture, missing, more, sorted(shapes)))
+        _, architecture, missing, more, shapes = min(closest)
+        return _difference(path, architecture, missing, more, shapes)
     parts = dict.fromkeys(name.split(".")[0] for name in sorted(state))
     return UserError(
         f"{path} is not a codec of the architecture {' or '.join(ARCHITECTURES)} (it holds {_list(parts)}; its g_a has "
