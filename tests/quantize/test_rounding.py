@@ -153,18 +153,18 @@ def test_residual_blocks_are_rounded_in_order_of_execution(transform: str, monke
         nn.functional.interpolate(torch.randn(n, *size), scale_factor=4, mode="bicubic").split(1) for n in (12, 4)
     )
     fitted, again, rounded = (copy.deepcopy(tree) for _ in range(3))
-    scales = round_weights(fitted, seen, exact_input=False, levels=7)
+    scales = round_weights(fitted, seen, exact_input=False, levels=15)
     convolutions = {path for path, one in tree.named_modules() if isinstance(one, nn.Conv2d | nn.ConvTranspose2d)}
     assert scales.keys() == {f"{path}.weight" for path in convolutions}
     for path in convolutions:
-        rounded.set_submodule(path, nearest(rounded.get_submodule(path), 7))
+        rounded.set_submodule(path, nearest(rounded.get_submodule(path), 15))
 
     def error(candidate: nn.Module) -> float:
         return sum((candidate(x) - tree(x)).square().mean().item() for x in other)
 
     assert error(fitted) < error(rounded)
     monkeypatch.setattr(float_and_rounded, "CACHE_BYTES", 0)  # nothing is kept, everything computed again
-    round_weights(again, seen, exact_input=False, levels=7)
+    round_weights(again, seen, exact_input=False, levels=15)
     assert all(torch.equal(one, two) for one, two in zip(fitted.parameters(), again.parameters(), strict=True))
 
 
