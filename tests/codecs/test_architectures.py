@@ -4,23 +4,26 @@ from pathlib import Path
 
 import pytest
 import torch
+from compressai import models
 from compressai.entropy_models import EntropyBottleneck
 from compressai.models.utils import conv, deconv
 from PIL import Image
 from torch import nn
 
 from codecswap.codecs.architectures import ARCHITECTURES, untrained
-from codecswap.codecs.factorized import FactorizedPrior
+from codecswap.codecs.factorized import FactorizedPrior, FactorizedPriorReLU
 from codecswap.codecs.protocol import encode
 from codecswap.codecs.source import load_codec
 from codecswap.codecs.torch_codec import TorchCodec
 from codecswap.entropy import bitstream
+from codecswap.errors import UserError
 from codecswap.evaluation.measure import code, show
 from codecswap.export.folder import write_float
 from codecswap.export.verify import verify
 from codecswap.inference.runtime import OnnxCodec
 from codecswap.layers.gdn import GDN
-from codecswap.swaps.apply import swap
+from codecswap.students.checkpoint import load_student, save_student
+from codecswap.swaps.apply import swap, swap_gdn
 
 
 class Shallow(FactorizedPrior):
@@ -75,6 +78,20 @@ def test_another_factor_goes_through_evaluation_swap_export_and_files(shallow: S
     data = bitstream.encode(OnnxCodec(tmp_path / "folder", tile=(7, 7)), picture)
     assert bitstream.decode(TorchCodec(shallow), data).size == picture.size
     assert bitstream.unpack(data, shallow.entropy_tables(), 8)[0].shape == (10, 5, 7)
+
+
+def test_relu_instead_of_gdn_is_told_by_the_weights(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    torch.save(models.FactorizedPriorReLU(6, 10).state_dict(), tmp_path / "relu.pth")
+    codec = load_codec(str(tmp_path / "relu.pth"))
+    assert type(codec) is FactorizedPriorReLU and (codec.N, codec.M) == (6, 10)
+    plain = FactorizedPrior(6, 10).eval()
+    plain.make_tables()
+    swapped = swap_gdn(swap(plain, "subpixel")[0], "relu", "both", init="random")[0]
+    save_student(swapped, tmp_path / "student.pt", plain)
+    assert type(load_student(tmp_path / "student.pt")) is FactorizedPrior, "its GDNs were swapped, its codec has some"
+    with pytest.raises(UserError, match="publishes no weights of bmshj2018_factorized_relu"):
+        load_codec(model="bmshj2018_factorized_relu")
 
 
 def test_a_student_of_another_encoder_has_other_latents(shallow: Shallow) -> None:

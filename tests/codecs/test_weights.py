@@ -126,7 +126,7 @@ def test_what_is_no_codec_is_told_by_the_difference(codec: Codec, tmp_path: Path
 
 
 def test_another_architecture_of_the_zoo_is_told_by_its_name(tmp_path: Path) -> None:
-    relu = model_architectures["bmshj2018_factorized_relu"](6, 10)
-    torch.save({"state_dict": renamed(relu.state_dict(), "module.")}, tmp_path / "a.pth")
-    with pytest.raises(UserError, match="architecture bmshj2018_factorized_relu"):
+    cheng = model_architectures["cheng2020-anchor"](6)
+    torch.save({"state_dict": renamed(cheng.state_dict(), "module.")}, tmp_path / "a.pth")
+    with pytest.raises(UserError, match="architecture cheng2020_anchor"):
         load_codec(str(tmp_path / "a.pth"))

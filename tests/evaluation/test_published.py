@@ -36,7 +36,8 @@ def test_the_figures_are_those_of_the_issue() -> None:
 
 def test_each_model_of_the_zoo_has_its_own() -> None:
     at_5 = {"bmshj2018_hyperprior": (34.509, 0.6687), "mbt2018_mean": (34.950, 0.6617), "mbt2018": (35.075, 0.6388)}
-    assert {*at_5, "bmshj2018_factorized"} == set(ARCHITECTURES)
+    fixed = {name for name, architecture in ARCHITECTURES.items() if len(architecture.zoo.get("mse", ())) == 8}
+    assert {*at_5, "bmshj2018_factorized"} == fixed
     for model, (psnr, bpp) in at_5.items():
         figures = published(model)
         assert figures["results"]["psnr-rgb"][4] == pytest.approx(psnr, abs=6e-4)

@@ -7,13 +7,14 @@ from pathlib import Path
 from torch import Tensor
 
 from codecswap.codecs.autoregressive import JointAutoregressive
-from codecswap.codecs.factorized import FactorizedPrior
+from codecswap.codecs.factorized import FactorizedPrior, FactorizedPriorReLU
 from codecswap.codecs.hyperprior import MeanScaleHyperprior, ScaleHyperprior
 from codecswap.codecs.protocol import Codec
 from codecswap.errors import UserError
 
 ARCHITECTURES: dict[str, type[Codec]] = {
     "bmshj2018_factorized": FactorizedPrior,
+    "bmshj2018_factorized_relu": FactorizedPriorReLU,
     "bmshj2018_hyperprior": ScaleHyperprior,
     "mbt2018_mean": MeanScaleHyperprior,
     "mbt2018": JointAutoregressive,
@@ -21,21 +22,28 @@ ARCHITECTURES: dict[str, type[Codec]] = {
 """Codec classes by their names in CompressAI's zoo."""
 
 
-def untrained(state: Mapping[str, Tensor]) -> Codec:
+def untrained(state: Mapping[str, Tensor], name: str | None = None) -> Codec:
     """Build a codec of the architecture and sizes of these weights; the weights are not loaded.
 
+    Args:
+        state: weights of a codec or of a student.
+        name: the architecture, if it is known; else the weights tell it.
+
     Raises:
-        ValueError: no architecture has such weights.
+        KeyError: there is no architecture of that name.
+        ValueError: no architecture, or not this one, has such weights.
     """
-    for architecture in ARCHITECTURES.values():
+    # derived classes first: most of them have all weights of the class they are derived from
+    derived = sorted(ARCHITECTURES.values(), key=lambda architecture: -len(architecture.__mro__))
+    for architecture in derived if name is None else [ARCHITECTURES[name]]:
         with contextlib.suppress(KeyError, ValueError, AttributeError, IndexError, TypeError):
             return architecture.untrained(state)
     raise ValueError("no architecture has such weights")
 
 
-def name_of(codec: Codec) -> str:
-    """The name of a codec's architecture in CompressAI's zoo."""
-    return next(name for name, architecture in ARCHITECTURES.items() if type(codec) is architecture)
+def name_of(codec: Codec) -> str | None:
+    """The name of a codec's architecture in `ARCHITECTURES`; None: it is not there."""
+    return next((name for name, architecture in ARCHITECTURES.items() if type(codec) is architecture), None)
 
 
 def check(codec: Codec, path: str | Path) -> None:

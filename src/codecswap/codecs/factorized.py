@@ -1,7 +1,7 @@
-"""The factorized prior of Balle et al. 2018 (CompressAI's ``bmshj2018_factorized``): every latent is coded independently."""
+"""The factorized prior of Balle et al. 2018, with GDN (CompressAI's ``bmshj2018_factorized``) or ReLU, ``..._relu``."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -73,3 +73,17 @@ class FactorizedPrior(Codec, models.FactorizedPrior):
         self.entropy_bottleneck.update()
         if self.entropy_tables().channels != self.M:
             raise ValueError("there is not one table for each channel")
+
+
+class FactorizedPriorReLU(FactorizedPrior, models.FactorizedPriorReLU):
+    """The same with ReLU instead of GDN (``bmshj2018_factorized_relu``). CompressAI publishes no weights of it."""
+
+    zoo: ClassVar[dict[str, dict[int, str]]] = {}
+
+    @classmethod
+    def untrained(cls, state: Mapping[str, Tensor]) -> "FactorizedPriorReLU":  # noqa: D102
+        if any(name.startswith(("g_a.1.", "g_a.3.", "g_a.5.")) for name in state):
+            raise ValueError("these weights have GDN layers")
+        codec = super().untrained(state)
+        assert isinstance(codec, cls)
+        return codec

@@ -105,11 +105,16 @@ def _from_zoo(model: str, quality: int, metric: str) -> Path:
     """Path of the zoo's file, downloaded if missing. (CompressAI's loader would unpickle, and so execute, code in it.)"""
     if model not in ARCHITECTURES:
         raise UserError(f"--model is {' or '.join(ARCHITECTURES)}, not {model}.")
-    if quality not in range(1, 9):
-        raise UserError(f"--quality is 1 to 8, not {quality}.")
-    if metric not in ("mse", "ms-ssim"):
-        raise UserError(f"--metric is mse or ms-ssim, not {metric}.")
-    url = ARCHITECTURES[model].zoo[metric][quality]
+    zoo = ARCHITECTURES[model].zoo
+    if not zoo:
+        raise UserError(
+            f"CompressAI publishes no weights of {model}: name a checkpoint of your own with --teacher PATH."
+        )
+    if metric not in zoo:
+        raise UserError(f"--metric of {model} is {' or '.join(zoo)}, not {metric}.")
+    if quality not in zoo[metric]:
+        raise UserError(f"--quality of {model} is {min(zoo[metric])} to {max(zoo[metric])}, not {quality}.")
+    url = zoo[metric][quality]
     path = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[-1]
     try:
         if not path.exists():

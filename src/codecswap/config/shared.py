@@ -17,7 +17,13 @@ Part = Literal["decoder", "encoder", "both"]
 """Transforms to train, replace layers of, or write; names in `codecswap.swaps.apply.PARTS`."""
 Form = Literal["native", "masked", "subpixel"]
 """Lowerings of upsampling layers: unchanged, as Resize, Mul and Conv, or as Conv and DepthToSpace."""
-Model = Literal["bmshj2018_factorized", "bmshj2018_hyperprior", "mbt2018_mean", "mbt2018"]
+Model = Literal[
+    "bmshj2018_factorized",
+    "bmshj2018_factorized_relu",
+    "bmshj2018_hyperprior",
+    "mbt2018_mean",
+    "mbt2018",
+]
 """Names in `codecswap.codecs.architectures.ARCHITECTURES`."""
 ZOO: Model = "bmshj2018_factorized"
 """The architecture that ``--quality`` and ``--metric`` choose from CompressAI's zoo unless ``--model`` says otherwise."""

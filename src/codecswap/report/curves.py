@@ -76,7 +76,7 @@ def rate_plots(comparison: Comparison) -> list[Plot]:
 
 
 def _rate_plot(metric: Metric, comparison: Comparison) -> Plot:
-    known = published(name_of(comparison.checkpoint.student))["results"]
+    known = published(name_of(comparison.checkpoint.student) or "")["results"]
     lines = []
     if metric.curve in known:
         lines.append(Line(text("published_kodak"), "published", known["bpp"], known[metric.curve], "dotted", "*"))

@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import nn
 
+from codecswap.codecs.architectures import name_of
 from codecswap.codecs.protocol import Codec
 from codecswap.codecs.source import Teacher, fingerprint
 from codecswap.config import ZOO
@@ -43,6 +44,8 @@ class StudentRecord:
     """Encoder and entropy model are the teacher's, so the student decodes its bitstreams."""
     model: str = ZOO
     """Architecture in the zoo."""
+    architecture: str | None = None
+    """Architecture of student and teacher, a name in `codecswap.codecs.architectures.ARCHITECTURES`; None: the weights tell."""
     gdn: str = UNCHANGED
     """A name in `codecswap.swaps.GDN_SWAPS`, or ``sqrt``."""
     gdn_pieces: int | None = None
@@ -80,6 +83,7 @@ class StudentRecord:
             teacher_sha256=fingerprint(teacher),
             same_latents=student.same_latents(teacher),
             model=source.model,
+            architecture=name_of(teacher),
             integers=integers,
             **swaps,
         )
