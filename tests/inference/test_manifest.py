@@ -17,7 +17,16 @@ def test_factor_and_margin_come_from_the_folder(teacher: FactorizedPrior, tmp_pa
     words = {"name": "x", "replacement": "none", "precision": "float32", "tables_sha256": tables.digest().hex()}
     write_folder(
         tmp_path,
-        Manifest(**sizes, **words, encoder=None, decoder=None, split_inputs=None, passes=teacher.passes, margin=4),
+        Manifest(
+            **sizes,
+            **words,
+            remedies={},
+            encoder=None,
+            decoder=None,
+            split_inputs=None,
+            passes=teacher.passes,
+            margin=4,
+        ),
         tables,
     )
     assert OnnxCodec(tmp_path).factor == 16 and read_folder(tmp_path)[0].margin == 4

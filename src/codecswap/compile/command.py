@@ -9,7 +9,7 @@ from codecswap.compile.compiler import Result, check_codec, choose_target, compi
 from codecswap.config import CompileOptions
 from codecswap.console import say, show_table, track
 from codecswap.data.samples import VERIFIED_ON, calibration_pictures, held_out_pictures
-from codecswap.export.tables import show_gdn
+from codecswap.export.tables import show_frontier, show_gdn
 from codecswap.quantized.synthesis import QuantizedSynthesis
 from codecswap.students.source import check_fixed_options, load_source
 from codecswap.swaps.closed_form import fit_gdn
@@ -37,7 +37,7 @@ def main(options: CompileOptions) -> int:
     )
     show_gdn(fitted)
     names = ["target", "output", "precision", "form", "height", "width", "toolchain_python"]
-    names += ["images", "calibration_images", "calibration_count"]
+    names += ["max_loss", "max_cost", "images", "calibration_images", "calibration_count"]
     how = {key: getattr(options, key) for key in names}
     made = compile(fitted.codec, **how, reference=codec, name=name, track=track)
     show(made)
@@ -57,6 +57,8 @@ def show(made: Result) -> None:
             words = (", ".join(one.operator for one in inside if one.on_npu is side) for side in (True, False))
             rows.append([layer, *words, _amount(_total(one.cycles for one in inside), "")])
         show_table(title, ["layer", "on the NPU", "on the CPU", "cycles"], rows)
+    if job.quantized and job.quantized.frontier:
+        show_frontier(job.quantized.frontier)
     on_npu = sum(one.on_npu for one in compiled.operators)
     figures = [
         f"{on_npu} operators on the NPU, {len(compiled.operators) - on_npu} on the CPU" if compiled.operators else "",

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,9 @@ from codecswap.export.operators import complaints
 from codecswap.inference.manifest import replaced_folder
 from codecswap.inference.tiles import in_tiles
 from codecswap.metrics import psnr, to_8_bits
-from codecswap.quantize.codec import encode_samples
+from codecswap.quantize.budget import Budget, search
+from codecswap.quantize.codec import QuantizedCodec, encode_samples
+from codecswap.quantized.precision import PRECISIONS
 from codecswap.quantized.synthesis import QuantizedSynthesis
 from codecswap.students.record import describe_swaps
 from codecswap.targets.target import Target, chips, load_target
@@ -78,6 +80,8 @@ def compile(
     width: int = SIZE[1],
     calibration_images: str | None = None,
     calibration_count: int = 32,
+    max_loss: float | str | None = None,
+    max_cost: float | str | None = None,
     images: str | None = None,
     measured: bool = True,
     reference: Codec | None = None,
@@ -95,6 +99,7 @@ def compile(
         form: lowering of upsampling layers; None: the target's.
         height, width: size of the pictures, or of tiles for larger pictures; multiples of `Codec.multiple`.
         calibration_images, calibration_count: folder of pictures for quantization, and how many at most; None: the package's.
+        max_loss, max_cost: `codecswap.quantize.budget.Budget.of`, for an integer precision.
         images: folder of pictures to measure on; None: the package's.
         measured: measure in the vendor's simulator, if there is one.
         reference: float codec to compare with; None: ``codec``.
@@ -123,6 +128,8 @@ def compile(
             python=toolchain_python,
             name=name,
         )
+        if max_loss is not None or max_cost is not None:
+            job = replace(job, quantized=_to_budget(job, Budget.of(max_loss, max_cost), images))
         compiled = toolchain.compile(job)
         quality = None
         if measured and compiled.decode:
@@ -201,6 +208,16 @@ def make_job(
     return Job(codec, name, folder, target, precision, form or target.form, size, samples, python)
 
 
+def _to_budget(job: Job, budget: Budget, images: str | None) -> QuantizedCodec:
+    if job.precision not in PRECISIONS:
+        raise UserError(
+            f"--max_loss and --max_cost are for integers: take --precision {' or '.join(job.target.quantized)}."
+        )
+    held_out = held_out_pictures(images, job.size[::-1], job.codec.factor)
+    how: dict[str, Any] = {"form": job.form, "size": job.size, "prices": job.target.prices}
+    return search(job.codec, job.samples, held_out, job.target.scheme(job.precision), budget, **how)
+
+
 def measure(
     codec: Codec, decode: Decode, size: tuple[int, int], images: str | None = None, track: Track = silent
 ) -> Quality:
@@ -239,6 +256,8 @@ def _report(job: Job, compiled: Compiled, quality: Quality | None) -> dict[str, 
         "memory": compiled.memory,
         "quality": quality and asdict(quality),
         "notes": list(compiled.notes),
+        "remedies": dict(job.quantized.remedies) if job.quantized else {},
+        "frontier": asdict(job.quantized.frontier) if job.quantized and job.quantized.frontier else None,
     }
 
 

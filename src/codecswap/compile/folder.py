@@ -1,8 +1,9 @@
 """Write the codec files of a compiled folder: decoder.onnx, entropy tables and codec.json."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import onnx
 from onnx import ModelProto
@@ -40,11 +41,12 @@ def write_float(job: Job, change: Callable[[ModelProto], None] | None = None) ->
 
 def write_quantized(job: Job, change: Callable[[ModelProto], None] | None = None) -> tuple[Written, TransformGraph]:
     """Write the decoder quantized as the target asks, with its checks; ``change`` as in `write_float`."""
-    scheme = job.target.scheme(job.precision)
-    made = quantize(job.codec, job.samples, scheme, form=job.form, size=job.size)
+    made = job.quantized or quantize(
+        job.codec, job.samples, job.target.scheme(job.precision), form=job.form, size=job.size
+    )
     decoder = made.networks["decoder"]
     transform = decoder.transform
-    path = write_model(job, qdq_model(transform, OPSET), made.precision, made.split_inputs, change)
+    path = write_model(job, qdq_model(transform, OPSET), made.precision, made.split_inputs, change, made.remedies)
     notes = [*equalization_sentences(decoder), *agreement_sentences(add_checks(job.folder, job.samples))]
     return Written(path, tuple(notes)), transform
 
@@ -55,11 +57,12 @@ def write_model(
     precision: str,
     split_inputs: SplitInputs | None,
     change: Callable[[ModelProto], None] | None = None,
+    remedies: Collection[tuple[str, str]] = (),
 ) -> Path:
     """Write a job's decoder; returns its file."""
     if change:
         change(model)
         onnx.checker.check_model(model, full_check=True)
-    facts = {"name": job.name, "precision": precision}
+    facts: dict[str, Any] = {"name": job.name, "precision": precision, "remedies": remedies}
     write_codec(job.folder, job.codec, {"decoder": model}, **facts, size=job.size, split_inputs=split_inputs)
     return job.folder / "decoder.onnx"

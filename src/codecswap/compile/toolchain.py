@@ -9,7 +9,7 @@ import numpy as np
 
 from codecswap.codecs.protocol import Codec
 from codecswap.config import Form
-from codecswap.quantize.codec import Samples
+from codecswap.quantize.codec import QuantizedCodec, Samples
 from codecswap.targets.target import Target
 
 Decode = Callable[[np.ndarray], np.ndarray]
@@ -36,6 +36,8 @@ class Job:
     """Samples of that size, for quantization."""
     python: Path | None = None
     """Python interpreter of the compiler's own environment, if it needs one; None: the toolchain looks for one."""
+    quantized: QuantizedCodec | None = None
+    """The quantized decoder; None: it is quantized as the target asks."""
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from typing import ClassVar, Literal
 
 from codecswap.config.shared import (
     EMBEDDED,
+    BudgetOptions,
     Form,
     GdnOptions,
     Options,
@@ -141,7 +142,7 @@ class DecodeOptions(CodingOptions):
 
 
 @dataclass(kw_only=True)
-class QuantizeOptions(OnnxOptions):
+class QuantizeOptions(OnnxOptions, BudgetOptions):
     """Write a codec as ONNX files with 8-bit weights and 8- or 16-bit activations. The folder is like that of export."""
 
     output: Path = Path("quantized")
@@ -165,9 +166,13 @@ class QuantizeOptions(OnnxOptions):
     opsets: ClassVar[range] = range(13, 21)
     """Scales per channel need opset 13."""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        BudgetOptions.__post_init__(self)
+
 
 @dataclass(kw_only=True)
-class CompileOptions(DeployOptions):
+class CompileOptions(DeployOptions, BudgetOptions):
     """Write the decoder for an NPU, run its compiler if it is installed, and measure the result in its arithmetic."""
 
     target: str | None = None
@@ -187,6 +192,7 @@ class CompileOptions(DeployOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        BudgetOptions.__post_init__(self)
         if self.target is None:
             raise UserError("Name the NPU with --target, e.g. --target rk3588.")
 

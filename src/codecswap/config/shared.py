@@ -1,6 +1,7 @@
 """Options shared by several commands."""
 
 import math
+import re
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,6 +75,8 @@ def check_share(val_ratio: float, max_images: int | None) -> None:
         raise UserError(f"--max_images is at least 1, or 0 for all pictures, not {max_images}.")
 
 
+LOSS, COST = r"\d*\.?\d+%?", r"\d*\.?\d+x?"
+"""What --max_loss and --max_cost look like."""
 EMBEDDED = ("tiny", "tiny_hyper")
 """Codecs inside the package."""
 
@@ -143,6 +146,28 @@ class GdnOptions(Options):
     def __post_init__(self) -> None:
         if not self.gdn_tolerance > 0:
             raise UserError(f"--gdn_tolerance is above 0, not {self.gdn_tolerance}.")
+
+
+@dataclass(kw_only=True)
+class BudgetOptions(Options):
+    """What a quantized codec may lose and cost."""
+
+    max_loss: str | None = None
+    """Largest loss on pictures that nothing was calibrated on, in dB (0.1) or in bits (1%). Layers get the cheapest remedies
+    that hold it: coarse and fine weights, and what else the target has."""
+    max_cost: str | None = None
+    """Largest number of multiply-adds, relative to the plain precision (1.2x). Alone: the least loss within it."""
+
+    def __post_init__(self) -> None:
+        for name, known, example in (("max_loss", LOSS, "0.1 (dB) or 1% (bits)"), ("max_cost", COST, "1.2x")):
+            given = getattr(self, name)
+            if given is not None and not re.fullmatch(known, str(given)):
+                raise UserError(f"--{name} is a limit like {example}, not {given}.")
+
+    @property
+    def has_budget(self) -> bool:
+        """Whether one of them is set."""
+        return bool(self.max_loss or self.max_cost)
 
 
 @dataclass(kw_only=True)

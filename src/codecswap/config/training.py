@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from codecswap.config.shared import (
+    BudgetOptions,
     GdnOptions,
     Part,
     PictureOptions,
@@ -113,7 +114,7 @@ class DistillOptions(TrainingOptions, GdnOptions):
 
 
 @dataclass(kw_only=True)
-class FinetuneOptions(TrainingOptions):
+class FinetuneOptions(TrainingOptions, BudgetOptions):
     """Train a student further, with the original pictures as the target."""
 
     lr: float = 5e-5
@@ -137,6 +138,9 @@ class FinetuneOptions(TrainingOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        BudgetOptions.__post_init__(self)
+        if self.has_budget and not self.quantized:
+            raise UserError("--max_loss and --max_cost go with --quantized, e.g. --quantized w8a8.")
         if self.quantized and "lr" not in self.given:
             self.lr = QUANTIZED_RATE
         if self.target and not self.quantized:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -14,8 +15,9 @@ from codecswap.export.folder import add_checks, check_size, write_float, write_q
 from codecswap.export.verify import Differences, verify
 from codecswap.inference.manifest import Manifest, replaced_folder
 from codecswap.quantize import codec as library
+from codecswap.quantize.budget import Budget, search
 from codecswap.quantize.codec import QuantizedCodec, encode_samples
-from codecswap.quantize.scheme import Scheme
+from codecswap.quantize.scheme import PRICES, Scheme
 
 
 def export(
@@ -73,6 +75,9 @@ def quantize(
     width: int | None = None,
     calibration_images: str | Sequence[np.ndarray] | None = None,
     calibration_count: int = 32,
+    max_loss: float | str | None = None,
+    max_cost: float | str | None = None,
+    images: str | None = None,
     name: str = "",
     advance: Callable[[int], None] = lambda steps: None,
 ) -> tuple[QuantizedCodec, dict[str, float]]:
@@ -86,8 +91,10 @@ def quantize(
         calibration_images: folder of pictures, or pictures ``(3, H, W)`` of one size, float32 in [0, 1]; None: photographs
             inside the package.
         calibration_count: largest number of pictures of a folder.
+        max_loss, max_cost: `codecswap.quantize.budget.Budget.of`; the networks' `frontier` says how they were met.
+        images: folder of held-out pictures to measure the loss on; None: photographs inside the package.
         advance: called with the number of steps done, `codecswap.quantize.codec.STEPS` for each network and one for each
-            picture.
+            picture; with a budget also for each set of remedies that is quantized.
 
     Returns: the networks, and the agreement of ONNX Runtime with the reference execution of the files, in dB per network.
 
@@ -102,7 +109,13 @@ def quantize(
         cut = size and size[::-1]
         calibration_images = list(calibration_pictures(calibration_images, cut, calibration_count))
     samples = encode_samples(codec, calibration_images, advance)
-    networks = library.quantize(codec, samples, scheme, part=part, form=form, size=size, advance=advance)
+    how: dict[str, Any] = {"part": part, "form": form, "size": size, "advance": advance}
+    if max_loss is None and max_cost is None:
+        networks = library.quantize(codec, samples, scheme, **how)
+    else:
+        held_out = held_out_pictures(images, size and size[::-1], codec.multiple)
+        budget = Budget.of(max_loss, max_cost)
+        networks = search(codec, samples, held_out, scheme, budget, prices=PRICES, **how)
     if output is None:
         return networks, {}
     with replaced_folder(Path(output)) as made:

@@ -1,7 +1,7 @@
 """Write the folder of a codec: its networks, its entropy tables, and codec.json."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -128,6 +128,7 @@ def write_quantized(
         precision=networks.precision,
         size=size,
         split_inputs=networks.split_inputs,
+        remedies=networks.remedies,
     )
 
 
@@ -151,6 +152,7 @@ def write_codec(
     precision: str,
     size: Size | None = None,
     split_inputs: SplitInputs | None = None,
+    remedies: Collection[tuple[str, str]] = (),
 ) -> Manifest:
     """Write a codec's folder; other files in an existing folder are kept.
 
@@ -161,6 +163,7 @@ def write_codec(
         precision: precision of the networks.
         size: height and width of the pictures, where they are fixed.
         split_inputs: input layout of the decoder; None: it takes latents or symbols.
+        remedies: `codecswap.quantize.codec.QuantizedCodec.remedies`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     networks = {}
@@ -184,6 +187,7 @@ def write_codec(
         passes=codec.passes,
         replacement=describe_swaps(codec),
         precision=precision,
+        remedies=dict(remedies),
         opset=max(map(onnx_graph.opset, models.values())),
         height=height,
         width=width,

@@ -20,6 +20,7 @@ from codecswap.inference.manifest import Manifest
 from codecswap.inference.runtime import OnnxCodec
 from codecswap.metrics import SMALLEST_SIDE, ms_ssim, psnr, to_8_bits
 from codecswap.quantize.codec import QuantizedNetwork
+from codecswap.quantize.scheme import REMEDIES, Frontier, words
 from codecswap.quantize.sensitivity import costs
 from codecswap.quantized.synthesis import QuantizedSynthesis
 from codecswap.swaps import GDN_SWAPS
@@ -71,9 +72,9 @@ def show_facts(folder: Path, manifest: Manifest) -> None:
 
 def show_costs(part: str, network: QuantizedNetwork) -> None:
     """Print the error of quantizing each tensor alone; for a decoder in dB against the float picture."""
-    if network.float_transform is None or network.feed is None:
+    if network.float_transform is None or not network.feeds:
         return
-    found = sorted(costs(network.float_transform, network.transform, network.feed), key=lambda cost: -cost.mse)
+    found = sorted(costs(network.float_transform, network.transform, network.feeds[0]), key=lambda cost: -cost.mse)
     total = sum(cost.mse for cost in found) or 1e-30
     shown = [(f"{cost.layer} {cost.tensor}", cost.mse) for cost in found[:SHOWN]]
     if rest := found[SHOWN:]:
@@ -81,6 +82,29 @@ def show_costs(part: str, network: QuantizedNetwork) -> None:
     rows = [[name, f"{-10 * np.log10(max(mse, 1e-30)):.1f}", f"{mse / total:.0%}"] for name, mse in shown]
     unit = "PSNR against float, dB" if part == "decoder" else "error of the latents, dB"
     show_table(f"{part}: each tensor rounded alone", ["weights, or output of", unit, "share"], rows)
+
+
+def show_frontier(frontier: Frontier) -> None:
+    """Print the frontier of loss against cost, and which layers got what, and why."""
+    rows = []
+    for point in frontier.points:
+        measured = "" if point.loss is None else f"{point.loss:.3f}"
+        chosen = "chosen" if point.remedies == frontier.chosen.remedies else ""
+        rows.append([f"{point.cost:.2f}x", f"{point.predicted:.3f}", measured, words(point.remedies), chosen])
+    title = f"Loss against cost; measured on {frontier.pictures} pictures that nothing was calibrated on"
+    show_table(title, ["cost", "predicted, dB", "measured, dB", "remedies", ""], rows)
+    for layer, remedy in frontier.chosen.remedies:
+        tensors = sorted(((loss, tensor) for at, tensor, loss in frontier.shares if at == layer), reverse=True)
+        total = sum(loss for loss, _ in tensors)
+        why = ", ".join(f"{tensor} {loss:.3f}" for loss, tensor in tensors[:3])
+        say(f"{layer}: {REMEDIES[remedy]}. Quantized, it costs {total:.3f} dB ({why}).")
+    best = frontier.chosen
+    if frontier.held:
+        say(f"Asked: {frontier.asked}. Held: {best.loss:.3f} dB at {best.cost:.2f} times the cost.")
+    else:
+        warn(
+            f"asked for {frontier.asked}, which cannot be held: the best loses {best.loss:.3f} dB at {best.cost:.2f} times."
+        )
 
 
 def show_quality(codec: Codec, folder: Path, pictures: Sequence[np.ndarray], *, part: Part, form: Form) -> None:

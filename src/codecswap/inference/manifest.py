@@ -69,6 +69,8 @@ class Manifest:
     """``none``, ``upsample``, ``masked`` or ``subpixel``."""
     precision: str
     """``float32``, ``float16``, ``w8a8``, ``mixed`` or ``w8a16``."""
+    remedies: dict[str, str]
+    """Layers that are not quantized as ``precision`` says, and what they got (`codecswap.quantize.scheme.REMEDIES`)."""
     opset: int
     height: int | None
     """Height of the padded pictures if the networks have a fixed size."""
@@ -292,6 +294,9 @@ def _check(manifest: Manifest) -> None:
         if type(manifest.checks) is not dict or not set(manifest.checks) <= known:
             raise ValueError(manifest.checks)
         words += manifest.checks.values()
+    if type(manifest.remedies) is not dict:
+        raise ValueError(manifest.remedies)
+    words += [*manifest.remedies, *manifest.remedies.values()]
     if sides != [None, None]:
         counts += sides  # type: ignore[arg-type]
     if manifest.split_inputs:

@@ -1,7 +1,7 @@
 """Quantize a codec's transforms in memory: lower, equalize, refit and round weights, estimate ranges."""
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -22,8 +22,8 @@ from codecswap.layers.upsampling import ConstantMask
 from codecswap.quantize.adapt import leave_in_float, reduce_ranges
 from codecswap.quantize.equalize import equalize
 from codecswap.quantize.ranges import quantize_graph
-from codecswap.quantize.rounding import SplitConv2d, round_weights
-from codecswap.quantize.scheme import Scheme
+from codecswap.quantize.rounding import round_weights, split_weights
+from codecswap.quantize.scheme import FLOAT, SPLIT, WIDE, Frontier, Scheme
 from codecswap.quantized.precision import Precision
 from codecswap.quantized.representation import Quantization, TransformGraph
 from codecswap.quantized.synthesis import QuantizedSynthesis
@@ -53,8 +53,8 @@ class QuantizedNetwork:
     transform: TransformGraph
     float_transform: TransformGraph | None = None
     """Float transform before its weights were refitted; None after quantization-aware training."""
-    feed: np.ndarray | None = None
-    """Input of the first sample."""
+    feeds: Sequence[np.ndarray] = ()
+    """Inputs of the samples, ``(1, C, H, W)``."""
     stopped: Mapping[str, str] = field(default_factory=dict)
     """Layers whose outputs equalization did not rescale, and why (`codecswap.quantize.equalize.equalize`)."""
 
@@ -81,6 +81,10 @@ class QuantizedCodec:
     """The quantized networks, by ``decoder`` and ``encoder``."""
     split_inputs: SplitInputs | None
     """Input layout of the decoder; None if it takes latents, or was not quantized."""
+    remedies: tuple[tuple[str, str], ...] = ()
+    """Of the scheme (`Scheme.remedies`)."""
+    frontier: Frontier | None = None
+    """How the remedies were found, if there was a budget."""
 
 
 def encode_samples(
@@ -120,12 +124,12 @@ def quantize(
     """
     check_layers(codec, scheme)
     networks: dict[str, QuantizedNetwork] = {}
-    split_inputs, precision = None, scheme.precision
+    split_inputs, precision, remedies = None, scheme.precision, scheme.remedies
     for name in TRANSFORMS:
         if part not in (name, "both"):
             continue
         if name == "decoder" and isinstance(decoder := codec.g_s, QuantizedSynthesis):
-            split_inputs, precision = decoder.split_inputs, decoder.precision
+            split_inputs, precision, remedies = decoder.split_inputs, decoder.precision, decoder.remedies
             networks[name] = QuantizedNetwork(decoder.transform(_latents(size, codec)))
             advance(STEPS)
             continue
@@ -146,7 +150,7 @@ def quantize(
         made = _quantized(lowered, inputs, name, known, scheme, reference)
         networks[name] = replace(made, stopped={f"{prefix}.{layer}": why for layer, why in start.stopped.items()})
         advance(1)
-    return QuantizedCodec(precision, networks, split_inputs)
+    return QuantizedCodec(precision, networks, split_inputs, remedies)
 
 
 def quantized_decoder(
@@ -165,33 +169,57 @@ def quantized_decoder(
         form: lowering of upsampling layers; one that needs a fixed size is replaced by ``subpixel``.
         target: name of the toolchain; None: any device that reads QDQ files.
     """
+    samples, form = for_training(codec, pictures, form)
+    made = quantize(codec, samples, scheme, form=form)
+    return trainable(codec, made, target)
+
+
+def for_training(codec: Codec, pictures: Sequence[np.ndarray], form: Form) -> tuple[Samples, Form]:
+    """Samples, and a lowering that fits every size, for a decoder that is trained; arguments as in `quantized_decoder`."""
     if any(isinstance(layer, ConstantMask) for layer in codec.g_s.modules()):
         form = "subpixel"  # a mask has one size
     height, width = (side - side % codec.multiple for side in pictures[0].shape[1:])
-    samples = encode_samples(codec, [picture[:, :height, :width] for picture in pictures])
-    made = quantize(codec, samples, scheme, form=form)
+    return encode_samples(codec, [picture[:, :height, :width] for picture in pictures]), form
+
+
+def trainable(codec: Codec, made: QuantizedCodec, target: str | None = None) -> QuantizedSynthesis:
+    """The decoder of a quantized codec as a module for training; arguments as in `quantized_decoder`."""
     medians = codec.entropy_tables().medians if made.split_inputs else np.zeros(codec.M)
-    transform = made.networks["decoder"].transform
-    return QuantizedSynthesis(transform, made.split_inputs, medians, precision=scheme.precision, target=target)
+    return QuantizedSynthesis(
+        made.networks["decoder"].transform,
+        made.split_inputs,
+        medians,
+        precision=made.precision,
+        target=target,
+        remedies=made.remedies,
+    )
 
 
 def check_layers(codec: Codec, scheme: Scheme) -> None:
-    """Refuse layers to keep in float that a codec does not have.
+    """Refuse layers of a scheme that a codec does not have.
 
     Raises:
         UserError: there are such layers; all are named.
     """
-    if not scheme.keep:
+    named = {"--keep": scheme.keep, "remedies": [layer for layer, _ in scheme.remedies]}
+    if not any(named.values()):
         return
-    names: list[str] = []
+    names = layer_names(codec)
+    for option, layers in named.items():
+        if unknown := [layer for layer in layers if layer not in names]:
+            raise UserError(f"{option} {unknown[0]}: the codec's layers are {', '.join(sorted(names))}.")
+
+
+def layer_names(codec: Codec) -> set[str]:
+    """Names of a codec's layers, e.g. ``g_s.0``."""
+    names: set[str] = set()
     for part, _, _ in TRANSFORMS.values():
         transform = codec.get_submodule(part)
         if isinstance(transform, QuantizedSynthesis):
-            names += [step.layer for step in transform.start.operations]
+            names |= {step.layer for step in transform.start.operations}
         else:
-            names += [f"{part}.{leaf.layer}" for leaf in leaves(transform).steps]
-    if unknown := [layer for layer in scheme.keep if layer not in names]:
-        raise UserError(f"--keep {unknown[0]}: the codec's layers are {', '.join(sorted(set(names)))}.")
+            names |= {f"{part}.{leaf.layer}" for leaf in leaves(transform).steps}
+    return names
 
 
 def _latents(size: tuple[int, int] | None, codec: Codec) -> tuple[int, int] | None:
@@ -220,12 +248,6 @@ def lowered_decoder(codec: Codec, samples: Samples, *, form: Form, equalized: bo
 def _lowered_encoder(codec: Codec, samples: Samples, scheme: Scheme) -> Lowered:
     lowered, inputs = lower(codec.g_a, prefix="g_a"), [picture[None] for picture in samples.pictures]
     stopped = equalize(lowered, [torch.from_numpy(one) for one in inputs]) if scheme.equalize else {}
-    last, precision = _last(lowered, "encoder"), _precision(scheme)
-    name = last.removeprefix("g_a.")
-    conv = lowered.get_submodule(name)
-    if last not in _kept(lowered, "encoder", "picture", scheme) and isinstance(conv, nn.Conv2d):
-        # channels of large latents have large weights, but their errors count the same
-        lowered.set_submodule(name, SplitConv2d(conv, precision.weight_levels(precision.between, precision.between)))
     return Lowered(lowered, inputs, stopped=stopped)
 
 
@@ -233,22 +255,36 @@ def _round(
     lowered: nn.Module, inputs: Sequence[np.ndarray], part: str, input: str, scheme: Scheme
 ) -> dict[str, Quantization]:
     """Refit and round a transform's weights in place; returns their quantization by their names in the graph."""
+    name, precision = TRANSFORMS[part][0], _precision(scheme)
+
+    def paths(layers: Collection[str]) -> list[str]:
+        return [layer.removeprefix(f"{name}.") for layer in layers if layer.startswith(f"{name}.")]
+
+    kept = _kept(lowered, part, input, scheme)
+    last = [_last(lowered, part)] if part == "encoder" else []
+    # channels of large latents have large weights, but their errors count the same
+    split = paths(scheme.layers(SPLIT))
+    split += [
+        layer for layer in paths(last) if isinstance(lowered.get_submodule(layer), nn.Conv2d) and last[0] not in kept
+    ]
+    levels = precision.weight_levels(precision.between, precision.between)
     if not scheme.refit:
+        split_weights(lowered, split, levels)
         return {}
-    name = TRANSFORMS[part][0]
-    kept = [layer.removeprefix(f"{name}.") for layer in _kept(lowered, part, input, scheme) if layer.startswith(name)]
     tensors: list[Tensor] = [torch.from_numpy(one) for one in inputs]
-    precision = _precision(scheme)
     scales = round_weights(
         lowered,
         tensors,
         exact_input=True,
-        levels=precision.weight_levels(precision.between, precision.between),
+        levels=levels,
         steps=precision.steps,
-        float_layers=kept,
+        float_layers=paths(kept),
         # least squares would shrink latents, which loses more than it gains
-        untouched=[layer for layer in kept if f"{name}.{layer}" == _last(lowered, "encoder")],
+        untouched=paths(last),
+        split_layers=split,
+        wide_layers=paths(scheme.layers(WIDE)),
     )
+    split_weights(lowered, split, levels)
     outputs = {  # channel axis of the scales of each weight
         key: int(isinstance(lowered.get_submodule(key.rpartition(".")[0]), nn.ConvTranspose2d)) for key in scales
     }
@@ -263,7 +299,7 @@ def _precision(scheme: Scheme) -> Precision:
 
 def _kept(lowered: nn.Module, part: str, input: str, scheme: Scheme) -> list[str]:
     """Layers left in float: one 8-bit scale for all channels of the latents would change most of them."""
-    kept = list(scheme.keep)
+    kept = [*scheme.keep, *scheme.layers(FLOAT)]
     if not _precision(scheme).float_latents:
         return kept
     if part == "encoder":
@@ -300,7 +336,8 @@ def _quantized(
         known=known,
         gdns=[f"{prefix}.{key}" for key, layer in lowered.named_modules() if isinstance(layer, PlainActivation)],
         keep=keep,
+        wide=scheme.layers(WIDE),
     )
     if scheme.reduced_range:
         transform = reduce_ranges(transform)
-    return QuantizedNetwork(leave_in_float(transform, scheme.float_results), reference, inputs[0])
+    return QuantizedNetwork(leave_in_float(transform, scheme.float_results), reference, inputs)

@@ -8,8 +8,9 @@ from codecswap.console import bar, say, warn
 from codecswap.data.samples import VERIFIED_ON, calibration_pictures, held_out_pictures
 from codecswap.export.codec import quantize
 from codecswap.export.folder import agreement_sentences, equalization_sentences
-from codecswap.export.tables import show_costs, show_facts, show_gdn, show_quality
+from codecswap.export.tables import show_costs, show_facts, show_frontier, show_gdn, show_quality
 from codecswap.inference.manifest import read_folder
+from codecswap.quantize.budget import CANDIDATES
 from codecswap.quantize.codec import STEPS
 from codecswap.students.source import check_fixed_options, load_source
 from codecswap.swaps.closed_form import fit_gdn
@@ -32,16 +33,19 @@ def main(options: QuantizeOptions) -> int:
     show_gdn(fitted)
     codec = fitted.codec
     say(f"Calibrating on {len(pictures)} pictures.")
-    names = ("precision", "activations", "weight_bits", "equalize", "refit", "keep")
+    names = ("precision", "activations", "weight_bits", "equalize", "refit", "keep", "max_loss", "max_cost", "images")
     how = {key: getattr(options, key) for key in (*names, "form", "opset", "height", "width")}
     how |= {"part": options.part, "name": name}
-    steps = len(pictures) + STEPS * (2 if options.part == "both" else 1)
+    steps = len(pictures) + (CANDIDATES if options.has_budget else STEPS * (2 if options.part == "both" else 1))
     with bar("Quantize", steps, unit="steps") as advance:
         networks, agreements = quantize(codec, options.output, calibration_images=pictures, **how, advance=advance)
     for key, network in networks.networks.items():
-        show_costs(key, network)
+        if not networks.frontier:
+            show_costs(key, network)
         for sentence in equalization_sentences(network):
             say(sentence)
+    if networks.frontier:
+        show_frontier(networks.frontier)
     for sentence in agreement_sentences(agreements):
         say(sentence)
     if "encoder" in networks.networks:

@@ -11,6 +11,8 @@ from codecswap.graph.leaves import INPUT, Leaf, Leaves, leaves
 
 CACHE_BYTES = 600_000_000
 """Most bytes of cached values between two layers; beyond that they are recomputed from an earlier layer."""
+WIDE_STEPS = 65535
+"""Steps of a 16-bit tensor."""
 Values = dict[str, Any]
 """Outputs of leaves, by name."""
 
@@ -26,6 +28,7 @@ class FloatAndRounded:
         samples: inputs, ``(1, C, H, W)`` each.
         exact_input: do not round the input.
         float_layers: paths of layers whose outputs are not rounded (`is_inside`).
+        wide_layers: paths of layers whose outputs are rounded to `WIDE_STEPS`.
     """
 
     def __init__(
@@ -36,12 +39,17 @@ class FloatAndRounded:
         exact_input: bool,
         steps: int,
         float_layers: Collection[str] = (),
+        wide_layers: Collection[str] = (),
     ) -> None:
         self.tree, self.float_tree = leaves(transform), leaves(copy.deepcopy(transform))
         self.last_use = {name: place for place, leaf in enumerate(self.tree.steps) for name in leaf.inputs}
         rounded = {leaf.name for leaf in self.tree.steps if _is_rounded(leaf, self.tree, float_layers)}
         ranges = self._ranges(samples, rounded if exact_input else {*rounded, INPUT})
-        self.step = {name: max(high - low, 1e-12) / steps for name, (low, high) in ranges.items()}
+        wide = {leaf.name for leaf in self.tree.steps if is_inside(leaf.layer, wide_layers)}
+        self.step = {
+            name: max(high - low, 1e-12) / (WIDE_STEPS if name in wide else steps)
+            for name, (low, high) in ranges.items()
+        }
         # for each sample: index of the next leaf, and the values that later leaves read, float and rounded
         self.cache = [(0, {INPUT: x}, {INPUT: self._rounded(INPUT, x)}) for x in samples]
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from codecswap.quantize.float_and_rounded import is_inside
 from codecswap.quantized.compute import compute
-from codecswap.quantized.precision import Precision
+from codecswap.quantized.precision import WIDE, Precision
 from codecswap.quantized.representation import Constant, Operation, Quantization, TransformGraph
 
 CONVOLUTIONS = {"Conv": 0, "ConvTranspose": 1}
@@ -41,6 +41,7 @@ def quantize_graph(
     known: Mapping[str, Quantization] = MappingProxyType({}),
     gdns: Collection[str] = (),
     keep: Collection[str] = (),
+    wide: Collection[str] = (),
 ) -> TransformGraph:
     """Quantize a float graph: int8 weights per channel, activations per tensor, int32 biases.
 
@@ -53,16 +54,19 @@ def quantize_graph(
         known: fixed quantization of tensors and weights, by name; one of the tensors that share a scale is enough.
         gdns: GDN layers, e.g. ``g_s.1``: tensors that only they read have the precision's type for the inside of GDNs.
         keep: layers (or modules) left in float. Inputs and outputs of other layers are rounded.
+        wide: layers (or modules) whose outputs have 16 bits.
     """
     graph = _with_own_weights(graph)
     found, inner = estimate_ranges(graph, feeds), inner_tensors(graph, gdns)
     steps = [step for step in graph.operations if not is_inside(step.layer, keep)]
     touched = {name for step in steps for name in (*step.inputs, step.output)} & found.keys()
+    widened = {step.output for step in graph.operations if is_inside(step.layer, wide)}
     activations: dict[str, Quantization] = {}
     for group in _groups(graph):
         chosen = next((known[name] for name in group.tensors if name in known), None)
         if chosen is None:
             kind = precision.inside if inner.issuperset(group.tensors) else precision.between
+            kind = WIDE.get(kind, kind) if widened & group.tensors else kind
             chosen = group.rounding(found, kind)
         activations |= {name: chosen for name in group.tensors if name in touched}
     constants = dict(graph.constants)

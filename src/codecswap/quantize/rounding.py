@@ -71,10 +71,12 @@ def round_weights(
     steps: int = 255,
     float_layers: Collection[str] = (),
     untouched: Collection[str] = (),
+    split_layers: Collection[str] = (),
+    wide_layers: Collection[str] = (),
 ) -> dict[str, Tensor]:
     """Refit and round all (transposed) convolutions of an equalized lowered transform, in place.
 
-    Those inside GDNs and `SplitConv2d` are not changed: round-to-nearest is good enough for them.
+    Those inside GDNs are not changed: round-to-nearest is good enough for them.
 
     Args:
         transform: result of `codecswap.graph.lower.lower`, of any shape.
@@ -83,13 +85,17 @@ def round_weights(
         levels: largest integer that a weight may become, of either sign.
         steps: quantization steps of tensors between layers: 255 for 8 bits.
         float_layers: paths of layers (or modules) that will not be quantized.
-        untouched: layers among them that are not refitted.
+        untouched: layers that are neither refitted nor rounded.
+        split_layers: layers whose convolutions become a `SplitConv2d`.
+        wide_layers: layers whose outputs have 16 bits.
 
     Returns: scale ``(O,)`` of each rounded weight, by the parameter's name.
     """
     generator = torch.Generator().manual_seed(0)
-    walk = FloatAndRounded(transform, samples, exact_input=exact_input, steps=steps, float_layers=float_layers)
-    left = [path for path, one in transform.named_modules() if isinstance(one, PlainActivation | SplitConv2d)]
+    walk = FloatAndRounded(
+        transform, samples, exact_input=exact_input, steps=steps, float_layers=float_layers, wide_layers=wide_layers
+    )
+    left = [path for path, one in transform.named_modules() if isinstance(one, PlainActivation)]
     left += untouched
     scales: dict[str, Tensor] = {}
     for place, leaf in enumerate(walk.tree.steps):
@@ -98,11 +104,20 @@ def round_weights(
             continue
         if leaf.name != leaf.path:  # a second call
             continue
-        stays = is_inside(leaf.path, float_layers)
-        found = _refit_and_round(conv, walk.at(place), POSITIONS // len(samples), generator, None if stays else levels)
-        if not stays:
+        refitted_only = is_inside(leaf.path, [*float_layers, *split_layers])
+        given = None if refitted_only else levels
+        found = _refit_and_round(conv, walk.at(place), POSITIONS // len(samples), generator, given)
+        if not refitted_only:
             scales[f"{leaf.path}.weight"] = found
     return scales
+
+
+def split_weights(transform: nn.Module, layers: Collection[str], levels: int) -> None:
+    """Replace the convolutions of some layers (paths), except inside GDNs, by `SplitConv2d` in place."""
+    left = [path for path, one in transform.named_modules() if isinstance(one, PlainActivation)]
+    for path, conv in list(transform.named_modules()):
+        if isinstance(conv, nn.Conv2d | nn.ConvTranspose2d) and is_inside(path, layers) and not is_inside(path, left):
+            transform.set_submodule(path, SplitConv2d(conv, levels))
 
 
 @dataclass(frozen=True)

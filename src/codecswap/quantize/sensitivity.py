@@ -1,5 +1,6 @@
 """Sensitivity: the error from quantizing each tensor alone."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,29 +10,40 @@ from torch import Tensor
 from codecswap.quantized.compute import compute, reals, rounded
 from codecswap.quantized.representation import Quantization, TransformGraph
 
+WEIGHTS = "weights"
+"""`Cost.tensor` of a convolution's weights and bias."""
+
 
 @dataclass(frozen=True)
 class Cost:
     """Error from quantizing one tensor alone."""
 
     layer: str
-    """Layer of the codec."""
+    """Layer of the codec that computes it."""
     tensor: str
-    """``weights``, or the ONNX operator that computes the activation (``Square``: a Mul of a tensor with itself)."""
+    """`WEIGHTS`, or the ONNX operator that computes the activation (``Square``: a Mul of a tensor with itself)."""
     mse: float
     """Mean squared error of the transform's output against the float output."""
+    name: str = ""
+    """Name of the activation in the graph; of weights, of their operation."""
+    touching: frozenset[str] = frozenset()
+    """Layers that compute or read the activation; of weights, their layer."""
 
 
 @torch.no_grad()
-def costs(reference: TransformGraph, quantized: TransformGraph, feed: np.ndarray) -> list[Cost]:
+def costs(
+    reference: TransformGraph, quantized: TransformGraph, feed: np.ndarray, weight: Tensor | None = None
+) -> list[Cost]:
     """Measure the error of each activation's rounding alone, and of each convolution's quantized weights and bias alone.
 
-    The error of weights includes refitting, if ``reference`` was traced before it.
+    The error of weights includes refitting, if ``reference`` was traced before it. What ``reference`` does not have, the
+    parts of a `codecswap.quantize.rounding.SplitConv2d`, is left out.
 
     Args:
         reference: the float transform.
         quantized: result of `codecswap.quantize.ranges.quantize_graph` for it.
         feed: the input, ``(B, C, H, W)``.
+        weight: weights of the squared errors, of a shape that broadcasts with the output's; None: 1.
     """
     x, constants = torch.from_numpy(feed), reals(reference)
     exact = compute(reference, x, constants=constants, each=lambda name, values: values)
@@ -41,10 +53,13 @@ def costs(reference: TransformGraph, quantized: TransformGraph, feed: np.ndarray
             return rounded(values, quantized.activations[name]) if name == target else values
 
         result = compute(reference, x, constants=constants | changed, each=change)
-        return (result - exact).double().square().mean().item()
+        squares = (result - exact).double().square()
+        return (squares if weight is None else squares * weight).mean().item()
 
-    result, before = [], {step.name: step for step in reference.operations}
+    result, before, touching = [], {step.name: step for step in reference.operations}, _touching(quantized)
     for new in quantized.operations:
+        if new.name not in before:
+            continue
         step = before[new.name]
         stored = {
             name: torch.from_numpy(quantized.constants[other].real)
@@ -52,14 +67,28 @@ def costs(reference: TransformGraph, quantized: TransformGraph, feed: np.ndarray
             if name in constants and quantized.constants[other].quantization
         }
         if stored and step.operator in ("Conv", "ConvTranspose"):
-            result.append(Cost(step.layer, "weights", error(None, stored)))
+            result.append(Cost(step.layer, WEIGHTS, error(None, stored), step.name, frozenset([step.layer])))
         rounding = quantized.activations.get(new.output)
         if rounding is not None and not _same(rounding, quantized.activations.get(new.inputs[0])):
             squares = step.operator == "Mul" and step.inputs[0] == step.inputs[1]
-            result.append(Cost(step.layer, "Square" if squares else step.operator, error(new.output, {})))
+            name = "Square" if squares else step.operator
+            result.append(Cost(step.layer, name, error(new.output, {}), new.output, touching[new.output]))
     return result
 
 
-def _same(one: Quantization, other: Quantization | None) -> bool:
+def _touching(graph: TransformGraph) -> Mapping[str, frozenset[str]]:
+    """Layers that compute or read each tensor, or the tensors of the same values that follow it."""
+    found = {step.output: {step.layer} for step in graph.operations}
+    for step in reversed(graph.operations):
+        for name in set(step.inputs) & found.keys():
+            found[name].add(step.layer)
+            if _same(graph.activations.get(step.output), graph.activations.get(name)):
+                found[name] |= found[step.output]
+    return {name: frozenset(layers) for name, layers in found.items()}
+
+
+def _same(one: Quantization | None, other: Quantization | None) -> bool:
     """Whether values quantized with ``other`` are unchanged by ``one``."""
-    return other is not None and one.scale == other.scale and one.zero_point == other.zero_point
+    if one is None or other is None:
+        return False
+    return one.scale == other.scale and one.zero_point == other.zero_point

@@ -5,7 +5,7 @@ conditional computation", 2013), without gradient where values are clipped. Acti
 integer weights, their scales (one per output channel) and the biases are trained.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -34,6 +34,7 @@ class QuantizedSynthesis(nn.Module):
         medians: medians of the latents, ``(M,)``.
         precision: a name of ``--precision``.
         target: name of the NPU's toolchain; None: any device that reads QDQ files.
+        remedies: layers that were not quantized as the others, and what they got (`codecswap.quantize.scheme.Scheme`).
     """
 
     def __init__(
@@ -44,9 +45,11 @@ class QuantizedSynthesis(nn.Module):
         *,
         precision: str,
         target: str | None = None,
+        remedies: Collection[tuple[str, str]] = (),
     ) -> None:
         super().__init__()
         self.start, self.split_inputs, self.precision, self.target = transform, split_inputs, precision, target
+        self.remedies = tuple(remedies)
         self.gains, self.biases, self.shifts = nn.ParameterDict(), nn.ParameterDict(), nn.ParameterDict()
         self.weights = nn.ParameterDict()
         self.medians: Tensor
@@ -98,7 +101,9 @@ class QuantizedSynthesis(nn.Module):
             raise ValueError(f"unknown operators {unknown}")
         split_inputs = layout["split_inputs"] and SplitInputs(**layout["split_inputs"])
         medians = state["medians"].flatten().numpy()
-        return cls(transform, split_inputs, medians, precision=layout["precision"], target=layout["target"])
+        remedies = [(str(layer), str(remedy)) for layer, remedy in layout["remedies"].items()]
+        given = {"precision": layout["precision"], "target": layout["target"], "remedies": remedies}
+        return cls(transform, split_inputs, medians, **given)
 
     def layout(self) -> dict[str, Any]:
         """What its state dict does not hold, as plain values (for JSON or a checkpoint)."""
@@ -106,6 +111,7 @@ class QuantizedSynthesis(nn.Module):
         return {
             "precision": self.precision,
             "target": self.target,
+            "remedies": dict(self.remedies),
             "split_inputs": self.split_inputs and asdict(self.split_inputs),
             **{key: getattr(start, key) for key in ("input", "output")},
             **{key: list(getattr(start, key)) for key in ("input_shape", "output_shape")},

@@ -16,6 +16,8 @@ one for an NPU of their own::
     compiled = 2026-11-25
     [scheme]                                  # how decoders are quantized: fields of `codecswap.quantize.scheme.Scheme`
     weight_bits = 8
+    [prices]                                  # optional: remedies that it has for layers that lose too much, and the cost
+    float = 2.0                               # of a multiply-add with each; coarse and fine weights (split) are always 2.0
     [chips]                                   # names for --target, and the compiler's name for each; the first is the default
     my-npu = "mynpu-256"
     [limits.Resize]                           # optional: attributes and the values they may have
@@ -24,6 +26,7 @@ one for an NPU of their own::
 
 import datetime
 import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from importlib.resources import files
 from pathlib import Path
@@ -31,7 +34,7 @@ from typing import Any, get_args
 
 from codecswap.config import Form
 from codecswap.errors import UserError
-from codecswap.quantize.scheme import DEFAULT, Scheme
+from codecswap.quantize.scheme import DEFAULT, REMEDIES, SPLIT, Scheme
 from codecswap.quantized.precision import PRECISIONS
 
 FOLDER = files("codecswap.targets")
@@ -67,6 +70,9 @@ class Target:
     """Names of `codecswap compile --precision`, best first."""
     base: Scheme = DEFAULT
     """Quantization scheme of decoders, without the precision."""
+    prices: Mapping[str, float] = field(default_factory=lambda: {SPLIT: 2.0})
+    """Remedies of layers that lose too much (`codecswap.quantize.scheme.REMEDIES`), and the cost of a multiply-add with each,
+    in shares of the precision's own."""
     compiler: str | None = None
     """Compiler and version that this file was tested with."""
     compiled: datetime.date | None = None
@@ -128,6 +134,7 @@ def load_target(name: str) -> Target:
             form=content.get("form", "native"),
             precisions=tuple(content.get("precisions", ())),
             base=_scheme(content.get("scheme", {})),
+            prices={SPLIT: 2.0} | _prices(content.get("prices", {})),
             compiler=content.get("compiler"),
             compiled=content.get("compiled"),
         )
@@ -140,7 +147,11 @@ def load_target(name: str) -> Target:
 def _scheme(content: dict[str, Any]) -> Scheme:
     """Read the scheme; raises ValueError if a value has the wrong type."""
     default = Scheme(weight_bits=8)
-    known = {entry.name: getattr(default, entry.name) for entry in fields(Scheme) if entry.name != "precision"}
+    known = {
+        entry.name: getattr(default, entry.name)
+        for entry in fields(Scheme)
+        if entry.name not in ("precision", "remedies")
+    }
     values: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value for name, value in content.items()
     }
@@ -154,6 +165,13 @@ def _scheme(content: dict[str, Any]) -> Scheme:
     if values.get("weight_bits", 8) not in (7, 8) or values.get("activations", "int8") not in ("uint8", "int8"):
         raise ValueError("[scheme] has weight_bits 7 or 8 and activations uint8 or int8")
     return Scheme(**values)
+
+
+def _prices(content: dict[str, Any]) -> dict[str, float]:
+    """Read the prices; raises ValueError if a remedy is unknown or a price is none."""
+    if not all(name in REMEDIES and isinstance(price, float) and price >= 1 for name, price in content.items()):
+        raise ValueError(f"[prices] has a number like 2.0 for {', '.join(REMEDIES)}")
+    return content
 
 
 def _read(name: str) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from codecswap.data.transforms import first_readable
 from codecswap.errors import UserError, how_to_install
 from codecswap.files import atomic_write
 from codecswap.metrics import psnr
-from codecswap.quantize.scheme import Scheme
+from codecswap.quantize.scheme import PRICES, Scheme, words
 from codecswap.quantized.synthesis import QuantizedSynthesis
 from codecswap.stages.stage import Stage
 from codecswap.students.record import StudentRecord
@@ -103,7 +103,7 @@ def build(stage: Stage, run_start: RunStart, pictures: Pictures) -> tuple[Teache
         if isinstance(student.g_s, QuantizedSynthesis):
             _check_quantized(student.g_s, run_start)
         elif getattr(options, "quantized", None):
-            student.g_s = _quantized(student, options, pictures.train)
+            student.g_s = _quantized(student, options, pictures)
     else:
         student = new_student(teacher, options, pictures.train)
     pair = TeacherStudent(teacher, student, **stage.trained(options))
@@ -119,9 +119,10 @@ def _amount(parameters: Iterable[nn.Parameter], *, trained: bool = False) -> str
     return f"{sum(parameter.numel() for parameter in found):,} parameters in {len(found)} tensors"
 
 
-def _quantized(student: Codec, options: Any, pictures: list[Path]) -> QuantizedSynthesis:
+def _quantized(student: Codec, options: Any, pictures: Pictures) -> QuantizedSynthesis:
     """Quantize the student's decoder as `codecswap quantize` (or, for a target, `codecswap compile`) does."""
     try:
+        from codecswap.quantize.budget import CONFIRMED, Budget, decoder_to_budget
         from codecswap.quantize.codec import quantized_decoder
     except ModuleNotFoundError as error:
         raise UserError(
@@ -130,10 +131,22 @@ def _quantized(student: Codec, options: Any, pictures: list[Path]) -> QuantizedS
     target = find_target(options)
     scheme = target.scheme(options.quantized) if target else Scheme(options.quantized)
     form = target.form if target else "native"
-    crops, _ = first_readable(pictures, RANGE_PICTURES)
-    decoder = quantized_decoder(
-        student, list(crops.numpy()), scheme, form=form, target=target.toolchain if target else None
-    )
+    crops, _ = first_readable(pictures.train, RANGE_PICTURES)
+    name = target.toolchain if target else None
+    if options.has_budget:
+        held_out, _ = first_readable(pictures.val, CONFIRMED)
+        prices = target.prices if target else PRICES
+        budget = Budget.of(options.max_loss, options.max_cost)
+        decoder, found = decoder_to_budget(
+            student, list(crops.numpy()), list(held_out.numpy()), scheme, budget, prices=prices, form=form, target=name
+        )
+        held = "held" if found.held else "not held, which is the best that was found"
+        say(
+            f"Asked: {found.asked}. Remedies: {words(decoder.remedies)} ({found.chosen.loss:.3f} dB, {found.chosen.cost:.2f} "
+            f"times the cost: {held})."
+        )
+    else:
+        decoder = quantized_decoder(student, list(crops.numpy()), scheme, form=form, target=name)
     say(f"The decoder trains in integers ({decoder.precision}): weights, their scales and biases.")
     return decoder
 
