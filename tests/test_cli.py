@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from codecswap.cli import COMMANDS, main, parse, run
 from codecswap.errors import UserError
@@ -130,7 +131,7 @@ def bad_runs(pictures: Path, tmp_path: Path) -> dict[str, tuple[list[str], str]]
         "no pictures": ([*good, "--coco_dir", str(tmp_path / "text")], "There are no pictures"),
         "broken pictures": ([*good, "--coco_dir", str(tmp_path / "broken"), "--val_ratio", "0.2"], "can be read"),
         "batch": ([*good, "--batch_size", "9"], "larger than the 8 training pictures"),
-        "folder": ([*good, "--save_dir", str(tmp_path / "file" / "x")], "cannot be written to"),
+        "folder": ([*good, "--save_dir", str(tmp_path / "file" / "x")], "cannot be written into it"),
         "not a checkpoint": ([*good, "--resume", str(tmp_path / "text" / "a.txt")], "not a checkpoint"),
         "other checkpoint": ([*good, "--resume", str(tmp_path / "other.pt")], "another architecture"),
         "no teacher": ([*good, "--teacher", str(tmp_path / "none.pth")], "There is no checkpoint"),
@@ -203,10 +204,18 @@ def test_yaml_means_what_the_command_line_means(tmp_path: Path, monkeypatch: pyt
         ("amp: 64", "--amp is 32 or bf16-mixed or 16-mixed, not 64"),
         ("lr: -1", "--lr is at least 0"),
         ("lambda_l1: .nan", "--lambda_l1 is a number, not nan"),
+        ("epochs: 1\nepochs: 2", "gives epochs twice"),
+        ("epochs: 1.5", "--epochs is an integer, not 1.5"),
+        ("epochs: 2024-01-01", "--epochs is an integer, not 2024-01-01"),
+        ("1: 2", "has 1, which is no option"),
+        ("epochs: 1\n---\nlr: 1", "cannot be read as YAML"),
+        ("epochs: 1\0", "cannot be read as YAML"),
+        (b"\xff\xfee\0p\0", "is not text in UTF-8"),
+        ("<!doctype html>", "holds no options"),
     ],
 )
-def test_yaml_that_is_refused(content: str, sentence: str, tmp_path: Path) -> None:
-    (tmp_path / "a.yaml").write_text(content)
+def test_yaml_that_is_refused(content: str | bytes, sentence: str, tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(UserError, match=sentence):
         parse("distill", ["--config", str(tmp_path / "a.yaml")])
 
@@ -257,3 +266,43 @@ def test_a_name_that_the_terminal_cannot_show_is_escaped(tmp_path: Path) -> None
         command = [sys.executable, "-c", NO_TORCH, "encode", "--codec", "tiny", name, "-o", "x.csw"]
         done = subprocess.run(command, capture_output=True, cwd=tmp_path, env=environment)
         assert done.returncode == 2 and b"Traceback" not in done.stderr and b".png" in done.stderr
+
+
+ODD_NAMES = [
+    "caf\udce9",
+    "\x1b[31m",
+    "new\nline",
+    "\U0001f4f7",
+    "cafe\u0301",
+    "a\x7f",
+    "-dash",
+    "[x]",
+    "a: b",
+    "null",
+    "1",
+]
+"""Bytes of Latin-1, control characters, an emoji, decomposed letters, and what looks like YAML."""
+
+
+@pytest.mark.parametrize("name", ODD_NAMES)
+def test_any_name_of_a_file_is_taken(name: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    options = parse("encode", ["--output", str(path), f"--codec={path}", "--input", str(path), "--", str(path), name])
+    assert options.output == path and options.codec == str(path) and options.input == [path, path, Path(name)]
+    text = yaml.safe_dump({"output": str(path), "input": [str(path)], "codec": str(path)})
+    (tmp_path / "a.yaml").write_text(text)
+    options = parse("encode", ["--config", str(tmp_path / "a.yaml")])
+    assert options.output == path and options.codec == str(path) and options.input == [path]
+
+
+def test_a_message_is_one_line_without_control_characters(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    assert run("decode", ["--codec", "tiny", "-o", "a.png", str(tmp_path / "a\n\x1b[31m.csw")]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and "a\\n\\x1b[31m.csw" in said
+
+
+def test_a_file_whose_name_begins_with_a_dash_is_advised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("-a.png").touch()
+    with pytest.raises(UserError, match=r"a file of that name is \./-a\.png"):
+        parse("encode", ["-a.png"])

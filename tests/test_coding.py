@@ -18,6 +18,7 @@ from codecswap import cli
 from codecswap.codecs.factorized import FactorizedPrior
 from codecswap.codecs.source import load_codec
 from codecswap.codecs.torch_codec import TorchCodec
+from codecswap.coding import files as coding_files
 from codecswap.data.pictures import load_picture, pad, to_array
 from codecswap.entropy import bitstream
 from codecswap.inference.runtime import OnnxCodec
@@ -285,3 +286,15 @@ def test_an_exported_folder_needs_no_pytorch(exported: Path, picture: Image.Imag
     refused = bare("decode", "tiny", "a.csw", "c.png")
     assert refused.returncode == 2
     assert "pip install" in refused.stderr and "Traceback" not in refused.stderr
+
+
+def test_names_that_differ_in_case_only_do_not_overwrite_each_other(
+    exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    for name in ("a.png", "A.jpg"):
+        Image.new("RGB", (32, 32)).save(tmp_path / name)
+    for ignores in (True, False):
+        monkeypatch.setattr(coding_files, "ignores_case", lambda folder, ignores=ignores: ignores)
+        assert run("encode", exported, tmp_path, tmp_path / "out") == (2 if ignores else 0)
+        assert (tmp_path / "out").exists() != ignores
+    assert "names that differ only in case are one file in" in capsys.readouterr().err

@@ -1,5 +1,6 @@
 """Whatever refuses a file names what it found, and what reads it."""
 
+import os
 import zipfile
 from pathlib import Path
 
@@ -36,6 +37,7 @@ def kinds(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (root / folder).mkdir()
         (root / folder / name).write_text("{}")
     (root / "nothing").mkdir()
+    os.mkfifo(root / "pipe")
     return root
 
 
@@ -66,6 +68,8 @@ def kinds(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("models", "a folder of checkpoints (best.pt)"),
         ("nothing", "an empty folder"),
         ("missing", "not there"),
+        ("pipe", "a pipe, a socket or a device"),
+        ("/dev/zero", "a pipe, a socket or a device"),
     ],
 )
 def test_each_kind_is_known(kinds: Path, name: str, words: str) -> None:
@@ -90,6 +94,35 @@ def test_each_kind_is_known(kinds: Path, name: str, words: str) -> None:
         ("eval --teacher {}/a.tflite --images {}/photos", "a TensorFlow Lite model"),
         ("prepare --images {}/a.zip --out_dir {}/out", "a zip of an exported codec"),
         ("rewrite {}/a.pth --output {}/out", "a checkpoint of PyTorch"),
+        ("rewrite {}/a.html --output {}/out", "a web page"),
+        ("rewrite {}/exported --output {}/out", "an exported codec's folder"),
+        ("rewrite {}/pipe --output {}/out", "a pipe, a socket or a device"),
+        ("encode {}/pipe -o {}/out --codec tiny", "a pipe, a socket or a device"),
+        ("decode {}/pipe -o {}/out --codec tiny", "a pipe, a socket or a device"),
+        ("decode {}/a.csw -o {}/out --codec {}/pipe", "a pipe, a socket or a device"),
+        ("decode {}/a.csw -o {}/out --codec tiny --config {}/pipe", "a pipe, a socket or a device"),
+        ("quantize --teacher {}/a.html --output {}/out", "a web page"),
+        ("quantize --teacher {}/exported --output {}/out", "an exported codec's folder"),
+        ("quantize --checkpoint {}/a.png --output {}/out", "a PNG picture"),
+        ("compile --target openvino --teacher {}/a.html --output {}/out", "a web page"),
+        ("compile --target openvino --checkpoint {}/nothing --output {}/out", "an empty folder"),
+        ("compile --target openvino --teacher {}/exported/codec.json --output {}/out", "a file of an exported codec"),
+        ("report {}/a.html", "a web page"),
+        ("report {}/exported", "an exported codec's folder"),
+        ("page {}/a.png --output {}/out", "a PNG picture"),
+        ("page {}/exported/codec.json --output {}/out", "a file of an exported codec: name its folder"),
+        ("eval --codec {}/a.html --images {}/photos", "a web page"),
+        ("eval --codec {}/nothing --images {}/photos", "an empty folder"),
+        ("page {}/exported --output {}/a.png", "a PNG picture, which `codecswap encode` reads, not a web page"),
+        ("report {}/run --output {}/a.png", "is not overwritten"),
+        ("rewrite {}/a.pth --output {}/a.png", "is not overwritten"),
+        ("export --teacher tiny --output {}/a.png", "not a folder"),
+        ("quantize --teacher tiny --output {}/a.png/out", "not a folder: --output cannot be written into it"),
+        ("compile --target openvino --teacher tiny --output {}/a.png", "not a folder"),
+        ("prepare --coco_dir {}/a.png", "not a folder"),
+        ("prepare --images {}/photos --out_dir {}/a.png", "not a folder"),
+        ("distill --coco_dir {}/photos --teacher tiny --save_dir {}/a.png", "not a folder"),
+        ("encode {}/a.png -o {}/pipe --codec tiny", "name a file to write"),
     ],
 )
 def test_every_command_says_what_it_found(kinds: Path, capsys: pytest.CaptureFixture, command: str, words: str) -> None:
@@ -98,3 +131,4 @@ def test_every_command_says_what_it_found(kinds: Path, capsys: pytest.CaptureFix
     said = capsys.readouterr().err
     assert words in said and said.count("\n") == 1
     assert not (kinds / "out").exists()
+    Image.open(kinds / "a.png").load()

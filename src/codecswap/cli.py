@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Any, Literal, NoReturn, get_args, get_origin
 
 from codecswap import config
-from codecswap.console import show_any_name, showing_warnings
+from codecswap.console import one_line, show_any_name, showing_warnings
 from codecswap.errors import UserError, how_to_install
+from codecswap.identify import no_file
 from codecswap.stages import STAGES
 
-MOST_CONFIG = 1 << 20
+MOST_CONFIG = 1 << 17
 """Most bytes of a YAML file of options."""
 ANY_CPU = "cpu"
 """A ``--target`` of `codecswap rewrite` without a TOML file."""
@@ -27,6 +28,12 @@ MOST_WORDS = 500
 BOOLEANS = {"true": "true", "yes": "true", "on": "true", "1": "true"}
 BOOLEANS |= {"false": "false", "no": "false", "off": "false", "0": "false"}
 """Values of a boolean option."""
+
+
+STAND_INS = {code: 0x100000 + code for code in (*range(32), *range(127, 160), *range(0xDC80, 0xDD00))}
+"""Private characters for those that the parser cannot take, but names of files can contain: control characters, and
+surrogates, in which Python keeps bytes that are not UTF-8."""
+ORIGINALS = {private: code for code, private in STAND_INS.items()}
 
 
 @dataclass(frozen=True)
@@ -88,13 +95,13 @@ def run(name: str, argv: Sequence[str] | None = None) -> int:
         with showing_warnings():
             return _function(command)(options) or 0
     except UserError as error:
-        print(f"codecswap {name}: {error}", file=sys.stderr)
+        print(f"codecswap {name}: {one_line(str(error))}", file=sys.stderr)
         return error.exit_code
     except BrokenPipeError:  # the program that read our output has ended
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
-        print(f"codecswap {name}: {_os_sentence(error)}", file=sys.stderr)
+        print(f"codecswap {name}: {one_line(_os_sentence(error))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"codecswap {name}: stopped.", file=sys.stderr)
@@ -144,9 +151,12 @@ def parse(name: str, arguments: Sequence[str]) -> Any:
         given = _read_config(Path(path), kinds) | given
     if empty := [option for option, value in given.items() if value is None]:
         raise UserError(f"--{empty[0]} is given without a value: give it one, or omit it.")
-    words = [f"--{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in given.items()]
+    words = [
+        f"--{key}={value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)}".translate(STAND_INS)
+        for key, value in given.items()
+    ]
     try:
-        values = vars(parser.parse_args(words, defaults=False))
+        values = {name: _named(value) for name, value in vars(parser.parse_args(words, defaults=False)).items()}
     except (jsonargparse.ArgumentError, ValueError, OverflowError) as error:  # (the last: numbers that are too long)
         sentence = " ".join(str(getattr(error, "message", error) or error).split())
         if (found := re.search(r'Parser key "(\w+)"', sentence)) and found[1] in given:
@@ -159,6 +169,13 @@ def parse(name: str, arguments: Sequence[str]) -> Any:
     return command.options(**values)
 
 
+def _named(value: Any) -> Any:
+    """An option's value with the characters that `STAND_INS` replaced."""
+    if isinstance(value, list):
+        return [_named(one) for one in value]
+    return type(value)(str(value).translate(ORIGINALS)) if isinstance(value, str | Path) else value
+
+
 def _given(command: str, kinds: Mapping[str, Any], arguments: Sequence[str]) -> dict[str, Any]:
     """The options on a command line: text, a list of texts where several values are taken, or None without a value.
 
@@ -166,15 +183,23 @@ def _given(command: str, kinds: Mapping[str, Any], arguments: Sequence[str]) -> 
         UserError: an option is unknown, or positional arguments are more than the command takes.
     """
     words, given, argument, positional = list(arguments), dict[str, Any](), COMMANDS[command].argument, 0
+    ended = False
     while words:
         word = words.pop(0)
-        if word == "-o":
+        if word == "--" and not ended:  # what follows is no option, whatever it begins with
+            ended = True
+            continue
+        if word == "-o" and not ended:
             word = "--output"
         name, equals, value = word[2:].partition("=")
         name = name.replace("-", "_").removesuffix("+")
-        if not word.startswith("--"):
-            if argument is None or word.startswith("-"):
-                raise UserError(f"{word} is no option of this command: see `codecswap {command} --help`.")
+        named = word.startswith("--") and not ended
+        if not named:
+            if argument is None or (word.startswith("-") and not ended):
+                raise UserError(
+                    f"{word} is no option of this command: see `codecswap {command} --help`"
+                    f"{f' (a file of that name is ./{word})' if os.path.exists(word) else ''}."
+                )
             name, equals, value, positional = argument, "=", word, positional + 1
         elif name not in kinds and name != "config":
             raise UserError(f"--{name} is no option of this command: see `codecswap {command} --help`.")
@@ -186,7 +211,7 @@ def _given(command: str, kinds: Mapping[str, Any], arguments: Sequence[str]) -> 
         elif not equals:
             given[name] = None
         elif get_origin(kinds.get(name)) is list:
-            given.setdefault(name, []).extend(_several(value) if word.startswith("--") else [_home(value)])
+            given.setdefault(name, []).extend(_several(value) if named else [_home(value)])
         else:
             given[name] = _home(value)
     if positional > 1 and get_origin(kinds[str(argument)]) is not list:
@@ -225,10 +250,10 @@ def _read_config(path: Path, kinds: Mapping[str, Any]) -> dict[str, Any]:
     import yaml
 
     if not path.is_file():
-        raise UserError(f"There is no file {path}: check --config.")
+        raise no_file(path, "YAML file", "check --config")
     if path.stat().st_size > MOST_CONFIG:
         raise UserError(f"{path} has {path.stat().st_size:,} bytes, too many for options: check --config.")
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    loader = yaml.SafeLoader  # libyaml refuses the escapes of names that are not UTF-8
     depth = 0
     try:
         text = path.read_text("utf-8-sig")
@@ -240,11 +265,17 @@ def _read_config(path: Path, kinds: Mapping[str, Any]) -> dict[str, Any]:
             if refused:
                 line = f", line {event.start_mark.line + 1}," if event.start_mark else ""
                 raise UserError(f"{path}{line} has {refused[:80]}, which no option takes: write plain values.")
+        node = loader(text).get_single_node()
         content = loader(text).get_single_data()
+    except UnicodeDecodeError:
+        raise UserError(f"{path} is not text in UTF-8: save it in that encoding, or check --config.") from None
     except (yaml.YAMLError, ValueError) as error:
         raise UserError(f"{path} cannot be read as YAML ({' '.join(str(error).split())}): check --config.") from None
     if content is not None and not isinstance(content, dict):
         raise UserError(f"{path} holds no options: write one on each line, e.g. epochs: 15.")
+    keys = [key.value for key, _ in node.value] if node and content else []
+    if twice := {key for key in keys if keys.count(key) > 1}:
+        raise UserError(f"{path} gives {min(twice)[:80]} twice: leave one of them.")
     given = dict[str, Any]()
     for key, value in (content or {}).items():
         name = str(key).replace("-", "_")
@@ -255,7 +286,8 @@ def _read_config(path: Path, kinds: Mapping[str, Any]) -> dict[str, Any]:
         elif isinstance(value, list) and not several:
             raise UserError(f"{path} gives {len(value)} values for {name}, which takes one.")
         else:
-            given[name] = _text(value)
+            whole = isinstance(value, float) and value.is_integer() and int in (kinds[name], *get_args(kinds[name]))
+            given[name] = str(int(value)) if whole else _text(value)
     return given
 
 

@@ -31,10 +31,19 @@ def show_any_name() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
+CONTROL = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\t\n"}
+"""What is printed for control characters, which names of files may contain and terminals obey."""
+
+
 def say(text: str = "") -> None:
-    """Print a line on standard output."""
+    """Print a line on standard output; control characters are escaped."""
     if is_first_process():
-        print(text, flush=True)
+        print(text.translate(CONTROL), flush=True)
+
+
+def one_line(text: str) -> str:
+    """A message without control characters and line ends."""
+    return text.translate(CONTROL | {ord("\n"): "\\n"})
 
 
 class CodecswapWarning(UserWarning):
@@ -59,7 +68,7 @@ def showing_warnings() -> Iterator[None]:
 
         def show_line(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
             if issubclass(category, CodecswapWarning):
-                print(f"warning: {message}", file=sys.stderr, flush=True)
+                print(f"warning: {one_line(str(message))}", file=sys.stderr, flush=True)
             else:
                 show(message, category, *place, **more)
 

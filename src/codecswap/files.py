@@ -3,10 +3,12 @@
 import hashlib
 import os
 import shutil
+import tempfile
+import unicodedata
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from rich.filesize import decimal
 
@@ -24,10 +26,15 @@ def atomic_write(path: Path, *, sync: bool = False) -> Iterator[Path]:
 
     Args:
         sync: flush to disk first, so that a power failure does not replace the old file by an empty one.
+
+    Raises:
+        UserError: ``path`` is a folder, a pipe or a device.
     """
     beside = path.with_name(f".{path.name}.part")
     if len(os.fsencode(beside.name)) > LONGEST_NAME:
         beside = path.with_name(f".{hashlib.sha256(os.fsencode(path.name)).hexdigest()}.part")
+    if path.exists() and not path.is_file():
+        raise UserError(f"{path} is no file but {'a folder' if path.is_dir() else 'a pipe or a device'}: name a file.")
     try:
         yield beside
         if sync:
@@ -37,6 +44,22 @@ def atomic_write(path: Path, *, sync: bool = False) -> Iterator[Path]:
     except BaseException:
         beside.unlink(missing_ok=True)
         raise
+
+
+def ignores_case(folder: Path) -> bool:
+    """Whether ``a`` and ``A`` are one file there, as usual on Windows and macOS; ``folder`` need not exist yet."""
+    while not folder.is_dir():
+        folder = folder.parent
+    try:
+        with tempfile.NamedTemporaryFile(prefix=".Case", dir=folder) as file:
+            return Path(file.name).with_name(Path(file.name).name.swapcase()).exists()
+    except OSError:  # nothing can be written there
+        return False
+
+
+def one_name(path: PurePath) -> str:
+    """The same text for all paths that are one file where `ignores_case`."""
+    return unicodedata.normalize("NFC", str(path)).casefold()
 
 
 @contextmanager

@@ -44,6 +44,8 @@ PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
 def describe(path: Path) -> str:
     """Describe what is at ``path``, with an article, and the command that reads it; never raises."""
     try:
+        if path.exists() and not path.is_file() and not path.is_dir():
+            return "a pipe, a socket or a device, which is not read"
         return _folder(path) if path.is_dir() else _file(path)
     except OSError as error:
         return f"not there, or cannot be read ({error.strerror})"
@@ -61,6 +63,13 @@ def no_folder(path: str | Path, advice: str) -> UserError:
     if Path(path).exists():
         return refusal(Path(path), "a folder", advice)
     return UserError(f"There is no folder {path}: {advice}.")
+
+
+def no_file(path: Path, what: str, advice: str) -> UserError:
+    """The error about a file that is not there, or is a folder, a pipe or a device; ``what`` has no article."""
+    if path.exists():
+        return refusal(path, f"{'an' if what[0] in 'aeiouAEIOU' else 'a'} {what}", advice)
+    return UserError(f"There is no {what} {path}: {advice}.")
 
 
 def _folder(path: Path) -> str:
@@ -112,7 +121,7 @@ def _file(path: Path) -> str:
     with suppress(UnicodeDecodeError, ValueError):
         text = start.decode().lstrip()
         if path.name == "codec.json":
-            return f"a file of an exported codec: its folder, {path.parent}, is what is read"
+            return f"a file of an exported codec: its folder, {path.resolve().parent}, is what is read"
         if text[:1] in "[{" and json.loads(path.read_bytes()[: 1 << 20]) is not None:
             return "a JSON file"
         return "a text file"

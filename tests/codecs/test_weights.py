@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from compressai.zoo.image import model_architectures
+from safetensors.torch import save_file
 
 from codecswap.codecs.factorized import FactorizedPrior
 from codecswap.codecs.hyperprior import MeanScaleHyperprior
@@ -130,3 +131,40 @@ def test_another_architecture_of_the_zoo_is_told_by_its_name(tmp_path: Path) -> 
     torch.save({"state_dict": renamed(cheng.state_dict(), "module.")}, tmp_path / "a.pth")
     with pytest.raises(UserError, match="architecture cheng2020_anchor"):
         load_codec(str(tmp_path / "a.pth"))
+
+
+@pytest.mark.parametrize(
+    "wrap", [lambda state: [state], lambda state: ({"net": state}, {"epoch": 3}), lambda state: (3, state)]
+)
+def test_a_codec_in_a_list_is_found(codec: Codec, tmp_path: Path, wrap: Any) -> None:
+    torch.save(wrap(codec.state_dict()), tmp_path / "a.pth")
+    assert fingerprint(load_codec(str(tmp_path / "a.pth"))) == fingerprint(codec)
+
+
+@pytest.mark.parametrize("name", ["a.safetensors", "a.SAFETENSORS", "a.pth", "a"])
+def test_safetensors_are_known_by_their_content(codec: Codec, tmp_path: Path, name: str) -> None:
+    save_file({key: value.contiguous() for key, value in codec.state_dict().items()}, tmp_path / name)
+    assert fingerprint(load_codec(str(tmp_path / name))) == fingerprint(codec)
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float64])
+def test_weights_of_other_precisions_are_computed_with_in_float32(
+    codec: Codec, tmp_path: Path, kind: torch.dtype
+) -> None:
+    state = {name: value.to(kind) if value.is_floating_point() else value for name, value in codec.state_dict().items()}
+    torch.save(state, tmp_path / "a.pth")
+    loaded = load_codec(str(tmp_path / "a.pth"))
+    for name, value in loaded.named_parameters():
+        assert value.dtype == torch.float32 and torch.equal(value, state[name].float())
+
+
+@pytest.mark.parametrize("ending", [".pth", ".safetensors"])
+def test_a_truncated_file_of_weights_is_damaged(codec: Codec, tmp_path: Path, ending: str) -> None:
+    path = tmp_path / f"a{ending}"
+    state = {key: value.contiguous() for key, value in codec.state_dict().items()}
+    save_file(state, path) if ending == ".safetensors" else torch.save(state, path)
+    content = path.read_bytes()
+    for length in (len(content) // 2, 40, 9):
+        path.write_bytes(content[:length])
+        with pytest.raises(UserError, match=r"damaged|of no kind that is known"):
+            load_codec(str(path))

@@ -1,5 +1,6 @@
 """What pictures come in: modes, ranges, metadata and shapes."""
 
+import os
 import tracemalloc
 import warnings
 from pathlib import Path
@@ -149,3 +150,10 @@ def test_usual_shapes_are_scaled_before_they_are_cropped(tmp_path: Path) -> None
     left, top = round((938 - 224) / 2), 16
     expected = np.asarray(whole.crop((left, top, left + 224, top + 224)))
     assert (np.rint(validation_crop(tmp_path / "a.png").numpy().transpose(1, 2, 0) * 255) == expected).all()
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.png")
+    for read in (load_picture, picture_size):
+        with pytest.raises(ValueError, match="no file"):
+            read(tmp_path / "a.png")

@@ -161,3 +161,14 @@ def test_a_colon_is_a_name_where_the_system_takes_it(tmp_path):
         assert [str(place(info)) for info in pictures(archive, "z.zip", windows=False)] == ["at 12:30.jpg"]
         with pytest.raises(UserError, match="Windows does not take"):
             pictures(archive, "z.zip", windows=True)
+
+
+def test_of_members_with_one_name_the_first_is_taken_and_the_others_are_told(tmp_path, capsys):
+    names = [b"train2017/a.jpg", b"train2017/A.JPG", b"train2017/b.jpg", b"train2017/a.jpg"]
+    path = packed_raw(tmp_path / "z.zip", names)
+    for ignores_case, expected, left_out in ((False, ["a.jpg", "A.JPG", "b.jpg"], 1), (True, ["a.jpg", "b.jpg"], 2)):
+        with open_zip(path, "z.zip") as archive:
+            found = pictures(archive, "z.zip", ignores_case=ignores_case)
+            assert [str(place(info)) for info in found] == expected
+            assert archive.read(found[0]) == b"0"
+        assert f"{left_out} of 4 pictures in z.zip have a name that another has" in capsys.readouterr().err

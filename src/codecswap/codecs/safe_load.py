@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from codecswap.errors import UserError
-from codecswap.identify import UNKNOWN, describe, refusal
+from codecswap.identify import UNKNOWN, describe, no_file, refusal
 
 BESIDE = [
     *(f"numpy.{core}.multiarray.{name}" for core in ("core", "_core") for name in ("scalar", "_reconstruct")),
@@ -50,12 +50,10 @@ def read_state(path: Path) -> dict[str, Any]:
     Raises:
         UserError: the file is missing, is not a checkpoint, or contains code (which is named).
     """
-    if path.is_dir():
-        raise refusal(path, "a checkpoint", "name a file")
     if not path.is_file():
-        raise UserError(f"There is no checkpoint {path}: check the path.")
+        raise no_file(path, "checkpoint", "name a .pth, .pth.tar, .pt or .safetensors file")
     try:
-        if path.suffix == ".safetensors":
+        if "a .safetensors file" in describe(path):
             from safetensors.torch import load_file
 
             return load_file(path)
@@ -64,6 +62,8 @@ def read_state(path: Path) -> dict[str, Any]:
             warnings.simplefilter("ignore")
             with torch.serialization.safe_globals([_inert(name) for name in BESIDE]):
                 state = torch.load(path, map_location="cpu", weights_only=True)
+        if isinstance(state, list | tuple):  # a codec and what is beside it, without names
+            state = dict(enumerate(state))
         if isinstance(state, dict) and not all(_is_plain(tensor) for tensor in _tensors(state)):
             raise UserError(
                 f"{path} holds a tensor that is not stored in full: save its contiguous copy and try again."

@@ -3,7 +3,7 @@
 from codecswap.coding.files import SUFFIX, Work, decode_file, encode_file, pairs, run
 from codecswap.coding.source import Source
 from codecswap.config import CodingOptions
-from codecswap.console import say, warn
+from codecswap.console import one_line, say, warn
 from codecswap.errors import UserError
 from codecswap.processes import cores
 
@@ -29,7 +29,7 @@ def _all(options: CodingOptions, work: Work, suffix: str) -> int:
     for (path, target), (done, words) in zip(todo, run(source, work, todo, jobs, force=options.force), strict=True):
         if len(todo) == 1 and not done:
             raise UserError(words)
-        say(f"{path if len(todo) > 1 else target}: {words}.") if done else warn(words)
+        say(f"{one_line(str(path if len(todo) > 1 else target))}: {words}.") if done else warn(words)
         failed += not done
     if failed:
         raise UserError(

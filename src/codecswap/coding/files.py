@@ -13,8 +13,8 @@ from codecswap.data.discovery import ENDINGS, scan
 from codecswap.data.pictures import UNREADABLE, load_picture
 from codecswap.entropy import bitstream
 from codecswap.errors import UserError
-from codecswap.files import atomic_write
-from codecswap.identify import describe, refusal
+from codecswap.files import atomic_write, ignores_case, one_name
+from codecswap.identify import describe, no_file, refusal
 
 SUFFIX = ".csw"
 MOST_BYTES = 1 << 29
@@ -55,7 +55,7 @@ def decode_file(codec: bitstream.Codec, source: Path, target: Path) -> str:
         UserError: it is not a .csw file, damaged, of another codec or of a newer version; no picture is written.
     """
     if not source.is_file():
-        raise UserError(f"There is no file {source}: check the path.")
+        raise no_file(source, f"{SUFFIX} file", "check the path")
     if source.stat().st_size > MOST_BYTES:
         raise UserError(f"{source} is too large to be a coded picture: name a {SUFFIX} file.")
     data = source.read_bytes()
@@ -88,6 +88,7 @@ def pairs(inputs: Sequence[Path], output: Path, suffix: str) -> list[tuple[Path,
     if into_folder and (output.is_file() or (output.suffix.lower() == suffix and not output.is_dir())):
         raise UserError(f"--output {output} is no folder, which several files need: name one.")
     sources: dict[Path, Path] = {}
+    taken: dict[str, Path] = {}
     for given in inputs:
         if given.is_dir() and not (found := scan(given, ENDINGS if suffix == SUFFIX else (SUFFIX,))):
             raise UserError(f"The folder {given} holds nothing to do: name another with --input.")
@@ -96,6 +97,12 @@ def pairs(inputs: Sequence[Path], output: Path, suffix: str) -> list[tuple[Path,
             target = (output / place).with_suffix(suffix) if into_folder else output
             if target in sources:
                 raise UserError(f"{sources[target]} and {path} would both become {target}: rename one of them.")
+            other = taken.setdefault(one_name(target), target)
+            if other != target and ignores_case(output):
+                raise UserError(
+                    f"{sources[other]} and {path} would both become {target}, since names that differ only in case are one "
+                    f"file in {output}: rename one of them, or name a folder on another disk."
+                )
             sources[target] = path
     return [(path, target) for target, path in sources.items()]
 
@@ -108,6 +115,8 @@ def check_replaceable(target: Path) -> None:
     """
     if not target.exists():
         return
+    if not target.is_file():
+        raise UserError(f"{target} is no file, but {describe(target)}: name a file to write.")
     with target.open("rb") as file:
         start = file.read(1024)
     if not start.startswith(bitstream.MAGIC) and b"tEXt" + "\0".join(MARK).encode() not in start:

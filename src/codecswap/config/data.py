@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from codecswap.config.shared import Options, check_share
+from codecswap.config.shared import Options, check_output, check_share
 from codecswap.errors import UserError
 
 
@@ -54,3 +54,8 @@ class PrepareOptions(Options):
         for name in ("size", "workers"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise UserError(f"--{name} is at least 1, not {value}.")
+
+    def check_paths(self) -> None:  # noqa: D102
+        if self.coco_dir is not None:
+            check_output(self, "coco_dir", "a folder")
+        super().check_paths()

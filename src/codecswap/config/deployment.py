@@ -120,8 +120,12 @@ class CodingOptions(ZooOptions):
     runtime: Literal["onnxruntime", "openvino"] = "onnxruntime"
     """Runtime of an exported folder. OpenVINO, a separate package, is faster on many x86 processors."""
 
+    writes: ClassVar[str | None] = None
+
     def __post_init__(self) -> None:
         check_at_least(self, jobs=1)
+        if self.threads is not None:
+            check_at_least(self, threads=1)
 
     def check_paths(self) -> None:  # noqa: D102
         for path in self.input:
@@ -207,6 +211,7 @@ class PageOptions(Options):
     """The file to write, or a folder for decoder.html."""
     onnxruntime_web: Path | None = None
     """Folder dist of the unpacked npm package onnxruntime-web 1.30.0. Default: downloaded once, its hash checked."""
+    writes: ClassVar[str | None] = "a web page"
 
     def check_paths(self) -> None:  # noqa: D102
         check_codec(self)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from codecswap.config.shared import (
     EMBEDDED,
@@ -103,6 +103,7 @@ class ReportOptions(Options):
     """Number of validation pictures to measure the result on, at most. 0: use the metrics of the training instead."""
     watch: bool = False
     """Update the report whenever the run's files change, until the run ends or Ctrl-C."""
+    writes: ClassVar[str | None] = "a web page"
 
     def check_paths(self) -> None:  # noqa: D102
         for run in self.runs:

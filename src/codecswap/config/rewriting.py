@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from codecswap.config.shared import Options
 from codecswap.errors import UserError
@@ -29,6 +29,7 @@ class RewriteOptions(Options):
     """Also measure the time of both files."""
     report: Path | None = None
     """JSON file to write the figures to."""
+    writes: ClassVar[str | None] = "an ONNX model"
 
     def __post_init__(self) -> None:
         if self.file is None:

@@ -5,10 +5,10 @@ import re
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 from codecswap.errors import UserError
-from codecswap.identify import no_folder
+from codecswap.identify import describe, no_folder, refusal
 
 Replacement = Literal["upsample", "masked", "subpixel"]
 """Names in `codecswap.swaps.SWAPS`."""
@@ -60,11 +60,35 @@ def check_codec(options: Any, *other: str) -> None:
     check_file(options, "codec", *other, what="codec")
     for path in map(Path, options.codec if isinstance(options.codec, list) else [options.codec or ""]):
         if path.is_file() and path.name == "codec.json":
-            raise UserError(f"{path} is a file of an exported codec: name its folder, {path.parent}.")
+            raise UserError(f"{path} is a file of an exported codec: name its folder, {path.resolve().parent}.")
         if path.is_file() and zipfile.is_zipfile(path):  # PyTorch's files are zips too
             with zipfile.ZipFile(path) as archive:
                 if any(Path(name).name == "codec.json" for name in archive.namelist()):
                     raise UserError(f"{path} is a zip of an exported codec: unpack it, and name the folder.")
+
+
+OUTPUTS = ("output", "save_dir", "out_dir")
+"""Options that name what is written."""
+
+
+def check_output(options: Any, name: str, kind: str | None) -> None:
+    """Refuse an option that would write over a file of another kind, or into a file.
+
+    Args:
+        options: the options.
+        name: the option.
+        kind: ``a folder``, or what `describe` says of the file that is written; None: anything.
+    """
+    path = Path(getattr(options, name))
+    above = path.absolute().parent
+    while not above.exists():
+        above = above.parent
+    if not above.is_dir():
+        raise refusal(above, "a folder", f"--{name} cannot be written into it")
+    if kind is None or not path.exists() or (path.is_dir() and (kind == "a folder" or name == "output")):
+        return
+    if kind == "a folder" or not any(words in describe(path) for words in (kind, "an empty file")):
+        raise refusal(path, kind, f"it is not overwritten; name another with --{name}")
 
 
 def check_share(val_ratio: float, max_images: int | None) -> None:
@@ -84,6 +108,8 @@ EMBEDDED = ("tiny", "tiny_hyper")
 class Options:
     """Options of one command. They record which were explicitly set, so that the others can come from a checkpoint."""
 
+    writes: ClassVar[str | None] = "a folder"
+    """What ``output``, ``save_dir`` or ``out_dir`` names, for `check_output`."""
     given: frozenset[str]
     """Names of the options that were explicitly set."""
 
@@ -98,11 +124,14 @@ class Options:
         return {name: getattr(self, name) for name in self.given}
 
     def check_paths(self) -> None:
-        """Refuse missing paths, before heavy imports.
+        """Refuse missing paths, and outputs that are something else, before heavy imports.
 
         Raises:
-            UserError: a file or folder is missing.
+            UserError: a file or folder is missing, or would be overwritten.
         """
+        for name in OUTPUTS:
+            if getattr(self, name, None) is not None:
+                check_output(self, name, self.writes)
 
     def replace(self, **values: Any) -> Self:
         """Copy with other ``values``, which count as explicitly set."""

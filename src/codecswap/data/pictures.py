@@ -1,5 +1,7 @@
 """Read pictures, without PyTorch."""
 
+import os
+import stat
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -76,6 +78,8 @@ def _opened(path: str | Path) -> Iterator[Image.Image]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about metadata, which does not matter
+            if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe would wait for its writer
+                raise ValueError("it is no file")
             with Image.open(path, formats=FORMATS) as file:
                 yield file
     except UNREADABLE:

@@ -14,7 +14,7 @@ from onnx import GraphProto, ModelProto, TensorProto
 from onnx.external_data_helper import uses_external_data
 
 from codecswap.errors import UserError
-from codecswap.identify import UNKNOWN, describe, refusal
+from codecswap.identify import UNKNOWN, describe, no_file, refusal
 from codecswap.rewrite.constants import bodies
 
 MOST_INLINE = (1 << 31) - (1 << 20)
@@ -40,7 +40,7 @@ def read_model(path: Path) -> ModelProto:
         UserError: it is no ONNX file, or its external data is missing, too short, or outside of its folder.
     """
     if not path.is_file():
-        raise UserError(f"There is no file {path}: name an ONNX file.")
+        raise no_file(path, "ONNX file", "name an exported model")
     if path.stat().st_size >= 1 << 31:
         raise UserError(
             f"{path} has {path.stat().st_size:,} bytes, and an ONNX file at most 2 GiB: save it with external data."

@@ -17,7 +17,7 @@ from codecswap.data.prepare.download import COCO, Archive, Remote, download
 from codecswap.data.prepare.remote import RemoteFile, extents
 from codecswap.data.prepare.unpack import TOP, missing, open_zip, pictures, place, unpack
 from codecswap.errors import UserError
-from codecswap.files import atomic_write, need_space
+from codecswap.files import atomic_write, ignores_case, need_space
 
 PICTURE_BYTES = 163_000
 """Mean size of a COCO picture, to estimate how many are in a zip before it is downloaded."""
@@ -80,7 +80,7 @@ def fetch(options: PrepareOptions) -> Path | None:
     if options.download_only:
         return None
     with open_zip(path, str(path)) as opened:
-        members = pictures(opened, str(path))
+        members = pictures(opened, str(path), ignores_case=ignores_case(coco.folder))
         _unpack_all(opened, members, coco, options)
     coco.partial.rename(coco.pictures)
     coco.chosen.unlink(missing_ok=True)
@@ -147,7 +147,9 @@ def _fetch_chosen(coco: CocoFolder, archive: Archive, options: PrepareOptions) -
     print(f"Reading the list of pictures in {archive.url}", flush=True)
     file = RemoteFile(remote)
     with open_zip(io.BufferedReader(file), archive.url) as opened:
-        members = {Path(place(info)): info for info in pictures(opened, archive.url)}
+        members = {
+            Path(place(info)): info for info in pictures(opened, archive.url, ignores_case=ignores_case(coco.folder))
+        }
         train, val = choose(sorted(members), val_ratio=options.val_ratio, max_images=options.max_images)
         chosen = sorted((members[path] for path in train + val), key=lambda info: info.header_offset)
         todo = missing(chosen, coco.partial)

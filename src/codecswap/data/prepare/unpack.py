@@ -13,9 +13,10 @@ from pathlib import Path, PurePosixPath
 from typing import IO
 from zipfile import BadZipFile, ZipFile, ZipInfo
 
+from codecswap.console import warn
 from codecswap.data.discovery import ASIDE, COCO_TOP, ENDINGS
 from codecswap.errors import UserError
-from codecswap.files import atomic_write
+from codecswap.files import atomic_write, one_name
 
 TOP = COCO_TOP
 """The folder inside COCO's zip; it is removed from the members' paths."""
@@ -56,8 +57,18 @@ def open_zip(source: Path | IO[bytes], name: str) -> Iterator[ZipFile]:
         raise UserError(f"{name} cannot be unpacked ({_said(error)}): name another zip with --url.") from None
 
 
-def pictures(archive: ZipFile, name: str, windows: bool = os.name == "nt") -> list[ZipInfo]:
+def pictures(
+    archive: ZipFile, name: str, *, windows: bool = os.name == "nt", ignores_case: bool = False
+) -> list[ZipInfo]:
     """The pictures to train on in a zip, in the order of their positions; macOS's and COCO's other folders are left out.
+
+    Of members with one name the first is taken, and a warning counts the others.
+
+    Args:
+        archive: the zip.
+        name: its path or address, for messages.
+        windows: refuse names that Windows does not take.
+        ignores_case: names that differ only in case are one file where they are unpacked to.
 
     Raises:
         UserError: there are none, a member (picture or not) would land outside the folder it is unpacked to, or they
@@ -82,6 +93,15 @@ def pictures(archive: ZipFile, name: str, windows: bool = os.name == "nt") -> li
             found.append(info)
     if not found:
         raise UserError(f"There are no pictures in {name}: name another zip with --url.")
+    first: dict[str, ZipInfo] = {}
+    for info in found:
+        first.setdefault(one_name(place(info)) if ignores_case else str(place(info)), info)
+    kept = {id(info) for info in first.values()}
+    if again := [info for info in found if id(info) not in kept]:
+        why = "another has, or that differs only in case" if ignores_case else "another has"
+        which = _said(again[0].filename)
+        warn(f"{len(again)} of {len(found)} pictures in {name} have a name that {why}, and are left out: {which}.")
+        found = list(first.values())
     total = sum(info.file_size for info in found)
     if total > max(ALWAYS, EXPANSION * archive.start_dir):
         raise UserError(
