@@ -1,8 +1,9 @@
-"""Every NPU whose compiler is installed, in every form and precision: the table of docs/npu.md.
+"""Every NPU whose compiler is installed, in every form and precision: docs/data/npu.csv, and the table of docs/npu.md from it.
 
 python -m benchmarks.npu [--teacher tiny] [--images FOLDER] [--targets rk3588 ...] [--height 256 --width 256]
-                         [--toolchain_python PATH] [--results npu.json]
+                         [--toolchain_python PATH] [--results docs/data/npu.csv]
 python -m benchmarks.npu --channels 192 320 --forms subpixel --height 512 --width 768     (rows are printed only)
+python -m benchmarks.npu --targets                                                        (only the table from the file)
 
 Rows that the results file has already are not made again, so an interrupted run goes on. Quality is measured on the first
 chip of each target file; the others of that file compute the same. ``--channels N M`` takes a codec of that size with random
@@ -10,11 +11,11 @@ weights, whose pictures mean nothing.
 """
 
 import argparse
-import json
 import tempfile
 from pathlib import Path
 from typing import Any
 
+from benchmarks import figures
 from benchmarks.ethos_u import random_codec
 
 from codecswap.codecs.source import load_codec
@@ -26,12 +27,19 @@ from codecswap.data.pictures import load_picture
 from codecswap.errors import UserError
 from codecswap.targets.target import chips, load_target
 
-DOCUMENT = Path(__file__).parents[1] / "docs" / "npu.md"
+DOCUMENT = figures.ROOT / "docs" / "npu.md"
+RESULTS = figures.DATA / "npu.csv"
+CODE = "src/codecswap/compile src/codecswap/quantize src/codecswap/quantized src/codecswap/export src/codecswap/targets"
 BEGIN, END = "<!-- made by benchmarks/npu.py -->", "<!-- end -->"
 FORMS = ("native", "masked", "subpixel")
-COLUMNS = (
-    "| `codecswap compile ...` | compiles | NPU / CPU | 10^6 cycles | ms | KiB | dB | to float, dB |\n"
-    + "|---|---" * 4
+KEY = ("target", "form", "precision")
+MEASURED = ("on_npu", "on_cpu", "cpu_operators", "cycles", "milliseconds", "kib", "psnr", "psnr_to_float", "error")
+"""Columns of the file beside `KEY` and ``compiles``."""
+CLOSE = 0.02
+"""Decibels within which the faster form or precision is the better one."""
+TITLES = (
+    "| family | compiled for | best | NPU / CPU | 10^6 cycles | ms | KiB | dB | to float, dB | compile |\n"
+    + "|---" * 10
     + "|\n"
 )
 
@@ -42,14 +50,16 @@ def main() -> None:
     parser.add_argument("--channels", type=int, nargs=2, help="N and M of a codec with random weights, instead")
     parser.add_argument("--forms", nargs="+", default=list(FORMS))
     parser.add_argument("--images", help="folder of pictures whose middle is measured on; default: the package's five")
-    parser.add_argument("--targets", nargs="+", default=list(chips()))
+    parser.add_argument("--targets", nargs="*", default=list(chips()))
     parser.add_argument("--height", type=int, default=256)
     parser.add_argument("--width", type=int, default=256)
     parser.add_argument("--toolchain_python", type=Path)
-    parser.add_argument("--results", type=Path, default=Path("npu.json"))
+    parser.add_argument("--results", type=Path, default=RESULTS)
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         make(given, middles(given, Path(folder)))
+    if given.results == RESULTS and not given.channels:
+        write_table()
 
 
 def middles(given: argparse.Namespace, folder: Path) -> str | None:
@@ -65,9 +75,12 @@ def middles(given: argparse.Namespace, folder: Path) -> str | None:
 
 def make(given: argparse.Namespace, images: str | None) -> None:
     """Compile and measure every row."""
-    rows = json.loads(given.results.read_bytes()) if given.results.exists() else {}
+    rows: list[dict[str, Any]] = list(figures.read(given.results)[1]) if given.results.exists() else []
+    there = set() if given.channels else {tuple(row[name] for name in KEY) for row in rows}
     codec, of = random_codec(*given.channels) if given.channels else load_codec(given.teacher), chips()
-    whole = not given.channels and given.forms == list(FORMS)
+    folder = Path(given.images).name if given.images else "(the package's)"
+    command = f"python -m benchmarks.npu --teacher {given.teacher} --images {folder}"
+    command += f" --height {given.height} --width {given.width}"
     for chip in given.targets:
         target = load_target(chip)
         if target.toolchain not in TOOLCHAINS:
@@ -79,62 +92,92 @@ def make(given: argparse.Namespace, images: str | None) -> None:
         first = not given.channels and (chip not in of or next(name for name in of if of[name] == of[chip]) == chip)
         for precision in target.precisions:
             for form in given.forms:
-                key = f"--target {chip} --form {form} --precision {precision}"
-                if key in rows:
+                if (chip, form, precision) in there:
                     continue
                 how = {"precision": precision, "form": form, "height": given.height, "width": given.width}
                 how |= {"toolchain_python": given.toolchain_python, "images": images, "name": given.teacher}
                 with tempfile.TemporaryDirectory() as folder:
                     try:
-                        rows[key] = compile(codec, chip, folder, **how, measured=first).report
+                        report = compile(codec, chip, folder, **how, measured=first).report
                     except UserError as error:
-                        rows[key] = {"error": str(error), "toolchain": target.toolchain}
-                say(row(key, rows[key]))
-                given.results.write_text(json.dumps(rows, indent=1), "utf-8")
-                if whole:
-                    write(given, rows)
+                        report = {"error": str(error)}
+                rows.append(dict(zip(KEY, (chip, form, precision), strict=True)) | row(report))
+                say(", ".join(f"{name} {value}" for name, value in rows[-1].items() if value))
+                if not given.channels:
+                    figures.write(given.results, rows, command=command, code=CODE)
 
 
-def write(given: argparse.Namespace, rows: dict[str, Any]) -> None:
-    """Put the rows into the document, in place of its table."""
-    made = f"python -m benchmarks.npu --teacher {given.teacher} --height {given.height} --width {given.width}"
-    table = COLUMNS + "".join(f"{row(key, values)}\n" for key, values in rows.items())
+def row(report: dict[str, Any]) -> dict[str, str]:
+    """The columns of a compiled decoder's report, or of its error."""
+    if "error" in report:
+        return {"compiles": "no", **dict.fromkeys(MEASURED[:-1], ""), "error": report["error"]}
+    placed = [one["on_npu"] for one in report["operators"]]
+    quality = report["quality"] or {"compiled": None, "to_float": None}
+    values = (
+        sum(placed) if placed else "whole",
+        len(placed) - sum(placed),
+        " ".join(sorted({one["operator"] for one in report["operators"] if not one["on_npu"]})),
+        _number(report["cycles"], 1, 0),
+        _number(report["milliseconds"], 1, 1),
+        _number(report["memory"], 1024, 0),
+        _number(quality["compiled"], 1, 3),
+        _number(quality["to_float"], 1, 1),
+        "",
+    )
+    return {"compiles": "yes", **{name: str(value) for name, value in zip(MEASURED, values, strict=True)}}
+
+
+def write_table() -> None:
+    """Put one row for each family of chips into the document, in place of its table."""
+    head, rows = figures.read(RESULTS)
+    lines = "".join(
+        family(name, rows, of) for name, of in families().items() if any(row["target"] in of for row in rows)
+    )
     before, _, rest = DOCUMENT.read_text("utf-8").partition(BEGIN)
     _, _, after = rest.partition(END)
-    DOCUMENT.write_text(f"{before}{BEGIN}\n{summary(made, given.images, rows)}\n{table}\n{END}{after}", "utf-8")
+    how = f"Made by `{head['command']}` on the middle of each picture, {head['date']}; every row: "
+    how += f"[data/{RESULTS.name}](data/{RESULTS.name}).\n"
+    DOCUMENT.write_text(f"{before}{BEGIN}\n{how}\n{TITLES}{lines}\n{END}{after}", "utf-8")
 
 
-def summary(command: str, images: str | None, rows: dict[str, Any]) -> str:
-    """What the table was made with."""
-    compilers = sorted({values["compiler"] for values in rows.values() if values.get("compiler")})
-    measured = next((values["quality"] for values in rows.values() if values.get("quality")), None)
-    folder = "the package's pictures" if images is None else f"the middle of each picture of `{Path(images).name}`"
-    quality = (
-        measured and f", {measured['pictures']} in number; in float32 they are decoded at {measured['float32']:.3f} dB"
+def families() -> dict[str, list[str]]:
+    """Chips by the target file that describes them, whose name the family has."""
+    found: dict[str, list[str]] = {}
+    for chip, name in chips().items():
+        found.setdefault(name, []).append(chip)
+    return found
+
+
+def family(name: str, rows: list[dict[str, str]], of: list[str]) -> str:
+    """One line of the table: the best form and precision on the chip whose quality was measured.
+
+    The best is the fastest of those within `CLOSE` dB of the closest to the picture.
+    """
+    all_rows = [row for row in rows if row["target"] in of]
+    measured = [row for row in all_rows if row["psnr"]]
+    if not measured:
+        return ""
+    most = max(float(row["psnr"]) for row in measured)
+    near = [row for row in measured if float(row["psnr"]) > most - CLOSE]
+    best = min(near, key=lambda row: (float(row["cycles"] or 0), float(row["milliseconds"] or 0), -float(row["psnr"])))
+    compiled = sum(row["compiles"] == "yes" for row in all_rows)
+    cells = (
+        f"`{name}`",
+        ", ".join(f"`{chip}`" for chip in dict.fromkeys(row["target"] for row in all_rows)),
+        f"`--form {best['form']} --precision {best['precision']}` on `{best['target']}`",
+        best["on_npu"] if best["on_npu"] == "whole" else f"{best['on_npu']} / {best['on_cpu']}",
+        f"{float(best['cycles']) / 1e6:,.2f}" if best["cycles"] else "",
+        best["milliseconds"],
+        f"{int(best['kib']):,}" if best["kib"] else "",
+        best["psnr"],
+        best["psnr_to_float"],
+        f"{compiled} of {len(all_rows)}",
     )
-    return f"Made by `{command}` on {folder}{quality or ''}, with {', '.join(compilers)}.\n"
-
-
-def row(key: str, values: dict[str, Any]) -> str:
-    """One line of the table."""
-    if "error" in values:
-        return f"| `{key}` | no: {values['error'][:160]} | | | | | | |"
-    placed = [one["on_npu"] for one in values["operators"]]
-    on_cpu = sorted({one["operator"] for one in values["operators"] if not one["on_npu"]})
-    where = f"{sum(placed)} / {len(placed) - sum(placed)}" if placed else "whole"
-    cells = [
-        f"{where} ({', '.join(on_cpu)})" if on_cpu else where,
-        _number(values["cycles"], 1e6, 2),
-        _number(values["milliseconds"], 1, 1),
-        _number(values["memory"], 1024, 0),
-        _number(values["quality"] and values["quality"]["compiled"], 1, 3),
-        _number(values["quality"] and values["quality"]["to_float"], 1, 1),
-    ]
-    return f"| `{key}` | yes | {' | '.join(cells)} |"
+    return f"| {' | '.join(cells)} |\n"
 
 
 def _number(value: float | None, unit: float, digits: int) -> str:
-    return "" if value is None else f"{value / unit:,.{digits}f}"
+    return "" if value is None else f"{value / unit:.{digits}f}"
 
 
 if __name__ == "__main__":

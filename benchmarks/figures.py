@@ -1,0 +1,88 @@
+"""Tables under docs/data: CSV files that begin with how they were made, and a list of those older than the code they measure.
+
+python -m benchmarks.figures
+"""
+
+import csv
+import io
+import os
+import platform
+import subprocess
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from codecswap.files import atomic_write
+
+ROOT = Path(__file__).parents[1]
+DATA = ROOT / "docs" / "data"
+HEAD = ("command", "commit", "date", "machine", "code")
+"""What each file begins with, one line of ``# name: value`` each; ``code`` is what the figures depend on."""
+
+
+def write(path: Path, rows: Sequence[Mapping[str, object]], *, command: str, code: str) -> None:
+    """Write rows as a CSV file.
+
+    Args:
+        path: the file.
+        rows: by column; all have the same columns.
+        command: what measured them.
+        code: files and folders whose change may change them, separated by spaces.
+    """
+    commit = _git("rev-parse", "--short=10", "HEAD") or "unknown"
+    head = (command, commit, f"{datetime.now(UTC):%Y-%m-%d}", machine(), code)
+    text = io.StringIO()
+    for name, value in zip(HEAD, head, strict=True):
+        text.write(f"# {name}: {value}\n")
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(path) as beside:
+        beside.write_text(text.getvalue(), "utf-8")
+
+
+def read(path: Path) -> tuple[dict[str, str], list[dict[str, str]]]:
+    """How a file was made, by the names in `HEAD`, and its rows."""
+    lines = path.read_text("utf-8").splitlines()
+    notes = [line.removeprefix("# ").partition(": ") for line in lines[: len(HEAD)]]
+    return {name: value for name, _, value in notes}, list(csv.DictReader(lines[len(HEAD) :]))
+
+
+def machine() -> str:
+    """Processor, cores and system, without the machine's name."""
+    model = next((line.partition(": ")[2] for line in _cpuinfo() if line.startswith("model name")), platform.machine())
+    return f"{model}, {os.cpu_count()} cores, {platform.system()}"
+
+
+def older(path: Path) -> str | None:
+    """Commits to the code since a file was made, as one line; None if there are none, or no history to ask."""
+    head, _ = read(path)
+    if not _git("cat-file", "-t", head["commit"]):
+        return None
+    since = (_git("log", "--oneline", f"{head['commit']}..HEAD", "--", *head["code"].split()) or "").splitlines()
+    return f"{path.name}, of {head['date']}, is older than {len(since)} commits to {head['code']}" if since else None
+
+
+def main() -> None:
+    for path in sorted(DATA.glob("*.csv")):
+        print(older(path) or f"{path.name} is up to date (or has no history here)")
+
+
+def _git(*arguments: str) -> str | None:
+    try:
+        done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    except OSError:
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def _cpuinfo() -> list[str]:
+    try:
+        return Path("/proc/cpuinfo").read_text("utf-8").splitlines()
+    except OSError:
+        return []
+
+
+if __name__ == "__main__":
+    main()

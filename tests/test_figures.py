@@ -1,0 +1,52 @@
+"""Figures of docs/data: each file says how it was made, and what is older than its code is told."""
+
+import warnings
+from datetime import date
+from pathlib import Path
+
+import pytest
+from benchmarks import figures, npu
+
+FILES = sorted(figures.DATA.glob("*.csv"))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
+def test_a_file_says_how_it_was_made(path: Path) -> None:
+    head, rows = figures.read(path)
+    assert tuple(head) == figures.HEAD and rows
+    date.fromisoformat(head["date"])
+    module = figures.ROOT.joinpath(*head["command"].split()[2].split("."))
+    assert head["command"].startswith("python -m benchmarks.") and module.with_suffix(".py").is_file()
+    assert all((figures.ROOT / place).exists() for place in head["code"].split())
+
+
+def test_files_older_than_their_code_are_told() -> None:
+    for path in FILES:
+        if told := figures.older(path):
+            warnings.warn(told, stacklevel=1)
+
+
+def test_a_file_comes_back_as_it_was_written(tmp_path: Path) -> None:
+    rows = [{"a": "1", "b": 'x, "y"'}, {"a": "# 2", "b": ""}]
+    figures.write(tmp_path / "x.csv", rows, command="python -m benchmarks.npu", code="src")
+    head, found = figures.read(tmp_path / "x.csv")
+    assert found == rows and head["code"] == "src" and head["machine"]
+
+
+def test_a_family_has_the_fastest_of_its_best_rows() -> None:
+    row = dict.fromkeys(("compiles", *npu.KEY, *npu.MEASURED), "") | {"target": "a1", "compiles": "yes", "on_npu": "3"}
+    rows = [
+        row | {"form": "native", "precision": "w8a16", "psnr": "30.000", "cycles": "9000000"},
+        row | {"form": "subpixel", "precision": "w8a16", "psnr": "29.990", "cycles": "4000000"},
+        row | {"form": "subpixel", "precision": "w8a8", "psnr": "29.900", "cycles": "1000000"},
+        row | {"target": "a2", "compiles": "no", "error": "no memory"},
+    ]
+    line = npu.family("a", rows, ["a1", "a2"])
+    assert "`--form subpixel --precision w8a16` on `a1`" in line and "4.00" in line and "3 of 4" in line
+
+
+def test_the_table_of_npus_is_the_files() -> None:
+    rows = figures.read(npu.RESULTS)[1]
+    text = npu.DOCUMENT.read_text("utf-8")
+    for name, of in npu.families().items():
+        assert npu.family(name, rows, of) in text
