@@ -18,7 +18,7 @@ from codecswap.codecs.torch_codec import TorchCodec
 from codecswap.coding import files as coding
 from codecswap.data.pictures import pad, to_array
 from codecswap.entropy import bitstream
-from codecswap.entropy.bitstream import HYPER_OVERHEAD, BadFile
+from codecswap.entropy.bitstream import BadFile, overhead
 from codecswap.entropy.model import Parameters
 from codecswap.entropy.passes import Pass, Region
 from codecswap.errors import UserError
@@ -53,7 +53,7 @@ def test_a_file_holds_the_strings_of_compressai_and_its_latents_come_back(
     theirs.load_state_dict(codec.state_dict())
     with torch.no_grad():
         (latents,), (hyper,) = theirs.compress(x)["strings"]
-        assert data[HYPER_OVERHEAD - 4 : -4] == hyper + latents
+        assert data[overhead(data) - 4 : -4] == hyper + latents
         wanted = codec.decompress_latents([latents, hyper], (12, 16))
         shown = codec.g_s(wanted)[0].numpy()
     student, _ = swap(codec, "subpixel")
@@ -74,10 +74,19 @@ def test_files_that_cannot_be_decoded_say_why(
         other.h_s[2].bias[0] += 1e-6
     good = bitstream.encode(codec, picture)
     for decoder, data, sentence in (
-        (factorized, good, "by a codec with a hyperprior, and this one is without one"),
-        (codec, bitstream.encode(factorized, picture), "by a codec without a hyperprior, and this one is with one"),
+        (factorized, good, "by a codec with a hyperprior and one rate, and this one is without a hyperprior"),
+        (
+            codec,
+            bitstream.encode(factorized, picture),
+            "by a codec without a hyperprior, and this one is with a hyperprior",
+        ),
         (TorchCodec(other), good, "by another codec"),
-        (codec, good[:4] + b"\x03" + good[5:], "has version 3 of the format, this program reads 1 and 2"),
+        (
+            codec,
+            good[:4] + b"\x03" + good[5:],
+            "was written by a codec with variable rate, and this one is with",
+        ),
+        (codec, good[:4] + b"\x09" + good[5:], "has version 9 of the format, this program reads 1 to 3"),
         (codec, sealed(good[:5] + b"\x01" + good[6:]), "needs the integer arithmetic of the exported folder"),
         (codec, sealed(good[:5] + b"\x02" + good[6:]), "needs an arithmetic that this program does not have"),
         (codec, good[:-9] + good[-8:], "truncated or altered"),

@@ -10,6 +10,7 @@ from codecswap.codecs.autoregressive import JointAutoregressive
 from codecswap.codecs.factorized import FactorizedPrior, FactorizedPriorReLU
 from codecswap.codecs.hyperprior import MeanScaleHyperprior, ScaleHyperprior
 from codecswap.codecs.protocol import Codec
+from codecswap.codecs.variable_rate import JointAutoregressiveVbr, MeanScaleHyperpriorVbr, ScaleHyperpriorVbr
 from codecswap.errors import UserError
 
 ARCHITECTURES: dict[str, type[Codec]] = {
@@ -18,6 +19,9 @@ ARCHITECTURES: dict[str, type[Codec]] = {
     "bmshj2018_hyperprior": ScaleHyperprior,
     "mbt2018_mean": MeanScaleHyperprior,
     "mbt2018": JointAutoregressive,
+    "bmshj2018_hyperprior_vbr": ScaleHyperpriorVbr,
+    "mbt2018_mean_vbr": MeanScaleHyperpriorVbr,
+    "mbt2018_vbr": JointAutoregressiveVbr,
 }
 """Codec classes by their names in CompressAI's zoo."""
 

@@ -4,7 +4,7 @@ Minnen et al., "Joint autoregressive and hierarchical priors for learned image c
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -22,10 +22,12 @@ KERNEL = 5
 class JointAutoregressive(MeanScaleHyperprior, models.JointAutoregressiveHierarchicalPriors):
     """Predicts means and scales of latents from hyper-latents and from latents decoded before; any N and M."""
 
-    predictors = ("h_s", "context_prediction", "entropy_parameters")
+    predictors: ClassVar[tuple[str, ...]] = ("h_s", "context_prediction", "entropy_parameters")
     bit_exact = (*MeanScaleHyperprior.bit_exact, "context_prediction", "entropy_parameters")
     zoo = zoo.image.model_urls["mbt2018"]
 
+    context_shift: Any = 0.0
+    """Added to the context."""
     context_prediction: Any
     entropy_parameters: Any
 
@@ -46,13 +48,13 @@ class JointAutoregressive(MeanScaleHyperprior, models.JointAutoregressiveHierarc
         kernel, edge = self.context_prediction.weight * self.context_prediction.mask, KERNEL // 2
         _, row, column = region
         if isinstance(row, slice):
-            context = F.conv2d(y_hat, kernel, self.context_prediction.bias, padding=edge)
+            context = F.conv2d(y_hat, kernel, self.context_prediction.bias, padding=edge) + self.context_shift
             scales, means = self.entropy_parameters(torch.cat((side, context), 1)).chunk(2, 1)
             return scales, means
         top, left, right = row - edge, column - edge, column + edge + 1  # the mask hides the rows below
         seen = y_hat[..., max(top, 0) : row + 1, max(left, 0) : right]
         seen = F.pad(seen, (max(-left, 0), max(right - y_hat.shape[-1], 0), max(-top, 0), edge))
-        context = F.conv2d(seen, kernel, self.context_prediction.bias)
+        context = F.conv2d(seen, kernel, self.context_prediction.bias) + self.context_shift
         here = side[:, :, row : row + 1, column : column + 1]
         scales, means = self.entropy_parameters(torch.cat((here, context), 1))[..., 0, 0].chunk(2, 1)
         return scales, means

@@ -16,6 +16,7 @@ from codecswap.codecs.torch_codec import TorchCodec
 from codecswap.entropy.bitstream import CodesPictures
 from codecswap.entropy.model import FLOAT, EntropyModel, Parameters, Strings
 from codecswap.entropy.passes import LATENTS, Pass, Region, has_context, hyperprior, predicted
+from codecswap.entropy.rates import Rates
 from codecswap.entropy.tables import EntropyTables
 
 SCALES = 256
@@ -33,7 +34,8 @@ class Codec(CodesPictures, nn.Module, ABC):
     margin: ClassVar[int]
     """Overlap of tiles in latents: the radius of the receptive field; this many on each side of a tile are discarded."""
     bit_exact: ClassVar[tuple[str, ...]]
-    """Modules that decide what a bitstream means: a student keeps its teacher's bit for bit, and no swap changes them."""
+    """Modules (those of them that there are) that decide what a bitstream means: a student keeps its teacher's bit for bit,
+    and no swap changes them."""
     zoo: ClassVar[Mapping[str, Mapping[int, str]]]
     """Addresses of CompressAI's pretrained weights, by metric and quality."""
 
@@ -41,6 +43,8 @@ class Codec(CodesPictures, nn.Module, ABC):
     """Source it was loaded from, a `codecswap.codecs.source.Teacher`; a student has its teacher's."""
     record: Any = None
     """How a student was built, a `codecswap.students.record.StudentRecord`; None for other codecs."""
+    gain: float = 1.0
+    """Gain at which a codec with variable rate quantizes, one of `gains` or between them."""
     N: int
     """Channels inside the transforms."""
     M: int
@@ -75,6 +79,15 @@ class Codec(CodesPictures, nn.Module, ABC):
     @abstractmethod
     def passes(self) -> tuple[Pass, ...]:
         """The passes of entropy coding, in order."""
+
+    @property
+    def gains(self) -> tuple[float, ...]:
+        """Gains of the levels of a codec with variable rate, ascending; empty: it has one rate."""
+        return ()
+
+    def rates(self) -> Rates | None:
+        """The levels of a codec with variable rate, with an offset for each CDF index; None: it has one rate."""
+        return None
 
     @property
     def hyperprior(self) -> "HyperCodec | None":
@@ -243,7 +256,7 @@ class HyperCodec(Codec):
         for step in predicted(self.passes):
             region = step.region(*y.shape[-2:])
             scales, means = self.gaussians(side, y_hat, step, region)
-            _, likelihoods = self.gaussian_conditional(y[..., *region], scales, means=means, training=noisy)
+            likelihoods = self.likelihoods(y[..., *region], scales, means, noisy)
             total = total - likelihoods.log2().sum()
         return total
 
@@ -255,7 +268,7 @@ class HyperCodec(Codec):
         height, width = y.shape[-2:]
         padding = (0, -width % self.hyper_factor, 0, -height % self.hyper_factor)
         z = self.hyper_latents(F.pad(y, padding, mode="replicate"))
-        z_hat, likelihoods = self.entropy_bottleneck(z, training=noisy)
+        z_hat, likelihoods = self.round_hyper_latents(z, noisy)
         return self.h_s(z_hat)[..., :height, :width], likelihoods
 
     @torch.no_grad()
@@ -263,9 +276,21 @@ class HyperCodec(Codec):
         y_hat = torch.zeros_like(y)
         for step in predicted(self.passes):
             for region in step.steps(*y.shape[-2:]):
-                _, means = self.gaussians(side, y_hat, step, region)
-                y_hat[..., *region] = torch.round(y[..., *region] - means) + means
+                scales, means = self.gaussians(side, y_hat, step, region)
+                y_hat[..., *region] = self.round(y[..., *region], scales, means)
         return y_hat
+
+    def round(self, y: Tensor, scales: Tensor, means: Tensor) -> Tensor:
+        """Rounded latents of a region."""
+        return torch.round(y - means) + means
+
+    def likelihoods(self, y: Tensor, scales: Tensor, means: Tensor, noisy: bool) -> Tensor:
+        """Likelihoods of latents of a region, before rounding; ``noisy``: with uniform noise."""
+        return self.gaussian_conditional(y, scales, means=means, training=noisy)[1]
+
+    def round_hyper_latents(self, z: Tensor, noisy: bool) -> tuple[Tensor, Tensor]:
+        """Rounded hyper-latents, or with uniform noise, and their likelihoods."""
+        return self.entropy_bottleneck(z, training=noisy)
 
     def entropy_model(self) -> EntropyModel:  # noqa: D102
         tables = self.entropy_tables()

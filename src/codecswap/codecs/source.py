@@ -112,6 +112,8 @@ def _from_zoo(model: str, quality: int, metric: str) -> Path:
         )
     if metric not in zoo:
         raise UserError(f"--metric of {model} is {' or '.join(zoo)}, not {metric}.")
+    if quality not in zoo[metric] and len(zoo[metric]) == 1:
+        raise UserError(f"{model} has one checkpoint for all rates: leave --quality out.")
     if quality not in zoo[metric]:
         raise UserError(f"--quality of {model} is {min(zoo[metric])} to {max(zoo[metric])}, not {quality}.")
     url = zoo[metric][quality]

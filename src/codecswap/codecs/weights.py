@@ -82,7 +82,7 @@ def load_weights(codec: Codec, state: dict[str, Tensor], path: str) -> None:
     if not shapes:
         missing, more = codec.load_state_dict(given, strict=False)
     if shapes or missing or more:
-        raise _by_name(state, path) or _difference(path, name_of(codec), missing, more, shapes)
+        raise _by_name(state, path) or _difference(path, str(name_of(codec)), missing, more, shapes)
 
 
 def no_codec(state: Mapping[str, Tensor], path: str) -> UserError:

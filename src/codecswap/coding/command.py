@@ -1,16 +1,19 @@
 """``codecswap encode`` and ``codecswap decode``: files and whole folders."""
 
-from codecswap.coding.files import SUFFIX, Work, decode_file, encode_file, pairs, run
+from functools import partial
+
+from codecswap.coding.files import SUFFIX, Rate, Work, decode_file, encode_file, pairs, run
 from codecswap.coding.source import Source
-from codecswap.config import CodingOptions
+from codecswap.config import CodingOptions, EncodeOptions
 from codecswap.console import one_line, say, warn
 from codecswap.errors import UserError
 from codecswap.processes import cores
 
 
-def encode(options: CodingOptions) -> int:
+def encode(options: EncodeOptions) -> int:
     """``codecswap encode``."""
-    return _all(options, encode_file, SUFFIX)
+    rate = Rate(options.gain, options.target_bpp, options.target_bytes)
+    return _all(options, partial(encode_file, rate=rate), SUFFIX)
 
 
 def decode(options: CodingOptions) -> int:

@@ -4,6 +4,7 @@ import multiprocessing
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 from PIL.PngImagePlugin import PngInfo
@@ -26,11 +27,26 @@ Work = Callable[[bitstream.Codec, Path, Path], str]
 """Processes one file; returns a message about it."""
 
 
-def encode_file(codec: bitstream.Codec, source: Path, target: Path) -> str:
+@dataclass(frozen=True)
+class Rate:
+    """How many bits files of a codec with variable rate take; at most one is set."""
+
+    gain: float | None = None
+    bpp: float | None = None
+    """Bits per pixel that are not exceeded."""
+    size: int | None = None
+    """Bytes that are not exceeded."""
+
+    def most_bytes(self, pixels: int) -> int | None:
+        """Largest size of the file of a picture."""
+        return self.size if self.bpp is None else int(self.bpp * pixels / 8)
+
+
+def encode_file(codec: bitstream.Codec, source: Path, target: Path, rate: Rate = Rate()) -> str:
     """Encode the picture ``source``; returns its size as text.
 
     Raises:
-        UserError: it cannot be read, or the codec cannot take its size.
+        UserError: it cannot be read, the codec cannot take its size, or has no such rate.
     """
     try:
         picture = load_picture(source)
@@ -40,7 +56,8 @@ def encode_file(codec: bitstream.Codec, source: Path, target: Path) -> str:
         if "picture, which `codecswap encode`" not in describe(source):
             raise refusal(source, "a picture", "name a PNG, JPEG, WebP, BMP or TIFF file") from None
         raise UserError(f"{source} cannot be read as a picture ({error}): name a PNG, JPEG or WebP file.") from None
-    data = bitstream.encode(codec, picture)
+    most = rate.most_bytes(picture.width * picture.height)
+    data = bitstream.encode(codec, picture, gain=rate.gain, most_bytes=most)
     target.parent.mkdir(parents=True, exist_ok=True)  # now, when there is something to write
     with atomic_write(target) as path:
         path.write_bytes(data)

@@ -1,5 +1,6 @@
 """Options of deployment (export, quantize, compile, page), and of encoding and decoding."""
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -138,6 +139,34 @@ class CodingOptions(ZooOptions):
 @dataclass(kw_only=True)
 class EncodeOptions(CodingOptions):
     """Encode pictures of any size (PNG, JPEG, WebP, ...) as .csw files."""
+
+    gain: float | None = None
+    """Of a codec with variable rate: larger means more bits. Default: the largest that the codec was trained at."""
+    target_bpp: float | None = None
+    """Of a codec with variable rate: bits per pixel that each file comes close to, from below."""
+    target_size: str | None = None
+    """Of a codec with variable rate: size that each file comes close to, from below: 100KB, 1.5MB, or a number of bytes."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if sum(value is not None for value in (self.gain, self.target_bpp, self.target_size)) > 1:
+            raise UserError("--gain, --target_bpp and --target_size each choose the rate: give one of them.")
+        if self.target_bpp is not None and not 0 < self.target_bpp < 1000:
+            raise UserError(f"--target_bpp is a number of bits per pixel above 0, not {self.target_bpp}.")
+        self.target_bytes  # noqa: B018 - checks it
+
+    @property
+    def target_bytes(self) -> int | None:
+        """``target_size`` in bytes; 1 KB is 1000 bytes."""
+        if self.target_size is None:
+            return None
+        found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kKmM]?)[bB]?", str(self.target_size).strip())
+        size = float(found[1]) * {"": 1, "k": 1e3, "m": 1e6}[found[2].lower()] if found else 0
+        if not 1 <= size < 1 << 40:
+            raise UserError(
+                f"--target_size is a size in bytes, KB or MB (50000, 100KB, 1.5MB), not {self.target_size}."
+            )
+        return int(size)
 
 
 @dataclass(kw_only=True)

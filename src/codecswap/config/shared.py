@@ -24,6 +24,9 @@ Model = Literal[
     "bmshj2018_hyperprior",
     "mbt2018_mean",
     "mbt2018",
+    "bmshj2018_hyperprior_vbr",
+    "mbt2018_mean_vbr",
+    "mbt2018_vbr",
 ]
 """Names in `codecswap.codecs.architectures.ARCHITECTURES`."""
 ZOO: Model = "bmshj2018_factorized"

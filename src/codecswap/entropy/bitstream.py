@@ -12,6 +12,7 @@ from codecswap.data.pictures import MOST_PIXELS, UNREADABLE, load_picture, pad, 
 from codecswap.entropy import rans
 from codecswap.entropy.model import FLOAT, INTEGER, EntropyModel, OtherIndexes, Quantized, Strings
 from codecswap.entropy.passes import factorized
+from codecswap.entropy.rate_control import encode_to_size
 from codecswap.entropy.tables import EntropyTables
 from codecswap.errors import UserError
 
@@ -21,21 +22,29 @@ VERSION = 1
 """File version of codecs without hyper-latents: one string per picture."""
 HYPER_VERSION = 2
 """File version of codecs with hyper-latents."""
+GAIN_VERSION = 3
+"""File version of codecs with hyper-latents and variable rate: that of version 2 with the gain, float32, after its header."""
+_KINDS = {
+    VERSION: "without a hyperprior",
+    HYPER_VERSION: "with a hyperprior and one rate",
+    GAIN_VERSION: "with variable rate",
+}
+"""Codecs of each version."""
 _HYPER_HEADER = struct.Struct("<4sBBII16sIIIII")
 """Magic, version, arithmetic, height, width, digest, height and width of the hyper-latents, CRC-32 of the CDF
 indexes, lengths of the hyper-latents' and the latents' string."""
 _HEADER = struct.Struct("<4sBBII16sI")
 """Magic, version, zero, height, width, the tables' digest (its first half), length of the string."""
+_GAIN_HEADER = struct.Struct(_HYPER_HEADER.format + "f")
 _CHECKSUM = struct.Struct("<I")
 OVERHEAD = _HEADER.size + _CHECKSUM.size
 """Bytes of a version 1 file besides its string."""
-HYPER_OVERHEAD = _HYPER_HEADER.size + _CHECKSUM.size
-"""Bytes of a version 2 file besides its strings."""
 
 
 def overhead(data: bytes) -> int:
     """Bytes of this file besides its strings."""
-    return HYPER_OVERHEAD if data[len(MAGIC)] == HYPER_VERSION else OVERHEAD
+    header = {VERSION: _HEADER, HYPER_VERSION: _HYPER_HEADER, GAIN_VERSION: _GAIN_HEADER}[data[len(MAGIC)]]
+    return header.size + _CHECKSUM.size
 
 
 class Codec(Protocol):
@@ -78,23 +87,39 @@ _OTHER_INDEXES = {
 }
 
 
-def to_symbols(codec: Codec, picture: np.ndarray) -> Quantized:
-    """The rounded latents of a padded picture ``(3, H, W)``."""
-    return codec.entropy.quantize(codec.analyze(picture), codec.hyper_analyze)
+def to_symbols(codec: Codec, picture: np.ndarray, gain: float | None = None) -> Quantized:
+    """The rounded latents of a padded picture ``(3, H, W)``; ``gain`` as in `encode`."""
+    entropy = codec.entropy if gain is None else codec.entropy.at(gain)
+    return entropy.quantize(codec.analyze(picture), codec.hyper_analyze)
 
 
-def encode(codec: Codec, picture: Image.Image) -> bytes:
+def encode(codec: Codec, picture: Image.Image, *, gain: float | None = None, most_bytes: int | None = None) -> bytes:
     """Code an RGB picture of any size.
 
+    Args:
+        gain: of a codec with variable rate (`codecswap.entropy.rates.Rates`); by default the codec's own, mostly the largest.
+        most_bytes: size of the file that a codec with variable rate comes close to, from below
+            (`codecswap.entropy.rate_control.encode_to_size`).
+
     Raises:
-        UserError: the codec cannot take that size.
+        UserError: the codec cannot take that size, or has no such gain or rate.
     """
-    multiple = codec.factor * codec.entropy.factor
+    entropy = codec.entropy if gain is None else codec.entropy.at(gain)
+    rates = None if most_bytes is None else entropy.at(entropy.gain).rates  # refuses a codec of one rate
+    multiple = codec.factor * entropy.factor
     if (padded := _padded(picture.height, picture.width, multiple)) > MOST_PIXELS:
         raise UserError(f"A picture of {padded:,} pixels, padded, is more than {MOST_PIXELS:,}: cut it into parts.")
     latents = codec.analyze(pad(to_array(picture), multiple))
-    strings = codec.entropy.encode(latents, codec.hyper_analyze)
-    return write(strings, (picture.height, picture.width), codec.entropy, codec.factor)
+    size = (picture.height, picture.width)
+    if rates is None or most_bytes is None:
+        return write(entropy.encode(latents, codec.hyper_analyze), size, entropy, codec.factor)
+    hyper_latents = codec.hyper_analyze(latents)
+
+    def encode_at(gain: float) -> bytes:
+        at_gain = entropy.at(gain)
+        return write(at_gain.encode(latents, lambda _: hyper_latents), size, at_gain, codec.factor)
+
+    return encode_to_size(encode_at, rates, most_bytes)
 
 
 def decode(codec: Codec, data: bytes) -> Image.Image:
@@ -118,14 +143,19 @@ class CodesPictures:
         """The object that computes the transforms."""
         raise NotImplementedError
 
-    def compress(self, picture: Image.Image | str | Path) -> bytes:
+    def compress(
+        self, picture: Image.Image | str | Path, *, gain: float | None = None, most_bytes: int | None = None
+    ) -> bytes:
         """Code a picture of any size and mode as the content of a ``.csw`` file (docs/bitstream.md).
 
         Args:
             picture: a Pillow image, converted to 8-bit RGB, or a picture's file.
+            gain: of a codec with variable rate; larger: more bits. By default the largest that it was trained at.
+            most_bytes: size that a codec with variable rate comes close to, from below.
 
         Raises:
-            UserError: the file cannot be read, the codec cannot take that size, or it has no encoder.
+            UserError: the file cannot be read, the codec cannot take that size, it has no encoder, no such gain or one rate
+                alone, or cannot make so small a file.
         """
         if isinstance(picture, str | Path):
             try:
@@ -135,7 +165,7 @@ class CodesPictures:
         if not isinstance(picture, Image.Image):
             kind = type(picture).__name__
             raise UserError(f"compress() takes a Pillow image or a picture's file, not {kind}: make it an image first.")
-        return encode(self.coder(), picture.convert("RGB"))
+        return encode(self.coder(), picture.convert("RGB"), gain=gain, most_bytes=most_bytes)
 
     def decompress(self, data: bytes) -> Image.Image:
         """Decode what `compress` or ``codecswap encode`` wrote, with this codec or another one with its entropy tables.
@@ -162,10 +192,12 @@ def write(strings: Strings, size: tuple[int, int], entropy: EntropyModel, factor
     if entropy.predictor is None:
         content = _HEADER.pack(*start, digest, len(strings.latents)) + strings.latents
         return content + _CHECKSUM.pack(zlib.crc32(content))
-    start = (MAGIC, HYPER_VERSION, entropy.predictor.arithmetic, *size)
+    start = (MAGIC, GAIN_VERSION if entropy.rates else HYPER_VERSION, entropy.predictor.arithmetic, *size)
     sides = (-(-length // (factor * entropy.factor)) for length in size)
     lengths = len(strings.hyper_latents), len(strings.latents)
     content = _HYPER_HEADER.pack(*start, digest, *sides, strings.indexes_crc, *lengths)
+    if entropy.rates:
+        content = _GAIN_HEADER.pack(*_HYPER_HEADER.unpack(content), entropy.gain)
     content += strings.hyper_latents + strings.latents
     return content + _CHECKSUM.pack(zlib.crc32(content))
 
@@ -182,16 +214,25 @@ def read(data: bytes, entropy: EntropyModel, factor: int) -> tuple[Quantized, tu
     Raises:
         BadFile: see there. No memory is allocated before the file has been checked.
     """
-    hyper, tables = entropy.predictor, entropy.tables
+    hyper = entropy.predictor
     header, version = (_HYPER_HEADER, HYPER_VERSION) if hyper else (_HEADER, VERSION)
+    if entropy.rates:
+        header, version = _GAIN_HEADER, GAIN_VERSION
     _check_complete(data, version, header.size + _CHECKSUM.size)
     _, _, arithmetic, height, width, digest, *rest = header.unpack_from(data)
+    gain = rest.pop() if entropy.rates else 1.0
     *sides, crc, first, second = rest if hyper else (0, 0, 0, 0, *rest)
     if first + second != len(data) - header.size - _CHECKSUM.size or (arithmetic and not hyper):
         raise BadFile(_CONTRADICTION)
     if hyper and arithmetic != hyper.arithmetic:
         raise BadFile(_OTHER_ARITHMETIC.get(arithmetic, _UNKNOWN_ARITHMETIC))
     _check_codec(digest, entropy.digest)
+    if entropy.rates:
+        try:
+            entropy = entropy.at(gain)
+        except (UserError, ValueError):
+            raise BadFile(_CONTRADICTION) from None
+    tables = entropy.tables
     multiple = factor * entropy.factor
     if not height * width or _padded(height, width, multiple) > MOST_PIXELS:
         raise BadFile(f"declares {width}x{height} pixels, more than {MOST_PIXELS:,} (or none): it is not decoded")
@@ -228,15 +269,12 @@ def _check_complete(data: bytes, version: int, overhead: int) -> None:
     if data[: len(MAGIC)] != MAGIC:
         raise BadFile("is no picture that codecswap encoded: name a .csw file")
     if len(data) > len(MAGIC) and (found := data[len(MAGIC)]) != version:
-        if found in (VERSION, HYPER_VERSION):
-            kinds = {VERSION: "without", HYPER_VERSION: "with"}
+        if found in _KINDS:
             raise BadFile(
-                f"was written by a codec {kinds[found]} a hyperprior, and this one is {kinds[version]} one: decode it with "
-                "that one, or a student of it"
+                f"was written by a codec {_KINDS[found]}, and this one is {_KINDS[version]}: decode it with that one, or a "
+                "student of it"
             )
-        raise BadFile(
-            f"has version {found} of the format, this program reads {VERSION} and {HYPER_VERSION}: update codecswap"
-        )
+        raise BadFile(f"has version {found} of the format, this program reads 1 to {max(_KINDS)}: update codecswap")
     if len(data) < overhead or zlib.crc32(data[: -_CHECKSUM.size]) != _CHECKSUM.unpack(data[-_CHECKSUM.size :])[0]:
         raise BadFile("is truncated or altered (its checksum does not match): copy it again")
 

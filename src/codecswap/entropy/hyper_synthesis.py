@@ -10,12 +10,13 @@ Source of the idea: Balle, Johnston and Minnen, "Integer networks for data compr
 
 import hashlib
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 
 from codecswap.entropy.model import INTEGER, Parameters
+from codecswap.entropy.rates import Rates
 from codecswap.errors import UserError
 from codecswap.inference.tiles import in_tiles
 
@@ -132,6 +133,8 @@ class IntegerNetwork:
     """``(R - 1,)``, int64, ascending, in units of 2^-16: a CDF index is the number of thresholds below the scale."""
     has_means: bool
     """The last layer computes M scales and M means; False: M scales, and all means are 0."""
+    step: int | None = None
+    """Quantization step of the hyper-latents in units of 2^-fractional_bits; None: 2^fractional_bits, a step of 1."""
 
     arithmetic = INTEGER
 
@@ -177,6 +180,10 @@ class IntegerNetwork:
         indexes, means = self(hyper_symbols)
         return lambda step, region, decoded: (indexes[region], means[region])
 
+    def at(self, gain: float, rates: Rates) -> "NetworkAtGain":
+        """The network at a gain of a codec with variable rate."""
+        return NetworkAtGain(self, gain, rates)
+
     def __call__(self, symbols: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Compute CDF indexes, uint8, and means, float32, each ``(M, f h, f w)``, from symbols ``(N, h, w)``, int32."""
         result = in_tiles(self._results, symbols, (TILE, TILE), MARGIN, scale_in=1, scale_out=self.factor)
@@ -186,7 +193,8 @@ class IntegerNetwork:
 
     def _results(self, symbols: np.ndarray) -> np.ndarray:
         """Output of the last layer, int64, in units of 2^-16."""
-        x = (symbols.astype(np.int64) << self.fractional_bits) + self.medians[:, None, None]
+        step = 1 << self.fractional_bits if self.step is None else self.step
+        x = symbols.astype(np.int64) * step + self.medians[:, None, None]
         x = x.clip(-LIMIT, LIMIT)
         for layer in self.layers[:-1]:
             x = layer(x, LIMIT)
@@ -242,6 +250,34 @@ class IntegerNetwork:
         if take.place != len(content) or has_means > 1:
             raise UserError(_DAMAGED)
         return cls(fractional_bits, medians, tuple(layers), limits, bool(has_means))
+
+
+class NetworkAtGain:
+    """A network at a gain of a codec with variable rate, a `codecswap.entropy.model.Predictor`.
+
+    A scale s times the gain exceeds a threshold t where s exceeds ``floor(t / gain)``: both are integers, and the gain, a
+    float32 number, is a ratio of integers. So the CDF indexes are exact here, too.
+    """
+
+    arithmetic = INTEGER
+
+    def __init__(self, network: IntegerNetwork, gain: float, rates: Rates) -> None:
+        self.digest, self._network = network.digest, network
+        numerator, denominator = gain.as_integer_ratio()
+        thresholds = [max(int(each) * denominator // numerator, -(1 << 62)) for each in network.thresholds]
+        step = round(rates.tables_at(gain).step * (1 << network.fractional_bits))
+        self.at_gain = replace(network, thresholds=np.array(thresholds, np.int64), step=step)
+        self._offsets = rates.offsets_at(gain)
+
+    def at(self, gain: float, rates: Rates) -> "NetworkAtGain":
+        """The same network at another gain."""
+        return self._network.at(gain, rates)
+
+    def begin(self, hyper_symbols: np.ndarray) -> Parameters:
+        """Compute CDF indexes and means of the whole picture at once, and look up the offsets."""
+        indexes, means = self.at_gain(hyper_symbols)
+        found = (indexes, means) if self._offsets is None else (indexes, means, self._offsets[indexes])
+        return lambda step, region, decoded: tuple(each[region] for each in found)
 
 
 class _Reader:

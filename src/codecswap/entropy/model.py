@@ -10,22 +10,23 @@ Source: Balle, Johnston and Minnen, "Integer networks for data compression with 
 import hashlib
 import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 import numpy as np
 
 from codecswap.entropy import rans
 from codecswap.entropy.passes import Pass, Region, predicted
+from codecswap.entropy.rates import Rates
 from codecswap.entropy.tables import LARGEST, EntropyTables
 from codecswap.errors import UserError
 
 FLOAT, INTEGER = 0, 1
 """Arithmetic of a predictor, as stored in files: floating point (differs between machines), or integers (does not)."""
 
-Parameters = Callable[[Pass, Region, np.ndarray], tuple[np.ndarray, np.ndarray]]
+Parameters = Callable[[Pass, Region, np.ndarray], tuple[np.ndarray, ...]]
 """Maps a pass, a region of it and the latents decoded so far, ``(M, h, w)``, float32, 0 elsewhere, to the region's CDF
-indexes, uint8, and means, float32."""
+indexes, uint8, and means, float32; at a gain (`Rates`) also to offsets, float32, unless there are none."""
 
 
 class Predictor(Protocol):
@@ -54,7 +55,10 @@ class Quantized:
     symbols: np.ndarray
     """``(M, h, w)``, int32."""
     means: np.ndarray
-    """``(M, h, w)``, float32: a latent is ``symbol + mean``; the medians of a factorized prior."""
+    """``(M, h, w)``, float32: a latent is ``symbol + mean``; the medians of a factorized prior. At a gain, where a latent is
+    ``mean + (symbol + offset) / gain``, it is that minus the symbol."""
+    predicted: np.ndarray | None = None
+    """``(M, h, w)``, float32: at a gain, the predicted means."""
 
 
 @dataclass(frozen=True)
@@ -87,13 +91,35 @@ class EntropyModel:
     """None for a factorized prior."""
     factor: int = 1
     """Latents per hyper-latent along each axis."""
+    rates: Rates | None = None
+    """Levels of a codec with variable rate."""
+    gain: float = 1.0
+    """Gain that latents are multiplied by before they are rounded (`at`)."""
+
+    def at(self, gain: float) -> "EntropyModel":
+        """The entropy model of a codec with variable rate, at a gain.
+
+        Raises:
+            UserError: the codec has one rate, or the gain is outside its range.
+        """
+        if self.rates is None or self.predictor is None:
+            raise UserError(
+                "This codec has one rate: leave the gain or size out, and for fewer or more bits take a codec of another "
+                "quality, or one with variable rate (mbt2018_mean_vbr)."
+            )
+        gain = self.rates.check(gain)
+        predictor: Any = self.predictor  # that of a codec with variable rate has ``at``, which keeps the digest
+        return replace(self, tables=self.rates.tables_at(gain), predictor=predictor.at(gain, self.rates), gain=gain)
 
     @property
     def digest(self) -> bytes:
         """SHA-256 of everything that must match: two codecs with the same digest read each other's files."""
         if self.predictor is None or self.gaussians is None:
             return self.tables.digest()
-        parts = (self.tables.digest(), self.gaussians.digest(), self.predictor.digest)
+        tables = self.rates.tables if self.rates else (self.tables,)
+        parts = (*(each.digest() for each in tables), self.gaussians.digest(), self.predictor.digest)
+        if self.rates:
+            parts += (np.array([*self.rates.gains, *(each.step for each in tables)], "<f4").tobytes(),)
         return hashlib.sha256(b"codecswap side information" + b"".join(parts)).digest()
 
     def quantize(self, latents: np.ndarray, hyper_analyze: Callable[[np.ndarray], np.ndarray]) -> Quantized:
@@ -159,7 +185,8 @@ class EntropyModel:
         hyper_symbols, chosen = self.tables.to_symbols(hyper_analyze(latents)), []
 
         def rounded(region: Region, indexes: np.ndarray, means: np.ndarray) -> np.ndarray:
-            centered = np.rint(latents[region].astype(np.float32) - means)
+            gain = np.float32(self.gain)
+            centered = np.rint(latents[region].astype(np.float32) * gain - means * gain)
             if not (np.abs(centered) < LARGEST).all():
                 raise UserError("The encoder gave latents that are not finite: export it in float32.")
             chosen.append(indexes)
@@ -179,10 +206,20 @@ class EntropyModel:
         symbols, means = np.zeros(shape, np.int32), np.zeros(shape, np.float32)
         decoded = np.zeros(shape, np.float32)
         for step, region in self._steps(shape):
-            indexes, means[region] = parameters(step, region, decoded)
-            symbols[region] = symbols_of(region, indexes, means[region])
-            decoded[region] = symbols[region] + means[region]
+            indexes, center, *offsets = parameters(step, region, decoded)
+            symbols[region] = symbols_of(region, indexes, center)
+            decoded[region] = self._latents(symbols[region], center, *offsets)
+            means[region] = center
+        if self.rates:
+            return Quantized(symbols, decoded - symbols.astype(np.float32), means)
         return Quantized(symbols, means)
+
+    def _latents(self, symbols: np.ndarray, means: np.ndarray, offsets: np.ndarray | float = 0.0) -> np.ndarray:
+        """Latents of symbols: float32."""
+        if not self.rates:
+            return symbols + means
+        magnitudes = np.where(symbols, np.abs(symbols) + offsets, 0).astype(np.float32)
+        return np.sign(symbols).astype(np.float32) * magnitudes * (np.float32(1) / np.float32(self.gain)) + means
 
     def _steps(self, shape: tuple[int, ...]) -> Iterator[tuple[Pass, Region]]:
         for each in predicted(self.passes):

@@ -38,7 +38,9 @@ class EntropyTables:
     offsets: np.ndarray
     """``(M,)``, int32: the symbol of each CDF's first interval."""
     medians: np.ndarray
-    """``(M,)``, float32: a latent is ``symbol + median``."""
+    """``(M,)``, float32: a latent is ``symbol * step + median``."""
+    step: float = 1.0
+    """Quantization step, a float32 number. Only hyper-latents of codecs with variable rate have others than 1."""
 
     def __post_init__(self) -> None:
         channels = (len(self.cdf),)
@@ -47,6 +49,8 @@ class EntropyTables:
         if not 0 < len(self.cdf) <= CHANNELS or not (np.abs(self.medians) < LARGEST).all():
             raise UserError(_DAMAGED)
         if (np.abs(self.offsets.astype(np.int64)) > 1 << PRECISION).any():
+            raise UserError(_DAMAGED)
+        if not 2**-12 < self.step < 2**12:
             raise UserError(_DAMAGED)
         for row, length in zip(self.cdf, self.lengths, strict=True):
             if not 3 <= length <= len(row) or row[0] or row[length - 1] != 1 << PRECISION:
@@ -87,14 +91,14 @@ class EntropyTables:
         Raises:
             UserError: they are not finite (an encoder in float16 may overflow).
         """
-        centered = np.rint(latents.astype(np.float32) - self.medians[:, None, None])
+        centered = np.rint((latents.astype(np.float32) - self.medians[:, None, None]) / np.float32(self.step))
         if not (np.abs(centered) < LARGEST).all():
             raise UserError("The encoder gave latents that are not finite: export it in float32.")
         return centered.astype(np.int32)
 
     def to_latents(self, symbols: np.ndarray) -> np.ndarray:
         """Convert symbols to latents ``(..., M, h, w)``, float32."""
-        return symbols.astype(np.float32) + self.medians[:, None, None]
+        return symbols.astype(np.float32) * np.float32(self.step) + self.medians[:, None, None]
 
     def to_json(self) -> str:
         """Write as JSON; floats are written so that they are read back exactly."""
@@ -105,6 +109,8 @@ class EntropyTables:
             "medians": self.medians.tolist(),
             "cdf": rows,
         }
+        if self.step != 1:
+            content["step"] = self.step
         return json.dumps(content, separators=(",", ":")) + "\n"
 
     @classmethod
@@ -116,7 +122,7 @@ class EntropyTables:
         """
         try:
             content = json.loads(text)
-            rows, precision = content["cdf"], content["precision"]
+            rows, precision, step = content["cdf"], content["precision"], float(content.get("step", 1))
             if len(rows) * max(map(len, rows)) > CELLS:
                 raise ValueError("rows of very different lengths")
             cdf = np.zeros((len(rows), max(map(len, rows))), np.int32)
@@ -130,4 +136,4 @@ class EntropyTables:
             raise UserError(_DAMAGED) from error
         if precision != PRECISION:
             raise UserError(f"These entropy tables have {precision} bits, not {PRECISION}: export the codec again.")
-        return cls(cdf, lengths, offsets, medians)
+        return cls(cdf, lengths, offsets, medians, step)

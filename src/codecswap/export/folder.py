@@ -23,6 +23,7 @@ from codecswap.graph import onnx_graph
 from codecswap.inference.check import measure_agreement, require_agreement, write_checks
 from codecswap.inference.manifest import (
     Manifest,
+    RateLevels,
     describe_network,
     describe_side,
     read_folder,
@@ -173,7 +174,7 @@ def write_codec(
         ends = (model.graph.input[0].name, model.graph.output[0].name)
         networks[part] = describe_network(folder / f"{part}.onnx", *ends)
     tables = codec.entropy_tables()
-    side, described = None, None
+    side, described, rates = None, None, codec.rates()
     if codec.hyperprior:
         side = _side_of(codec.hyperprior)
         described = describe_side(codec.hyperprior.hyper_factor, *side)
@@ -197,8 +198,9 @@ def write_codec(
         tables_sha256=tables.digest().hex(),
         hyper_encoder=networks.get("hyper_encoder"),
         side=described,
+        rates=RateLevels.of(rates) if rates else None,
     )
-    write_folder(folder, manifest, tables, side)
+    write_folder(folder, manifest, tables, side, rates)
     return manifest
 
 

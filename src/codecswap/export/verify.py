@@ -28,10 +28,11 @@ class Symbols:
     boundary: float = 0.0
     """Largest distance of PyTorch's latent from the rounding interval of the file's symbol."""
 
-    def add(self, latents: np.ndarray, given: np.ndarray, center: np.ndarray) -> None:
-        """Add PyTorch's latents, the file's latents, and the medians or means subtracted before rounding."""
-        symbols, theirs = np.rint(latents - center), np.rint(given - center)
-        beyond = np.abs(latents - center - theirs) - 0.5
+    def add(self, latents: np.ndarray, given: np.ndarray, center: np.ndarray, gain: float = 1.0) -> None:
+        """Add PyTorch's latents, the file's, the medians or means subtracted before rounding, and the gain."""
+        own = (latents - center) * np.float32(gain)
+        symbols, theirs = np.rint(own), np.rint((given - center) * np.float32(gain))
+        beyond = np.abs(own - theirs) - 0.5
         self.count += symbols.size
         self.differing += int((theirs != symbols).sum())
         self.boundary = max(self.boundary, float(beyond.max(initial=0, where=theirs != symbols)))
@@ -92,10 +93,12 @@ def compare(codec: Codec, folder: Path, samples: Iterator[np.ndarray], track: Tr
             result.float_bytes += torch_codec.entropy.encode(latents, torch_codec.hyper_analyze).size
             result.integer_bytes += exported.entropy.encode(latents, torch_codec.hyper_analyze).size
         if exported.manifest.hyper_encoder:
-            hyper, medians = torch_codec.hyper_analyze(latents), torch_codec.tables.medians[:, None, None]
-            result.hyper_latents.add(hyper, exported.hyper_analyze(latents), medians)
+            tables = exported.entropy.tables
+            hyper, medians = torch_codec.hyper_analyze(latents), tables.medians[:, None, None]
+            result.hyper_latents.add(hyper, exported.hyper_analyze(latents), medians, 1 / tables.step)
         if exported.manifest.encoder:
-            result.latents.add(latents, exported.analyze(sample), means)
+            center = means if quantized.predicted is None else quantized.predicted
+            result.latents.add(latents, exported.analyze(sample), center, exported.entropy.gain)
         if exported.manifest.decoder:
             error = exported.synthesize(symbols, means) - torch_codec.synthesize(symbols, means)
             result.picture = max(result.picture, float(np.abs(error).max()))

@@ -7,13 +7,16 @@ import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from codecswap.entropy.hyper_synthesis import IntegerNetwork
 from codecswap.entropy.model import EntropyModel
 from codecswap.entropy.passes import Pass, check_passes, has_context, predicted
+from codecswap.entropy.rates import Rates
 from codecswap.entropy.tables import EntropyTables
 from codecswap.errors import UserError
 from codecswap.files import atomic_write
@@ -54,6 +57,32 @@ class SideInformation:
 
 
 @dataclass(frozen=True)
+class RateLevels:
+    """The levels of a codec with variable rate (`codecswap.entropy.rates.Rates`)."""
+
+    gains: tuple[float, ...]
+    """Gain of each level, ascending; any gain from the first to the last may be chosen."""
+    steps: tuple[float, ...]
+    """Quantization step of the hyper-latents: one for each level (the level closest to the gain counts), or one for all."""
+    tables_sha256: tuple[str, ...]
+    """`EntropyTables.digest` of the tables of each step; the last are those of entropy.json (`rate_tables`)."""
+    offsets: tuple[tuple[float, ...], ...]
+    """For each level and CDF index: what is added to the magnitude of a symbol other than 0, before it is divided by the gain.
+    Between two levels it is linear in the logarithm of the gain."""
+
+    @classmethod
+    def of(cls, rates: Rates) -> "RateLevels":
+        """Describe the levels of a codec."""
+        offsets = np.zeros((len(rates.gains), 1)) if rates.offsets is None else rates.offsets
+        return cls(
+            gains=rates.gains,
+            steps=tuple(each.step for each in rates.tables),
+            tables_sha256=tuple(each.digest().hex() for each in rates.tables),
+            offsets=tuple(tuple(row) for row in offsets.tolist()),
+        )
+
+
+@dataclass(frozen=True)
 class Manifest:
     """Contents of codec.json."""
 
@@ -90,6 +119,8 @@ class Manifest:
     hyper_encoder: Network | None = None
     """Hyper-analysis (latents to hyper-latents), if there is one."""
     side: SideInformation | None = None
+    rates: RateLevels | None = None
+    """Levels of a codec with variable rate."""
 
     @property
     def networks(self) -> list[Network]:
@@ -145,17 +176,26 @@ def _files(folder: Path) -> set[str]:
     except UserError:
         return set()
     side = {GAUSSIANS, PREDICTION} if manifest.side else set()
+    side |= set(rate_tables(manifest.rates))
     return {network.file for network in manifest.networks} | side | set(manifest.checks or ())
 
 
 def write_folder(
-    folder: Path, manifest: Manifest, tables: EntropyTables, side: tuple[EntropyTables, IntegerNetwork] | None = None
+    folder: Path,
+    manifest: Manifest,
+    tables: EntropyTables,
+    side: tuple[EntropyTables, IntegerNetwork] | None = None,
+    rates: Rates | None = None,
 ) -> None:
     """Write tables and codec.json, the latter last: a folder without it is not a codec yet.
 
     Args:
         side: the Gaussians' tables and the hyper-synthesis of a codec with hyper-latents.
+        rates: the levels of a codec with variable rate.
     """
+    for name, each in zip(rate_tables(manifest.rates), rates.tables if rates else (), strict=False):
+        with atomic_write(folder / name) as path:
+            path.write_text(each.to_json(), encoding="utf-8")
     if side:
         with atomic_write(folder / GAUSSIANS) as path:
             path.write_text(side[0].to_json(), encoding="utf-8")
@@ -188,7 +228,8 @@ def read_folder(folder: Path) -> tuple[Manifest, EntropyTables]:
         if content["version"] != VERSION:
             version = str(content["version"])[:20]
             raise UserError(f"{path} has version {version}, this program reads {VERSION}: update codecswap.")
-        manifest = Manifest(**{entry.name: content[entry.name] for entry in fields(Manifest)} | _parts(content))
+        known = {entry.name: content[entry.name] for entry in fields(Manifest) if entry.name in content}
+        manifest = Manifest(**known | _parts(content))
         _check(manifest)
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"{path} is damaged or of another program: export the codec again.") from error
@@ -232,7 +273,40 @@ def read_entropy(folder: Path, manifest: Manifest, tables: EntropyTables) -> Ent
     given = (len(network.medians), network.channels, network.factor, len(network.thresholds) + 1)
     if given != (manifest.N, manifest.M, manifest.side.factor, gaussians.channels):
         raise UserError(f"{folder / PREDICTION} does not fit {MANIFEST}: export the codec again.")
-    return EntropyModel(manifest.passes, tables, gaussians, network, manifest.side.factor)
+    model = EntropyModel(manifest.passes, tables, gaussians, network, manifest.side.factor)
+    if manifest.rates is None:
+        return model
+    rates = _read_rates(folder, manifest.rates, tables, gaussians)
+    return replace(model, rates=rates).at(rates.gains[-1])
+
+
+def rate_tables(rates: RateLevels | None) -> list[str]:
+    """Names of the files with the tables of all steps but the last, whose tables are in entropy.json."""
+    return [f"entropy_{level}.json" for level in range(len(rates.steps) - 1)] if rates else []
+
+
+def _read_rates(folder: Path, described: RateLevels, tables: EntropyTables, gaussians: EntropyTables) -> Rates:
+    found = []
+    for name in rate_tables(described):
+        if not (folder / name).is_file():
+            raise UserError(f"{folder} lacks {name}, without which nothing can be coded: export the codec again.")
+        found.append(EntropyTables.from_json((folder / name).read_bytes()))
+    found.append(tables)
+    if [(each.digest().hex(), each.step) for each in found] != list(
+        zip(described.tables_sha256, described.steps, strict=True)
+    ):
+        raise UserError(
+            f"The entropy tables in {folder} are not those that {MANIFEST} was written with: export it again."
+        )
+    offsets = np.array(described.offsets, np.float32)
+    if offsets.shape[1] == 1:
+        offsets = np.repeat(offsets, gaussians.channels, 1)
+    try:
+        if offsets.shape[1] != gaussians.channels:
+            raise ValueError(offsets.shape)
+        return Rates(described.gains, tuple(found), offsets)
+    except ValueError as error:
+        raise UserError(f"{folder / MANIFEST} is damaged or of another program: export the codec again.") from error
 
 
 def network_bytes(folder: Path, network: Network) -> bytes:
@@ -272,7 +346,11 @@ def _parts(content: dict[str, Any]) -> dict[str, Any]:
         "hyper_encoder": Network,
         "side": SideInformation,
     }
-    parts = {part: kind(**content[part]) if content[part] else None for part, kind in kinds.items()}
+    parts: dict[str, Any] = {part: kind(**content[part]) if content[part] else None for part, kind in kinds.items()}
+    if rates := content.get("rates"):
+        rows = tuple(tuple(map(float, row)) for row in rates["offsets"])
+        numbers = {key: tuple(map(float, rates[key])) for key in ("gains", "steps")}
+        parts["rates"] = RateLevels(**numbers, tables_sha256=tuple(rates["tables_sha256"]), offsets=rows)
     passes = (Pass(**each | {"channels": tuple(each["channels"])}) for each in content["passes"])
     return parts | {"passes": tuple(passes)}
 
@@ -308,5 +386,15 @@ def _check(manifest: Manifest) -> None:
     check_passes(manifest.passes, manifest.M, manifest.N)
     if has_context(manifest.passes) or bool(predicted(manifest.passes)) != bool(manifest.side):
         raise ValueError(manifest.passes)
+    if rates := manifest.rates:
+        if (
+            not manifest.side
+            or len(rates.steps) != len(rates.tables_sha256)
+            or len(rates.steps) not in (1, len(rates.gains))
+        ):
+            raise ValueError(rates)
+        if len({len(row) for row in rates.offsets}) != 1 or len(rates.offsets) != len(rates.gains):
+            raise ValueError(rates)
+        words += rates.tables_sha256
     if 2 * manifest.margin >= min(TILE):
         raise ValueError(manifest.margin)

@@ -90,10 +90,13 @@ class QuantizedCodec:
 def encode_samples(
     codec: Codec, pictures: Sequence[np.ndarray], advance: Callable[[int], None] = lambda steps: None
 ) -> Samples:
-    """Encode pictures ``(3, H, W)`` of one size, a multiple of `Codec.multiple`; ``advance(1)`` is called after each."""
-    torch_codec, made = TorchCodec(codec), []
-    for picture in pictures:
-        made.append(to_symbols(torch_codec, picture))
+    """Encode pictures ``(3, H, W)`` of one size, a multiple of `Codec.multiple`; ``advance(1)`` is called after each.
+
+    The pictures of a codec with variable rate take turns with its gains.
+    """
+    torch_codec, made, gains = TorchCodec(codec), [], codec.gains[::-1] or (None,)
+    for index, picture in enumerate(pictures):
+        made.append(to_symbols(torch_codec, picture, gains[index % len(gains)]))
         advance(1)
     return Samples(pictures, [one.symbols for one in made], [one.means for one in made])
 

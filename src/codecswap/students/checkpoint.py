@@ -134,7 +134,7 @@ def read_student(path: str | Path) -> StudentCheckpoint:
         state = {name.removeprefix("module."): value for name, value in state.items()}
         record = StudentRecord(**content["codec"]) if "codec" in content else None
         with torch.random.fork_rng(devices=[]):  # building a model draws random numbers
-            codec = untrained(state, record and record.architecture)
+            codec = untrained(state, record.architecture if record else None)
             replacement, kernel = _replacement(state, codec, record)
             student = codec
             if replacement != UNSWAPPED:

@@ -130,7 +130,8 @@ class TeacherStudent(nn.Module):
         self.same_latents = not self.trains_encoder and student.same_latents(teacher)
         if self.same_latents:
             for name in teacher.bit_exact:
-                setattr(student, name, getattr(teacher, name))
+                if hasattr(teacher, name):
+                    setattr(student, name, getattr(teacher, name))
 
     def train(self, mode: bool = True) -> "TeacherStudent":
         """Keep both codecs in eval mode: train mode would only add noise to latents."""

@@ -1,0 +1,73 @@
+"""Rates of a codec with variable rate: latents are multiplied by a gain before they are rounded, and divided by it afterwards.
+
+A larger gain means finer steps, more bits and a better picture. The gain is one number for all channels and positions; any
+value between the smallest and the largest trained one may be chosen, and each file states its own.
+
+Source: Kamisli, Racape and Choi, "Variable-rate learned image compression with multi-objective optimization and
+quantization-reconstruction offsets", 2024.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from codecswap.entropy.tables import EntropyTables
+from codecswap.errors import UserError
+
+
+@dataclass(frozen=True)
+class Rates:
+    """The trained levels of a codec with variable rate.
+
+    Raises:
+        ValueError: the gains do not ascend, or the numbers of levels differ.
+    """
+
+    gains: tuple[float, ...]
+    """Gain of each level, ascending; float32 numbers."""
+    tables: tuple[EntropyTables, ...]
+    """Tables of the hyper-latents, with their step: one for each level, or one for all."""
+    offsets: np.ndarray | None = None
+    """``(levels, CDFs)``, float32: what is added to the magnitude of a symbol that is not 0, by the CDF index of its latent
+    (`EntropyModel`); interpolated linearly in the logarithm of the gain. None: the predictor computes them."""
+
+    def __post_init__(self) -> None:
+        levels, gains = len(self.gains), np.array(self.gains)
+        if (
+            not levels
+            or not (np.isfinite(gains) & (gains > 2**-12) & (gains < 2**12)).all()
+            or (np.diff(gains) <= 0).any()
+        ):
+            raise ValueError(self.gains)
+        if len(self.tables) not in (1, levels):
+            raise ValueError(f"{len(self.tables)} tables of {levels} levels")
+        if self.offsets is not None and (len(self.offsets) != levels or not (np.abs(self.offsets) <= 1).all()):
+            raise ValueError("offsets")
+
+    def check(self, gain: float) -> float:
+        """The gain as a float32 number.
+
+        Raises:
+            UserError: it is outside the trained range.
+        """
+        value = float(np.float32(gain))
+        if not self.gains[0] <= value <= self.gains[-1]:
+            least, most = self.gains[0], self.gains[-1]
+            raise UserError(f"The gain of this codec is {least:.4g} (fewest bits) to {most:.4g}, not {gain:.4g}.")
+        return value
+
+    def level(self, gain: float) -> int:
+        """The level whose gain is closest, by ratio."""
+        return int(np.abs(np.log(self.gains) - math.log(gain)).argmin())
+
+    def tables_at(self, gain: float) -> EntropyTables:
+        """Tables of the hyper-latents: those of the closest level."""
+        return self.tables[self.level(gain) if len(self.tables) > 1 else 0]
+
+    def offsets_at(self, gain: float) -> np.ndarray | None:
+        """The offset of each CDF index, ``(CDFs,)``, float32."""
+        if self.offsets is None:
+            return None
+        columns = (np.interp(math.log(gain), np.log(self.gains), column) for column in self.offsets.T)
+        return np.fromiter(columns, np.float32)
