@@ -3,10 +3,12 @@
 from typing import Any
 
 import numpy as np
+import onnx
 from hypothesis import strategies as st
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 IR_VERSION = 8
+NEWEST = onnx.defs.onnx_opset_version()
 
 
 def value(name: str, shape: list[Any], element: int = TensorProto.FLOAT) -> Any:
@@ -80,7 +82,7 @@ def nodes(draw: st.DrawFn) -> tuple[ModelProto, np.ndarray, dict[str, Any]]:
             shorter = pads[axis] + pads[axis + rank] - wide[axis] - extra[axis] + 1
             lengths[axis] += max(0, -(-shorter // strides[axis]))
     dynamic = kind != "output_shape" and draw(st.booleans())
-    opset = draw(st.sampled_from((7, 9, 10, 11, 13, 18, 21, 22, 24)))
+    opset = draw(st.sampled_from((7, 9, 10, 11, 13, 18, 21, 22, 24, NEWEST)))
     weight = random.standard_normal((inputs, outputs, *kernel)).astype(np.float32)
     bias = random.standard_normal(groups * outputs).astype(np.float32) if draw(st.booleans()) else None
     batch = draw(st.integers(1, 2))

@@ -1,6 +1,8 @@
 """``codecswap rewrite``: files in, files out, and one sentence where that does not go."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +107,26 @@ def test_external_data_is_carried_along(tmp_path: Path) -> None:
     x = RANDOM.standard_normal((1, 4, 6, 6)).astype(np.float32)
     wanted, found = (session(file).run(None, {"x": x}) for file in (path, out))
     assert difference(["y", "z"], wanted, found).error < 1e-6
+
+
+BASE_INSTALL = """
+import sys
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("torch", "torchvision", "compressai", "lightning", "pytorch_lightning", "safetensors"):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, Refuse())
+from codecswap import cli
+sys.exit(cli.main(sys.argv[1:]))
+"""
+
+
+def test_the_base_install_and_onnx_are_enough(tmp_path: Path) -> None:
+    path = with_external_data(tmp_path / "in")
+    words = ["rewrite", path, "--output", tmp_path / "out.onnx", "--target", "rk3588", "--time"]
+    done = subprocess.run([sys.executable, "-c", BASE_INSTALL, *map(str, words)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "ConvTranspose" not in operators(onnx.load(tmp_path / "out.onnx"))
 
 
 def test_what_is_larger_than_a_file_may_be_goes_outside(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -219,6 +241,19 @@ def test_a_wrong_result_is_not_written(path: Path, monkeypatch: pytest.MonkeyPat
     with pytest.raises(UserError, match=r"The rewritten model differs from the original by .* at y"):
         rewrite(path, path.with_name("out.onnx"))
     assert [one.name for one in path.parent.iterdir()] == ["model.onnx"]
+
+
+def test_a_model_that_amplifies_rounding_is_written_and_says_so(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = onnx.load(path)
+    model.graph.initializer.append(numpy_helper.from_array(np.array(1e6, np.float32), "much"))
+    model.graph.node.extend(
+        [onnx.helper.make_node("Mul", ["y", "much"], ["z"]), onnx.helper.make_node("Sin", ["z"], ["sine"])]
+    )
+    model.graph.output[0].name = "sine"
+    onnx.save(model, path)
+    assert run(path, "-o", path.with_name("out.onnx")) == 0
+    assert "amplifies rounding" in capsys.readouterr().out.replace("\n", " ")
+    assert sorted(one.name for one in path.parent.iterdir()) == ["model.onnx", "out.onnx"]
 
 
 def test_the_input_is_not_overwritten(path: Path) -> None:

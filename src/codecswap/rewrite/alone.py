@@ -1,5 +1,7 @@
 """Models of a single transposed convolution, to verify and time it separately."""
 
+from copy import deepcopy
+
 import numpy as np
 from onnx import FunctionProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
@@ -64,8 +66,7 @@ def standalone(plan: Plan, weight: np.ndarray, bias: np.ndarray | None) -> Model
             given[BIAS + number] = bias[order]
     nodes = []
     for planned in plan.nodes:
-        node = NodeProto()
-        node.CopyFrom(planned)
+        node = deepcopy(planned)
         node.input[:] = [name for name in planned.input if bias is not None or not name.startswith(BIAS)]
         nodes.append(node)
     element = helper.np_dtype_to_tensor_dtype(weight.dtype)
@@ -87,8 +88,7 @@ def _in_float32(tensor: TensorProto) -> TensorProto:
 
 
 def _node_in_float32(node: NodeProto) -> NodeProto:
-    copy = NodeProto()
-    copy.CopyFrom(node)
+    copy = deepcopy(node)
     for attribute in copy.attribute:
         if attribute.HasField("t"):
             attribute.t.CopyFrom(_in_float32(attribute.t))

@@ -1,6 +1,7 @@
 """Constants of a graph: find the stored tensor of a weight, and replace it by a rearranged one."""
 
 from collections.abc import Iterator
+from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -177,8 +178,7 @@ class Constants:
     def _loaded(self, tensor: TensorProto) -> TensorProto:
         if not uses_external_data(tensor):
             return tensor
-        loaded = TensorProto()
-        loaded.CopyFrom(tensor)
+        loaded = deepcopy(tensor)
         load_external_data_for_tensor(loaded, str(self.folder))
         return loaded
 
@@ -208,8 +208,7 @@ class Constants:
 
     def _scales(self, step: NodeProto, rank: int, how: Arrangement, hint: str) -> tuple[NodeProto, np.ndarray]:
         """A step with the scales of the new arrangement; its zero points, as they go with the old tensor of that rank."""
-        node = NodeProto()
-        node.CopyFrom(step)
+        node = deepcopy(step)
         sources = [self.source(name, "the scale of its weight") for name in step.input[1:] if name]
         if step.op_type == "Cast":
             return node, np.zeros(())

@@ -4,6 +4,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -37,6 +38,8 @@ class Outcome:
     refused: dict[str, str] = field(default_factory=dict)
     """Impossible lowerings, and why."""
     layer: Transposed | None = None
+    element: int = 0
+    """ONNX's number of the type of the computation."""
     plan: Plan | None = None
     x: str = ""
     y: str = ""
@@ -55,8 +58,6 @@ class _Job:
     plan: Plan
     weight: Source
     bias: Source | None
-    element: int
-    """ONNX's number of the type of the computation."""
     requantize: NodeProto | None
     """The QuantizeLinear that is the only reader of its output."""
 
@@ -205,6 +206,7 @@ def _plan(
     layer = outcome.layer = read(node, weight.shape, shapes.get(node.input[0]))
     if bias and bias.shape != (layer.outputs,):
         raise NotRewritten(f"its bias has the shape {list(bias.shape)} and its weight {layer.outputs} outputs")
+    outcome.element = _element(weight, constants)
     plans, outcome.refused = candidates(layer, opset)
     plan = choose(outcome, plans)
     if plan.form == "native" and not _to_mend(node):
@@ -214,7 +216,7 @@ def _plan(
     outputs = {value.name for body in bodies(constants.root) if isinstance(body, GraphProto) for value in body.output}
     alone = len(users) == 1 and outcome.y not in outputs and users[0].op_type == "QuantizeLinear"
     requantize = _one_scale(users[0], constants) if alone else None
-    job = _Job(outcome, plan, weight, bias, _element(weight, constants), requantize)
+    job = _Job(outcome, plan, weight, bias, requantize)
     outcome.form, outcome.plan, outcome.last = plan.form, plan, requantize.output[0] if requantize else outcome.y
     return job
 
@@ -271,11 +273,11 @@ def _apply(model: ModelProto, root: Body, constants: Constants, jobs: Mapping[st
                 replaced.update(*(source.names for source in (job.weight, job.bias) if source))
                 for source in (job.weight, job.bias):
                     replaced.update(name for step in (source.steps if source else ()) for name in step.input)
-        copies = [_copy(node) for node in nodes]
+        copies = [deepcopy(node) for node in nodes]
         del body.node[:]
         body.node.extend(copies)
     if constants.prelude:
-        copies = [*constants.prelude, *(_copy(node) for node in root.node)]
+        copies = [*constants.prelude, *(deepcopy(node) for node in root.node)]
         del root.node[:]
         root.node.extend(copies)
     if replaced:
@@ -291,7 +293,7 @@ def _written(node: NodeProto, job: _Job, constants: Constants, root: Body) -> li
     plan = job.plan
     hint = node.name or node.output[0]
     if plan.form == "native":
-        mended = _copy(node)
+        mended = deepcopy(node)
         kept = [one for one in node.attribute if one.name not in ("auto_pad", "output_shape", "output_padding", "pads")]
         del mended.attribute[:]
         mended.attribute.extend(
@@ -309,14 +311,14 @@ def _written(node: NodeProto, job: _Job, constants: Constants, root: Body) -> li
             )
     for name, values in plan.tensors.items():
         if name == plan.mask:
-            values = values.astype(helper.tensor_dtype_to_np_dtype(job.element))
+            values = values.astype(helper.tensor_dtype_to_np_dtype(job.outcome.element))
         key = (values.dtype.str, values.shape, values.tobytes())
         if key not in constants.made:
             constants.made[key] = constants.store(values, f"{hint}_{'mask' if name == plan.mask else 'shape'}", root)
         names[name] = constants.made[key]
     written = []
     for planned in plan.nodes:
-        new = _copy(planned)
+        new = deepcopy(planned)
         for output in planned.output:
             if output not in names:
                 names[output] = constants.unique(f"{hint}_{planned.op_type}_output")
@@ -348,7 +350,7 @@ def _requantized(
             ("QuantizeLinear", node.output[0], levels),
             ("DequantizeLinear", levels, value),
         ):
-            new = _copy(quantize)
+            new = deepcopy(quantize)
             new.op_type, new.name = operator, constants.unique(f"{hint}_{operator}")
             new.input[0], new.output[0] = source, result
             if operator == "DequantizeLinear":
@@ -379,12 +381,6 @@ def _remove_unused(root: Body, names: set[str]) -> None:
                             del kept[index]
         if not gone:
             return
-
-
-def _copy(node: NodeProto) -> NodeProto:
-    copy = NodeProto()
-    copy.CopyFrom(node)
-    return copy
 
 
 def _names(model: ModelProto) -> Iterator[str]:

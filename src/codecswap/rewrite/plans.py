@@ -118,7 +118,10 @@ class Plan:
         )
 
     def reshape(self, x: str, shape: Sequence[int]) -> str:
-        """Append a Reshape; 0 copies a length, -1 is what remains."""
+        """Append a Reshape; 0 copies a length, -1 is what remains.
+
+        The Rust runtime tract reads a 0 that directly follows the batch's 0 wrongly, so channels are always given as a number.
+        """
         return self.add("Reshape", x, self.tensor(np.array(shape, np.int64)))
 
     def transpose(self, x: str, *order: int) -> str:
@@ -281,9 +284,9 @@ def _interleave(plan: Plan, x: str, lengths: Sequence[int | None]) -> str:
     """Depth to space in CRD order, ``(B, O * phases, m, ...) -> (B, O, s m, ...)``, by Reshape and Transpose."""
     outputs, strides = plan.layer.outputs, plan.layer.strides
     if lengths.count(None) > 1:  # of two open lengths, Reshape can copy only one to its place, so they are turned there
-        x = plan.reshape(plan.transpose(x, 0, 2, 3, 1), [0, 0, 0, outputs, *strides])
-        x = plan.reshape(plan.transpose(x, 0, 3, 2, 5, 1, 4), [0, 0, 0, 0, -1])
-        return plan.reshape(plan.transpose(x, 0, 1, 4, 2, 3), [0, 0, 0, -1])
+        x = plan.reshape(plan.transpose(x, 2, 3, 0, 1), [0, 0, 0, outputs, *strides])
+        x = plan.reshape(plan.transpose(x, 2, 3, 1, 5, 0, 4), [0, outputs, 0, strides[1], -1])
+        return plan.reshape(plan.transpose(x, 0, 1, 4, 2, 3), [0, outputs, 0, -1])
     plan.baked = any(lengths)
     rows, columns = strides[0] if len(strides) > 1 else 1, strides[-1]
     if columns > 1:
@@ -301,9 +304,9 @@ def _join(plan: Plan, parts: Sequence[str], open_axis: int) -> str:
     """Interleave tensors along their last axis, ``open_axis``, whatever the lengths are."""
     if len(parts) == 1:
         return parts[0]
-    column = [0] * (open_axis + 1) + [1]
-    joined = plan.add("Concat", *(plan.reshape(part, column) for part in parts), axis=open_axis + 1)
-    return plan.reshape(joined, [0] * open_axis + [-1])
+    batch, column = [0, plan.layer.outputs], [0] * (open_axis - 1) + [1]
+    joined = plan.add("Concat", *(plan.reshape(part, batch + column) for part in parts), axis=open_axis + 1)
+    return plan.reshape(joined, batch + [0] * (open_axis - 2) + [-1])
 
 
 def _join_columns(plan: Plan, parts: Sequence[str], height: int, width: int) -> str:

@@ -1,13 +1,13 @@
 """``codecswap rewrite`` as a function: an ONNX file in, an ONNX file out, verified in between."""
 
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from google.protobuf.message import DecodeError
-from onnx import ModelProto
 
 from codecswap.errors import UserError
 from codecswap.rewrite.measured import fastest
@@ -17,6 +17,7 @@ from codecswap.rewrite.plans import native
 from codecswap.rewrite.runs import Feeds, milliseconds, session
 from codecswap.rewrite.verify import Verified, verify_nodes, verify_whole
 
+AMPLIFIED = "This model amplifies rounding: last bits of weights change the original's output by {:.0e}, too."
 MEASURED = "cpu"
 """The target whose form is measured, node by node."""
 
@@ -98,8 +99,7 @@ def rewrite(
         raise UserError(f"{output} is the file that is read: name another one with --output.")
     feeds = _load_inputs(inputs) if isinstance(inputs, Path) else inputs
     choose, notes = _choice(form, operators, target)
-    model = ModelProto()
-    model.CopyFrom(original)
+    model = deepcopy(original)
     try:
         outcomes = rewrite_model(model, choose, path.parent)
     except (
@@ -123,7 +123,7 @@ def rewrite(
     verify_nodes(original, model, outcomes, path.parent)
     times = None
     with written(model, path, output) as made:
-        found = verify_whole(path, made, original, dict(feeds) if feeds is not None else None)
+        found = verify_whole(path, made, original, outcomes, dict(feeds) if feeds is not None else None)
         if timed and found.feeds:
             before, after = milliseconds([(session(one, optimized=True), found.feeds) for one in (path, made)])
             times = (before, after)
@@ -134,6 +134,8 @@ def _rewritten(
     output: Path, outcomes: Sequence[Outcome], found: Verified, notes: list[str], times: tuple[float, float] | None
 ) -> Rewritten:
     worst = found.worst
+    if found.noise:
+        notes = [*notes, AMPLIFIED.format(found.noise)]
     nodes = [_report(outcome) for outcome in outcomes]
     return Rewritten(output, nodes, worst.error, worst.place, found.sizes, found.skipped, notes, times)
 
