@@ -3,16 +3,29 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3; do \
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null && echo $$p && break; done)
 BIN := .venv/bin
 
-.PHONY: demo test test-all check c wasm rknn lock upgrade clean
+.PHONY: demo test test-all test-deps docs check c wasm rknn lock upgrade clean
 
 demo: .venv/installed  ## the whole recipe on embedded data, offline
 	$(BIN)/codecswap demo
 
 test: .venv/installed  ## a few minutes on two cores
-	$(BIN)/python -m pytest -n 2 -m "not slow"
+	$(BIN)/python -m pytest -n 2 -rs -m "not slow"
 
 test-all: .venv/installed  ## the slow ones too
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 -rs
+
+# A browser, compilers and emulators; the C interface of ONNX Runtime; the runtime of the page. Without them such tests skip.
+TEST_PACKAGES := chromium gcc clang lld libclang-rt-dev cmake valgrind libc6-dbg qemu-user libpng-dev libcjson-dev \
+	gcc-aarch64-linux-gnu gcc-riscv64-linux-gnu gcc-s390x-linux-gnu gcc-arm-linux-gnueabihf \
+	libc6-dev-arm64-cross libc6-dev-armhf-cross libc6-dev-riscv64-cross libc6-dev-s390x-cross
+test-deps: .venv/installed  ## what tests need besides (Debian and Ubuntu; asks for root where packages are missing)
+	dpkg --status $(TEST_PACKAGES) >/dev/null 2>&1 || { sudo=$$(test "$$(id -u)" = 0 || echo sudo); \
+		$$sudo apt-get update -qq && $$sudo apt-get install -yqq --no-install-recommends $(TEST_PACKAGES); }
+	$(BIN)/python scripts/onnxruntime_c.py .venv/onnxruntime
+	$(BIN)/python -c "from codecswap.page import onnxruntime_web; onnxruntime_web.load()"
+
+docs: .venv/installed  ## the site of docs/ in site/; it needs no network
+	$(BIN)/python -m scripts.site
 
 c:  ## the library for boards: c/build/libcodecswap.a
 	$(MAKE) -C c
@@ -56,4 +69,4 @@ upgrade:  ## locks the newest releases that pyproject.toml allows (UV_CONSTRAINT
 	$(LOCK) --upgrade
 
 clean:
-	rm -rf .venv .venv-rknn demo_run c/build
+	rm -rf .venv .venv-rknn demo_run site c/build

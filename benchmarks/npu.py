@@ -1,4 +1,4 @@
-"""Every NPU whose compiler is installed, in every form and precision: docs/data/npu.csv, and the table of docs/npu.md from it.
+"""Every NPU whose compiler is installed, in every form and precision: docs/data/npu.csv, and the tables of docs/ from it.
 
 python -m benchmarks.npu [--teacher tiny] [--images FOLDER] [--targets rk3588 ...] [--height 256 --width 256]
                          [--toolchain_python PATH] [--results docs/data/npu.csv]
@@ -27,7 +27,9 @@ from codecswap.data.pictures import load_picture
 from codecswap.errors import UserError
 from codecswap.targets.target import chips, load_target
 
-DOCUMENT = figures.ROOT / "docs" / "npu.md"
+DOCS = figures.ROOT / "docs"
+PAGES = {"rockchip.md": "rknn", "qualcomm.md": "qnn", "openvino.md": "openvino"}
+"""Pages of families, and their target files."""
 RESULTS = figures.DATA / "npu.csv"
 CODE = "src/codecswap/compile src/codecswap/quantize src/codecswap/quantized src/codecswap/export src/codecswap/targets"
 BEGIN, END = "<!-- made by benchmarks/npu.py -->", "<!-- end -->"
@@ -40,6 +42,11 @@ CLOSE = 0.02
 TITLES = (
     "| family | compiled for | best | NPU / CPU | 10^6 cycles | ms | KiB | dB | to float, dB | compile |\n"
     + "|---" * 10
+    + "|\n"
+)
+MEASURED_TITLES = (
+    "| `codecswap compile --target ...` | NPU / CPU | 10^6 cycles | ms | KiB | dB | to float, dB |\n"
+    + "|---" * 7
     + "|\n"
 )
 
@@ -59,7 +66,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         make(given, middles(given, Path(folder)))
     if given.results == RESULTS and not given.channels:
-        write_table()
+        write_tables()
 
 
 def middles(given: argparse.Namespace, folder: Path) -> str | None:
@@ -127,17 +134,22 @@ def row(report: dict[str, Any]) -> dict[str, str]:
     return {"compiles": "yes", **{name: str(value) for name, value in zip(MEASURED, values, strict=True)}}
 
 
-def write_table() -> None:
-    """Put one row for each family of chips into the document, in place of its table."""
+def write_tables() -> None:
+    """Put one row for each family of chips into docs/npu.md, and a family's measured rows into its own page."""
     head, rows = figures.read(RESULTS)
-    lines = "".join(
-        family(name, rows, of) for name, of in families().items() if any(row["target"] in of for row in rows)
-    )
-    before, _, rest = DOCUMENT.read_text("utf-8").partition(BEGIN)
-    _, _, after = rest.partition(END)
     how = f"Made by `{head['command']}` on the middle of each picture, {head['date']}; every row: "
     how += f"[data/{RESULTS.name}](data/{RESULTS.name}).\n"
-    DOCUMENT.write_text(f"{before}{BEGIN}\n{how}\n{TITLES}{lines}\n{END}{after}", "utf-8")
+    lines = "".join(family(name, rows, of) for name, of in families().items())
+    _put("npu.md", f"{how}\n{TITLES}{lines}")
+    for page, name in PAGES.items():
+        _put(page, f"{how}\n{MEASURED_TITLES}{measured(rows, families()[name])}")
+
+
+def _put(page: str, content: str) -> None:
+    document = DOCS / page
+    before, _, rest = document.read_text("utf-8").partition(BEGIN)
+    _, _, after = rest.partition(END)
+    document.write_text(f"{before}{BEGIN}\n{content}\n{END}{after}", "utf-8")
 
 
 def families() -> dict[str, list[str]]:
@@ -161,19 +173,30 @@ def family(name: str, rows: list[dict[str, str]], of: list[str]) -> str:
     near = [row for row in measured if float(row["psnr"]) > most - CLOSE]
     best = min(near, key=lambda row: (float(row["cycles"] or 0), float(row["milliseconds"] or 0), -float(row["psnr"])))
     compiled = sum(row["compiles"] == "yes" for row in all_rows)
-    cells = (
-        f"`{name}`",
-        ", ".join(f"`{chip}`" for chip in dict.fromkeys(row["target"] for row in all_rows)),
-        f"`--form {best['form']} --precision {best['precision']}` on `{best['target']}`",
-        best["on_npu"] if best["on_npu"] == "whole" else f"{best['on_npu']} / {best['on_cpu']}",
-        f"{float(best['cycles']) / 1e6:,.2f}" if best["cycles"] else "",
-        best["milliseconds"],
-        f"{int(best['kib']):,}" if best["kib"] else "",
-        best["psnr"],
-        best["psnr_to_float"],
-        f"{compiled} of {len(all_rows)}",
+    chips_of = ", ".join(f"`{chip}`" for chip in dict.fromkeys(row["target"] for row in all_rows))
+    how = f"`--form {best['form']} --precision {best['precision']}` on `{best['target']}`"
+    return f"| {' | '.join((f'`{name}`', chips_of, how, *_figures(best), f'{compiled} of {len(all_rows)}'))} |\n"
+
+
+def measured(rows: list[dict[str, str]], of: list[str]) -> str:
+    """Lines of all forms and precisions on the family's chip whose quality was measured, the others' where cycles differ."""
+    lines = []
+    for row in rows:
+        if row["target"] in of and (row["psnr"] or row["cycles"]):
+            how = f"`{row['target']} --form {row['form']} --precision {row['precision']}`"
+            lines.append(f"| {' | '.join((how, *_figures(row)))} |\n")
+    return "".join(lines)
+
+
+def _figures(row: dict[str, str]) -> tuple[str, ...]:
+    return (
+        row["on_npu"] if row["on_npu"] == "whole" else f"{row['on_npu']} / {row['on_cpu']}",
+        f"{float(row['cycles']) / 1e6:,.2f}" if row["cycles"] else "",
+        row["milliseconds"],
+        f"{int(row['kib']):,}" if row["kib"] else "",
+        row["psnr"],
+        row["psnr_to_float"],
     )
-    return f"| {' | '.join(cells)} |\n"
 
 
 def _number(value: float | None, unit: float, digits: int) -> str:

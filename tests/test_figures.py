@@ -45,8 +45,9 @@ def test_a_family_has_the_fastest_of_its_best_rows() -> None:
     assert "`--form subpixel --precision w8a16` on `a1`" in line and "4.00" in line and "3 of 4" in line
 
 
-def test_the_table_of_npus_is_the_files() -> None:
-    rows = figures.read(npu.RESULTS)[1]
-    text = npu.DOCUMENT.read_text("utf-8")
-    for name, of in npu.families().items():
-        assert npu.family(name, rows, of) in text
+def test_the_tables_of_npus_are_the_files() -> None:
+    rows, families = figures.read(npu.RESULTS)[1], npu.families()
+    text = (npu.DOCS / "npu.md").read_text("utf-8")
+    assert all(npu.family(name, rows, of) in text for name, of in families.items())
+    for page, name in npu.PAGES.items():
+        assert npu.measured(rows, families[name]) in (npu.DOCS / page).read_text("utf-8")

@@ -41,7 +41,7 @@ def test_the_readme_is_short_and_names_only_options_that_there_are(name: str) ->
     assert set(re.findall(r"codecswap (\w+) -", text)) <= set(COMMANDS)
 
 
-PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]
+PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
 FENCED = re.compile(r"^```\w*\n(.*?)^```", re.M | re.S)
 INLINE = re.compile(r"`codecswap ([a-z]+) (--[^`]*)`")
 SCRIPTS = {

@@ -320,7 +320,7 @@ def test_options_that_expand_execute_or_mean_nothing(tmp_path: Path, monkeypatch
 
 def test_options_in_another_encoding(tmp_path: Path) -> None:
     (tmp_path / "x.yaml").write_bytes("epochs: 3\n".encode("utf-16"))
-    with pytest.raises(UserError, match="cannot be read as YAML"):
+    with pytest.raises(UserError, match="not text in UTF-8"):
         cli.parse("distill", ["--config", str(tmp_path / "x.yaml")])
 
 

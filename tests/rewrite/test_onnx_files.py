@@ -179,7 +179,7 @@ def spoil(path: Path, how: str) -> Path:
 @pytest.mark.parametrize(
     ("how", "sentence"),
     [
-        ("missing", "There is no file"),
+        ("missing", "There is no ONNX file"),
         ("empty", "an empty file, not an ONNX file"),
         ("text", "ONNX"),
         ("half", "damaged"),

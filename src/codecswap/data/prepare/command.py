@@ -6,6 +6,7 @@ from pathlib import Path
 from shlex import quote
 
 from codecswap.config import PrepareOptions
+from codecswap.console import say
 from codecswap.data.prepare.crop_folder import SKIPPED, crop_folder
 from codecswap.data.prepare.fetch import fetch
 from codecswap.data.prepare.unpack import TOP
@@ -39,24 +40,22 @@ def _run(options: PrepareOptions) -> int:
         if options.download_only:
             then = f"--coco_dir {quote(options.coco_dir or '')} --out_dir {quote(options.out_dir or 'DIR')}"
             most = "" if options.max_images is None else f" --max_images {options.max_images}"
-            print(f"Next: codecswap prepare {then} --val_ratio {options.val_ratio}{most}")
+            say(f"Next: codecswap prepare {then} --val_ratio {options.val_ratio}{most}")
             return 0
         assert fetched is not None
         source, label = fetched, TOP
         if options.out_dir is None:
-            print(f"Next: codecswap distill --coco_dir {quote(options.coco_dir or '')} --val_ratio {options.val_ratio}")
+            say(f"Next: codecswap distill --coco_dir {quote(options.coco_dir or '')} --val_ratio {options.val_ratio}")
             return 0
     counts = crop_folder(source, label, options)
     out = str(options.out_dir)
-    print(
-        f"{out}: {counts.train:,} crops for training and {counts.val:,} for validation, {options.size}x{options.size}."
-    )
+    say(f"{out}: {counts.train:,} crops for training and {counts.val:,} for validation, {options.size}x{options.size}.")
     if counts.skipped:
-        print(f"{counts.skipped:,} pictures cannot be read: {Path(out) / SKIPPED} lists them.")
+        say(f"{counts.skipped:,} pictures cannot be read: {Path(out) / SKIPPED} lists them.")
     if options.size == TRAINING_SIZE:
-        print(f"Next: codecswap distill --coco_dir {quote(out)} --use_prepared true")
+        say(f"Next: codecswap distill --coco_dir {quote(out)} --use_prepared true")
     else:
-        print(f"Training needs crops of {TRAINING_SIZE}x{TRAINING_SIZE}: run it again without --size to train on them.")
+        say(f"Training needs crops of {TRAINING_SIZE}x{TRAINING_SIZE}: run it again without --size to train on them.")
     return 0
 
 
