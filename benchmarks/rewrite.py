@@ -1,10 +1,9 @@
-"""What `codecswap rewrite` does to six shapes that people have: time in ONNX Runtime and OpenVINO, and what NPUs take.
+"""What `codecswap rewrite` does to six shapes that people have: time in ONNX Runtime and OpenVINO.
 
-python benchmarks/rewrite.py [--rounds 3] [--qualcomm]
+python -m benchmarks.rewrite [--rounds 3]
 
 Every form of one ConvTranspose with random weights, one thread, in turns, the least processor time of each, relative to the
-ConvTranspose itself. `--target cpu` is the form chosen by measuring. With --qualcomm the node is quantized by ONNX Runtime's
-own quantize_static, before and after, and given to the emulator of onnxruntime-qnn instead.
+ConvTranspose itself. `--target cpu` is the form chosen by measuring.
 """
 
 import argparse
@@ -48,11 +47,8 @@ def form_of(plan: Plan) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3, help="times 15 runs of each")
-    parser.add_argument(
-        "--qualcomm", action="store_true", help="which operators the HTP leaves to the CPU, in place of times"
-    )
     options = parser.parse_args()
-    runtime, vino, devices = [], [], []
+    runtime, vino = [], []
     for name, shape in SHAPES.items():
         layer = layer_of(*shape)
         random = np.random.default_rng(0)
@@ -62,10 +58,6 @@ def main() -> None:
         for plan in candidates(layer, OPSET)[0]:
             plans.setdefault(form_of(plan), plan)  # of subpixel, the channel order CRD
         models = {form: standalone(plan, weight, None) for form, plan in plans.items()}
-        if options.qualcomm:
-            where = on_qualcomm(models, x)
-            devices.append([name, *(where[form] for form in ("native", "subpixel", "phases"))])
-            continue
         if layer.strides[0] > 2 and len(layer.axes) == 2:
             del models["masked"]  # a hundred times slower
         models["cpu"] = standalone(fastest(Outcome("", ""), candidates(layer, OPSET)[0]), weight, None)
@@ -79,9 +71,6 @@ def main() -> None:
         show_table("ONNX Runtime, one thread", columns, runtime)
     if vino:
         show_table("OpenVINO, one thread", columns, vino)
-    if devices:
-        columns = ("shape", "ConvTranspose", "subpixel", "phases")
-        show_table("Qualcomm HTP (emulator, v73), INT8: operators on the CPU", columns, devices)
 
 
 def row(name: str, times: dict[str, float]) -> list[str]:
@@ -109,30 +98,6 @@ def openvino_times(models: dict[str, ModelProto], x: np.ndarray, rounds: int) ->
             network([x])
             times[form].append(1e3 * (CLOCK() - began))
     return {form: min(found) for form, found in times.items()}
-
-
-def on_qualcomm(models: dict[str, ModelProto], x: np.ndarray) -> dict[str, str]:
-    """Operators that stay on the CPU, by form."""
-    from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
-
-    from codecswap.compile.qnn import DATA_TYPES, PROVIDER, _opened
-
-    found = {}
-    with tempfile.TemporaryDirectory() as scratch:
-        for form in ("native", "subpixel", "phases"):
-            path, made = Path(scratch) / f"{form}.onnx", Path(scratch) / f"{form}_int8.onnx"
-            onnx.save(models[form], path)
-            reader = type("Reader", (), {"feeds": iter([{X: x}]), "get_next": lambda self: next(self.feeds, None)})()
-            how = {"quant_format": QuantFormat.QDQ, "activation_type": QuantType.QUInt8, "weight_type": QuantType.QInt8}
-            quantize_static(path, made, reader, **how)
-            try:
-                parts = _opened(made, "v73", None).get_provider_graph_assignment_info()
-            except Exception as error:
-                found[form] = f"refused: {' '.join(str(error).split())[:60]}"
-                continue
-            left = [n.op_type for part in parts if part.ep_name != PROVIDER for n in part.get_nodes()]
-            found[form] = ", ".join(sorted({one for one in left if one not in DATA_TYPES})) or "0"
-    return found
 
 
 if __name__ == "__main__":
