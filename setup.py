@@ -3,6 +3,10 @@
 from setuptools import Extension, setup
 
 coder = Extension(
-    "codecswap._coder", ["c/python.c", "c/codecswap.c"], depends=["c/codecswap.h"], py_limited_api=True, optional=True
+    "codecswap._coder",
+    ["c/python.c", "c/codecswap.c", "c/hyperprior.c", "c/network.c"],
+    depends=["c/codecswap.h", "c/internal.h"],
+    py_limited_api=True,
+    optional=True,
 )
 setup(ext_modules=[coder], options={"bdist_wheel": {"py_limited_api": "cp311"}})

@@ -74,7 +74,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--pictures", type=int, default=3)
     options = parser.parse_args()
-    if rans._coder is None:
+    if rans.coder is None:
         parser.error("codecswap was installed without its C coder: there is nothing to compare")
     rows = []
     for name, tables, symbols in (*photographs(options.pictures), *drawn()):

@@ -76,7 +76,7 @@ def digest(entropy: EntropyModel, count: int) -> str:
     """SHA-256 of CDF indexes and means of so many random pictures."""
     result = hashlib.sha256()
     for symbols in hyper_latents(entropy, count):
-        for values in entropy.predictor(symbols):
+        for values in entropy.predictor.in_numpy(symbols):
             result.update(values.tobytes())
     return result.hexdigest()
 

@@ -1,24 +1,21 @@
 /* See codecswap.h, and docs/bitstream.md for the formats. Numbers in files are little-endian and are put together byte by byte:
  * the same on every machine, and one load where the processor is little-endian itself. */
-#include "codecswap.h"
-
-#include <string.h>
+#include "internal.h"
 
 enum {
     PRECISION = 16,      /* cumulative frequencies count to 2^16 */
     GROUP = 4,           /* bits in a group of an integer that no table holds */
     MOST_GROUPS = 7,     /* of such an integer */
     TABLES_HEADER = 48,  /* bytes before the lengths in entropy.bin */
-    HEADER = 34,         /* bytes before the string in a .csw file */
+    HEADER = 34,         /* bytes before the string in a .csw file of version 1 */
     MOST_CHANNELS = 1 << 14,
     MOST_ENTRIES = 1 << 24,
-    MARGIN = 2,          /* latents at an inner edge of a tile that come out wrong */
+    MOST_MARGIN = 39,    /* as in a manifest */
     LARGEST = 127,       /* of an 8-bit integer, either sign */
     RUN = 256,           /* symbols that are decoded at once */
     INDEX_BITS = 10      /* of a slot that find the first interval to look at */
 };
 #define LOW (UINT64_C(1) << 31)  /* the coder's state is never below this between symbols, and starts here */
-#define BOUND 16777216.0f        /* beyond it a float holds no consecutive integers */
 
 static const unsigned char FILE_MAGIC[4] = {0x89, 'C', 'S', 'W'};
 static const unsigned char TABLES_MAGIC[4] = {0x89, 'C', 'S', 'T'};
@@ -40,31 +37,23 @@ const char *csw_error_text(csw_error error)
     case CSW_ROOM: return "needs a larger buffer";
     case CSW_NOT_FINITE: return "gives values that are not finite: run the network in float32";
     case CSW_RANGE: return "gives a symbol of more than 28 bits";
-    case CSW_HYPERPRIOR: return "is of a codec with a hyperprior, which this program does not decode: use `codecswap decode`";
+    case CSW_HYPERPRIOR:
+        return "was written by a codec with a hyperprior, and this one is without one: decode it with that one, or a student of it";
+    case CSW_NO_HYPERPRIOR:
+        return "was written by a codec without a hyperprior, and this one is with one: decode it with that one, or a student of it";
+    case CSW_FLOATING_POINT:
+        return "was written in PyTorch, whose floating point an exported folder does not repeat: decode it with `codecswap decode` and "
+               "the checkpoint of the codec that wrote it";
+    case CSW_OTHER_INDEXES:
+        return "is damaged (its latents' tables do not follow from its hyper-latents): encode the picture again";
+    case CSW_NETWORK_DAMAGED: return "holds a damaged integer network: export the codec again";
+    case CSW_NETWORK_NEWER: return "holds an integer network of a version that this program does not read: update it";
+    case CSW_MIXED: return "holds files or numbers that do not belong together: export the codec again";
     }
     return "gives an error that this program does not know";
 }
 
 /* ---- numbers ---- */
-
-static uint32_t load32(const unsigned char *p)
-{
-    return (uint32_t)p[0] | (uint32_t)p[1] << 8 | (uint32_t)p[2] << 16 | (uint32_t)p[3] << 24;
-}
-
-static void store32(unsigned char *p, uint32_t value)
-{
-    p[0] = (unsigned char)value;
-    p[1] = (unsigned char)(value >> 8);
-    p[2] = (unsigned char)(value >> 16);
-    p[3] = (unsigned char)(value >> 24);
-}
-
-static int32_t load_signed(const unsigned char *p)
-{
-    uint32_t value = load32(p);
-    return value >> 31 ? -(int32_t)~value - 1 : (int32_t)value;
-}
 
 static float load_float(const unsigned char *p)
 {
@@ -72,16 +61,6 @@ static float load_float(const unsigned char *p)
     float value;
     memcpy(&value, &bits, 4);
     return value;
-}
-
-/* Halves to even, whatever the rounding mode; |value| < 2^31. */
-static int32_t round_even(float value)
-{
-    int32_t whole = (int32_t)value;
-    float rest = value - (float)whole;
-    if (rest > 0.5f || (rest == 0.5f && whole & 1)) return whole + 1;
-    if (rest < -0.5f || (rest == -0.5f && whole & 1)) return whole - 1;
-    return whole;
 }
 
 /* ---- SHA-256 (FIPS 180-4) and CRC-32 ---- */
@@ -165,9 +144,10 @@ void csw_sha256(const void *bytes, size_t size, unsigned char digest[32])
     sha_end(&s, digest);
 }
 
-/* As zlib's; its table is made anew, 1 KiB of stack, in about a microsecond. */
-static uint32_t crc32_of(const unsigned char *p, size_t size)
+/* Its table is made anew, 1 KiB of stack, in about a microsecond. */
+uint32_t csw_crc32(const void *bytes, size_t size)
 {
+    const unsigned char *p = bytes;
     uint32_t table[256], crc = UINT32_MAX;
     uint32_t i;
     int bit;
@@ -277,7 +257,7 @@ csw_error csw_tables_open(csw_tables *tables, const void *bytes, size_t size)
         row r;
         if (length < 3 || length > tables->entries - entries) return CSW_TABLES_DAMAGED;
         if (offset < -(1 << PRECISION) || offset > 1 << PRECISION) return CSW_TABLES_DAMAGED;
-        if (!(median > -BOUND && median < BOUND) || load32(cdf)) return CSW_TABLES_DAMAGED;
+        if (!(median > -CSW_BOUND && median < CSW_BOUND) || load32(cdf)) return CSW_TABLES_DAMAGED;
         for (i = 1; i < length; i++) {
             uint32_t value = load32(cdf + 4 * (size_t)i);
             if (value <= previous || value > 1 << PRECISION) return CSW_TABLES_DAMAGED;
@@ -298,24 +278,52 @@ csw_error csw_tables_open(csw_tables *tables, const void *bytes, size_t size)
 
 const unsigned char *csw_tables_digest(const csw_tables *tables) { return tables->bytes + 16; }
 
+/* ---- a codec ---- */
+
+csw_error csw_codec_open(csw_codec *codec, uint32_t factor, uint32_t margin, const void *bytes, size_t size)
+{
+    csw_error error = csw_tables_open(&codec->tables, bytes, size);
+    if (error) return error;
+    if (!factor || factor > 1 << 10 || !margin || margin > MOST_MARGIN) return CSW_MIXED;
+    codec->factor = factor;
+    codec->margin = margin;
+    codec->channels = codec->tables.channels;
+    codec->hyper_factor = 1;
+    codec->inputs = NULL;
+    memcpy(codec->digest, csw_tables_digest(&codec->tables), sizeof codec->digest);
+    return CSW_OK;
+}
+
 /* ---- sizes and tiles ---- */
 
-csw_error csw_size_of(csw_size *size, uint32_t height, uint32_t width)
+csw_error csw_size_of(csw_size *size, const csw_codec *codec, uint32_t height, uint32_t width)
 {
+    const uint32_t multiple = codec->factor * codec->hyper_factor;
     size->height = height;
     size->width = width;
-    size->rows = height / CSW_FACTOR + (height % CSW_FACTOR != 0);
-    size->columns = width / CSW_FACTOR + (width % CSW_FACTOR != 0);
+    size->factor = codec->factor;
+    size->margin = codec->margin;
+    size->rows = (height / multiple + (height % multiple != 0)) * codec->hyper_factor;
+    size->columns = (width / multiple + (width % multiple != 0)) * codec->hyper_factor;
     if (!height || !width) return CSW_SIZE;
-    return (uint64_t)size->rows * size->columns > CSW_MOST_PIXELS / (CSW_FACTOR * CSW_FACTOR) ? CSW_SIZE : CSW_OK;
+    return (uint64_t)size->rows * size->columns > CSW_MOST_PIXELS / (codec->factor * codec->factor) ? CSW_SIZE : CSW_OK;
+}
+
+csw_size csw_hyper_size(const csw_codec *codec, const csw_size *size)
+{
+    csw_size hyper = *size;
+    hyper.rows /= codec->hyper_factor;
+    hyper.columns /= codec->hyper_factor;
+    hyper.factor *= codec->hyper_factor;
+    return hyper;
 }
 
 /* Windows of `window` latents along an axis of `length`. */
-static uint32_t windows(uint32_t length, uint32_t window)
+static uint32_t windows(uint32_t length, uint32_t window, uint32_t margin)
 {
     if (window >= length) return 1;
-    if (window <= 2 * MARGIN) return 0;
-    return (length - 2 * MARGIN + window - 2 * MARGIN - 1) / (window - 2 * MARGIN);
+    if (window <= 2 * margin) return 0;
+    return (length - 2 * margin + window - 2 * margin - 1) / (window - 2 * margin);
 }
 
 static uint32_t window_start(uint32_t length, uint32_t window, uint32_t count, uint32_t index)
@@ -323,10 +331,10 @@ static uint32_t window_start(uint32_t length, uint32_t window, uint32_t count, u
     return count == 1 ? 0 : (uint32_t)((uint64_t)index * (length - window) / (count - 1));
 }
 
-static void window_at(uint32_t length, uint32_t window, uint32_t index, uint32_t *start, uint32_t *extent, uint32_t *first,
-                      uint32_t *end)
+static void window_at(uint32_t length, uint32_t window, uint32_t margin, uint32_t index, uint32_t *start, uint32_t *extent,
+                      uint32_t *first, uint32_t *end)
 {
-    uint32_t count = windows(length, window);
+    uint32_t count = windows(length, window, margin);
     *extent = window < length ? window : length;
     *start = window_start(length, *extent, count, index);
     *first = index ? (window_start(length, *extent, count, index - 1) + *start + *extent) / 2 : 0;
@@ -335,15 +343,28 @@ static void window_at(uint32_t length, uint32_t window, uint32_t index, uint32_t
 
 uint32_t csw_tiles(const csw_size *size, uint32_t rows, uint32_t columns)
 {
-    return windows(size->rows, rows) * windows(size->columns, columns);
+    return windows(size->rows, rows, size->margin) * windows(size->columns, columns, size->margin);
 }
 
 csw_tile csw_tile_at(const csw_size *size, uint32_t rows, uint32_t columns, uint32_t index)
 {
-    uint32_t across = windows(size->columns, columns);
+    uint32_t across = windows(size->columns, columns, size->margin);
     csw_tile tile;
-    window_at(size->rows, rows, index / across, &tile.top, &tile.rows, &tile.first_row, &tile.end_row);
-    window_at(size->columns, columns, index % across, &tile.left, &tile.columns, &tile.first_column, &tile.end_column);
+    window_at(size->rows, rows, size->margin, index / across, &tile.top, &tile.rows, &tile.first_row, &tile.end_row);
+    window_at(size->columns, columns, size->margin, index % across, &tile.left, &tile.columns, &tile.first_column, &tile.end_column);
+    return tile;
+}
+
+csw_tile csw_tile_times(csw_tile tile, uint32_t factor)
+{
+    tile.top *= factor;
+    tile.left *= factor;
+    tile.rows *= factor;
+    tile.columns *= factor;
+    tile.first_row *= factor;
+    tile.end_row *= factor;
+    tile.first_column *= factor;
+    tile.end_column *= factor;
     return tile;
 }
 
@@ -596,57 +617,58 @@ csw_error csw_encode_rows(const csw_tables *tables, const uint32_t *starts, cons
 
 /* ---- from a file ---- */
 
-csw_error csw_open(csw_file *file, const csw_tables *tables, const void *bytes, size_t size)
+csw_error csw_open(csw_file *file, const csw_codec *codec, const void *bytes, size_t size)
 {
     const unsigned char *p = bytes;
+    const int hyper = codec->hyper_factor > 1;
+    const size_t overhead = hyper ? CSW_HYPER_OVERHEAD : CSW_OVERHEAD;
+    const uint64_t first = hyper ? 42 : 30; /* where the length of the first string stands */
+    uint64_t places;
     csw_error error;
     if (size < 4 || memcmp(p, FILE_MAGIC, 4)) return CSW_NO_CSW;
-    if (size > 4 && p[4] == CSW_FORMAT + 1) return CSW_HYPERPRIOR;
-    if (size > 4 && p[4] != CSW_FORMAT) return CSW_NEWER;
-    if (size < CSW_OVERHEAD || crc32_of(p, size - 4) != load32(p + size - 4)) return CSW_ALTERED;
-    if (p[5] || load32(p + 30) != size - CSW_OVERHEAD) return CSW_CONTRADICTS;
-    if (memcmp(p + 14, csw_tables_digest(tables), 16)) return CSW_OTHER_TABLES;
-    error = csw_size_of(&file->size, load32(p + 6), load32(p + 10));
+    if (size > 4 && p[4] != (hyper ? CSW_HYPER_FORMAT : CSW_FORMAT))
+        return p[4] == CSW_HYPER_FORMAT ? CSW_HYPERPRIOR : p[4] == CSW_FORMAT ? CSW_NO_HYPERPRIOR : CSW_NEWER;
+    if (size < overhead || csw_crc32(p, size - 4) != load32(p + size - 4)) return CSW_ALTERED;
+    file->hyper_length = hyper ? load32(p + first) : 0;
+    file->length = load32(p + (hyper ? first + 4 : first));
+    if ((uint64_t)file->hyper_length + file->length != size - overhead || (!hyper && p[5])) return CSW_CONTRADICTS;
+    if (hyper && p[5] != 1) return p[5] ? CSW_NEWER : CSW_FLOATING_POINT;
+    if (memcmp(p + 14, codec->digest, 16)) return CSW_OTHER_TABLES;
+    error = csw_size_of(&file->size, codec, load32(p + 6), load32(p + 10));
     if (error) return error;
-    file->string = p + HEADER;
-    file->length = load32(p + 30);
+    file->hyper_string = p + overhead - 4;
+    file->string = file->hyper_string + file->hyper_length;
+    file->indexes_crc = hyper ? load32(p + 38) : 0;
+    if (hyper && (load32(p + 30) * codec->hyper_factor != file->size.rows || load32(p + 34) * codec->hyper_factor != file->size.columns))
+        return CSW_CONTRADICTS;
     /* before memory is taken for a huge picture */
-    if ((8 * (uint64_t)file->length + 64) << 16 < tables->fewest_bits * file->size.rows * file->size.columns) return CSW_TOO_SHORT;
+    places = (uint64_t)file->size.rows * file->size.columns / (codec->hyper_factor * codec->hyper_factor);
+    if ((8 * (uint64_t)(hyper ? file->hyper_length : file->length) + 64) << 16 < codec->tables.fewest_bits * places) return CSW_TOO_SHORT;
     return CSW_OK;
 }
 
-uint32_t csw_channels(const csw_tables *tables, csw_form form)
+static int is_split(csw_form form) { return form == CSW_SPLIT_INPUTS || form == CSW_SPLIT_INPUTS_FLOAT; }
+
+uint32_t csw_channels(const csw_codec *codec, csw_form form)
 {
-    return form == CSW_SPLIT_INPUTS || form == CSW_SPLIT_INPUTS_FLOAT ? tables->split_inputs : tables->channels;
+    uint32_t channel, sum = 1;
+    if (!is_split(form)) return codec->channels;
+    if (codec->hyper_factor == 1) return codec->tables.split_inputs;
+    for (channel = 0; channel < codec->channels; channel++) sum += codec->inputs ? codec->inputs[channel] : 1;
+    return sum;
 }
 
 size_t csw_value_size(csw_form form) { return form == CSW_SPLIT_INPUTS ? 1 : 4; }
 
-uint64_t csw_read_size(const csw_tables *tables, const csw_size *size, csw_form form)
+uint64_t csw_read_size(const csw_codec *codec, const csw_size *size, csw_form form)
 {
-    return (uint64_t)csw_channels(tables, form) * size->rows * size->columns * csw_value_size(form);
-}
-
-/* Where values go: value (channel, index) stands at channel * per_channel + index * per_index. */
-typedef struct {
-    void *out;
-    csw_form form;
-    size_t per_channel, per_index;
-} target;
-
-static void fill_input(const target *t, size_t at, int value)
-{
-    if (t->form == CSW_SPLIT_INPUTS)
-        ((signed char *)t->out)[at] = (signed char)value;
-    else
-        ((float *)t->out)[at] = (float)value;
+    return (uint64_t)csw_channels(codec, form) * size->rows * size->columns * csw_value_size(form);
 }
 
 static void take_run(void *to, const row *r, uint32_t channel, size_t index, const int32_t *values, size_t count)
 {
-    target *t = to;
+    csw_target *t = to;
     size_t i, at = channel * t->per_channel + index * t->per_index, step = t->per_index;
-    uint32_t input;
     switch (t->form) {
     case CSW_SYMBOLS:
         for (i = 0; i < count; i++, at += step) ((int32_t *)t->out)[at] = values[i];
@@ -659,43 +681,48 @@ static void take_run(void *to, const row *r, uint32_t channel, size_t index, con
         return;
     default: break;
     }
-    for (input = 0; input < r->split_inputs; input++) {
-        at = (size_t)(r->first_input + input) * t->per_channel + index * step;
-        for (i = 0; i < count; i++, at += step) {
-            int32_t value = values[i] + r->shift, beyond = LARGEST * (int32_t)input;
-            int32_t rest = (value < 0 ? -value : value) - beyond;
-            rest = rest < 0 ? 0 : rest > LARGEST ? LARGEST : rest;
-            fill_input(t, at, value < 0 ? -rest : rest);
-        }
+    at = r->first_input * t->per_channel + index * step;
+    for (i = 0; i < count; i++, at += step) csw_put_split(t, at, r->split_inputs, values[i] + r->shift);
+}
+
+void csw_put_split(const csw_target *t, size_t at, uint32_t inputs, int32_t value)
+{
+    int32_t rest = value < 0 ? -value : value;
+    for (; inputs--; at += t->per_channel, rest -= LARGEST) {
+        int32_t part = rest < 0 ? 0 : rest > LARGEST ? LARGEST : rest;
+        if (value < 0) part = -part;
+        if (t->form == CSW_SPLIT_INPUTS) ((signed char *)t->out)[at] = (signed char)part;
+        else ((float *)t->out)[at] = (float)part;
     }
 }
 
-static target layout_of(const csw_size *size, uint32_t channels, csw_form form, csw_layout layout, void *out)
+csw_target csw_layout_of(const csw_codec *codec, const csw_size *size, csw_form form, csw_layout layout, void *out)
 {
-    target t;
+    csw_target t;
     t.out = out;
     t.form = form;
     t.per_channel = layout == CSW_NCHW ? (size_t)size->rows * size->columns : 1;
-    t.per_index = layout == CSW_NCHW ? 1 : channels;
+    t.per_index = layout == CSW_NCHW ? 1 : csw_channels(codec, form);
     return t;
 }
 
-csw_error csw_read(const csw_tables *tables, const csw_file *file, csw_form form, csw_layout layout, int constant, void *out,
-                   size_t capacity)
+csw_error csw_read(const csw_codec *codec, const csw_file *file, csw_form form, csw_layout layout, int constant, void *out,
+                   size_t capacity, void *work, size_t work_capacity)
 {
     size_t count = (size_t)file->size.rows * file->size.columns, i;
-    target t = layout_of(&file->size, csw_channels(tables, form), form, layout, out);
+    csw_target t = csw_layout_of(codec, &file->size, form, layout, out);
     csw_error error;
-    if (csw_read_size(tables, &file->size, form) > capacity) return CSW_ROOM;
-    error = read_all(tables, file->string, file->length, count, take_run, &t);
-    if (!error && (form == CSW_SPLIT_INPUTS || form == CSW_SPLIT_INPUTS_FLOAT))
-        for (i = 0; i < count; i++) fill_input(&t, (tables->split_inputs - 1) * t.per_channel + i * t.per_index, constant);
+    if (csw_read_size(codec, &file->size, form) > capacity) return CSW_ROOM;
+    if (codec->hyper_factor > 1) error = csw_read_hyper(codec, file, &t, work, work_capacity);
+    else error = read_all(&codec->tables, file->string, file->length, count, take_run, &t);
+    if (!error && is_split(form))
+        for (i = 0; i < count; i++) csw_put_split(&t, (csw_channels(codec, form) - 1) * t.per_channel + i * t.per_index, 1, constant);
     return error;
 }
 
 csw_error csw_decode(const csw_tables *tables, const void *string, size_t length, size_t count, int32_t *symbols)
 {
-    target t;
+    csw_target t;
     t.out = symbols;
     t.form = CSW_SYMBOLS;
     t.per_channel = count;
@@ -703,11 +730,11 @@ csw_error csw_decode(const csw_tables *tables, const void *string, size_t length
     return read_all(tables, string, length, count, take_run, &t);
 }
 
-void csw_cut(const csw_tables *tables, const csw_size *size, csw_form form, csw_layout layout, const csw_tile *tile,
-             const void *whole, void *out)
+void csw_cut(uint32_t channels, size_t value_size, const csw_size *size, csw_layout layout, const csw_tile *tile, const void *whole,
+             void *out)
 {
-    const uint32_t channels = csw_channels(tables, form), outer = layout == CSW_NCHW ? channels : 1;
-    const size_t place = csw_value_size(form) * (layout == CSW_NCHW ? 1 : channels), line = place * tile->columns;
+    const uint32_t outer = layout == CSW_NCHW ? channels : 1;
+    const size_t place = value_size * (layout == CSW_NCHW ? 1 : channels), line = place * tile->columns;
     const unsigned char *from = whole;
     unsigned char *to = out;
     uint32_t channel, y;
@@ -718,31 +745,39 @@ void csw_cut(const csw_tables *tables, const csw_size *size, csw_form form, csw_
 
 /* ---- to a file ---- */
 
-uint64_t csw_write_size(const csw_tables *tables, const csw_size *size)
+uint64_t csw_write_size(const csw_codec *codec, const csw_size *size)
 {
-    /* 16 bits for an interval, 4 for the count of groups, 28 for the groups; and what the state holds */
-    return (uint64_t)tables->channels * size->rows * size->columns * 6 + CSW_OVERHEAD + 16;
+    /* 16 bits for an interval, 4 for the count of groups, 28 for the groups; and what the states hold */
+    uint64_t places = (uint64_t)size->rows * size->columns, symbols = codec->channels * places;
+    if (codec->hyper_factor > 1) symbols += codec->tables.channels * (places / (codec->hyper_factor * codec->hyper_factor));
+    return symbols * 6 + CSW_HYPER_OVERHEAD + 32;
 }
 
-csw_error csw_write(const csw_tables *tables, const csw_size *size, const int32_t *symbols, void *out, size_t capacity,
+void csw_write_start(const csw_codec *codec, const csw_size *size, unsigned char *p)
+{
+    memcpy(p, FILE_MAGIC, 4);
+    p[4] = codec->hyper_factor > 1 ? CSW_HYPER_FORMAT : CSW_FORMAT;
+    p[5] = codec->hyper_factor > 1; /* integer arithmetic */
+    store32(p + 6, size->height);
+    store32(p + 10, size->width);
+    memcpy(p + 14, codec->digest, 16);
+}
+
+csw_error csw_write(const csw_codec *codec, const csw_size *size, const int32_t *symbols, void *out, size_t capacity,
                     size_t *written)
 {
     unsigned char *p = out;
     size_t length;
     csw_error error;
+    if (codec->hyper_factor > 1) return CSW_MIXED;
     if (capacity < CSW_OVERHEAD) return CSW_ROOM;
-    error = csw_encode(tables, symbols, (size_t)size->rows * size->columns, p + HEADER, capacity - CSW_OVERHEAD, &length);
+    error = csw_encode(&codec->tables, symbols, (size_t)size->rows * size->columns, p + HEADER, capacity - CSW_OVERHEAD, &length);
     if (error) return error;
     if (length > UINT32_MAX) return CSW_SIZE;
     memmove(p + HEADER, p + HEADER + (capacity - CSW_OVERHEAD - length), length);
-    memcpy(p, FILE_MAGIC, 4);
-    p[4] = CSW_FORMAT;
-    p[5] = 0;
-    store32(p + 6, size->height);
-    store32(p + 10, size->width);
-    memcpy(p + 14, csw_tables_digest(tables), 16);
+    csw_write_start(codec, size, p);
     store32(p + 30, (uint32_t)length);
-    store32(p + HEADER + length, crc32_of(p, HEADER + length));
+    store32(p + HEADER + length, csw_crc32(p, HEADER + length));
     *written = CSW_OVERHEAD + length;
     return CSW_OK;
 }
@@ -766,13 +801,13 @@ static strides strides_of(csw_layout layout, size_t channels, size_t height, siz
 csw_error csw_to_rgb(const csw_size *size, const csw_tile *tile, csw_pixels pixels, csw_layout layout, const void *decoded,
                      unsigned char *rgb)
 {
-    const strides s = strides_of(layout, 3, (size_t)tile->rows * CSW_FACTOR, (size_t)tile->columns * CSW_FACTOR);
-    const size_t top = (size_t)tile->top * CSW_FACTOR, left = (size_t)tile->left * CSW_FACTOR;
-    size_t end_y = (size_t)tile->end_row * CSW_FACTOR, end_x = (size_t)tile->end_column * CSW_FACTOR, y, x, c;
+    const strides s = strides_of(layout, 3, (size_t)tile->rows * size->factor, (size_t)tile->columns * size->factor);
+    const size_t top = (size_t)tile->top * size->factor, left = (size_t)tile->left * size->factor;
+    size_t end_y = (size_t)tile->end_row * size->factor, end_x = (size_t)tile->end_column * size->factor, y, x, c;
     if (end_y > size->height) end_y = size->height;
     if (end_x > size->width) end_x = size->width;
-    for (y = (size_t)tile->first_row * CSW_FACTOR; y < end_y; y++)
-        for (x = (size_t)tile->first_column * CSW_FACTOR; x < end_x; x++)
+    for (y = (size_t)tile->first_row * size->factor; y < end_y; y++)
+        for (x = (size_t)tile->first_column * size->factor; x < end_x; x++)
             for (c = 0; c < 3; c++) {
                 size_t from = c * s.plane + ((y - top) * s.width + x - left) * s.pixel, to = (y * size->width + x) * 3 + c;
                 if (pixels == CSW_UINT8) {
@@ -790,14 +825,14 @@ csw_error csw_to_rgb(const csw_size *size, const csw_tile *tile, csw_pixels pixe
 void csw_from_rgb(const csw_size *size, const csw_tile *tile, csw_pixels pixels, csw_layout layout, const unsigned char *rgb,
                   void *out)
 {
-    const size_t height = (size_t)tile->rows * CSW_FACTOR, width = (size_t)tile->columns * CSW_FACTOR;
+    const size_t height = (size_t)tile->rows * size->factor, width = (size_t)tile->columns * size->factor;
     const strides s = strides_of(layout, 3, height, width);
     size_t y, x, c;
     for (y = 0; y < height; y++) {
-        size_t row_of = (size_t)tile->top * CSW_FACTOR + y;
+        size_t row_of = (size_t)tile->top * size->factor + y;
         if (row_of >= size->height) row_of = size->height - 1;
         for (x = 0; x < width; x++) {
-            size_t column = (size_t)tile->left * CSW_FACTOR + x;
+            size_t column = (size_t)tile->left * size->factor + x;
             if (column >= size->width) column = size->width - 1;
             for (c = 0; c < 3; c++) {
                 size_t to = c * s.plane + (y * s.width + x) * s.pixel;
@@ -822,9 +857,20 @@ csw_error csw_to_symbols(const csw_tables *tables, const csw_size *size, const c
             for (x = tile->first_column; x < tile->end_column; x++) {
                 size_t from = channel * s.plane + ((size_t)(y - tile->top) * s.width + x - tile->left) * s.pixel;
                 float centerd = latents[from] - median; /* (an assignment rounds to float on every machine) */
-                if (!(centerd > -BOUND && centerd < BOUND)) return CSW_NOT_FINITE;
+                if (!(centerd > -CSW_BOUND && centerd < CSW_BOUND)) return CSW_NOT_FINITE;
                 symbols[((size_t)channel * size->rows + y) * size->columns + x] = round_even(centerd);
             }
     }
     return CSW_OK;
+}
+
+void csw_paste(uint32_t channels, const csw_size *size, csw_layout layout, const csw_tile *tile, const float *values, float *latents)
+{
+    const strides s = strides_of(layout, channels, tile->rows, tile->columns);
+    uint32_t channel, y, x;
+    for (channel = 0; channel < channels; channel++)
+        for (y = tile->first_row; y < tile->end_row; y++)
+            for (x = tile->first_column; x < tile->end_column; x++)
+                latents[((size_t)channel * size->rows + y) * size->columns + x] =
+                    values[channel * s.plane + ((size_t)(y - tile->top) * s.width + x - tile->left) * s.pixel];
 }

@@ -3,8 +3,9 @@
  * Nothing here allocates, prints, opens a file, keeps a global, or needs more than 4 KiB of stack. Every buffer is the
  * caller's. All functions may run in several threads at once. Quick start: docs/c.md.
  *
- * A picture of height x width pixels is padded to multiples of 16; its latents are M channels of rows x columns, a
- * sixteenth of the padded sides. Symbols are the integers that are coded, int32_t, always in the order (M, rows, columns). */
+ * A picture of height x width pixels is padded to multiples of `factor` (16 for most codecs; with a hyperprior, of 64); its
+ * latents are M channels of rows x columns, the padded sides divided by `factor`. Symbols are the integers that are coded,
+ * int32_t, always in the order (M, rows, columns). */
 #ifndef CODECSWAP_H
 #define CODECSWAP_H
 
@@ -15,9 +16,11 @@
 extern "C" {
 #endif
 
-#define CSW_FORMAT 1               /* the version of the format that is read and written */
-#define CSW_FACTOR 16              /* pixels per latent on either axis */
+#define CSW_FORMAT 1               /* the version of the files of codecs without a hyperprior */
+#define CSW_HYPER_FORMAT 2         /* and with one */
 #define CSW_OVERHEAD 38            /* bytes of a file beside its string */
+#define CSW_HYPER_OVERHEAD 54      /* and beside its two */
+#define CSW_MOST_LAYERS 8          /* of a hyper-synthesis */
 #define CSW_MOST_PIXELS 120000000  /* of a picture, padding included */
 
 typedef enum {
@@ -35,7 +38,13 @@ typedef enum {
     CSW_ROOM,            /* the caller's buffer is too small */
     CSW_NOT_FINITE,      /* a network gave values that are no numbers, or latents beyond 2^24 */
     CSW_RANGE,           /* a symbol of more than 28 bits */
-    CSW_HYPERPRIOR       /* a .csw file of version 2, of a codec with a hyperprior, which this library does not read */
+    CSW_HYPERPRIOR,      /* of a codec with a hyperprior; this one has none */
+    CSW_NO_HYPERPRIOR,   /* of a codec without a hyperprior; this one has one */
+    CSW_FLOATING_POINT,  /* its tables were chosen in floating point, by PyTorch */
+    CSW_OTHER_INDEXES,   /* its latents' tables do not follow from its hyper-latents */
+    CSW_NETWORK_DAMAGED, /* hyper_decoder.bin is not what `codecswap export` wrote */
+    CSW_NETWORK_NEWER,   /* hyper_decoder.bin is of a version that this library does not read */
+    CSW_MIXED            /* the files or the numbers of a folder do not belong together */
 } csw_error;
 
 /* A sentence in English that goes on from the name of the file, without a full stop. Never NULL. */
@@ -59,46 +68,108 @@ csw_error csw_tables_open(csw_tables *tables, const void *bytes, size_t size);
 /* 32 bytes: the SHA-256 of everything that must match between two codecs. */
 const unsigned char *csw_tables_digest(const csw_tables *tables);
 
+/* ---- the hyper-synthesis in integers ---- */
+
+typedef struct {
+    const unsigned char *weights, *biases, *shifts;
+    uint32_t outputs, inputs, kernel, shuffles, slope;
+} csw_layer;
+
+/* An opened hyper_decoder.bin, which is the caller's memory and must outlive this. */
+typedef struct {
+    uint32_t hyper_channels;  /* N */
+    uint32_t channels;        /* M */
+    uint32_t factor;          /* latents per hyper-latent on either axis */
+    uint32_t margin;          /* hyper-latents to each side that a result depends on */
+    uint32_t fractional_bits; /* of the hyper-latents */
+    uint32_t thresholds;      /* between CDF indexes */
+    uint32_t has_means, mean_bits; /* means are multiples of 2^-mean_bits; 0 without means, as symbols are */
+    const unsigned char *medians, *limits;
+    csw_layer layers[CSW_MOST_LAYERS];
+    uint32_t count;           /* of layers */
+    unsigned char digest[32]; /* SHA-256; the manifest's `prediction_sha256` */
+} csw_network;
+
+/* Open hyper_decoder.bin, of `size` bytes. Everything is checked: no sum can leave 52 bits. Nothing is copied. */
+csw_error csw_network_open(csw_network *network, const void *bytes, size_t size);
+
+/* Bytes with which csw_predict() takes the largest tiles that it makes use of, for rows x columns hyper-latents. */
+uint64_t csw_predict_size(const csw_network *network, uint32_t rows, uint32_t columns);
+
+/* CDF indexes and means, each (M, factor rows, factor columns), from the symbols (N, rows, columns) of hyper-latents: integer arithmetic,
+ * the same on every machine. `work`: memory aligned for int16_t; less of it makes smaller tiles, CSW_ROOM where it is too little. */
+csw_error csw_predict(const csw_network *network, const int32_t *symbols, uint32_t rows, uint32_t columns,
+                      unsigned char *indexes, float *means, void *work, size_t capacity);
+
+/* ---- a codec ---- */
+
+/* An exported folder. The fields are for reading; the files' bytes are the caller's memory and must outlive this. */
+typedef struct {
+    uint32_t factor, margin;    /* of the manifest */
+    uint32_t channels;          /* M */
+    uint32_t hyper_factor;      /* latents per hyper-latent on either axis; 1 without a hyperprior */
+    csw_tables tables;          /* of the latents; with a hyperprior, of the hyper-latents */
+    csw_tables gaussians;       /* with a hyperprior: one row for each CDF index */
+    csw_network network;
+    const uint16_t *inputs;     /* with a hyperprior: how many split inputs each of the M channels has; NULL: one */
+    unsigned char digest[32];   /* of everything that must match between two codecs */
+} csw_codec;
+
+/* Open a codec: `factor` and `margin` are the manifest's, `bytes` is entropy.bin. */
+csw_error csw_codec_open(csw_codec *codec, uint32_t factor, uint32_t margin, const void *bytes, size_t size);
+
+/* Then, where the manifest has `side`: gaussians.bin and hyper_decoder.bin. Their passes are hyper-latents, then all latents at once. */
+csw_error csw_codec_hyperprior(csw_codec *codec, const void *gaussians, size_t gaussians_size, const void *network,
+                               size_t network_size);
+
 /* ---- sizes and tiles ---- */
 
 typedef struct {
     uint32_t height, width;  /* of the picture, in pixels, before padding */
     uint32_t rows, columns;  /* of the latents */
+    uint32_t factor, margin; /* of the codec */
 } csw_size;
 
 /* Returns CSW_OK or CSW_SIZE. */
-csw_error csw_size_of(csw_size *size, uint32_t height, uint32_t width);
+csw_error csw_size_of(csw_size *size, const csw_codec *codec, uint32_t height, uint32_t width);
 
-/* A window of the latents that a network computes at once, and the part of it that is used: what lies nearer than two latents to
- * an inner edge of the window comes out wrong. All in latents of the whole picture. */
+/* The same in hyper-latents: for the tiles of a hyper-encoder, whose input is the latents (csw_tile_times() for csw_cut()). */
+csw_size csw_hyper_size(const csw_codec *codec, const csw_size *size);
+
+/* A window of the latents that a network computes at once, and the part of it that is used: what lies nearer than `margin` latents
+ * to an inner edge of the window comes out wrong. All in latents of the whole picture. */
 typedef struct {
     uint32_t top, left, rows, columns;
     uint32_t first_row, end_row, first_column, end_column;
 } csw_tile;
 
-/* How many windows of at most rows x columns latents cover a picture; 0 where the window is too small for that (5 at least, where
- * the picture is larger). UINT32_MAX on both sides: one window. */
+/* How many windows of at most rows x columns latents cover a picture; 0 where the window is too small for that (where the
+ * picture is larger, more than two margins). UINT32_MAX on both sides: one window. */
 uint32_t csw_tiles(const csw_size *size, uint32_t rows, uint32_t columns);
 
 /* The window number `index`, below csw_tiles(). */
 csw_tile csw_tile_at(const csw_size *size, uint32_t rows, uint32_t columns, uint32_t index);
 
+/* The same window in a finer grid: of hyper-latents in latents. */
+csw_tile csw_tile_times(csw_tile tile, uint32_t factor);
+
 /* ---- a file ---- */
 
-/* An opened file. `string` is the caller's memory and must outlive this. */
+/* An opened file. The strings are the caller's memory and must outlive this. */
 typedef struct {
     csw_size size;
-    const unsigned char *string;
-    uint32_t length;
+    const unsigned char *string, *hyper_string;
+    uint32_t length, hyper_length;
+    uint32_t indexes_crc;
 } csw_file;
 
 /* Check everything that can be checked without decoding. */
-csw_error csw_open(csw_file *file, const csw_tables *tables, const void *bytes, size_t size);
+csw_error csw_open(csw_file *file, const csw_codec *codec, const void *bytes, size_t size);
 
 typedef enum {
     CSW_SYMBOLS,           /* int32_t */
     CSW_SYMBOLS_FLOAT,     /* the same as float: a decoder whose input is `symbols` */
-    CSW_LATENTS,           /* float, symbol + median: a decoder whose input is `latents` */
+    CSW_LATENTS,           /* float, symbol + median or mean: a decoder whose input is `latents` */
     CSW_SPLIT_INPUTS,      /* int8_t, whole numbers in +-127: a decoder whose input is `split_inputs` */
     CSW_SPLIT_INPUTS_FLOAT /* the same as float */
 } csw_form;
@@ -106,27 +177,44 @@ typedef enum {
 typedef enum { CSW_NCHW, CSW_NHWC } csw_layout;
 
 /* Channels and bytes per value of a form. */
-uint32_t csw_channels(const csw_tables *tables, csw_form form);
+uint32_t csw_channels(const csw_codec *codec, csw_form form);
 size_t csw_value_size(csw_form form);
 
 /* Bytes that csw_read() fills. More than SIZE_MAX on a small machine: the picture is too large for it. */
-uint64_t csw_read_size(const csw_tables *tables, const csw_size *size, csw_form form);
+uint64_t csw_read_size(const csw_codec *codec, const csw_size *size, csw_form form);
+
+/* Bytes of memory that csw_read() and csw_write_hyper() need beside, with the largest tiles of a hyper-synthesis; 0 without a
+ * hyperprior. csw_least_work() says how few are enough, which takes longer for large pictures. */
+uint64_t csw_work_size(const csw_codec *codec, const csw_size *size);
+uint64_t csw_least_work(const csw_codec *codec, const csw_size *size);
 
 /* Decode a file into `out`, aligned for its values.
- * constant: the value of the last channel of split inputs, from the manifest (`split_inputs`, `constant`); not used for other forms. */
-csw_error csw_read(const csw_tables *tables, const csw_file *file, csw_form form, csw_layout layout, int constant,
-                   void *out, size_t capacity);
+ * constant: the value of the last channel of split inputs, from the manifest (`split_inputs`, `constant`); not used for other forms.
+ * work: NULL without a hyperprior; else memory aligned for int32_t. */
+csw_error csw_read(const csw_codec *codec, const csw_file *file, csw_form form, csw_layout layout, int constant,
+                   void *out, size_t capacity, void *work, size_t work_capacity);
 
-/* Copy a tile's window (channels x rows x columns) from what csw_read() filled; for networks of a fixed size. */
-void csw_cut(const csw_tables *tables, const csw_size *size, csw_form form, csw_layout layout, const csw_tile *tile,
+/* Copy a tile's window (channels x rows x columns, `value_size` bytes each) from what csw_read() or csw_paste() filled; for networks
+ * of a fixed size. */
+void csw_cut(uint32_t channels, size_t value_size, const csw_size *size, csw_layout layout, const csw_tile *tile,
              const void *whole, void *out);
 
-/* Bytes that csw_write() needs at most, whatever the symbols; a photograph takes less than a tenth. */
-uint64_t csw_write_size(const csw_tables *tables, const csw_size *size);
+/* The part of an encoder's output (M x rows x columns of the tile, float) that is used, into latents (M, rows, columns). */
+void csw_paste(uint32_t channels, const csw_size *size, csw_layout layout, const csw_tile *tile, const float *values,
+               float *latents);
 
-/* Code symbols (M, rows, columns) as a file. Sets `written` to its bytes; CSW_ROOM where `capacity` does not hold it. */
-csw_error csw_write(const csw_tables *tables, const csw_size *size, const int32_t *symbols, void *out, size_t capacity,
+/* Bytes that csw_write() or csw_write_hyper() needs at most, whatever the symbols; a photograph takes less than a tenth. */
+uint64_t csw_write_size(const csw_codec *codec, const csw_size *size);
+
+/* Code symbols (M, rows, columns) as a file of a codec without a hyperprior. Sets `written` to its bytes; CSW_ROOM where
+ * `capacity` does not hold it. */
+csw_error csw_write(const csw_codec *codec, const csw_size *size, const int32_t *symbols, void *out, size_t capacity,
                     size_t *written);
+
+/* With a hyperprior: symbols (N, rows, columns) of the hyper-latents, from csw_to_symbols() of csw_hyper_size(), and latents
+ * (M, rows, columns), from csw_paste(). `work` as in csw_read(). */
+csw_error csw_write_hyper(const csw_codec *codec, const csw_size *size, const int32_t *hyper_symbols, const float *latents,
+                          void *out, size_t capacity, size_t *written, void *work, size_t work_capacity);
 
 /* The string alone, `count` symbols per channel; as CompressAI's coder has it. csw_encode() fills `out` from its end, where
  * `written` bytes then stand. */
@@ -149,7 +237,7 @@ typedef enum {
     CSW_UINT8   /* RGB in 0..255 */
 } csw_pixels;
 
-/* The part of a decoder's output (3 x 16 rows x 16 columns of the tile) that is used, into an RGB picture, cropped:
+/* The part of a decoder's output (3 x `factor` rows x `factor` columns of the tile) that is used, into an RGB picture, cropped:
  * `rgb` is height x width x 3 bytes. Floats are clamped and rounded, halves to even. */
 csw_error csw_to_rgb(const csw_size *size, const csw_tile *tile, csw_pixels pixels, csw_layout layout, const void *decoded,
                      unsigned char *rgb);
@@ -158,7 +246,8 @@ csw_error csw_to_rgb(const csw_size *size, const csw_tile *tile, csw_pixels pixe
 void csw_from_rgb(const csw_size *size, const csw_tile *tile, csw_pixels pixels, csw_layout layout, const unsigned char *rgb,
                   void *out);
 
-/* The part of an encoder's output (M x rows x columns of the tile) that is used, rounded, into symbols (M, rows, columns). */
+/* The part of an encoder's output (M x rows x columns of the tile) that is used, rounded, into symbols (M, rows, columns); of a
+ * hyper-encoder's with csw_hyper_size(). `tables` are the codec's. */
 csw_error csw_to_symbols(const csw_tables *tables, const csw_size *size, const csw_tile *tile, csw_layout layout,
                          const float *latents, int32_t *symbols);
 

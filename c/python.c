@@ -197,12 +197,80 @@ static PyObject *decode_rows(PyObject *module, PyObject *arguments)
     return result;
 }
 
+static const char NETWORK[] = "codecswap._coder.network";
+
+typedef struct {
+    csw_network network;
+    PyObject *bytes;  /* what `network` points into */
+} opened_network;
+
+static void close_network(PyObject *capsule)
+{
+    opened_network *o = PyCapsule_GetPointer(capsule, NETWORK);
+    Py_DECREF(o->bytes);
+    free(o);
+}
+
+static PyObject *open_network(PyObject *module, PyObject *bytes)
+{
+    char *content;
+    Py_ssize_t size;
+    opened_network *o;
+    csw_error error;
+    PyObject *capsule;
+    (void)module;
+    if (PyBytes_AsStringAndSize(bytes, &content, &size)) return NULL;
+    if (!(o = malloc(sizeof *o))) return PyErr_NoMemory();
+    if ((error = csw_network_open(&o->network, content, (size_t)size)) || !(capsule = PyCapsule_New(o, NETWORK, close_network))) {
+        free(o);
+        return error ? fail(error) : NULL;
+    }
+    o->bytes = bytes;
+    Py_INCREF(bytes);
+    return capsule;
+}
+
+static PyObject *predict(PyObject *module, PyObject *arguments)
+{
+    PyObject *capsule, *result = NULL;
+    Py_buffer symbols, indexes, means;
+    opened_network *o;
+    unsigned int rows, columns;
+    (void)module;
+    if (!PyArg_ParseTuple(arguments, "Oy*IIw*w*", &capsule, &symbols, &rows, &columns, &indexes, &means)) return NULL;
+    if ((o = PyCapsule_GetPointer(capsule, NETWORK))) {
+        const uint64_t places = (uint64_t)rows * columns;
+        const uint64_t values = places * o->network.factor * o->network.factor * o->network.channels;
+        if (!places || places > 1 << 24 || 4 * places * o->network.hyper_channels != (uint64_t)symbols.len
+            || values != (uint64_t)indexes.len || 4 * values != (uint64_t)means.len) {
+            PyErr_SetString(PyExc_ValueError, "the arrays do not fit the network");
+        } else {
+            const uint64_t size = csw_predict_size(&o->network, rows, columns);
+            csw_error error = CSW_ROOM;
+            void *work = size > SIZE_MAX ? NULL : malloc((size_t)size);
+            Py_BEGIN_ALLOW_THREADS
+            if (work) error = csw_predict(&o->network, symbols.buf, rows, columns, indexes.buf, means.buf, work, (size_t)size);
+            Py_END_ALLOW_THREADS
+            free(work);
+            if (!work) PyErr_NoMemory();
+            else if (error) fail(error);
+            else result = Py_NewRef(Py_None);
+        }
+    }
+    PyBuffer_Release(&means);
+    PyBuffer_Release(&indexes);
+    PyBuffer_Release(&symbols);
+    return result;
+}
+
 static PyMethodDef METHODS[] = {
     {"open", open_tables, METH_O, "open(bytes) -> tables: entropy.bin's content."},
     {"encode", encode, METH_VARARGS, "encode(tables, symbols) -> bytes: a buffer of int32, channel by channel."},
     {"decode", decode, METH_VARARGS, "decode(tables, string, symbols): fills a buffer of int32."},
     {"encode_rows", encode_rows, METH_VARARGS, "encode_rows(tables, rows, symbols) -> bytes: a row of bytes for each int32."},
     {"decode_rows", decode_rows, METH_VARARGS, "decode_rows(tables, rows, string, symbols): fills a buffer of int32."},
+    {"open_network", open_network, METH_O, "open_network(bytes) -> network: hyper_decoder.bin's content."},
+    {"predict", predict, METH_VARARGS, "predict(network, symbols, rows, columns, indexes, means): fills buffers of bytes and floats."},
     {NULL, NULL, 0, NULL}};
 
 static struct PyModuleDef MODULE = {PyModuleDef_HEAD_INIT, "_coder", "The entropy coder, in C.", 0, METHODS, NULL, NULL, NULL, NULL};

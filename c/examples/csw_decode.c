@@ -24,7 +24,7 @@ static void fail(const char *what, const char *why)
 
 static void *take(uint64_t size)
 {
-    void *memory = size <= SIZE_MAX ? malloc((size_t)size) : NULL;
+    void *memory = size <= SIZE_MAX ? malloc(size ? (size_t)size : 1) : NULL;
     if (!memory) fail("this picture", "needs more memory than there is");
     return memory;
 }
@@ -73,6 +73,33 @@ static void check_digest(const unsigned char digest[32], const char *wanted, con
     if (strcmp(hex, wanted)) fail(name, "is not the one that codec.json was written with: export the codec again");
 }
 
+/* A codec with a hyperprior has two files more, and may have several split inputs for a channel of the latents. */
+static void open_hyperprior(csw_codec *codec, const char *folder, const cJSON *root)
+{
+    const cJSON *side = cJSON_GetObjectItemCaseSensitive(root, "side"), *item;
+    const cJSON *channels = cJSON_GetObjectItemCaseSensitive(cJSON_GetObjectItemCaseSensitive(root, "split_inputs"), "channels");
+    content gaussians, network;
+    csw_error error;
+    uint16_t *inputs;
+    if (cJSON_GetArraySize(cJSON_GetObjectItemCaseSensitive(root, "passes")) != 2)
+        fail(folder, "codes its latents in passes that this example does not decode: use `codecswap decode`");
+    gaussians = read_file(folder, "gaussians.bin");
+    network = read_file(folder, "hyper_decoder.bin");
+    if ((error = csw_codec_hyperprior(codec, gaussians.bytes, gaussians.size, network.bytes, network.size)))
+        fail(folder, csw_error_text(error));
+    check_digest(csw_tables_digest(&codec->gaussians), text_of(side, "gaussians_sha256"), "gaussians.bin");
+    check_digest(codec->network.digest, text_of(side, "prediction_sha256"), "hyper_decoder.bin");
+    if (!cJSON_IsArray(channels)) return;
+    inputs = take(codec->channels * sizeof *inputs);
+    memset(inputs, 0, codec->channels * sizeof *inputs);
+    cJSON_ArrayForEach(item, channels) {
+        if (!cJSON_IsNumber(item) || item->valuedouble < 0 || item->valuedouble >= codec->channels)
+            fail("codec.json", "is damaged: export the codec again");
+        inputs[(uint32_t)item->valuedouble]++;
+    }
+    codec->inputs = inputs;
+}
+
 static csw_form form_of(const char *input)
 {
     if (!strcmp(input, "latents")) return CSW_LATENTS;
@@ -111,16 +138,16 @@ static void open_network(network *n, const content *model)
     check(n, n->api->CreateCpuMemoryInfo(OrtArenaAllocator, OrtMemTypeDefault, &n->memory));
 }
 
-/* One tile through the decoder: (1, channels, rows, columns) floats to (1, 3, 16 rows, 16 columns) floats. */
-static void run_network(const network *n, float *in, uint32_t channels, const csw_tile *tile, float *out)
+/* One tile through the decoder: (1, channels, rows, columns) floats to (1, 3, factor rows, factor columns) floats. */
+static void run_network(const network *n, float *in, uint32_t channels, const csw_tile *tile, uint32_t factor, float *out)
 {
     const int64_t shape_in[4] = {1, channels, tile->rows, tile->columns};
-    const int64_t shape_out[4] = {1, 3, (int64_t)tile->rows * CSW_FACTOR, (int64_t)tile->columns * CSW_FACTOR};
+    const int64_t shape_out[4] = {1, 3, (int64_t)tile->rows * factor, (int64_t)tile->columns * factor};
     const size_t count = (size_t)tile->rows * tile->columns;
     OrtValue *values[2] = {NULL, NULL};
     check(n, n->api->CreateTensorWithDataAsOrtValue(n->memory, in, count * channels * sizeof *in, shape_in, 4,
                                                     ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT, &values[0]));
-    check(n, n->api->CreateTensorWithDataAsOrtValue(n->memory, out, count * 768 * sizeof *out, shape_out, 4,
+    check(n, n->api->CreateTensorWithDataAsOrtValue(n->memory, out, count * 3 * factor * factor * sizeof *out, shape_out, 4,
                                                     ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT, &values[1]));
     check(n, n->api->Run(n->session, NULL, &n->input, (const OrtValue *const *)&values[0], 1, &n->output, 1, &values[1]));
     n->api->ReleaseValue(values[0]);
@@ -148,11 +175,12 @@ int main(int count, char **arguments)
     content manifest, binary, coded, model;
     const cJSON *root, *decoder;
     csw_error error;
-    csw_tables tables;
+    csw_codec codec;
     csw_file file;
     csw_form form;
     network n;
     unsigned char digest[32], *whole, *rgb;
+    void *work;
     float *in, *out;
     uint32_t rows = TILE, columns = TILE, tiles, index, channels;
     int constant = 0;
@@ -163,8 +191,6 @@ int main(int count, char **arguments)
     }
     manifest = read_file(arguments[1], "codec.json");
     root = cJSON_Parse((const char *)manifest.bytes);
-    if (cJSON_IsObject(cJSON_GetObjectItemCaseSensitive(root, "side")))
-        fail(arguments[1], "has a hyperprior, which this example does not decode: use `codecswap decode`");
     if (!root || strcmp(text_of(root, "format"), "codecswap exported codec") || number_of(root, "version") != 1)
         fail("codec.json", "is damaged, of another program, or newer than this one: export the codec again");
     decoder = cJSON_GetObjectItemCaseSensitive(root, "decoder");
@@ -174,18 +200,20 @@ int main(int count, char **arguments)
         constant = (int)number_of(cJSON_GetObjectItemCaseSensitive(root, "split_inputs"), "constant");
 
     binary = read_file(arguments[1], "entropy.bin");
-    if ((error = csw_tables_open(&tables, binary.bytes, binary.size))) fail("entropy.bin", csw_error_text(error));
-    check_digest(csw_tables_digest(&tables), text_of(root, "tables_sha256"), "entropy.bin");
+    error = csw_codec_open(&codec, number_of(root, "factor"), number_of(root, "margin"), binary.bytes, binary.size);
+    if (error) fail("entropy.bin", csw_error_text(error));
+    check_digest(csw_tables_digest(&codec.tables), text_of(root, "tables_sha256"), "entropy.bin");
+    if (cJSON_IsObject(cJSON_GetObjectItemCaseSensitive(root, "side"))) open_hyperprior(&codec, arguments[1], root);
     coded = read_file("", arguments[2]);
-    if ((error = csw_open(&file, &tables, coded.bytes, coded.size))) fail(arguments[2], csw_error_text(error));
+    if ((error = csw_open(&file, &codec, coded.bytes, coded.size))) fail(arguments[2], csw_error_text(error));
     if (!cJSON_IsNull(cJSON_GetObjectItemCaseSensitive(root, "height"))) {
-        rows = number_of(root, "height") / CSW_FACTOR;
-        columns = number_of(root, "width") / CSW_FACTOR;
+        rows = number_of(root, "height") / codec.factor;
+        columns = number_of(root, "width") / codec.factor;
         if (file.size.rows < rows || file.size.columns < columns)
             fail(arguments[1], "is fixed at a larger size than this picture's: export it without --height and --width");
     }
     if (!(tiles = csw_tiles(&file.size, rows, columns)))
-        fail(arguments[1], "is fixed at too small a size for tiles: export it with sides of more than 64");
+        fail(arguments[1], "is fixed at too small a size for tiles: export it with larger sides");
     if (strpbrk(text_of(decoder, "file"), "/\\:")) fail("codec.json", "names a file outside its folder: export the codec again");
     model = read_file(arguments[1], text_of(decoder, "file"));
     csw_sha256(model.bytes, model.size, digest);
@@ -194,18 +222,21 @@ int main(int count, char **arguments)
     n.output = text_of(decoder, "output");
     open_network(&n, &model);
 
-    whole = take(csw_read_size(&tables, &file.size, form));
-    error = csw_read(&tables, &file, form, CSW_NCHW, constant, whole, (size_t)csw_read_size(&tables, &file.size, form));
+    whole = take(csw_read_size(&codec, &file.size, form));
+    work = take(csw_work_size(&codec, &file.size));
+    error = csw_read(&codec, &file, form, CSW_NCHW, constant, whole, (size_t)csw_read_size(&codec, &file.size, form), work,
+                     (size_t)csw_work_size(&codec, &file.size));
+    free(work);
     if (error) fail(arguments[2], csw_error_text(error));
     rgb = take((uint64_t)file.size.height * file.size.width * 3);
-    channels = csw_channels(&tables, form);
+    channels = csw_channels(&codec, form);
     for (index = 0; index < tiles; index++) {
         csw_tile tile = csw_tile_at(&file.size, rows, columns, index);
         uint64_t area = (uint64_t)tile.rows * tile.columns;
         in = take(area * channels * sizeof *in);
-        out = take(area * 768 * sizeof *out);
-        csw_cut(&tables, &file.size, form, CSW_NCHW, &tile, whole, in);
-        run_network(&n, in, channels, &tile, out);
+        out = take(area * 3 * codec.factor * codec.factor * sizeof *out);
+        csw_cut(channels, csw_value_size(form), &file.size, CSW_NCHW, &tile, whole, in);
+        run_network(&n, in, channels, &tile, codec.factor, out);
         if ((error = csw_to_rgb(&file.size, &tile, CSW_FLOAT, CSW_NCHW, out, rgb))) fail(arguments[2], csw_error_text(error));
         free(in);
         free(out);

@@ -11,9 +11,9 @@
 
 typedef struct {
     struct ethosu_driver *driver;
-    csw_tables tables;
+    csw_codec codec;         /* csw_codec_open(), and csw_codec_hyperprior() where there is one */
     int constant;            /* split_inputs, constant of codec.json */
-    uint32_t rows, columns;  /* the network's height and width, a sixteenth */
+    uint32_t rows, columns;  /* the network's height and width, divided by `factor` */
     const void *commands, *weights;
     size_t commands_size, weights_size;
     void *scratch, *fast_scratch;
@@ -22,14 +22,15 @@ typedef struct {
 
 enum { CSW_ETHOS_U_FAILED = 100 };  /* beside csw_error */
 
-/* One file. Buffers are the caller's: `whole` holds csw_read_size() bytes of the picture, `in` and `out` one tile's bytes (split inputs x
- * rows x columns, and 3 x 16 rows x 16 columns), `rgb` height x width x 3 bytes. Returns 0, a csw_error or CSW_ETHOS_U_FAILED. */
-int csw_ethos_u_decode(const csw_ethos_u *d, const csw_file *file, void *whole, size_t whole_size, signed char *in, unsigned char *out,
-                       unsigned char *rgb)
+/* One file. Buffers are the caller's: `whole` holds csw_read_size() bytes of the picture, `work` csw_work_size() (0
+ * without a hyperprior), `in` and `out` one tile's bytes (split inputs x
+ * rows x columns, and 3 x `factor` rows x `factor` columns), `rgb` height x width x 3 bytes. Returns 0, a csw_error or CSW_ETHOS_U_FAILED. */
+int csw_ethos_u_decode(const csw_ethos_u *d, const csw_file *file, void *whole, size_t whole_size, void *work,
+                       size_t work_size, signed char *in, unsigned char *out, unsigned char *rgb)
 {
     const uint32_t count = csw_tiles(&file->size, d->rows, d->columns);
     uint32_t index;
-    csw_error error = csw_read(&d->tables, file, CSW_SPLIT_INPUTS, CSW_NHWC, d->constant, whole, whole_size);
+    csw_error error = csw_read(&d->codec, file, CSW_SPLIT_INPUTS, CSW_NHWC, d->constant, whole, whole_size, work, work_size);
     if (error) return error;
     if (!count || file->size.rows < d->rows || file->size.columns < d->columns) return CSW_SIZE;
     for (index = 0; index < count; index++) {
@@ -37,7 +38,7 @@ int csw_ethos_u_decode(const csw_ethos_u *d, const csw_file *file, void *whole, 
         const size_t area = (size_t)tile.rows * tile.columns;
         uint64_t addresses[5];
         size_t sizes[5], i;
-        csw_cut(&d->tables, &file->size, CSW_SPLIT_INPUTS, CSW_NHWC, &tile, whole, in);
+        csw_cut(csw_channels(&d->codec, CSW_SPLIT_INPUTS), 1, &file->size, CSW_NHWC, &tile, whole, in);
         addresses[0] = (uint64_t)(uintptr_t)d->weights;
         addresses[1] = (uint64_t)(uintptr_t)d->scratch;
         addresses[2] = (uint64_t)(uintptr_t)d->fast_scratch;
@@ -46,8 +47,8 @@ int csw_ethos_u_decode(const csw_ethos_u *d, const csw_file *file, void *whole, 
         sizes[0] = d->weights_size;
         sizes[1] = d->scratch_size;
         sizes[2] = d->fast_scratch_size;
-        sizes[3] = area * d->tables.split_inputs;
-        sizes[4] = area * 768;
+        sizes[3] = area * csw_channels(&d->codec, CSW_SPLIT_INPUTS);
+        sizes[4] = area * 3 * d->codec.factor * d->codec.factor;
         if (ethosu_invoke_v3(d->driver, d->commands, (int)d->commands_size, addresses, sizes, 5, NULL)) return CSW_ETHOS_U_FAILED;
         for (i = 0; i < sizes[4]; i++) out[i] = (unsigned char)(out[i] + 128); /* int8 to uint8 */
         error = csw_to_rgb(&file->size, &tile, CSW_UINT8, CSW_NHWC, out, rgb);

@@ -10,29 +10,32 @@
 
 typedef struct {
     rknn_context context;
-    csw_tables tables;
+    csw_codec codec;
     csw_form form;           /* CSW_LATENTS, CSW_SYMBOLS_FLOAT or CSW_SPLIT_INPUTS_FLOAT, as codec.json has it */
     int constant;            /* split_inputs, constant of codec.json */
-    uint32_t rows, columns;  /* the model's height and width, a sixteenth */
+    uint32_t rows, columns;  /* the model's height and width, divided by `factor` */
 } csw_rknn;
 
 enum { CSW_RKNN_FAILED = 100 };  /* beside csw_error */
 
-/* `tables` and `model` stay the caller's; `tables` must outlive the decoder. Returns 0, a csw_error or CSW_RKNN_FAILED. */
-int csw_rknn_open(csw_rknn *d, const void *tables, size_t tables_size, void *model, uint32_t model_size)
+/* `factor` and `margin` are codec.json's. With a hyperprior, csw_codec_hyperprior(&d->codec, ...) follows. `tables` and `model` stay the
+ * caller's; `tables` must outlive the decoder. Returns 0, a csw_error or CSW_RKNN_FAILED. */
+int csw_rknn_open(csw_rknn *d, uint32_t factor, uint32_t margin, const void *tables, size_t tables_size, void *model, uint32_t model_size)
 {
-    csw_error error = csw_tables_open(&d->tables, tables, tables_size);
+    csw_error error = csw_codec_open(&d->codec, factor, margin, tables, tables_size);
     if (error) return error;
     return rknn_init(&d->context, model, model_size, 0, NULL) < 0 ? CSW_RKNN_FAILED : 0;
 }
 
-/* One file. Buffers are the caller's: `whole` holds csw_read_size() bytes of the picture, `in` and `out` one tile's floats (channels x
- * rows x columns, and 3 x 16 rows x 16 columns), `rgb` height x width x 3 bytes. Returns 0, a csw_error or CSW_RKNN_FAILED. */
-int csw_rknn_decode(csw_rknn *d, const csw_file *file, void *whole, size_t whole_size, float *in, float *out, unsigned char *rgb)
+/* One file. Buffers are the caller's: `whole` holds csw_read_size() bytes of the picture, `work` csw_work_size() (0
+ * without a hyperprior), `in` and `out` one tile's floats (channels x
+ * rows x columns, and 3 x `factor` rows x `factor` columns), `rgb` height x width x 3 bytes. Returns 0, a csw_error or CSW_RKNN_FAILED. */
+int csw_rknn_decode(csw_rknn *d, const csw_file *file, void *whole, size_t whole_size, void *work,
+                    size_t work_size, float *in, float *out, unsigned char *rgb)
 {
     const uint32_t count = csw_tiles(&file->size, d->rows, d->columns);
     uint32_t index;
-    csw_error error = csw_read(&d->tables, file, d->form, CSW_NCHW, d->constant, whole, whole_size);
+    csw_error error = csw_read(&d->codec, file, d->form, CSW_NCHW, d->constant, whole, whole_size, work, work_size);
     if (error) return error;
     if (!count || file->size.rows < d->rows || file->size.columns < d->columns) return CSW_SIZE;
     for (index = 0; index < count; index++) {
@@ -40,15 +43,15 @@ int csw_rknn_decode(csw_rknn *d, const csw_file *file, void *whole, size_t whole
         const uint32_t area = tile.rows * tile.columns;
         rknn_input input = {0};
         rknn_output output = {0};
-        csw_cut(&d->tables, &file->size, d->form, CSW_NCHW, &tile, whole, in);
+        csw_cut(csw_channels(&d->codec, d->form), csw_value_size(d->form), &file->size, CSW_NCHW, &tile, whole, in);
         input.buf = in;
-        input.size = area * csw_channels(&d->tables, d->form) * (uint32_t)sizeof *in;
+        input.size = area * csw_channels(&d->codec, d->form) * (uint32_t)sizeof *in;
         input.type = RKNN_TENSOR_FLOAT32;
         input.fmt = RKNN_TENSOR_NCHW;
         output.want_float = 1;
         output.is_prealloc = 1;
         output.buf = out;
-        output.size = area * 768 * (uint32_t)sizeof *out;
+        output.size = area * 3 * d->codec.factor * d->codec.factor * (uint32_t)sizeof *out;
         if (rknn_inputs_set(d->context, 1, &input) < 0 || rknn_run(d->context, NULL) < 0) return CSW_RKNN_FAILED;
         if (rknn_outputs_get(d->context, 1, &output, NULL) < 0) return CSW_RKNN_FAILED;
         error = csw_to_rgb(&file->size, &tile, CSW_FLOAT, CSW_NCHW, out, rgb);

@@ -14,6 +14,7 @@ from codecswap.entropy.tables import EntropyTables
 
 HERE = Path(__file__).parent
 LIBRARY = HERE.parents[1] / "c"
+SOURCES = ("codecswap.c", "hyperprior.c", "network.c")
 WARNINGS = ["-std=c99", "-Wall", "-Wextra", "-Werror", "-pedantic", "-Wconversion", "-Wno-sign-conversion"]
 SANITIZED = ["-g", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 VALGRIND = ["valgrind", "--quiet", "--error-exitcode=99", "--leak-check=full"]
@@ -45,7 +46,8 @@ NCHW, NHWC = range(2)
 FLOAT, UINT8 = range(2)
 # `csw_error`, in lower case and without its prefix
 ERRORS = ["ok", "tables_damaged", "tables_newer", "no_csw", "newer", "altered", "contradicts", "other_tables", "size"]
-ERRORS += ["too_short", "corrupt", "room", "not_finite", "range", "hyperprior"]
+ERRORS += ["too_short", "corrupt", "room", "not_finite", "range", "hyperprior", "no_hyperprior", "floating_point"]
+ERRORS += ["other_indexes", "network_damaged", "network_newer", "mixed"]
 OPERATIONS = [
     "tables",
     "read",
@@ -58,6 +60,9 @@ OPERATIONS = [
     "sha256",
     "encode",
     "decode",
+    "predict",
+    "write_hyper",
+    "paste",
 ]
 
 
@@ -71,13 +76,24 @@ class Library:
     def __init__(self, command: list[str]) -> None:
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
-    def ask(self, operation: str, *arguments: int, tables: bytes = b"", data: bytes = b"") -> bytes:
+    def ask(
+        self,
+        operation: str,
+        *arguments: int,
+        tables: bytes = b"",
+        gaussians: bytes = b"",
+        network: bytes = b"",
+        data: bytes = b"",
+        factor: int = 16,
+        margin: int = 2,
+    ) -> bytes:
         """One answer; raises `CswError` where it is an error."""
         pipe_in, pipe_out = self.process.stdin, self.process.stdout
         assert pipe_in and pipe_out
-        numbers = [OPERATIONS.index(operation) + 1, *arguments, *[0] * (6 - len(arguments)), len(tables), len(data)]
+        parts = (tables, gaussians, network, data)
+        numbers = [OPERATIONS.index(operation) + 1, *arguments, *[0] * (6 - len(arguments)), factor, margin]
         try:
-            pipe_in.write(struct.pack("<9I", *numbers) + tables + data)
+            pipe_in.write(struct.pack("<13I", *numbers, *map(len, parts)) + b"".join(parts))
             pipe_in.flush()
             error, length = struct.unpack("<2I", pipe_out.read(8))
         except (BrokenPipeError, struct.error):
@@ -118,7 +134,7 @@ def tool(name: str) -> str:
 
 def compile_with(command: list[str], sources: list[Path], target: Path) -> Path:
     """Build a program with the library; its path."""
-    files = [*map(str, [*sources, LIBRARY / "codecswap.c"]), "-o", str(target)]
+    files = [*map(str, [*sources, *(LIBRARY / name for name in SOURCES)]), "-o", str(target)]
     arguments = [tool(command[0]), *command[1:], *WARNINGS, f"-I{LIBRARY}", *files]
     done = subprocess.run(arguments, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -1,7 +1,8 @@
 /* libFuzzer: tables and a file from anybody, as they are and with their hashes put right, so that what lies behind those is reached.
  * What is accepted must read in every form, and what was read must be written and read back as it was.
  * Input: the length of the tables (2 bytes), a byte of choices, the tables, the file. */
-#include "codecswap.c" /* its CRC-32 is not in the header */
+/* static functions and all */
+#include "codecswap.c"
 
 #include <stdlib.h>
 
@@ -27,7 +28,7 @@ static void seal_tables(unsigned char *bytes, size_t size)
     sha_end(&s, bytes + 16);
 }
 
-static void seal_file(const csw_tables *tables, unsigned char *bytes, size_t size)
+static void seal_file(const csw_codec *codec, unsigned char *bytes, size_t size)
 {
     if (size < CSW_OVERHEAD) return;
     memcpy(bytes, FILE_MAGIC, 4);
@@ -35,9 +36,9 @@ static void seal_file(const csw_tables *tables, unsigned char *bytes, size_t siz
     bytes[5] = 0;
     memset(bytes + 8, 0, 2); /* sides below 65536 */
     memset(bytes + 12, 0, 2);
-    memcpy(bytes + 14, csw_tables_digest(tables), 16);
+    memcpy(bytes + 14, codec->digest, 16);
     store32(bytes + 30, (uint32_t)(size - CSW_OVERHEAD));
-    store32(bytes + size - 4, crc32_of(bytes, size - 4));
+    store32(bytes + size - 4, csw_crc32(bytes, size - 4));
 }
 
 static void *own(size_t size)
@@ -47,7 +48,7 @@ static void *own(size_t size)
     return memory;
 }
 
-static void read_all_forms(const csw_tables *tables, const csw_file *file, csw_layout layout)
+static void read_all_forms(const csw_codec *codec, const csw_file *file, csw_layout layout)
 {
     csw_form form;
     int32_t *symbols = NULL, *again;
@@ -57,12 +58,12 @@ static void read_all_forms(const csw_tables *tables, const csw_file *file, csw_l
     csw_tile tile;
     uint32_t count, index;
     for (form = CSW_SPLIT_INPUTS_FLOAT;; form--) { /* symbols last, in their order */
-        uint64_t size = csw_read_size(tables, &file->size, form);
+        uint64_t size = csw_read_size(codec, &file->size, form);
         csw_error error;
         if (size > MOST) return;
         free(symbols);
         symbols = own((size_t)size);
-        error = csw_read(tables, file, form, form ? layout : CSW_NCHW, 1, symbols, (size_t)size);
+        error = csw_read(codec, file, form, form ? layout : CSW_NCHW, 1, symbols, (size_t)size, NULL, 0);
         if (error) {
             free(symbols);
             return;
@@ -70,19 +71,19 @@ static void read_all_forms(const csw_tables *tables, const csw_file *file, csw_l
         count = csw_tiles(&file->size, 6, 7);
         for (index = 0; index < count; index++) {
             tile = csw_tile_at(&file->size, 6, 7, index);
-            out = own((size_t)tile.rows * tile.columns * csw_channels(tables, form) * csw_value_size(form));
-            csw_cut(tables, &file->size, form, form ? layout : CSW_NCHW, &tile, symbols, out);
+            out = own((size_t)tile.rows * tile.columns * csw_channels(codec, form) * csw_value_size(form));
+            csw_cut(csw_channels(codec, form), csw_value_size(form), &file->size, form ? layout : CSW_NCHW, &tile, symbols, out);
             free(out);
         }
         if (form == CSW_SYMBOLS) break;
     }
-    bytes = (size_t)csw_write_size(tables, &file->size);
+    bytes = (size_t)csw_write_size(codec, &file->size);
     out = own(bytes);
-    again = own((size_t)csw_read_size(tables, &file->size, CSW_SYMBOLS));
-    if (csw_write(tables, &file->size, symbols, out, bytes, &written)) abort();
-    if (csw_open(&second, tables, out, written)) abort();
-    if (csw_read(tables, &second, CSW_SYMBOLS, CSW_NCHW, 0, again, (size_t)csw_read_size(tables, &file->size, CSW_SYMBOLS))) abort();
-    if (memcmp(symbols, again, (size_t)csw_read_size(tables, &file->size, CSW_SYMBOLS))) abort();
+    again = own((size_t)csw_read_size(codec, &file->size, CSW_SYMBOLS));
+    if (csw_write(codec, &file->size, symbols, out, bytes, &written)) abort();
+    if (csw_open(&second, codec, out, written)) abort();
+    if (csw_read(codec, &second, CSW_SYMBOLS, CSW_NCHW, 0, again, (size_t)csw_read_size(codec, &file->size, CSW_SYMBOLS), NULL, 0)) abort();
+    if (memcmp(symbols, again, (size_t)csw_read_size(codec, &file->size, CSW_SYMBOLS))) abort();
     free(symbols);
     free(again);
     free(out);
@@ -90,7 +91,7 @@ static void read_all_forms(const csw_tables *tables, const csw_file *file, csw_l
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-    csw_tables tables;
+    csw_codec codec;
     csw_file file;
     size_t length;
     unsigned char *first, *second;
@@ -106,9 +107,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     memcpy(first, data, length);
     memcpy(second, data + length, size - length);
     if (choices & 1) seal_tables(first, length);
-    if (!csw_tables_open(&tables, first, length)) {
-        if (choices & 2) seal_file(&tables, second, size - length);
-        if (!csw_open(&file, &tables, second, size - length)) read_all_forms(&tables, &file, choices & 4 ? CSW_NHWC : CSW_NCHW);
+    if (!csw_codec_open(&codec, 16, 2, first, length)) {
+        if (choices & 2) seal_file(&codec, second, size - length);
+        if (!csw_open(&file, &codec, second, size - length)) read_all_forms(&codec, &file, choices & 4 ? CSW_NHWC : CSW_NCHW);
     }
     free(first);
     free(second);

@@ -1,5 +1,6 @@
 /* The library as a process: requests on standard input, answers on standard output, numbers little-endian on any machine.
- * A request is an operation, six arguments and the lengths of tables and data (9 x 32 bits), then tables and data.
+ * A request is an operation, six arguments, the codec's factor and margin, and the lengths of tables, Gaussians, network and data
+ * (13 x 32 bits), then those four.
  * An answer is an error and a length (2 x 32 bits), then bytes. Every buffer has exactly its size, so that AddressSanitizer and
  * valgrind see a step beyond it. Memory that runs out ends the process. */
 #include "codecswap.h"
@@ -8,7 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { TABLES = 1, READ, WRITE, TILES, CUT, TO_RGB, FROM_RGB, TO_SYMBOLS, SHA256, ENCODE, DECODE };
+enum { TABLES = 1, READ, WRITE, TILES, CUT, TO_RGB, FROM_RGB, TO_SYMBOLS, SHA256, ENCODE, DECODE, PREDICT, WRITE_HYPER, PASTE };
 
 static void *take(size_t size)
 {
@@ -59,30 +60,40 @@ static void answer(csw_error error, const void *bytes, size_t size)
     if (!csw_error_text(error)[0]) exit(4);
 }
 
-static void read_file(const csw_tables *tables, const uint32_t *a, const void *data, size_t size, int cut)
+/* As much memory as is of use, or as little as is enough. */
+static size_t work_of(const csw_codec *codec, const csw_size *size, int least)
+{
+    return (size_t)(least ? csw_least_work(codec, size) : csw_work_size(codec, size));
+}
+
+static void read_file(const csw_codec *codec, const uint32_t *a, const void *data, size_t size, int cut)
 {
     csw_form form = (csw_form)a[0];
     csw_layout layout = (csw_layout)a[1];
     csw_file file;
-    csw_error error = csw_open(&file, tables, data, size);
+    csw_error error = csw_open(&file, codec, data, size);
     unsigned char *out, *part;
-    size_t bytes;
+    void *work;
+    size_t bytes, room;
     if (error) {
         answer(error, NULL, 0);
         return;
     }
-    bytes = (size_t)csw_read_size(tables, &file.size, form);
+    bytes = (size_t)csw_read_size(codec, &file.size, form);
     out = take(bytes + 8);
     part = take(bytes);
-    error = csw_read(tables, &file, form, layout, (int)a[2], part, bytes - (a[3] ? 1 : 0));
+    room = work_of(codec, &file.size, a[4] & 1) - (a[3] == 2);
+    work = take(room);
+    error = csw_read(codec, &file, form, layout, (int)a[2], part, bytes - (a[3] == 1), work, room);
+    free(work);
     put(out, file.size.height);
     put(out + 4, file.size.width);
     if (!error && cut) {
         csw_tile tile = csw_tile_at(&file.size, a[4], a[5], 1);
         unsigned char *whole = part;
-        bytes = csw_channels(tables, form) * csw_value_size(form) * tile.rows * tile.columns;
+        bytes = csw_channels(codec, form) * csw_value_size(form) * tile.rows * tile.columns;
         part = take(bytes);
-        csw_cut(tables, &file.size, form, layout, &tile, whole, part);
+        csw_cut(csw_channels(codec, form), csw_value_size(form), &file.size, layout, &tile, whole, part);
         free(whole);
     }
     if (!error) {
@@ -94,15 +105,46 @@ static void read_file(const csw_tables *tables, const uint32_t *a, const void *d
     free(out);
 }
 
-static void write_file(const csw_tables *tables, const uint32_t *a, void *data, size_t size)
+static void write_file(const csw_codec *codec, const uint32_t *a, void *data, size_t size, int hyper)
 {
     csw_size picture;
-    csw_error error = csw_size_of(&picture, a[0], a[1]);
-    size_t capacity = a[2] ? a[2] : (size_t)csw_write_size(tables, &picture), written = 0;
+    csw_error error = csw_size_of(&picture, codec, a[0], a[1]);
+    size_t capacity = a[2] ? a[2] : (size_t)csw_write_size(codec, &picture), written = 0, room = hyper ? work_of(codec, &picture, a[3] & 1) : 0;
     unsigned char *out = take(capacity);
+    void *work = take(room);
     turn_back(data, size);
-    if (!error) error = csw_write(tables, &picture, data, out, capacity, &written);
+    if (!error && !hyper) error = csw_write(codec, &picture, data, out, capacity, &written);
+    if (!error && hyper) { /* hyper-symbols, then latents */
+        const csw_size small = csw_hyper_size(codec, &picture);
+        const int32_t *symbols = data;
+        const float *latents = (const float *)(const void *)(symbols + (size_t)small.rows * small.columns * codec->tables.channels);
+        error = csw_write_hyper(codec, &picture, symbols, latents, out, capacity, &written, work, room);
+    }
     answer(error, out, written);
+    free(work);
+    free(out);
+}
+
+static void predict(const csw_network *network, const uint32_t *a, void *data, size_t size)
+{
+    const uint32_t side = a[2] ? a[2] : UINT32_MAX; /* of the tiles that there is memory for */
+    const size_t count = (size_t)a[0] * a[1] * network->factor * network->factor * network->channels;
+    const size_t room = (size_t)csw_predict_size(network, a[0] < side ? a[0] : side, a[1] < side ? a[1] : side);
+    unsigned char *out = take(5 * count), *indexes = take(count);
+    float *means = take(4 * count);
+    void *work = take(room);
+    csw_error error;
+    turn_back(data, size);
+    error = csw_predict(network, data, a[0], a[1], indexes, means, work, room);
+    if (!error) {
+        turn(means, 4 * count);
+        memcpy(out, indexes, count);
+        memcpy(out + count, means, 4 * count);
+    }
+    answer(error, out, 5 * count);
+    free(work);
+    free(means);
+    free(indexes);
     free(out);
 }
 
@@ -124,13 +166,15 @@ static void code(const csw_tables *tables, const uint32_t *a, void *data, size_t
 }
 
 /* What goes through a network, tile by tile: tiles lie one behind the other in the request or the answer. */
-static void tiles(uint32_t operation, const csw_tables *tables, const uint32_t *a, unsigned char *data, size_t size)
+static void tiles(uint32_t operation, const csw_codec *codec, const uint32_t *a, unsigned char *data, size_t size)
 {
     csw_pixels pixels = (csw_pixels)a[4];
     csw_layout layout = (csw_layout)a[5];
     csw_size picture;
-    csw_error error = csw_size_of(&picture, a[0], a[1]);
+    csw_error error = csw_size_of(&picture, codec, a[0], a[1]);
     uint32_t count = error ? 0 : csw_tiles(&picture, a[2], a[3]), index;
+    const size_t area = (size_t)codec->factor * codec->factor * 3;
+    const int latents = operation == TO_SYMBOLS || operation == PASTE;
     size_t value = pixels == CSW_FLOAT ? 4 : 1, bytes = 0, done = 0;
     unsigned char *out;
     if (error) {
@@ -139,15 +183,15 @@ static void tiles(uint32_t operation, const csw_tables *tables, const uint32_t *
     }
     if (operation == TILES) bytes = 32 * (size_t)count;
     if (operation == TO_RGB) bytes = 3 * (size_t)picture.height * picture.width;
-    if (operation == TO_SYMBOLS) bytes = 4 * (size_t)tables->channels * picture.rows * picture.columns;
+    if (latents) bytes = 4 * (size_t)codec->channels * picture.rows * picture.columns;
     if (operation == FROM_RGB && count) {
         csw_tile tile = csw_tile_at(&picture, a[2], a[3], 0);
-        bytes = count * 768 * value * tile.rows * tile.columns;
+        bytes = count * area * value * tile.rows * tile.columns;
     }
     out = take(bytes);
     for (index = 0; index < count && !error; index++) {
         csw_tile tile = csw_tile_at(&picture, a[2], a[3], index);
-        size_t part = tile.rows * (size_t)tile.columns * (operation == TO_SYMBOLS ? 4 * tables->channels : 768 * value);
+        size_t part = tile.rows * (size_t)tile.columns * (latents ? 4 * codec->channels : area * value);
         unsigned char *own;
         if (operation == TILES) {
             uint32_t fields[8];
@@ -164,58 +208,77 @@ static void tiles(uint32_t operation, const csw_tables *tables, const uint32_t *
         } else {
             if (done + part > size) exit(5);
             memcpy(own, data + done, part);
-            if (operation == TO_SYMBOLS || value == 4) turn_back(own, part);
+            if (latents || value == 4) turn_back(own, part);
             if (operation == TO_RGB)
                 error = csw_to_rgb(&picture, &tile, pixels, layout, own, out);
+            else if (operation == PASTE)
+                csw_paste(codec->channels, &picture, layout, &tile, (const float *)(void *)own, (float *)(void *)out);
             else
-                error = csw_to_symbols(tables, &picture, &tile, layout, (const float *)(void *)own, (int32_t *)(void *)out);
+                error = csw_to_symbols(&codec->tables, &picture, &tile, layout, (const float *)(void *)own, (int32_t *)(void *)out);
         }
         done += part;
         free(own);
     }
-    if (operation == TO_SYMBOLS && !error) turn(out, bytes);
+    if (latents && !error) turn(out, bytes);
     answer(error, out, bytes);
     free(out);
 }
 
+static void handle(uint32_t operation, const uint32_t *a, unsigned char *parts[4], const uint32_t sizes[4])
+{
+    unsigned char digest[60], *data = parts[3];
+    const size_t size = sizes[3];
+    csw_codec codec;
+    csw_network network;
+    csw_error error = CSW_OK;
+    memset(&codec, 0, sizeof codec);
+    codec.factor = a[6];
+    codec.margin = a[7];
+    codec.hyper_factor = 1;
+    if (operation == PREDICT) error = csw_network_open(&network, parts[2], sizes[2]);
+    else if (sizes[0] || operation == TABLES) error = csw_codec_open(&codec, a[6], a[7], parts[0], sizes[0]);
+    if (!error && operation != PREDICT && (sizes[1] || sizes[2])) error = csw_codec_hyperprior(&codec, parts[1], sizes[1], parts[2], sizes[2]);
+    if (error) {
+        answer(error, NULL, 0);
+    } else if (operation == TABLES) {
+        put(digest, codec.tables.channels);
+        put(digest + 4, codec.tables.entries);
+        put(digest + 8, codec.tables.split_inputs);
+        put(digest + 12, (uint32_t)codec.tables.fewest_bits);
+        put(digest + 16, (uint32_t)(codec.tables.fewest_bits >> 32));
+        memcpy(digest + 20, codec.digest, 32);
+        answer(error, digest, 52);
+    } else if (operation == READ || operation == CUT) {
+        read_file(&codec, a, data, size, operation == CUT);
+    } else if (operation == WRITE || operation == WRITE_HYPER) {
+        write_file(&codec, a, data, size, operation == WRITE_HYPER);
+    } else if (operation == ENCODE || operation == DECODE) {
+        code(&codec.tables, a, data, size, operation == ENCODE);
+    } else if (operation == PREDICT) {
+        predict(&network, a, data, size);
+    } else if (operation == SHA256) {
+        csw_sha256(data, size, digest);
+        answer(error, digest, 32);
+    } else {
+        tiles(operation, &codec, a, data, size);
+    }
+}
+
 int main(void)
 {
-    unsigned char head[36];
+    unsigned char head[52];
     while (fread(head, 1, sizeof head, stdin) == sizeof head) {
-        uint32_t operation = get(head), a[6];
-        size_t tables_size = get(head + 28), size = get(head + 32);
-        unsigned char *bytes = take(tables_size), *data = take(size), digest[60];
-        csw_tables opened;
-        csw_error error = CSW_OK;
+        uint32_t a[8], sizes[4];
+        unsigned char *parts[4];
         int i;
-        memset(&opened, 0, sizeof opened);
-        for (i = 0; i < 6; i++) a[i] = get(head + 4 + 4 * i);
-        if (fread(bytes, 1, tables_size, stdin) != tables_size || fread(data, 1, size, stdin) != size) return 2;
-        if (tables_size || operation == TABLES) error = csw_tables_open(&opened, bytes, tables_size);
-        if (error) {
-            answer(error, NULL, 0);
-        } else if (operation == TABLES) {
-            put(digest, opened.channels);
-            put(digest + 4, opened.entries);
-            put(digest + 8, opened.split_inputs);
-            put(digest + 12, (uint32_t)opened.fewest_bits);
-            put(digest + 16, (uint32_t)(opened.fewest_bits >> 32));
-            memcpy(digest + 20, csw_tables_digest(&opened), 32);
-            answer(error, digest, 52);
-        } else if (operation == READ || operation == CUT) {
-            read_file(&opened, a, data, size, operation == CUT);
-        } else if (operation == WRITE) {
-            write_file(&opened, a, data, size);
-        } else if (operation == ENCODE || operation == DECODE) {
-            code(&opened, a, data, size, operation == ENCODE);
-        } else if (operation == SHA256) {
-            csw_sha256(data, size, digest);
-            answer(error, digest, 32);
-        } else {
-            tiles(operation, &opened, a, data, size);
+        for (i = 0; i < 8; i++) a[i] = get(head + 4 + 4 * i);
+        for (i = 0; i < 4; i++) {
+            sizes[i] = get(head + 36 + 4 * i);
+            parts[i] = take(sizes[i]);
+            if (fread(parts[i], 1, sizes[i], stdin) != sizes[i]) return 2;
         }
-        free(bytes);
-        free(data);
+        handle(get(head), a, parts, sizes);
+        for (i = 0; i < 4; i++) free(parts[i]);
     }
     return 0;
 }

@@ -27,8 +27,8 @@ def arguments(tables: EntropyTables, size: int) -> tuple:
 def coder(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Both ways to code: compiled, and where no compiler was there."""
     if request.param == "Python":
-        monkeypatch.setattr(rans, "_coder", None)
-    elif rans._coder is None:
+        monkeypatch.setattr(rans, "coder", None)
+    elif rans.coder is None:
         assert os.environ.get("CODECSWAP_REQUIRE_C") != "1"
         pytest.skip("codecswap was installed without its C coder")
 
@@ -104,7 +104,7 @@ def test_symbols_of_more_than_28_bits_are_refused(random_tables: Callable[..., E
 def test_without_a_compiler_it_says_so_once(
     random_tables: Callable[..., EntropyTables], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    monkeypatch.setattr(rans, "_coder", None)
+    monkeypatch.setattr(rans, "coder", None)
     rans._say_slow.cache_clear()
     tables = random_tables(np.random.default_rng(0), 2)
     for _ in range(2):

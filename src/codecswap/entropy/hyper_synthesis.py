@@ -1,7 +1,8 @@
 """Hyper-synthesis in integer arithmetic: the same CDF indexes and means on every processor, with any library.
 
-Weights and activations are integers of at most 16 bits. Sums are computed in float64, which represents all integers up
-to 2^53; `Layer` refuses weights whose sums could exceed 2^52. So no product or partial sum is ever rounded, and a
+The C library computes it (c/network.c) in integers. Where the package was installed without a compiler, numpy does, with equal
+results: weights and activations are integers of at most 16 bits; sums are computed in float64, which represents all integers
+up to 2^53, and `Layer` refuses weights whose sums could exceed 2^52. So no product or partial sum is ever rounded, and a
 matrix product of any BLAS, with any number of threads, gives the integers that int64 gives (numpy has no fast product of
 int64). Everything else is integer arithmetic: shifts with rounding, and comparisons.
 
@@ -12,9 +13,11 @@ import hashlib
 import struct
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
+from codecswap.entropy.extension import coder
 from codecswap.entropy.model import INTEGER, Parameters
 from codecswap.entropy.rates import Rates
 from codecswap.errors import UserError
@@ -27,7 +30,7 @@ LIMIT = (1 << (BITS - 1)) - 1
 MAX_SUM = 1 << 52
 """Bound of all sums: below it float64 represents integers and their halves exactly."""
 FRACTIONAL_BITS = 16
-"""Fractional bits of the last layer's output."""
+"""Fractional bits of scales, and the most of means."""
 TILE = 20
 """Height and width in hyper-latents above which a picture is computed in tiles."""
 MARGIN = 3
@@ -71,7 +74,8 @@ class Layer:
             self.bias.astype(np.float64)
         )
         raised = largest * 2.0 ** np.maximum(0, -self.shift.astype(np.float64))
-        if not (largest < MAX_SUM).all() or not (raised < 2.0**62).all():
+        most = MAX_SUM if self.slope == 1 << SLOPE_BITS else MAX_SUM >> 6  # multiplied by a slope, it stays below 2^62
+        if not (largest < most).all() or not (raised < 2.0**62).all():
             raise UserError(_DAMAGED)
 
     def __call__(self, x: np.ndarray, limit: int | None) -> np.ndarray:
@@ -131,8 +135,8 @@ class IntegerNetwork:
     layers: tuple[Layer, ...]
     thresholds: np.ndarray
     """``(R - 1,)``, int64, ascending, in units of 2^-16: a CDF index is the number of thresholds below the scale."""
-    has_means: bool
-    """The last layer computes M scales and M means; False: M scales, and all means are 0."""
+    mean_bits: int | None
+    """The last layer computes M scales, then M means with so many fractional bits; None: M scales, and all means are 0."""
     step: int | None = None
     """Quantization step of the hyper-latents in units of 2^-fractional_bits; None: 2^fractional_bits, a step of 1."""
 
@@ -144,15 +148,19 @@ class IntegerNetwork:
             not 0 <= self.fractional_bits <= BITS
             or not 0 < len(self.layers) <= LAYERS
             or not 0 < len(self.thresholds) < ROWS
+            or not 0 <= (self.mean_bits or 0) <= FRACTIONAL_BITS
         ):
             raise UserError(_DAMAGED)
-        if not (np.abs(self.medians) < 1 << 40).all() or (np.diff(self.thresholds) < 0).any():
+        bound = 1 << 40
+        if (self.medians <= -bound).any() or (self.medians >= bound).any():
+            raise UserError(_DAMAGED)
+        if (self.thresholds[1:] < self.thresholds[:-1]).any():  # (a difference of two may overflow)
             raise UserError(_DAMAGED)
         for layer in self.layers:
             if layer.weight.shape[1] != channels:
                 raise UserError(_DAMAGED)
             channels = len(layer.weight) // (4 if layer.pixel_shuffle else 1)
-        if (self.has_means and channels % 2) or self.receptive_field > MARGIN or self.factor > FACTOR:
+        if (self.mean_bits is not None and channels % 2) or self.receptive_field > MARGIN or self.factor > FACTOR:
             raise UserError(_DAMAGED)
 
     @property
@@ -173,7 +181,7 @@ class IntegerNetwork:
     def channels(self) -> int:
         """M, the number of channels of CDF indexes and means."""
         last = self.layers[-1]
-        return len(last.weight) // (4 if last.pixel_shuffle else 1) // (2 if self.has_means else 1)
+        return len(last.weight) // (4 if last.pixel_shuffle else 1) // (1 if self.mean_bits is None else 2)
 
     def begin(self, hyper_symbols: np.ndarray) -> Parameters:
         """Compute CDF indexes and means of the whole picture at once; they depend only on the hyper-latents."""
@@ -186,13 +194,29 @@ class IntegerNetwork:
 
     def __call__(self, symbols: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Compute CDF indexes, uint8, and means, float32, each ``(M, f h, f w)``, from symbols ``(N, h, w)``, int32."""
+        # no compiler, the extension of an earlier version, or another step, which the C library does not know
+        if not hasattr(coder, "predict") or self.step is not None:
+            return self.in_numpy(symbols)
+        height, width = symbols.shape[1:]
+        shape = (self.channels, self.factor * height, self.factor * width)
+        indexes, means = np.empty(shape, np.uint8), np.empty(shape, np.float32)
+        coder.predict(self._opened, np.ascontiguousarray(symbols, np.int32), height, width, indexes, means)
+        return indexes, means
+
+    @cached_property
+    def _opened(self) -> Any:
+        return coder.open_network(self.binary)
+
+    def in_numpy(self, symbols: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Compute what a call does, without the C library."""
         result = in_tiles(self._results, symbols, (TILE, TILE), MARGIN, scale_in=1, scale_out=self.factor)
         indexes = np.searchsorted(self.thresholds, result[: self.channels]).astype(np.uint8)
-        means = result[self.channels :] if self.has_means else np.zeros(indexes.shape, np.int64)
-        return indexes, (means.astype(np.float64) / (1 << FRACTIONAL_BITS)).astype(np.float32)
+        if self.mean_bits is None:
+            return indexes, np.zeros(indexes.shape, np.float32)
+        return indexes, (result[self.channels :].astype(np.float64) / (1 << self.mean_bits)).astype(np.float32)
 
     def _results(self, symbols: np.ndarray) -> np.ndarray:
-        """Output of the last layer, int64, in units of 2^-16."""
+        """Output of the last layer, int64: scales in units of 2^-16, means in units of 2^-mean_bits."""
         step = 1 << self.fractional_bits if self.step is None else self.step
         x = symbols.astype(np.int64) * step + self.medians[:, None, None]
         x = x.clip(-LIMIT, LIMIT)
@@ -213,7 +237,7 @@ class IntegerNetwork:
         )
         parts = [
             start,
-            bytes([self.has_means]),
+            bytes([0 if self.mean_bits is None else FRACTIONAL_BITS + 1 - self.mean_bits]),
             self.medians.astype("<i8").tobytes(),
             self.thresholds.astype("<i8").tobytes(),
         ]
@@ -242,14 +266,14 @@ class IntegerNetwork:
                 )
             if count > LAYERS:
                 raise UserError(_DAMAGED)
-            has_means = take.array("<u1", 1)[0]
+            means = int(take.array("<u1", 1)[0])
             medians, limits = take.array("<i8", channels), take.array("<i8", thresholds)
             layers = [take.layer() for _ in range(count)]
         except struct.error as error:
             raise UserError(_DAMAGED) from error
-        if take.place != len(content) or has_means > 1:
+        if take.place != len(content) or means > FRACTIONAL_BITS + 1:
             raise UserError(_DAMAGED)
-        return cls(fractional_bits, medians, tuple(layers), limits, bool(has_means))
+        return cls(fractional_bits, medians, tuple(layers), limits, FRACTIONAL_BITS + 1 - means if means else None)
 
 
 class NetworkAtGain:
@@ -302,5 +326,7 @@ class _Reader:
 
     def layer(self) -> Layer:
         outputs, inputs, kernel, pixel_shuffle, slope = self.struct(_LAYER)
+        if pixel_shuffle > 1:
+            raise struct.error
         weight = self.array("<i2", outputs, inputs, kernel, kernel)
         return Layer(weight, self.array("<i8", outputs), self.array("<i4", outputs), slope, bool(pixel_shuffle))

@@ -12,19 +12,13 @@ from bisect import bisect_right
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache, lru_cache
-from importlib import import_module
 from typing import Any
 
 import numpy as np
 
 from codecswap.console import warn
+from codecswap.entropy.extension import coder
 from codecswap.entropy.tables import PRECISION, EntropyTables
-
-_coder: Any
-try:
-    _coder = import_module("codecswap._coder")
-except ImportError:
-    _coder = None
 
 _LOW = 1 << 31
 """Initial state, and its minimum between symbols."""
@@ -42,8 +36,8 @@ class CorruptString(ValueError):
 def encode(symbols: np.ndarray, tables: EntropyTables) -> bytes:
     """Code ``symbols: (M, h, w)``, int32; the last channel's last symbol is coded first, as a decoder runs forward."""
     symbols = np.ascontiguousarray(symbols, np.int32)
-    if _coder:
-        return _coder.encode(_opened(tables.binary), symbols)
+    if coder:
+        return coder.encode(_opened(tables.binary), symbols)
     _say_slow()
     return _encode(symbols, _channels(tables, symbols.shape[1:]), tables)
 
@@ -56,9 +50,9 @@ def decode(string: bytes, shape: tuple[int, int], tables: EntropyTables) -> np.n
     """
     _check_length(string)
     symbols = np.empty((tables.channels, *shape), np.int32)
-    if _coder:
+    if coder:
         with _refusing():
-            _coder.decode(_opened(tables.binary), string, symbols)
+            coder.decode(_opened(tables.binary), string, symbols)
         return symbols
     _say_slow()
     return _decode(string, _channels(tables, shape), tables)
@@ -67,8 +61,8 @@ def decode(string: bytes, shape: tuple[int, int], tables: EntropyTables) -> np.n
 def encode_indexes(symbols: np.ndarray, indexes: np.ndarray, tables: EntropyTables) -> bytes:
     """Code ``symbols``, int32 of any shape, each with the table of its CDF index in ``indexes``, uint8 of the same shape."""
     symbols, indexes = np.ascontiguousarray(symbols, np.int32), np.ascontiguousarray(indexes, np.uint8)
-    if _coder:
-        return _coder.encode_rows(_opened(tables.binary), indexes, symbols)
+    if coder:
+        return coder.encode_rows(_opened(tables.binary), indexes, symbols)
     _say_slow()
     return _encode(symbols, indexes, tables)
 
@@ -81,10 +75,10 @@ def decode_indexes(string: bytes, indexes: np.ndarray, tables: EntropyTables) ->
     """
     _check_length(string)
     indexes = np.ascontiguousarray(indexes, np.uint8)
-    if _coder:
+    if coder:
         symbols = np.empty(indexes.shape, np.int32)
         with _refusing():
-            _coder.decode_rows(_opened(tables.binary), indexes, string, symbols)
+            coder.decode_rows(_opened(tables.binary), indexes, string, symbols)
         return symbols
     _say_slow()
     return _decode(string, indexes, tables)
@@ -110,7 +104,7 @@ def _channels(tables: EntropyTables, shape: tuple[int, ...]) -> np.ndarray:
 
 @lru_cache(8)
 def _opened(binary: bytes) -> Any:
-    return _coder.open(binary)
+    return coder.open(binary)
 
 
 @cache

@@ -28,7 +28,7 @@ FORMAT = "codecswap exported codec"
 VERSION = 1
 """Version of codec.json."""
 MANIFEST, TABLES, BINARY_TABLES = "codec.json", "entropy.json", "entropy.bin"
-GAUSSIANS, PREDICTION = "gaussians.json", "hyper_decoder.bin"
+GAUSSIANS, BINARY_GAUSSIANS, PREDICTION = "gaussians.json", "gaussians.bin", "hyper_decoder.bin"
 INPUTS = ("picture", "latents", "symbols", "split_inputs")
 """Possible inputs of a network."""
 
@@ -175,7 +175,7 @@ def _files(folder: Path) -> set[str]:
         manifest, _ = read_folder(folder)
     except UserError:
         return set()
-    side = {GAUSSIANS, PREDICTION} if manifest.side else set()
+    side = {GAUSSIANS, BINARY_GAUSSIANS, PREDICTION} if manifest.side else set()
     side |= set(rate_tables(manifest.rates))
     return {network.file for network in manifest.networks} | side | set(manifest.checks or ())
 
@@ -199,6 +199,8 @@ def write_folder(
     if side:
         with atomic_write(folder / GAUSSIANS) as path:
             path.write_text(side[0].to_json(), encoding="utf-8")
+        with atomic_write(folder / BINARY_GAUSSIANS) as path:  # for the C library
+            path.write_bytes(side[0].binary)
         with atomic_write(folder / PREDICTION) as path:
             path.write_bytes(side[1].binary)
     with atomic_write(folder / TABLES) as path:
@@ -240,15 +242,19 @@ def read_folder(folder: Path) -> tuple[Manifest, EntropyTables]:
     channels = manifest.N if manifest.side else manifest.M
     if tables.digest().hex() != manifest.tables_sha256 or tables.channels != channels:
         raise UserError(f"{tables_path} is not the one that {path} was written with: export the codec again.")
-    binary = folder / BINARY_TABLES  # only the C library needs it
-    if binary.is_file() and binary.read_bytes() != tables.binary:
-        raise UserError(f"{binary} is not the one that {path} was written with: export the codec again.")
+    _check_binary(folder / BINARY_TABLES, tables)
     split_inputs = manifest.split_inputs
     if split_inputs and (wanted := SplitInputs.for_tables(tables, split_inputs.constant)) != split_inputs:
         raise UserError(
             f"{path} has other split inputs than its tables ask for ({len(wanted.channels)}): export the codec again."
         )
     return manifest, tables
+
+
+def _check_binary(path: Path, tables: EntropyTables) -> None:
+    """Refuse other tables than these in a file that only the C library needs."""
+    if path.is_file() and path.read_bytes() != tables.binary:
+        raise UserError(f"{path} is not the one that {path.parent / MANIFEST} was written with: export the codec again.")
 
 
 def read_entropy(folder: Path, manifest: Manifest, tables: EntropyTables) -> EntropyModel:
@@ -270,6 +276,7 @@ def read_entropy(folder: Path, manifest: Manifest, tables: EntropyTables) -> Ent
     ):
         if digest.hex() != wanted:
             raise UserError(f"{folder / name} is not the one that {MANIFEST} was written with: export the codec again.")
+    _check_binary(folder / BINARY_GAUSSIANS, gaussians)
     given = (len(network.medians), network.channels, network.factor, len(network.thresholds) + 1)
     if given != (manifest.N, manifest.M, manifest.side.factor, gaussians.channels):
         raise UserError(f"{folder / PREDICTION} does not fit {MANIFEST}: export the codec again.")

@@ -8,11 +8,15 @@ import torch
 from torch import Tensor, nn
 
 from codecswap.codecs.protocol import HyperCodec
-from codecswap.entropy.hyper_synthesis import BITS, FRACTIONAL_BITS, LIMIT, SLOPE_BITS, IntegerNetwork, Layer
+from codecswap.entropy.hyper_synthesis import BITS, FRACTIONAL_BITS, SLOPE_BITS, IntegerNetwork, Layer
 from codecswap.entropy.tables import EntropyTables
 from codecswap.errors import UserError
 from codecswap.layers.upsampling import to_subpixel, transposed_phase_kernels, why_not_stride_2
 
+WEIGHT_BITS, ACTIVATION_BITS = 12, 14
+"""Bits of weights and activations, including the sign. The format allows `BITS`; with fewer, the C library sums products in 32 bits."""
+MEAN_BITS = 4
+"""Fractional bits of means: so few that latents fit into 8-bit inputs of a decoder (`codecswap.inference.split_inputs`)."""
 HEADROOM = 2.0
 """Range of activations relative to their largest value on the samples."""
 FINEST = 20
@@ -25,8 +29,8 @@ UNREACHED = -(1 << 62)
 def integer_network(codec: HyperCodec, samples: Sequence[np.ndarray]) -> IntegerNetwork:
     """Convert the hyper-synthesis of a codec to integers.
 
-    Weights have 16 bits and a power-of-two scale per output channel; activations have 16 bits and one such scale per layer,
-    estimated from the samples.
+    Weights have `WEIGHT_BITS` and a power-of-two scale per output channel; activations have `ACTIVATION_BITS` and one such scale
+    per layer, estimated from the samples. Means are rounded to `MEAN_BITS`.
 
     Args:
         samples: symbols of hyper-latents, ``(N, h, w)`` each.
@@ -39,14 +43,18 @@ def integer_network(codec: HyperCodec, samples: Sequence[np.ndarray]) -> Integer
     inputs = [torch.from_numpy(tables.to_latents(one))[None] for one in samples]
     largest = _largest(codec.h_s, inputs)
     widest = max(_widest(tables), HEADROOM * max(x.abs().max().item() for x in inputs))
-    input_bits = max(0, min(_fractional_bits(widest), BITS))
+    input_bits = max(0, min(_fractional_bits(widest, BITS), BITS))
     medians = np.rint(np.ldexp(tables.medians.astype(np.float64), input_bits)).astype(np.int64)
     layers, before = [], input_bits
-    for index, (conv, slope) in enumerate(steps):
-        after = FRACTIONAL_BITS if index == len(steps) - 1 else min(_fractional_bits(HEADROOM * largest[index]), FINEST)
+    for (conv, slope), reached in zip(steps[:-1], largest, strict=False):
+        after = min(_fractional_bits(HEADROOM * reached, ACTIVATION_BITS), FINEST)
         layers.append(_layer(conv, slope, before, after))
         before = after
-    return IntegerNetwork(input_bits, medians, tuple(layers), _thresholds(codec), len(layers[-1].weight) == 2 * codec.M)
+    conv, slope = steps[-1]
+    mean_bits = MEAN_BITS if conv.out_channels == 2 * codec.M else None
+    units = np.repeat([FRACTIONAL_BITS, MEAN_BITS], codec.M)[: conv.out_channels]
+    layers.append(_layer(conv, slope, before, units))
+    return IntegerNetwork(input_bits, medians, tuple(layers), _thresholds(codec), mean_bits)
 
 
 def _steps(transform: nn.Module) -> list[tuple[nn.Conv2d | nn.ConvTranspose2d, float]]:
@@ -93,12 +101,13 @@ def _widest(tables: EntropyTables) -> float:
     return float((np.maximum(abs(first), abs(last)) + np.abs(tables.medians)).max())
 
 
-def _fractional_bits(largest: float) -> int:
-    """Most fractional bits with which ``largest`` fits."""
-    return math.floor(math.log2(LIMIT / max(largest, LIMIT * 2.0**-FINEST)))
+def _fractional_bits(largest: float, bits: int) -> int:
+    """Most fractional bits with which ``largest`` fits into a signed integer of so many bits."""
+    limit = (1 << (bits - 1)) - 1
+    return math.floor(math.log2(limit / max(largest, limit * 2.0**-FINEST)))
 
 
-def _layer(conv: nn.Conv2d | nn.ConvTranspose2d, slope: float, before: int, after: int) -> Layer:
+def _layer(conv: nn.Conv2d | nn.ConvTranspose2d, slope: float, before: int, after: int | np.ndarray) -> Layer:
     """Convert a convolution; ``before`` and ``after``: fractional bits of its input and output."""
     weight, bias = conv.weight.detach().double().cpu(), torch.zeros(conv.out_channels)
     if conv.bias is not None:
@@ -108,8 +117,10 @@ def _layer(conv: nn.Conv2d | nn.ConvTranspose2d, slope: float, before: int, afte
         weight = to_subpixel(transposed_phase_kernels(conv)).double().cpu()
         bias = bias.repeat_interleave(4)
     values, offsets = weight.numpy(), bias.double().cpu().numpy()
-    weight_bits = np.array([min(_fractional_bits(float(np.abs(one).max())), FINEST) for one in values], np.int32)
-    rounded = np.rint(np.ldexp(values, weight_bits[:, None, None, None])).clip(-LIMIT, LIMIT).astype(np.int16)
+    largest = np.abs(values).max((1, 2, 3))
+    weight_bits = np.array([min(_fractional_bits(float(one), WEIGHT_BITS), FINEST) for one in largest], np.int32)
+    limit = (1 << (WEIGHT_BITS - 1)) - 1
+    rounded = np.rint(np.ldexp(values, weight_bits[:, None, None, None])).clip(-limit, limit).astype(np.int16)
     units = weight_bits + before
     return Layer(
         weight=rounded,
