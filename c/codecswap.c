@@ -355,17 +355,18 @@ csw_tile csw_tile_at(const csw_size *size, uint32_t rows, uint32_t columns, uint
     return tile;
 }
 
-csw_tile csw_tile_times(csw_tile tile, uint32_t factor)
+csw_tile csw_tile_times(const csw_tile *tile, uint32_t factor)
 {
-    tile.top *= factor;
-    tile.left *= factor;
-    tile.rows *= factor;
-    tile.columns *= factor;
-    tile.first_row *= factor;
-    tile.end_row *= factor;
-    tile.first_column *= factor;
-    tile.end_column *= factor;
-    return tile;
+    csw_tile finer;
+    finer.top = tile->top * factor;
+    finer.left = tile->left * factor;
+    finer.rows = tile->rows * factor;
+    finer.columns = tile->columns * factor;
+    finer.first_row = tile->first_row * factor;
+    finer.end_row = tile->end_row * factor;
+    finer.first_column = tile->first_column * factor;
+    finer.end_column = tile->end_column * factor;
+    return finer;
 }
 
 /* ---- rANS ---- */

@@ -108,10 +108,10 @@ typedef struct {
     uint32_t factor, margin;    /* of the manifest */
     uint32_t channels;          /* M */
     uint32_t hyper_factor;      /* latents per hyper-latent on either axis; 1 without a hyperprior */
+    const uint16_t *inputs;     /* with a hyperprior, set by the caller: how many split inputs each of the M channels has; NULL: one */
     csw_tables tables;          /* of the latents; with a hyperprior, of the hyper-latents */
     csw_tables gaussians;       /* with a hyperprior: one row for each CDF index */
     csw_network network;
-    const uint16_t *inputs;     /* with a hyperprior: how many split inputs each of the M channels has; NULL: one */
     unsigned char digest[32];   /* of everything that must match between two codecs */
 } csw_codec;
 
@@ -151,7 +151,7 @@ uint32_t csw_tiles(const csw_size *size, uint32_t rows, uint32_t columns);
 csw_tile csw_tile_at(const csw_size *size, uint32_t rows, uint32_t columns, uint32_t index);
 
 /* The same window in a finer grid: of hyper-latents in latents. */
-csw_tile csw_tile_times(csw_tile tile, uint32_t factor);
+csw_tile csw_tile_times(const csw_tile *tile, uint32_t factor);
 
 /* ---- a file ---- */
 

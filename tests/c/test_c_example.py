@@ -18,6 +18,7 @@ FOLDERS = {  # how each is exported
     "latents": ["export", "--replacement", "subpixel"],
     "symbols": ["export", "--replacement", "none", "--input", "symbols"],
     "tiles": ["export", "--replacement", "subpixel", "--height", "128", "--width", "112"],
+    "hyperprior": ["export", "--replacement", "subpixel"],
     "split_inputs": ["quantize", "--replacement", "subpixel", "--calibration_count", "2", "--refit", "false"],
 }
 
@@ -40,7 +41,8 @@ def folders(tmp_path_factory: pytest.TempPathFactory, pictures: Path) -> dict[st
     root = tmp_path_factory.mktemp("folders")
     for name, (command, *more) in FOLDERS.items():
         images = ["--images", str(pictures / "val")]
-        assert cli.main([command, "--teacher", "tiny", *more, "--output", str(root / name), *images]) == 0
+        teacher = "tiny_hyper" if name == "hyperprior" else "tiny"
+        assert cli.main([command, "--teacher", teacher, *more, "--output", str(root / name), *images]) == 0
     return {name: root / name for name in FOLDERS}
 
 
@@ -54,7 +56,8 @@ def test_pictures_are_those_of_codecswap_decode(
 ) -> None:
     load_picture(photos[0]).crop((0, 0, 301, 215)).save(tmp_path / "a.png")
     files = ["--input", str(tmp_path / "a.png"), "--output", str(tmp_path / "a.csw")]
-    assert cli.main(["encode", "--codec", "tiny", *files]) == 0
+    encoder = str(folders[kind]) if kind == "hyperprior" else "tiny"
+    assert cli.main(["encode", "--codec", encoder, *files]) == 0
     files = ["--input", str(tmp_path / "a.csw"), "--output", str(tmp_path / "python.png")]
     assert cli.main(["decode", "--codec", str(folders[kind]), *files]) == 0
     done = run(csw_decode, folders[kind], tmp_path / "a.csw", tmp_path / "c.png")
@@ -86,11 +89,8 @@ def test_bad_input_is_one_sentence_and_no_picture(
     manifest = json.loads((folder / "codec.json").read_text())
     manifest["decoder"]["file"] = "../latents/decoder.onnx"
     (changed["codec.json"] / "codec.json").write_text(json.dumps(manifest))
-    with_side = tmp_path / "hyperprior"
-    with_side.mkdir()
-    (with_side / "codec.json").write_text(json.dumps(manifest | {"version": 2, "side": {"factor": 4}}))
     cases = {
-        "has a hyperprior, which this example does not decode": (with_side, good),
+        "by a codec without a hyperprior, and this one is with one": (folders["hyperprior"], good),
         "truncated": (folder, broken),
         "cannot be opened": (tmp_path, good),
         "outside its folder": (changed["codec.json"], good),

@@ -1,4 +1,4 @@
-"""Codecs with a hyperprior in the C library: equal tables, equal files in both directions, and bad ones refused as in Python."""
+"""Codecs with a hyperprior in the C library: equal tables, equal files both ways, and bad ones refused as in Python."""
 
 import hashlib
 import struct
@@ -13,7 +13,6 @@ from csw_library import NCHW, NHWC, CswError, Form, Library
 from codecswap.entropy import bitstream
 from codecswap.entropy.hyper_synthesis import LIMIT, SLOPE_BITS, IntegerNetwork, Layer
 from codecswap.entropy.model import EntropyModel
-from codecswap.entropy.tables import EntropyTables
 from codecswap.errors import UserError
 from codecswap.inference.manifest import read_entropy, read_folder
 
@@ -67,13 +66,16 @@ def predicted(library: Library, network: IntegerNetwork, symbols: np.ndarray, si
     answer = library.ask("predict", rows, columns, side, network=network.binary, data=symbols.astype("<i4").tobytes())
     shape = (network.channels, network.factor * rows, network.factor * columns)
     count = int(np.prod(shape))
-    return [np.frombuffer(answer, "u1", count).reshape(shape), np.frombuffer(answer, "<f4", count, count).reshape(shape)]
+    return [
+        np.frombuffer(answer, "u1", count).reshape(shape),
+        np.frombuffer(answer, "<f4", count, count).reshape(shape),
+    ]
 
 
 @pytest.mark.parametrize("largest", [False, True])
 def test_tables_and_means_are_those_of_numpy(library: Library, largest: bool) -> None:
     rng = np.random.default_rng(int(largest))
-    for _ in range(20):
+    for _ in range(12):
         network = random_network(rng, largest=largest)
         shape = (len(network.medians), *map(int, rng.integers(1, 10, 2)))
         symbols = rng.integers(-40, 41, shape).astype(np.int32)
@@ -179,6 +181,7 @@ def test_bad_files_are_refused_with_the_reason(library: Library, entropy: Entrop
         return sealed(header[:place] + new + header[place + len(new) :] + body)
 
     first, second = struct.unpack_from("<2I", header, 42)
+    huge = header[:6] + struct.pack("<II", 8192, 8192) + header[14:30] + struct.pack("<II", 128, 128) + header[38:]
     bad = [
         ("no_csw", b""),
         ("altered", CODED[:4]),
@@ -194,12 +197,10 @@ def test_bad_files_are_refused_with_the_reason(library: Library, entropy: Entrop
         ("other_tables", changed(14, bytes([header[14] ^ 1]))),
         ("size", changed(6, struct.pack("<II", 1 << 30, 1 << 30))),
         ("size", changed(6, struct.pack("<II", 0, 5))),
-        ("too_short", changed(6, struct.pack("<II", 8192, 8192)[:8])[:30] + b""),
+        ("too_short", sealed(huge + body)),
         ("other_indexes", changed(38, bytes([header[38] ^ 1]))),
         ("corrupt", sealed(header + body[:-4] + b"\xff\xff\xff\x01")),
     ]
-    huge = header[:6] + struct.pack("<II", 8192, 8192) + header[14:30] + struct.pack("<II", 128, 128) + header[38:]
-    bad[14] = ("too_short", sealed(huge + body))
     for reason, data in bad:
         with pytest.raises(CswError, match=f"^{reason}$"):
             library.ask("read", Form.SYMBOLS, NCHW, **files(entropy), data=data)
@@ -209,13 +210,13 @@ def test_bad_files_are_refused_with_the_reason(library: Library, entropy: Entrop
         with pytest.raises(CswError):
             library.ask("read", Form.SYMBOLS, NCHW, **files(entropy), data=CODED[:cut])
     rng = np.random.default_rng(0)
-    for _ in range(60):  # a flipped bit under a checksum that fits
+    for _ in range(40):  # a flipped bit under a checksum that fits
         altered = bytearray(CODED[:-4])
         altered[rng.integers(50, len(altered))] ^= 1 << rng.integers(8)
         try:
             wanted = bitstream.read(sealed(bytes(altered)), entropy, 16)[0].symbols.astype("<i4").tobytes()
         except bitstream.BadFile:
-            with pytest.raises(CswError, match="corrupt|other_indexes"):
+            with pytest.raises(CswError, match=r"corrupt|other_indexes"):
                 library.ask("read", Form.SYMBOLS, NCHW, **files(entropy), data=sealed(bytes(altered)))
         else:
             assert library.ask("read", Form.SYMBOLS, NCHW, **files(entropy), data=sealed(bytes(altered)))[8:] == wanted
@@ -236,20 +237,20 @@ def test_damaged_networks_are_refused_where_python_refuses_them(library: Library
         open_with(content + b"\0")
     with pytest.raises(CswError, match="network_newer"):
         open_with(content[:4] + b"\x02" + content[5:])
-    for _ in range(200):
+    for _ in range(100):
         altered = bytearray(content)
         altered[rng.integers(5, 200) if rng.random() < 0.7 else rng.integers(len(content))] ^= 1 << rng.integers(8)
         try:
             network = IntegerNetwork.from_binary(bytes(altered))
         except UserError:
             refused += 1
-            with pytest.raises(CswError, match="network_(damaged|newer)"):
+            with pytest.raises(CswError, match=r"network_(damaged|newer)"):
                 library.ask("predict", 1, 1, network=bytes(altered), data=bytes(4 * entropy.tables.channels))
             continue
         symbols = rng.integers(-9, 10, (len(network.medians), 2, 3)).astype(np.int32)
         for ours, wanted in zip(predicted(library, network, symbols), network.in_numpy(symbols), strict=True):
             assert (ours == wanted).all()
-    assert 20 < refused < 180
+    assert 10 < refused < 90
     with pytest.raises(CswError, match="mixed"):  # not as many Gaussians as the network chooses from
         library.ask("tables", **parts | {"gaussians": parts["tables"]})
 

@@ -141,7 +141,14 @@ def test_weights_whose_sums_would_not_be_exact_are_refused() -> None:
     Layer(one, np.array([1 << 51]), shift, 1 << SLOPE_BITS, pixel_shuffle=False)
     Layer(one, np.array([1 << 45]), shift, 1, pixel_shuffle=False)
     largest = 1 << SLOPE_BITS
-    bad = [(1 << 52, 0, largest), (-(1 << 62), 0, largest), (0, 48, 0), (1 << 40, -30, 0), (0, 0, 1 << 17), (1 << 46, 0, 1)]
+    bad = [
+        (1 << 52, 0, largest),
+        (-(1 << 62), 0, largest),
+        (0, 48, 0),
+        (1 << 40, -30, 0),
+        (0, 0, 1 << 17),
+        (1 << 46, 0, 1),
+    ]
     for bias, moved, slope in bad:
         with pytest.raises(UserError, match="integer network is damaged"):
             Layer(one, np.array([bias]), shift + moved, slope, pixel_shuffle=False)

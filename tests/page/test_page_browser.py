@@ -17,6 +17,7 @@ from PIL import Image
 
 from codecswap.entropy import bitstream
 from codecswap.inference.manifest import describe_network, read_folder
+from codecswap.inference.runtime import open_codec
 from codecswap.inference.tiles import windows
 from codecswap.page.document import page as make_page
 
@@ -110,6 +111,43 @@ def test_pictures_are_encoded_decoded_and_compared(
     decoded, original = pixels(save(page, 0, ".png", tmp_path / "b.png")), pixels(coded / "b.png")
     decibels = 10 * np.log10(255**2 / np.mean((decoded - original) ** 2.0))
     assert f"{decibels:.2f} dB against the original" in facts
+
+
+def test_a_codec_with_a_hyperprior(
+    visit: Callable, runtime: Path, photos: list[Path], pictures: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "codec"
+    call(
+        "export",
+        "--teacher",
+        "tiny_hyper",
+        "--replacement",
+        "subpixel",
+        "--output",
+        folder,
+        "--images",
+        pictures / "val",
+    )
+    (tmp_path / "a.html").write_text(make_page(folder, runtime), encoding="utf-8")
+    with Image.open(photos[0]) as photo:
+        photo.convert("RGB").resize((1000, 330)).save(tmp_path / "a.png")
+    call("encode", "--codec", folder, "--input", tmp_path / "a.png", "--output", tmp_path / "python.csw")
+    call("decode", "--codec", folder, "--input", tmp_path / "python.csw", "--output", tmp_path / "python.png")
+    page = visit(tmp_path / "a.html")
+    drop(page, tmp_path / "python.csw")
+    assert said(page)[0] == "Decoded."
+    ours = pixels(save(page, 0, ".png", tmp_path / "page.png"))
+    assert np.abs(ours - pixels(tmp_path / "python.png")).max() <= 1
+    page = visit(tmp_path / "a.html")
+    drop(page, tmp_path / "a.png")
+    assert said(page) == ["Encoded and decoded."]
+    saved = save(page, 0, ".csw", tmp_path / "page.csw")
+    codec = open_codec(folder)
+    (here, size), (there, wanted) = (
+        bitstream.read(path.read_bytes(), codec.entropy, 16) for path in (saved, tmp_path / "python.csw")
+    )
+    assert size == wanted == (330, 1000)
+    assert np.mean(here.symbols != there.symbols) < 1e-3, "a latent may lie at the middle between two integers"
 
 
 def test_progress(visit: Callable, pages: dict[str, Path], coded: Path) -> None:

@@ -254,7 +254,9 @@ def read_folder(folder: Path) -> tuple[Manifest, EntropyTables]:
 def _check_binary(path: Path, tables: EntropyTables) -> None:
     """Refuse other tables than these in a file that only the C library needs."""
     if path.is_file() and path.read_bytes() != tables.binary:
-        raise UserError(f"{path} is not the one that {path.parent / MANIFEST} was written with: export the codec again.")
+        raise UserError(
+            f"{path} is not the one that {path.parent / MANIFEST} was written with: export the codec again."
+        )
 
 
 def read_entropy(folder: Path, manifest: Manifest, tables: EntropyTables) -> EntropyModel:

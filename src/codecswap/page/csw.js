@@ -3,7 +3,7 @@
 
 const FORMS = { symbols: 1, latents: 2, split_inputs: 4 };  // csw_form, by what a decoder takes; all as float
 const NCHW = 0, FLOAT = 0;
-const FACTOR = 16;
+const TABLES = 24;  // bytes before them in a csw_codec
 
 /* An error of the library: `code` is its csw_error, the message its sentence, which goes on from a file's name. */
 class CswError extends Error {
@@ -13,14 +13,28 @@ class CswError extends Error {
   }
 }
 
-/* The library with one codec's tables, for one picture: its memory grows, and goes with it. */
+/* The library with one codec's tables, for one picture: its memory grows, and goes with it.
+ * `files`: entropy, and with a hyperprior gaussians and network; `inputs`: how many split inputs each channel of the latents has, or null. */
 class Csw {
-  constructor(module, entropy) {
+  constructor(module, { factor, margin, inputs }, files) {
     this.c = new WebAssembly.Instance(module).exports;
     this.top = this.c.__heap_base.value;
-    this.tables = this.take(24);
-    this.check(this.c.csw_tables_open(this.tables, this.put(entropy), entropy.length));
+    this.codec = this.take(1024);
+    this.tables = this.codec + TABLES;
+    this.check(this.c.csw_codec_open(this.codec, factor, margin, this.put(files.entropy), files.entropy.length));
+    this.hyper = Boolean(files.network);
+    if (this.hyper) {
+      const { gaussians, network } = files;
+      this.check(this.c.csw_codec_hyperprior(this.codec, this.put(gaussians), gaussians.length, this.put(network), network.length));
+      if (inputs) {
+        const counts = this.put(Uint16Array.from(inputs));
+        this.codecWords()[4] = counts;
+      }
+    }
   }
+
+  /* factor, margin, M, latents per hyper-latent, and where the counts of split inputs stand. */
+  codecWords() { return new Uint32Array(this.c.memory.buffer, this.codec, 5); }
 
   check(code) {
     if (!code) return;
@@ -39,7 +53,7 @@ class Csw {
 
   put(bytes) {
     const at = this.take(bytes.byteLength);
-    this.bytes(at, bytes.byteLength).set(bytes);
+    this.bytes(at, bytes.byteLength).set(new Uint8Array(bytes.buffer, bytes.byteOffset, bytes.byteLength));
     return at;
   }
 
@@ -54,24 +68,37 @@ class Csw {
 
   /* csw_file, which begins with its csw_size. */
   open(coded) {
-    const file = this.take(24);
-    this.check(this.c.csw_open(file, this.tables, this.put(coded), coded.length));
+    const file = this.take(48);
+    this.check(this.c.csw_open(file, this.codec, this.put(coded), coded.length));
     return file;
   }
 
   size(height, width) {
-    const size = this.take(16);
-    this.check(this.c.csw_size_of(size, height, width));
+    const size = this.take(24);
+    this.check(this.c.csw_size_of(size, this.codec, height, width));
     return size;
   }
 
+  /* The same in hyper-latents. */
+  hyperSize(size) {
+    const hyper = this.take(24);
+    this.c.csw_hyper_size(hyper, this.codec, size);
+    return hyper;
+  }
+
+  /* Memory that reading and writing with a hyperprior need: its address and size. */
+  work(size) {
+    const bytes = Number(this.c.csw_work_size(this.codec, size));
+    return [this.take(bytes), bytes];
+  }
+
   read(file, form, constant) {
-    const size = Number(this.c.csw_read_size(this.tables, file, form)), values = this.take(size);
-    this.check(this.c.csw_read(this.tables, file, form, NCHW, constant, values, size));
+    const size = Number(this.c.csw_read_size(this.codec, file, form)), values = this.take(size);
+    this.check(this.c.csw_read(this.codec, file, form, NCHW, constant, values, size, ...this.work(file)));
     return values;
   }
 
-  channels(form) { return this.c.csw_channels(this.tables, form); }
+  channels(form) { return this.c.csw_channels(this.codec, form); }
 
   /* Addresses of the csw_tile of windows of at most rows x columns latents; none where the windows are too small. */
   tiles(size, rows, columns) {
@@ -86,9 +113,15 @@ class Csw {
   /* Rows and columns of a tile, in latents. */
   window(tile) { return new Uint32Array(this.c.memory.buffer, tile + 8, 2); }
 
-  write(size, symbols) {
-    const capacity = Number(this.c.csw_write_size(this.tables, size)), out = this.take(capacity), written = this.take(4);
-    this.check(this.c.csw_write(this.tables, size, symbols, out, capacity, written));
+  /* A tile's window of `whole` (channels x rows x columns floats), copied to `out`. */
+  cut(channels, size, tile, whole, out) { this.c.csw_cut(channels, 4, size, NCHW, tile, whole, out); }
+
+  /* With a hyperprior, `symbols` are those of the hyper-latents, and `latents` the latents before rounding. */
+  write(size, symbols, latents) {
+    const capacity = Number(this.c.csw_write_size(this.codec, size)), out = this.take(capacity), written = this.take(4);
+    this.check(this.hyper
+      ? this.c.csw_write_hyper(this.codec, size, symbols, latents, out, capacity, written, ...this.work(size))
+      : this.c.csw_write(this.codec, size, symbols, out, capacity, written));
     return this.bytes(out, new Uint32Array(this.c.memory.buffer, written, 1)[0]).slice();
   }
 }

@@ -14,15 +14,15 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from codecswap.entropy.hyper_synthesis import IntegerNetwork
 from codecswap.errors import UserError
 from codecswap.inference.check import AGREEMENT, check_names
-from codecswap.inference.manifest import Manifest, file_bytes, network_bytes, read_folder
+from codecswap.inference.manifest import Manifest, file_bytes, network_bytes, read_entropy, read_folder
 from codecswap.page import onnxruntime_web
 
-FACTOR, MARGIN = 16, 2
-"""Constants of the C library: pixels per latent, and latents on each side of a tile that are discarded."""
-TILE = 48
-"""Side of a tile in latents (768 pixels) if networks take any size; limits the memory on phones and shows progress."""
+NETWORKS = ("decoder", "encoder", "hyper_encoder")
+TILE = 768
+"""Side of a tile in pixels if networks take any size; limits the memory on phones and shows progress."""
 
 
 def page(folder: Path, runtime_folder: Path | None = None) -> str:
@@ -38,22 +38,14 @@ def page(folder: Path, runtime_folder: Path | None = None) -> str:
     manifest, tables = read_folder(folder)
     if manifest.decoder is None:
         raise UserError(f"{folder} holds no decoder: export it with --part both or --part decoder.")
-    if manifest.side:
-        raise UserError(f"{folder} has a hyperprior, which no page decodes yet: use `codecswap decode`.")
-    if manifest.factor != FACTOR:
-        raise UserError(
-            f"{folder} has {manifest.factor} pixels per latent: pages are for codecs with {FACTOR}, as the C library is."
-        )
-    if manifest.margin > MARGIN:
-        raise UserError(
-            f"A pixel of {folder} depends on {manifest.margin} latents to each side: pages are for codecs with at most "
-            f"{MARGIN}, as the C library is; use `codecswap decode`."
-        )
+    entropy = read_entropy(folder, manifest, tables)
     script, program = onnxruntime_web.load(runtime_folder)
     parts = {"runtime": script, "runtime_wasm": program, "csw": _read("codecswap.wasm"), "entropy": tables.binary}
-    parts["decoder"] = network_bytes(folder, manifest.decoder)
-    if manifest.encoder:
-        parts["encoder"] = network_bytes(folder, manifest.encoder)
+    if isinstance(entropy.predictor, IntegerNetwork) and entropy.gaussians:
+        parts |= {"gaussians": entropy.gaussians.binary, "network": entropy.predictor.binary}
+    for part in NETWORKS:
+        if network := getattr(manifest, part):
+            parts[part] = network_bytes(folder, network)
     names = check_names("decoder")
     if manifest.checks and manifest.height is None and all(name in manifest.checks for name in names):
         check = [base64.b64encode(file_bytes(folder, name, manifest.checks[name])).decode() for name in names]
@@ -84,15 +76,21 @@ def _codec(manifest: Manifest) -> dict[str, Any]:
     """The values of codec.json that the page's script needs."""
     networks = {
         part: {"input": network.input, "output": network.output}
-        for part in ("encoder", "decoder")
+        for part in NETWORKS
         if (network := getattr(manifest, part))
     }
-    sides = [side // FACTOR if side else TILE for side in (manifest.height, manifest.width)]
-    facts = {key: getattr(manifest, key) for key in ("name", "N", "M", "replacement", "precision")}
+    least = TILE // manifest.factor
+    while 2 * manifest.margin * manifest.multiple // manifest.factor >= least:  # a tile of hyper-latents has an inside
+        least *= 2
+    sides = [side // manifest.factor if side else least for side in (manifest.height, manifest.width)]
+    facts = {key: getattr(manifest, key) for key in ("name", "N", "M", "factor", "margin", "replacement", "precision")}
+    inputs = manifest.split_inputs.channels if manifest.split_inputs and manifest.side else None
     return (
         facts
         | networks
         | {
+            "hyper_channels": manifest.N if manifest.side else 0,
+            "inputs": inputs and [inputs.count(channel) for channel in range(manifest.M)],
             "tables": manifest.tables_sha256[:8],
             "form": networks["decoder"]["input"],
             "constant": manifest.split_inputs.constant if manifest.split_inputs else 0,

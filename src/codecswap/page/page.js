@@ -25,7 +25,7 @@
       ["fact_channels", `N = ${codec.N}, M = ${codec.M}`],
       ["fact_precision", codec.precision],
       ["fact_tables", codec.tables],
-      ["fact_size", codec.fixed && word("fact_size_is", { size: `${16 * codec.tile[1]}×${16 * codec.tile[0]}` })],
+      ["fact_size", codec.fixed && word("fact_size_is", { size: `${codec.factor * codec.tile[1]}×${codec.factor * codec.tile[0]}` })],
       ["fact_runtime", `ONNX Runtime Web ${codec.runtime}`],
     ]);
     tell();

@@ -20,17 +20,20 @@ async function unpack(text) {
 }
 
 async function start({ codec, files }) {
-  const [runtime, wasm, csw, entropy, decoder, encoder] = await Promise.all(
-    ["runtime", "runtime_wasm", "csw", "entropy", "decoder", "encoder"].map((name) => files[name] && unpack(files[name])));
+  const names = ["runtime", "runtime_wasm", "csw", "entropy", "gaussians", "network", "decoder", "encoder", "hyper_encoder"];
+  const unpacked = await Promise.all(names.map((name) => files[name] && unpack(files[name])));
+  const { runtime, runtime_wasm: wasm, csw, ...rest } = Object.fromEntries(names.map((name, index) => [name, unpacked[index]]));
   const ort = await import(URL.createObjectURL(new Blob([runtime], { type: "text/javascript" })));
   ort.env.wasm.wasmBinary = wasm;
   ort.env.wasm.numThreads = 1;  // more need headers that a file or a plain server does not send
   const module = await WebAssembly.compile(csw);
-  new Csw(module, entropy);  // what is wrong with the tables is said now
+  new Csw(module, codec, rest);  // what is wrong with the tables is said now
   // as the file has it: convolutions that it has in float are not rounded
   const extra = { optimization: { disable_specified_optimizers: "WeightBiasQuantization" } };
   const open = async (model) => model && ort.InferenceSession.create(model, { executionProviders: ["wasm"], logSeverityLevel: 3, extra });
-  return { codec, ort, module, entropy, decoder: await open(decoder), encoder: await open(encoder) };
+  const networks = {};
+  for (const part of ["decoder", "encoder", "hyper_encoder"]) networks[part] = await open(rest[part]);
+  return { codec, ort, module, files: rest, ...networks };
 }
 
 /* Run a network on one tile. */
@@ -41,11 +44,13 @@ async function run(part, data, dims, wanted) {
   return result.data;
 }
 
-function cover(csw, size) {
-  const { tile: [tall, wide], fixed } = parts.codec, { rows, columns } = csw.sides(size);
-  if (fixed && (rows < tall || columns < wide)) throw new Problem("smaller", `${wide * FACTOR}×${tall * FACTOR}`);
+/* The tiles of a picture; `unit`: in latents (1), or in hyper-latents. */
+function cover(csw, size, unit = 1) {
+  const { tile, fixed, factor } = parts.codec, { rows, columns } = csw.sides(size), [tall, wide] = tile.map((side) => side / unit);
+  const pixels = `${tile[1] * factor}×${tile[0] * factor}`;
+  if (fixed && (rows < tall || columns < wide)) throw new Problem("smaller", pixels);
   const tiles = csw.tiles(size, tall, wide);
-  if (!tiles.length) throw new Problem("no_tiles", `${wide * FACTOR}×${tall * FACTOR}`);
+  if (!tiles.length) throw new Problem("no_tiles", pixels);
   return tiles;
 }
 
@@ -58,36 +63,53 @@ function toRgb(rgba, rgb) {
   }
 }
 
+/* Symbols of the hyper-latents of latents (M x rows x columns floats at `latents`). */
+async function hyperSymbols(csw, size, latents) {
+  const [, , channels, scale] = csw.codecWords(), hyper = csw.hyperSize(size), tiles = cover(csw, hyper, scale);
+  const { rows: tall, columns: wide } = csw.sides(hyper), [rows, columns] = csw.window(tiles[0]), made = parts.codec.hyper_channels;
+  const inside = channels * rows * columns * scale * scale, outside = made * rows * columns;
+  const input = csw.take(4 * inside), output = csw.take(4 * outside), symbols = csw.take(4 * made * tall * wide), window = csw.take(32);
+  for (const tile of tiles) {
+    csw.c.csw_tile_times(window, tile, scale);
+    csw.cut(channels, size, window, latents, input);
+    const dims = [1, channels, rows * scale, columns * scale];
+    csw.floats(output, outside).set(await run("hyper_encoder", csw.floats(input, inside).slice(), dims, [1, made, rows, columns]));
+    csw.check(csw.c.csw_to_symbols(csw.tables, hyper, tile, NCHW, output, symbols));
+  }
+  return symbols;
+}
+
 async function encode(original, progress) {
-  const csw = new Csw(parts.module, parts.entropy), size = csw.size(original.height, original.width);
-  const tiles = cover(csw, size), { rows: tall, columns: wide } = csw.sides(size);
+  const csw = new Csw(parts.module, parts.codec, parts.files), size = csw.size(original.height, original.width);
+  const tiles = cover(csw, size), { rows: tall, columns: wide } = csw.sides(size), { factor } = parts.codec;
   const [rows, columns] = csw.window(tiles[0]), channels = csw.channels(FORMS.latents);
-  const inside = 3 * rows * columns * FACTOR * FACTOR, outside = channels * rows * columns;
-  const rgb = csw.take(3 * original.height * original.width), input = csw.take(4 * inside), latents = csw.take(4 * outside);
-  const symbols = csw.take(4 * channels * tall * wide);
+  const inside = 3 * rows * columns * factor * factor, outside = channels * rows * columns;
+  const rgb = csw.take(3 * original.height * original.width), input = csw.take(4 * inside), output = csw.take(4 * outside);
+  const whole = csw.take(4 * channels * tall * wide);  // symbols, or with a hyperprior latents
   toRgb(original.rgba, csw.bytes(rgb, 3 * original.height * original.width));
   for (const [index, tile] of tiles.entries()) {
     progress(index, 2 * tiles.length);
     csw.c.csw_from_rgb(size, tile, FLOAT, NCHW, rgb, input);
-    const dims = [1, 3, rows * FACTOR, columns * FACTOR];
-    csw.floats(latents, outside).set(await run("encoder", csw.floats(input, inside).slice(), dims, [1, channels, rows, columns]));
-    csw.check(csw.c.csw_to_symbols(csw.tables, size, tile, NCHW, latents, symbols));
+    const dims = [1, 3, rows * factor, columns * factor];
+    csw.floats(output, outside).set(await run("encoder", csw.floats(input, inside).slice(), dims, [1, channels, rows, columns]));
+    if (csw.hyper) csw.c.csw_paste(channels, size, NCHW, tile, output, whole);
+    else csw.check(csw.c.csw_to_symbols(csw.tables, size, tile, NCHW, output, whole));
   }
-  return csw.write(size, symbols);
+  return csw.hyper ? csw.write(size, await hyperSymbols(csw, size, whole), whole) : csw.write(size, whole);
 }
 
 async function decode(coded, progress) {
-  const csw = new Csw(parts.module, parts.entropy), { form, constant } = parts.codec;
+  const csw = new Csw(parts.module, parts.codec, parts.files), { form, constant, factor } = parts.codec;
   const begun = performance.now();
   const file = csw.open(coded), { height, width } = csw.sides(file), tiles = cover(csw, file);
   const whole = csw.read(file, FORMS[form], constant), coder = performance.now() - begun;
   const [rows, columns] = csw.window(tiles[0]), channels = csw.channels(FORMS[form]);
-  const inside = channels * rows * columns, outside = 3 * rows * columns * FACTOR * FACTOR;
+  const inside = channels * rows * columns, outside = 3 * rows * columns * factor * factor;
   const input = csw.take(4 * inside), picture = csw.take(4 * outside), rgb = csw.take(3 * height * width);
   for (const [index, tile] of tiles.entries()) {
     progress(index, tiles.length);
-    csw.c.csw_cut(csw.tables, file, FORMS[form], NCHW, tile, whole, input);
-    const wanted = [1, 3, rows * FACTOR, columns * FACTOR];
+    csw.cut(channels, file, tile, whole, input);
+    const wanted = [1, 3, rows * factor, columns * factor];
     csw.floats(picture, outside).set(await run("decoder", csw.floats(input, inside).slice(), [1, channels, rows, columns], wanted));
     csw.check(csw.c.csw_to_rgb(file, tile, FLOAT, NCHW, picture, rgb));
   }

@@ -14,7 +14,7 @@ from codecswap.errors import UserError
 from codecswap.layers.upsampling import to_subpixel, transposed_phase_kernels, why_not_stride_2
 
 WEIGHT_BITS, ACTIVATION_BITS = 12, 14
-"""Bits of weights and activations, including the sign. The format allows `BITS`; with fewer, the C library sums products in 32 bits."""
+"""Bits of weights and activations, including the sign: of the format's `BITS` so many that the C library sums in 32 bits."""
 MEAN_BITS = 4
 """Fractional bits of means: so few that latents fit into 8-bit inputs of a decoder (`codecswap.inference.split_inputs`)."""
 HEADROOM = 2.0
@@ -29,8 +29,8 @@ UNREACHED = -(1 << 62)
 def integer_network(codec: HyperCodec, samples: Sequence[np.ndarray]) -> IntegerNetwork:
     """Convert the hyper-synthesis of a codec to integers.
 
-    Weights have `WEIGHT_BITS` and a power-of-two scale per output channel; activations have `ACTIVATION_BITS` and one such scale
-    per layer, estimated from the samples. Means are rounded to `MEAN_BITS`.
+    Weights have `WEIGHT_BITS` and a power-of-two scale per output channel; activations have `ACTIVATION_BITS` and one such
+    scale per layer, estimated from the samples. Means are rounded to `MEAN_BITS`.
 
     Args:
         samples: symbols of hyper-latents, ``(N, h, w)`` each.
