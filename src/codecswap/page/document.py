@@ -38,6 +38,8 @@ def page(folder: Path, runtime_folder: Path | None = None) -> str:
     manifest, tables = read_folder(folder)
     if manifest.decoder is None:
         raise UserError(f"{folder} holds no decoder: export it with --part both or --part decoder.")
+    if manifest.rates:
+        raise UserError(f"{folder} has a variable rate, which no page decodes yet: use `codecswap decode`.")
     entropy = read_entropy(folder, manifest, tables)
     script, program = onnxruntime_web.load(runtime_folder)
     parts = {"runtime": script, "runtime_wasm": program, "csw": _read("codecswap.wasm"), "entropy": tables.binary}
