@@ -8,10 +8,12 @@ import torch
 from residual import Residual
 from torch import Tensor, nn
 
+from codecswap.graph.leaves import leaves
 from codecswap.graph.lower import lower
 from codecswap.least_squares import draw, patches
-from codecswap.quantize import float_and_rounded
+from codecswap.quantize import float_and_rounded, rounding
 from codecswap.quantize.float_and_rounded import FloatAndRounded
+from codecswap.quantize.gains import output_metrics
 from codecswap.quantize.rounding import SplitConv2d, round_weights
 from codecswap.quantize.taps import Taps
 
@@ -192,3 +194,34 @@ def test_no_number_ends_at_once() -> None:
     layer = nn.Sequential(nn.Conv2d(6, 5, 3))
     with pytest.raises(torch.linalg.LinAlgError):
         round_weights(layer, [torch.full((1, 6, 12, 12), float("nan"))], exact_input=True, levels=LEVELS)
+
+
+@torch.no_grad()
+def test_the_metric_of_a_layer_is_that_of_what_follows_it() -> None:
+    """With a 1x1 convolution W after it, an error e adds ``|W e|^2``."""
+    torch.manual_seed(0)
+    tree = nn.Sequential(nn.Conv2d(6, 8, 3), nn.Conv2d(8, 4, 1))
+    exact = tree[1].weight[:, :, 0, 0].double()
+    weight = torch.tensor([1.0, 4.0, 0.25, 2.0]).view(1, 4, 1, 1)
+    for given in (None, weight):
+        found = output_metrics(leaves(tree), correlated(40, 1), ["0"], given)["0"]
+        wanted = exact.T @ (exact if given is None else weight.flatten().double()[:, None] * exact)
+        assert (found - wanted).norm() < 0.3 * wanted.norm()
+
+
+@pytest.mark.parametrize("kind", ["plain", "transposed", "strided"])
+@torch.no_grad()
+def test_outputs_compensate_each_other_in_the_metric_of_the_picture(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What follows sees 2 directions of 5 channels or more: errors go where they are not seen."""
+    layer = nn.Conv2d(6, 8, 3, padding=1) if kind == "plain" else layer_of(kind)
+    tree = nn.Sequential(layer, nn.Conv2d(layer.out_channels, 2, 1)).requires_grad_(False)
+    seen, other = correlated(24, 1), correlated(8, 2)
+
+    def error() -> float:
+        fitted = copy.deepcopy(tree)
+        round_weights(fitted, seen, exact_input=True, levels=15, steps=1 << 20, float_layers=["1"], untouched=["1"])
+        return sum((fitted(x) - tree(x)).square().mean().item() for x in other)
+
+    with_metric = error()
+    monkeypatch.setattr(rounding, "output_metrics", lambda *given: {})
+    assert with_metric < 0.6 * error()

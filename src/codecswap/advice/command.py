@@ -17,11 +17,17 @@ def main(options: AdviseOptions) -> int:
     _show(found, source.name)
     if options.target:
         try:
-            from codecswap.compile.compare import compare
+            from codecswap.compile.compare import compare, frontiers
+            from codecswap.export.tables import show_frontier
         except ModuleNotFoundError as error:
             raise UserError(f"--target needs {error.name}, which is not installed: {how_to_install('npu')}.") from None
         exact = [choice.name for choice in found.upsampling if choice.exact]
-        if compare(found.codecs, source.name, options.target, exact) is None:
+        answer = compare(found.codecs, source.name, options.target, exact)
+        codec = found.codecs[found.replacement or exact[0]]
+        for precision, frontier in [] if codec.predicts_means else frontiers(codec, options.target):
+            say(f"{options.target}, {precision}:")
+            show_frontier(frontier)
+        if answer is None:
             return 0
     for sentence in found.sentences():
         say(sentence)

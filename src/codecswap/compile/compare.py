@@ -1,15 +1,19 @@
 """Find the fastest replacement on an NPU with its compiler."""
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from codecswap.codecs.protocol import Codec
 from codecswap.compile import TOOLCHAINS
 from codecswap.compile.compiler import SIZE, make_job
 from codecswap.compile.toolchain import Compiled
 from codecswap.console import say, show_table, track
+from codecswap.data.samples import held_out_pictures
 from codecswap.errors import UserError
+from codecswap.quantize.budget import Budget, search
+from codecswap.quantize.scheme import Frontier
 from codecswap.targets.target import load_target
 
 RANGE_PICTURES = 2
@@ -56,6 +60,23 @@ def compare(choices: Mapping[str, Codec], name: str, target: str, exact: Sequenc
     than = ", ".join(f"{whole[other] / whole[best]:.1f} times as fast as {other}" for other in others)
     say(f"On {chosen.chip} {best} is the fastest of the exact choices{f', {than}' if than else ''}: nothing to train.")
     return None
+
+
+def frontiers(codec: Codec, target: str) -> Iterator[tuple[str, Frontier]]:
+    """Loss against cost on a target, for each of its integer precisions: the plain one measured, the remedies predicted.
+
+    Args:
+        codec: a float codec with a factorized prior.
+        target: a target of `codecswap compile`.
+    """
+    chosen = load_target(target)
+    for precision in chosen.quantized:
+        job = make_job(codec, Path(), chosen, precision=precision)
+        held_out = held_out_pictures(None, SIZE, codec.factor)
+        how: dict[str, Any] = {"form": job.form, "size": SIZE, "prices": chosen.prices}
+        made = search(codec, job.samples, held_out, chosen.scheme(precision), Budget(), **how)
+        assert made.frontier
+        yield precision, made.frontier
 
 
 def _figures(compiled: Compiled | None) -> list[str]:

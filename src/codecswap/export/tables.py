@@ -99,7 +99,9 @@ def show_frontier(frontier: Frontier) -> None:
         why = ", ".join(f"{tensor} {loss:.3f}" for loss, tensor in tensors[:3])
         say(f"{layer}: {REMEDIES[remedy]}. Quantized, it costs {total:.3f} dB ({why}).")
     best = frontier.chosen
-    if frontier.held:
+    if not frontier.asked:
+        say("Ask for one of these with --max_loss or --max_cost.")
+    elif frontier.held:
         say(f"Asked: {frontier.asked}. Held: {best.loss:.3f} dB at {best.cost:.2f} times the cost.")
     else:
         warn(

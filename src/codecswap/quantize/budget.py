@@ -30,6 +30,7 @@ from codecswap.quantize.codec import (
     quantize,
     trainable,
 )
+from codecswap.quantize.gains import DECIBELS, latent_weight
 from codecswap.quantize.scheme import FLOAT, REMEDIES, SPLIT, WIDE, Frontier, Point, Scheme
 from codecswap.quantize.sensitivity import WEIGHTS, Cost, costs
 from codecswap.quantized.compute import compute
@@ -51,8 +52,6 @@ LONGEST_RUN = 8
 """Longest run of layers that the search changes at once: a tensor stays in float only if all layers at it do."""
 LESS = 0.97
 """A dearer set of remedies is on the frontier if it loses at most this share of what the cheaper one does."""
-DECIBELS = 10 / math.log(10)
-"""Loss in dB of a small error, per share of the distortion."""
 
 
 @dataclass(frozen=True)
@@ -169,6 +168,8 @@ def _choose(points: Sequence[Point], measured: Callable[[Point], Point], budget:
     """The cheapest point that is measured to hold the budget; else the one with the least loss that is not too dear."""
     allowed = [point for point in points if budget.cost is None or point.cost <= budget.cost + 1e-9]
     found = {0: measured(allowed[0])}
+    if budget.loss is None and budget.cost is None:
+        return found[0]
     if budget.loss is None:
         best = measured(allowed[-1])
         return min(found[0], best, key=lambda point: (point.loss, point.cost))
@@ -313,7 +314,7 @@ def _tensors(codec: Codec, samples: Samples, part: str, network: QuantizedNetwor
     feed = np.concatenate([network.feeds[place] for place in places])
     x = torch.from_numpy(np.stack([samples.pictures[place] for place in places]))
     assert network.float_transform is not None
-    weight = _picture_weight(network.float_transform, feed, x) if part == "decoder" else _latent_weight(codec, x)
+    weight = _picture_weight(network.float_transform, feed, x) if part == "decoder" else latent_weight(codec, x)
     found = costs(network.float_transform, network.transform, feed, weight)
     # the picture is rounded to 8 bits anyway
     return [one for one in found if part == "encoder" or one.name != network.transform.output]
@@ -323,24 +324,6 @@ def _picture_weight(transform: TransformGraph, feed: np.ndarray, x: Tensor) -> T
     """``(B, 1, 1, 1)``: one over each picture's distortion."""
     shown = compute(transform, torch.from_numpy(feed))
     return 1 / (to_8_bits(shown) - x).square().mean((1, 2, 3), keepdim=True).clamp_min(1e-12)
-
-
-def _latent_weight(codec: Codec, x: Tensor) -> Tensor:
-    """``(1, M, 1, 1)``: what the squared error of a latent adds to distortion and bits, in shares of the distortion.
-
-    As in `codecswap.training.student.LatentCost`.
-    """
-    latents = encode(codec, x).requires_grad_(True)
-    with torch.enable_grad():
-        shown = codec.g_s(latents)
-        signs = torch.randint(0, 2, shown.shape, generator=torch.Generator().manual_seed(0)) * 2.0 - 1
-        (slope,) = torch.autograd.grad((shown * signs).sum(), latents)
-    distortion = (shown.detach() - x).square().sum().item()
-    bits = codec.bits(latents.detach()).item()
-    variance = latents.detach().var((0, 2, 3), keepdim=True).clamp_min(1 / 12)
-    of_bits = 100 * PERCENT / DECIBELS / bits / (2 * math.log(2) * variance)
-    # a mean over all latents becomes their sum
-    return (slope.square().mean((0, 2, 3), keepdim=True) / distortion + of_bits).detach() * latents.numel()
 
 
 def _multiply_adds(graph: TransformGraph) -> dict[str, float]:

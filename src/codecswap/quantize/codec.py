@@ -21,6 +21,7 @@ from codecswap.layers.gdn import PlainActivation
 from codecswap.layers.upsampling import ConstantMask
 from codecswap.quantize.adapt import leave_in_float, reduce_ranges
 from codecswap.quantize.equalize import equalize
+from codecswap.quantize.gains import latent_weight
 from codecswap.quantize.ranges import quantize_graph
 from codecswap.quantize.rounding import round_weights, split_weights
 from codecswap.quantize.scheme import FLOAT, SPLIT, WIDE, Frontier, Scheme
@@ -30,6 +31,8 @@ from codecswap.quantized.synthesis import QuantizedSynthesis
 
 TRANSFORMS = {"decoder": ("g_s", "split_inputs", "picture"), "encoder": ("g_a", "picture", "latents")}
 """Transform, input and output of each network."""
+WEIGHED = 4
+"""Number of samples on which the errors of latents are weighed."""
 STEPS = 3
 """Progress steps per network: equalize, refit and round weights, estimate ranges."""
 
@@ -148,7 +151,10 @@ def quantize(
         prefix, _, output = TRANSFORMS[name]
         # a copy, since its weights will change
         reference = trace(copy.deepcopy(lowered), input=input, shape=shape, output=output, prefix=prefix)
-        known = _round(lowered, inputs, name, input, scheme)
+        weight = None
+        if name == "encoder":
+            weight = latent_weight(codec, torch.from_numpy(np.stack(samples.pictures[:WEIGHED])))
+        known = _round(lowered, inputs, name, input, scheme, weight)
         advance(1)
         made = _quantized(lowered, inputs, name, known, scheme, reference)
         networks[name] = replace(made, stopped={f"{prefix}.{layer}": why for layer, why in start.stopped.items()})
@@ -255,9 +261,12 @@ def _lowered_encoder(codec: Codec, samples: Samples, scheme: Scheme) -> Lowered:
 
 
 def _round(
-    lowered: nn.Module, inputs: Sequence[np.ndarray], part: str, input: str, scheme: Scheme
+    lowered: nn.Module, inputs: Sequence[np.ndarray], part: str, input: str, scheme: Scheme, weight: Tensor | None
 ) -> dict[str, Quantization]:
-    """Refit and round a transform's weights in place; returns their quantization by their names in the graph."""
+    """Refit and round a transform's weights in place; returns their quantization by their names in the graph.
+
+    ``weight``: weights of the squared errors of its output (`codecswap.quantize.gains`).
+    """
     name, precision = TRANSFORMS[part][0], _precision(scheme)
 
     def paths(layers: Collection[str]) -> list[str]:
@@ -286,6 +295,7 @@ def _round(
         untouched=paths(last),
         split_layers=split,
         wide_layers=paths(scheme.layers(WIDE)),
+        output_weight=weight,
     )
     split_weights(lowered, split, levels)
     outputs = {  # channel axis of the scales of each weight

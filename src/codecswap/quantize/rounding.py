@@ -10,7 +10,7 @@ compensate the layers before it.
 
 import copy
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 
 import torch
@@ -20,12 +20,17 @@ from codecswap.graph.leaves import OneLayer
 from codecswap.layers.gdn import PlainActivation
 from codecswap.least_squares import Sums, draw, patches, ridge_step
 from codecswap.quantize.float_and_rounded import FloatAndRounded, is_inside
-from codecswap.quantize.taps import Taps, fits
+from codecswap.quantize.gains import output_metrics
+from codecswap.quantize.taps import Part, Taps, fits
 
 POSITIONS = 32768
 """Number of output positions, drawn from all samples, that a layer is fitted to."""
 RIDGE = 1e-3
 """Ridge regularization towards the current weights, relative to the mean energy of the inputs."""
+DAMPING = 0.01
+"""Added to the diagonal of a metric, relative to its mean."""
+ROW_BLOCKS = 32
+"""Number of blocks of rows that are rounded one after the other; rows of a block do not compensate each other."""
 BLOCK = 128
 """Number of inputs rounded before the remaining weights are updated."""
 RESCALINGS = 8
@@ -73,6 +78,7 @@ def round_weights(
     untouched: Collection[str] = (),
     split_layers: Collection[str] = (),
     wide_layers: Collection[str] = (),
+    output_weight: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """Refit and round all (transposed) convolutions of an equalized lowered transform, in place.
 
@@ -88,6 +94,7 @@ def round_weights(
         untouched: layers that are neither refitted nor rounded.
         split_layers: layers whose convolutions become a `SplitConv2d`.
         wide_layers: layers whose outputs have 16 bits.
+        output_weight: weights of the squared errors of the transform's output; None: 1.
 
     Returns: scale ``(O,)`` of each rounded weight, by the parameter's name.
     """
@@ -97,18 +104,24 @@ def round_weights(
     )
     left = [path for path, one in transform.named_modules() if isinstance(one, PlainActivation)]
     left += untouched
+    chosen = {
+        leaf.name: place
+        for place, leaf in enumerate(walk.tree.steps)
+        if isinstance(leaf.module, nn.Conv2d | nn.ConvTranspose2d)
+        and not is_inside(leaf.path, left)
+        and fits(leaf.module)
+        and leaf.name == leaf.path  # not a second call
+    }
+    rounded = [path for path in chosen if not is_inside(path, [*float_layers, *split_layers])]
+    metrics = output_metrics(walk.float_tree, samples, rounded, output_weight)
     scales: dict[str, Tensor] = {}
-    for place, leaf in enumerate(walk.tree.steps):
-        conv = leaf.module
-        if not isinstance(conv, nn.Conv2d | nn.ConvTranspose2d) or is_inside(leaf.path, left) or not fits(conv):
-            continue
-        if leaf.name != leaf.path:  # a second call
-            continue
-        refitted_only = is_inside(leaf.path, [*float_layers, *split_layers])
-        given = None if refitted_only else levels
-        found = _refit_and_round(conv, walk.at(place), POSITIONS // len(samples), generator, given)
-        if not refitted_only:
-            scales[f"{leaf.path}.weight"] = found
+    for path, place in chosen.items():
+        conv, rounding = transform.get_submodule(path), None
+        if path in rounded:
+            rounding = Rounding(levels, metrics.get(path))
+        found = _refit_and_round(conv, walk.at(place), POSITIONS // len(samples), generator, rounding)
+        if rounding:
+            scales[f"{path}.weight"] = found
     return scales
 
 
@@ -118,6 +131,16 @@ def split_weights(transform: nn.Module, layers: Collection[str], levels: int) ->
     for path, conv in list(transform.named_modules()):
         if isinstance(conv, nn.Conv2d | nn.ConvTranspose2d) and is_inside(path, layers) and not is_inside(path, left):
             transform.set_submodule(path, SplitConv2d(conv, levels))
+
+
+@dataclass(frozen=True)
+class Rounding:
+    """How to round a layer's weights."""
+
+    levels: int
+    """As in `round_weights`."""
+    metric: Tensor | None
+    """`codecswap.quantize.gains.output_metrics` of the layer, ``(O, O)``; None: errors of all outputs count alike."""
 
 
 @dataclass(frozen=True)
@@ -137,7 +160,7 @@ def _refit_and_round(
     pairs: Iterable[tuple[Tensor, Tensor]],
     positions: int,
     generator: torch.Generator,
-    levels: int | None,
+    rounding: Rounding | None,
 ) -> Tensor:
     """Refit ``conv`` from inputs to outputs, round its weight in place, and correct its bias; returns the scales ``(O,)``.
 
@@ -146,7 +169,7 @@ def _refit_and_round(
     Args:
         pairs: inputs and outputs, ``(1, I, H, W)`` and ``(1, O, H', W')``.
         positions: number of positions drawn from each.
-        levels: as in `round_weights`; None: do not round.
+        rounding: None: do not round.
     """
     taps, sums = Taps(conv), None
     for x, y in pairs:
@@ -170,8 +193,10 @@ def _refit_and_round(
             own = gram if all_of_it else gram[part.inputs[:, None], part.inputs]
             fits.append(_refitted(own, cross[part.inputs[:, None], part.outputs], weight[part.weights]))
         made = [fit.weight for fit in fits]
-        if levels:
-            scales[parts[0].channels], made = _rounded(fits, levels)
+        if rounding:
+            metric = rounding.metric
+            metrics = [None if metric is None else _of_outputs(metric, part) for part in parts]
+            scales[parts[0].channels], made = _rounded(fits, rounding.levels, metrics)
         for part, rows in zip(parts, made, strict=True):
             weight[part.weights] = rows
             bias[part.outputs] -= rows @ mean_in[part.inputs]
@@ -202,8 +227,51 @@ def _refitted(gram: Tensor, cross: Tensor, weight: Tensor) -> _Fit:
     return _Fit(weight + step.T, order, upper)
 
 
-def _rounded(fits: Sequence[_Fit], levels: int) -> tuple[Tensor, list[Tensor]]:
-    """Round fitted weights with common scales ``(O,)``, such that each row uses the last level."""
+def _of_outputs(metric: Tensor, part: Part) -> Tensor:
+    """The metric of a part's outputs; all phases of a transposed convolution have the same one."""
+    return metric[part.channels[:, None], part.channels]
+
+
+def _rounded(fits: Sequence[_Fit], levels: int, metrics: Sequence[Tensor | None]) -> tuple[Tensor, list[Tensor]]:
+    """Round fitted weights with common scales ``(O,)``, such that each row uses the last level.
+
+    With a metric G ``(O, O)`` of errors of the outputs, rows are rounded block by block, and later rows compensate the errors E
+    of earlier ones where that lowers ``tr(E^T G E H)``, with the inputs' Gram matrix H: with ``G = L^T L`` (L lower triangular)
+    that is the sum of ``|L_i E|^2`` over rows, to which only rows up to i contribute.
+    """
+    count = len(fits[0].weight)
+    known = [metric for metric in metrics if metric is not None]
+    order = torch.argsort(sum(one.diagonal() for one in known), descending=True) if known else torch.arange(count)
+    lower = [None if metric is None else _factor(metric[order[:, None], order]) for metric in metrics]
+    scales = fits[0].weight.new_zeros(count)
+    rounded = [torch.empty_like(fit.weight) for fit in fits]
+    errors = [torch.zeros_like(fit.weight) for fit in fits]  # in that order
+    step = max(1, -(-count // ROW_BLOCKS)) if known else count
+    for start in range(0, count, step):
+        block = slice(start, start + step)
+        rows, wanted = order[block], []
+        for fit, factor, error in zip(fits, lower, errors, strict=True):
+            shift = 0.0
+            if factor is not None and start:
+                seen = factor[block, :start] @ error[:start]
+                shift = torch.linalg.solve_triangular(factor[block, block], seen, upper=False)
+            wanted.append(replace(fit, weight=fit.weight[rows] - shift))
+        scales[rows], made = _rounded_rows(wanted, levels)
+        for one, fit, result, error in zip(made, fits, rounded, errors, strict=True):
+            result[rows] = one
+            error[block] = one - fit.weight[rows]
+    return scales, rounded
+
+
+def _factor(metric: Tensor) -> Tensor:
+    """The lower triangular L with ``L^T L = metric``, which is damped."""
+    damped = metric.clone()
+    damped.diagonal().add_(DAMPING * metric.diagonal().mean() + 1e-30)
+    return torch.linalg.cholesky(damped.flip(0, 1)).flip(0, 1).T
+
+
+def _rounded_rows(fits: Sequence[_Fit], levels: int) -> tuple[Tensor, list[Tensor]]:
+    """Round some rows of fitted weights: as `_rounded`, without a metric."""
     scales = torch.stack([fit.weight.abs().amax(1) for fit in fits]).amax(0).clamp_min(1e-12) / levels
     rounded = [_compensated(fit, slice(None), scales, levels) for fit in fits]
     for _ in range(RESCALINGS):

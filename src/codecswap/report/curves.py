@@ -1,6 +1,7 @@
 """Plots of the report: training curves, and rate-distortion curves."""
 
 import math
+from typing import Any
 
 import numpy as np
 
@@ -67,6 +68,26 @@ def training_plots(rows: list[Row], borders: list[float]) -> list[Plot]:
         plot("wall", "min", line("wall_time", "minutes", "third")),
     ]
     return [plot for plot in plots if not plot.empty]
+
+
+def frontier_plots(runs: list[Run]) -> list[Plot]:
+    """Loss over cost of the remedies found for quantized decoders."""
+    plots = []
+    for number, frontier in enumerate(run.frontier for run in runs if run.frontier):
+        points, chosen = frontier["points"], frontier["chosen"]
+        measured = [point for point in points if point["loss"] is not None]
+
+        def line(name: str, color: str, points: list[dict[str, Any]], key: str, dash: str, marker: str) -> Line:
+            return Line(text(name), color, [p["cost"] for p in points], [p[key] for p in points], dash, marker)
+
+        lines = [
+            line("predicted_loss", "third", points, "predicted", "dotted", ""),
+            line("measured_loss", "student", measured, "loss", "dashed", "o"),
+            line("chosen_remedies", "teacher", [chosen], "loss", "solid", "*"),
+        ]
+        title, described = text("plot_frontier"), text("plot_frontier_described")
+        plots.append(Plot(f"frontier{number}", title, described, lines, text("relative_cost"), "dB", 3))
+    return plots
 
 
 def rate_plots(comparison: Comparison) -> list[Plot]:

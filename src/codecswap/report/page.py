@@ -64,7 +64,7 @@ def write_page(runs: list[Run], measurements: Measurements, encoded: dict[str, s
         verdict=make_verdict(last, comparison, measurements),
         rows=rows,
         columns=_columns(rows),
-        plots=curves.training_plots(rows, borders),
+        plots=curves.training_plots(rows, borders) + curves.frontier_plots(runs),
         times=[(text(f"stage_{run.stage.name}"), run.done, duration(run.seconds)) for run in runs if run.done],
         rate_intro=text("rate_intro", count=str(len(comparison.on_anchors))) if comparison else "",
         rate_plots=curves.rate_plots(comparison) if comparison else [],

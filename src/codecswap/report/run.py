@@ -41,6 +41,17 @@ class Run:
         """Processes that trained it, in order."""
         return self.record.get("starts") or []
 
+    @cached_property
+    def frontier(self) -> dict[str, Any]:
+        """Loss against cost of a quantized decoder with a budget; empty if there was none."""
+        try:
+            content = json.loads((self.folder / "frontier.json").read_text(encoding="utf-8"))
+            for point in [*content["points"], content["chosen"]]:
+                float(point["cost"]), float(point["predicted"]), float(point["loss"] or 0)
+        except (OSError, ValueError, KeyError, TypeError):
+            return {}
+        return content
+
     @property
     def best(self) -> Path | None:
         """Checkpoint to evaluate: the best, or else the last."""

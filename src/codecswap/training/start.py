@@ -1,5 +1,6 @@
 """Start of a run: its teacher, its student, its folder."""
 
+import json
 import shutil
 import time
 from collections.abc import Iterable
@@ -37,6 +38,8 @@ SIZED_ON = 64
 """Number of pictures from which the size of a GDN swap is chosen."""
 RANGE_PICTURES = 32
 """Number of pictures to quantize a decoder on: fewer give a worse fit of weights, more give wider ranges."""
+FRONTIER = "frontier.json"
+"""File in a run's folder with the `codecswap.quantize.scheme.Frontier` of --max_loss and --max_cost."""
 SHOWN = 16
 """Number of pictures on which the loss of an inexact replacement is measured."""
 
@@ -55,6 +58,8 @@ def make_folder(stage: Stage, options: Any, resumed: str | None) -> Path:
         return folder
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        if not resumed:
+            (folder / FRONTIER).unlink(missing_ok=True)
         text = yaml.safe_dump(asdict(options), sort_keys=False)
         with atomic_write(folder / "config.yaml") as beside:
             beside.write_text(text, encoding="utf-8")
@@ -140,6 +145,9 @@ def _quantized(student: Codec, options: Any, pictures: Pictures) -> QuantizedSyn
         decoder, found = decoder_to_budget(
             student, list(crops.numpy()), list(held_out.numpy()), scheme, budget, prices=prices, form=form, target=name
         )
+        if is_first_process():
+            with atomic_write(Path(options.save_dir) / FRONTIER) as beside:
+                beside.write_text(json.dumps(asdict(found), indent=2) + "\n", encoding="utf-8")
         held = "held" if found.held else "not held, which is the best that was found"
         say(
             f"Asked: {found.asked}. Remedies: {words(decoder.remedies)} ({found.chosen.loss:.3f} dB, {found.chosen.cost:.2f} "
