@@ -12,6 +12,7 @@ import copy
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -116,9 +117,8 @@ def round_weights(
     metrics = output_metrics(walk.float_tree, samples, rounded, output_weight)
     scales: dict[str, Tensor] = {}
     for path, place in chosen.items():
-        conv, rounding = transform.get_submodule(path), None
-        if path in rounded:
-            rounding = Rounding(levels, metrics.get(path))
+        conv: Any = transform.get_submodule(path)
+        rounding = Rounding(levels, metrics.get(path)) if path in rounded else None
         found = _refit_and_round(conv, walk.at(place), POSITIONS // len(samples), generator, rounding)
         if rounding:
             scales[f"{path}.weight"] = found
@@ -240,8 +240,8 @@ def _rounded(fits: Sequence[_Fit], levels: int, metrics: Sequence[Tensor | None]
     that is the sum of ``|L_i E|^2`` over rows, to which only rows up to i contribute.
     """
     count = len(fits[0].weight)
-    known = [metric for metric in metrics if metric is not None]
-    order = torch.argsort(sum(one.diagonal() for one in known), descending=True) if known else torch.arange(count)
+    known = [metric.diagonal() for metric in metrics if metric is not None]
+    order = torch.argsort(torch.stack(known).sum(0), descending=True) if known else torch.arange(count)
     lower = [None if metric is None else _factor(metric[order[:, None], order]) for metric in metrics]
     scales = fits[0].weight.new_zeros(count)
     rounded = [torch.empty_like(fit.weight) for fit in fits]
