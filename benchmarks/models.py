@@ -64,7 +64,7 @@ def main() -> None:
                 continue  # it is not exported
             folders[name] = Path(scratch) / f"{Path(path).stem}-exported"
             arguments = ExportOptions(teacher=path, replacement="subpixel", output=folders[name])
-            export.main(arguments, {"teacher", "replacement"})
+            export.main(arguments)
         exactness(codecs, pictures)
         coding(codecs, folders, pictures)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from csw_library import HERE, LIBRARY, SANITIZED, WARNINGS, tool
+from csw_library import HERE, LIBRARY, SANITIZED, SOURCES, WARNINGS, tool
 
 from codecswap.entropy import bitstream
 from codecswap.entropy.tables import EntropyTables
@@ -20,6 +20,7 @@ SECONDS = 60
 def test_no_input_harms(tmp_path: Path, random_tables: Callable[..., EntropyTables]) -> None:
     program = tmp_path / "fuzz"
     command = [tool("clang"), *SANITIZED, "-fsanitize=fuzzer", *WARNINGS, f"-I{LIBRARY}", str(HERE / "fuzz.c")]
+    command += [str(LIBRARY / name) for name in SOURCES[1:]]  # it includes the first
     built = subprocess.run([*command, "-o", str(program)], capture_output=True, text=True)
     assert built.returncode == 0, built.stderr
     rng, seeds = np.random.default_rng(0), tmp_path / "seeds"

@@ -243,6 +243,13 @@ def test_tiles_are_those_of_python(library: Library) -> None:
             for left, first, end in tiles.windows(columns, wide, 2)
         ]
         assert list(struct.iter_unpack("<8I", answer)) == wanted
+    answer = library.ask("tiles", 8 * 40, 8 * 33, 16, 20, factor=8, margin=7)
+    wanted = [
+        (top, left, 16, 20, first_row, end_row, first, end)
+        for top, first_row, end_row in tiles.windows(40, 16, 7)
+        for left, first, end in tiles.windows(33, 20, 7)
+    ]
+    assert list(struct.iter_unpack("<8I", answer)) == wanted
     assert library.ask("tiles", 96, 96, 4, 9) == b""  # a window of 4 has no inside
     largest = (1 << 32) - 1
     assert len(library.ask("tiles", 7_000, 9_000, largest, largest)) == 32

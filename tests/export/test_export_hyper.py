@@ -56,7 +56,7 @@ def test_the_folder_is_verified_and_says_what_integers_cost(
     if printed:  # the first test that asks has the folder made
         assert "Hyper-encoder against PyTorch" in printed and "% against floating point" in printed
     names = {"codec.json", "decoder.onnx", "encoder.onnx", "hyper_encoder.onnx", "entropy.bin", "entropy.json"}
-    assert {path.name for path in folder.iterdir()} == names | {"gaussians.json", "hyper_decoder.bin"}
+    assert {path.name for path in folder.iterdir()} == names | {"gaussians.json", "gaussians.bin", "hyper_decoder.bin"}
     content = json.loads((folder / "codec.json").read_text())
     assert content["side"]["factor"] == 4
     codec = OnnxCodec(folder)
