@@ -1,5 +1,6 @@
 """Codecs with variable rate: CompressAI's strings and pictures at every level, files at any gain, sizes on request."""
 
+import json
 import math
 import re
 import struct
@@ -25,8 +26,11 @@ from codecswap.entropy import bitstream
 from codecswap.entropy.rate_control import CLOSE, ENCODINGS, encode_to_size
 from codecswap.entropy.rates import Rates
 from codecswap.errors import UserError
+from codecswap.evaluation.evaluate import evaluate
 from codecswap.evaluation.measure import compress
 from codecswap.inference.runtime import OnnxCodec
+from codecswap.swaps.apply import swap
+from codecswap.training.student import TeacherStudent
 
 KINDS = {
     "bmshj2018_hyperprior_vbr": (models.ScaleHyperpriorVbr, {"vr_entbttlnck": True}),
@@ -199,3 +203,36 @@ def test_rate_control_needs_six_encodings_at_most(slope: float, bend: float, ran
         tried.clear()
         data = encode_to_size(encode_at, rates, wanted)
         assert (1 - CLOSE) * wanted <= len(data) <= wanted and len(tried) <= ENCODINGS
+
+
+def test_training_at_changing_gains_and_a_curve_of_one_checkpoint(
+    checkpoint: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    fast = ["--batch_size", "4", "--num_workers", "0", "--recon_every", "0", "--accelerator", "cpu", "--epochs", "1"]
+    start = ["--teacher", str(checkpoint), "--replacement", "subpixel", "--save_dir", str(tmp_path / "d")]
+    assert main(["distill", "--coco_dir", str(pictures), *fast, *start]) == 0
+    student = tmp_path / "d" / "last.pt"
+    names = ["--checkpoint", str(student), "--images", str(pictures / "val"), "--anchors", "none"]
+    assert main(["eval", *names, "--output", str(tmp_path / "e"), "--accelerator", "cpu"]) == 0
+    summary = json.loads((tmp_path / "e" / "summary.json").read_text())
+    rates = {
+        kind: [each["mean"]["bpp"] for each in summary["codecs"] if each["kind"] == kind]
+        for kind in ("teacher", "student")
+    }
+    assert rates["teacher"] == rates["student"] == sorted(rates["teacher"]) and len(rates["teacher"]) == 8
+    assert {each["curve"] for each in summary["codecs"]} == {"teacher", "student"}
+    assert summary["bjontegaard"][0]["curve"] == "student"
+    codec = load_codec(str(checkpoint))
+    results = evaluate(list((pictures / "val").iterdir())[:1], {"a": codec})
+    assert [result.name for result in results] == [f"a, gain {gain:.3g}" for gain in codec.gains]
+
+
+def test_gains_of_training_follow_seed_and_step() -> None:
+    codec = ours(theirs("mbt2018_mean_vbr"))
+    pair = TeacherStudent(codec, swap(codec, "subpixel")[0])
+    seen = set()
+    for step in range(64):
+        pair.draw_gain(hash((7, step)))
+        assert pair.student.gain == pair.teacher.gain
+        seen.add(pair.teacher.gain)
+    assert seen == set(codec.gains)

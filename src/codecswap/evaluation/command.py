@@ -93,7 +93,7 @@ def main(options: EvalOptions) -> int:
         written = [files.curve_json(name, points, description) for name, points in curves(results).items()]
         if kodak:
             models = dict.fromkeys([ZOO, *(teacher.model for teacher in codecs.teachers if teacher.path is None)])
-            written += [published(model) for model in models]
+            written += [known for model in models if (known := published(model))["results"]]
         files.write_results(options.output, content, results, written)
         names = f"{files.SUMMARY}, {files.PICTURES} and {files.CURVES}/"
         say(f"Written to {options.output}: {names} for compressai.utils.plot.")

@@ -61,19 +61,24 @@ def evaluate(
         if metric.load and not metric.load(device):
             raise UserError(f"{metric.label} cannot be measured here: leave it out.")
     teachers = {"teacher": teacher} if teacher is not None else in_torch
-    exported = [each.measured(each.name) for each in pair_folders(list(folders.values()), list(folders), teachers)]
-    measured: list[MeasuredCodecs]
-    if teacher is not None:
-        measured = [TeacherAndStudents(teacher, in_torch, exported=exported)]
-    else:
-        measured = [TeacherAndStudents(codec, {}, name=name) for name, codec in in_torch.items()]
-        measured += [ExportedCodecs(exported)] if exported else []
+    paired = pair_folders(list(folders.values()), list(folders), teachers)
+    exported = [one for each in paired for one in each.measured(each.name).at_gains()]
+    measured: list[MeasuredCodecs] = []
+    for name, codec in in_torch.items() if teacher is None else [("teacher", teacher)]:
+        students = {} if teacher is None else in_torch
+        for gain in codec.gains or (None,):
+            beside = [one for one in exported if teacher is not None and one.gain in (gain, None)]
+            measured.append(TeacherAndStudents(codec, students, name=name, exported=beside, gain=gain))
+    if teacher is None and exported:
+        measured.append(ExportedCodecs(exported))
     anchored = Anchors(anchors)
     for done, _ in enumerate(measure_all(measured, _read(pictures), anchors=anchored, metrics=chosen), 1):
         progress(done)
-    by_name = {result.name: result for each in measured for result in each.results}
+    by_curve: dict[str, list[CodecResult]] = {}
+    for result in (result for each in measured for result in each.results):
+        by_curve.setdefault(result.curve or result.name, []).append(result)
     order = (["teacher"] if teacher is not None else []) + list(named)
-    return [by_name[name] for name in order] + anchored.results
+    return [result for name in order for result in by_curve[name]] + anchored.results
 
 
 def _read(pictures: Iterable[str | Path | tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:

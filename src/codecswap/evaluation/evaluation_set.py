@@ -34,7 +34,12 @@ class EvaluationSet:
     @property
     def rates(self) -> int:
         """Number of codecs of different rates; several make curves."""
-        return max(len(self.teachers), len({folder.codec.tables.digest() for folder in self.folders.values()}))
+        fixed = max(len(self.teachers), len({folder.codec.tables.digest() for folder in self.folders.values()}))
+        variable = [
+            len(folder.codec.entropy.rates.gains) for folder in self.folders.values() if folder.codec.entropy.rates
+        ]
+        groups = [each for each in self.measured if isinstance(each, TeacherAndStudents)]
+        return max(fixed, *variable, *(len(each.codecs[0].gains) for each in groups), 1)
 
     @property
     def title(self) -> str:
@@ -84,17 +89,20 @@ def build_evaluation_set(options: EvalOptions, device: torch.device) -> Evaluati
     folders = pair_folders(opened, labels, dict(zip(names, codecs, strict=True)))
     exported: dict[int | None, list[Exported]] = {}
     for folder, curve in zip(folders, curve_names(folders, len(teachers)), strict=True):
-        exported.setdefault(folder.teacher, []).append(folder.measured(curve))
-    measured: list[MeasuredCodecs] = [
-        TeacherAndStudents(
-            codec.to(device),
-            {student: checkpoint.student.to(device) for student, checkpoint in mine.items()},
-            name=name,
-            curves=["teacher", *(curves[student] for student in mine)],
-            exported=exported.get(index, ()),
-        )
-        for index, (name, codec, mine) in enumerate(zip(names, codecs, students, strict=True))
-    ]
+        exported.setdefault(folder.teacher, []).extend(folder.measured(curve).at_gains())
+    measured: list[MeasuredCodecs] = []
+    for index, (name, codec, mine) in enumerate(zip(names, codecs, students, strict=True)):
+        gains = codec.gains or (None,)
+        for gain in gains:
+            group = TeacherAndStudents(
+                codec.to(device),
+                {student: checkpoint.student.to(device) for student, checkpoint in mine.items()},
+                name=name,
+                curves=["teacher" if len(gains) == 1 else name, *(curves[student] for student in mine)],
+                exported=[one for one in exported.get(index, ()) if one.gain in (gain, None)],
+                gain=gain,
+            )
+            measured.append(group)
     if alone := exported.get(None):
         measured.append(ExportedCodecs(alone))
     return EvaluationSet(teachers, measured, loaded, {folder.name: folder for folder in folders})

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ParamSpec, Protocol, TypeVar
 
 import torch
@@ -100,6 +100,21 @@ class Exported:
     encoder: bitstream.Codec
     """The same codec, or if it has no encoder, another one with its entropy tables."""
     curve: str = ""
+    gain: float | None = None
+    """Gain of a codec with variable rate."""
+
+    def at_gains(self) -> "list[Exported]":
+        """A codec with variable rate at each of its gains, as one curve; another codec as it is."""
+        rates = self.codec.entropy.rates
+        if not rates:
+            return [self]
+        curve = self.curve or self.name
+        return [replace(self, name=at_gain(self.name, gain), curve=curve, gain=gain) for gain in rates.gains]
+
+
+def at_gain(name: str, gain: float | None) -> str:
+    """Name in tables of a codec at a gain; None: it has one rate."""
+    return name if gain is None else f"{name}, gain {gain:.3g}"
 
 
 class ExportedCodecs:
@@ -120,13 +135,13 @@ class ExportedCodecs:
             UserError: a codec cannot take a picture of that size.
         """
         original = to_image(x)
-        files: dict[int, tuple[bytes, float]] = {}
+        files: dict[tuple[int, float | None], tuple[bytes, float]] = {}
         found = []
         for each in self.exported:
             try:
-                key = id(each.encoder)
+                key = id(each.encoder), each.gain
                 if key not in files:
-                    files[key] = timed(x.device, bitstream.encode, each.encoder, original)
+                    files[key] = timed(x.device, bitstream.encode, each.encoder, original, gain=each.gain)
                 file, encoding_time = files[key]
                 decoded, decoding_time = timed(x.device, bitstream.decode, each.codec, file)
             except (UserError, bitstream.BadFile) as error:
@@ -150,6 +165,7 @@ class TeacherAndStudents:
         name: name of the teacher in tables.
         curves: curve of the teacher and of each student; by default each has its own.
         exported: exported codecs to compare with this teacher, too.
+        gain: gain of codecs with variable rate.
     """
 
     def __init__(
@@ -160,19 +176,22 @@ class TeacherAndStudents:
         name: str = "teacher",
         curves: Sequence[str] | None = None,
         exported: Sequence[Exported] = (),
+        gain: float | None = None,
     ) -> None:
         self.codecs = [teacher, *students.values()]
-        self.exported = ExportedCodecs(exported)
+        self.exported, self.gain = ExportedCodecs(exported), gain
         curves = curves or [name, *students]
-        self.results = [CodecResult(name, "teacher", curve=curves[0])]
+        self.results = [CodecResult(at_gain(name, gain), "teacher", curve=curves[0])]
         for (student, codec), curve in zip(students.items(), curves[1:], strict=True):
-            self.results.append(
-                CodecResult(student, "student", codec.same_latents(teacher), codec.same_entropy(teacher), curve=curve)
-            )
+            same = codec.same_latents(teacher), codec.same_entropy(teacher)
+            self.results.append(CodecResult(at_gain(student, gain), "student", *same, curve=curve))
         self.results += self.exported.results
 
     def decode(self, picture: str, x: Tensor) -> list[Decoded]:
         """Encode and decode one picture ``(1, 3, H, W)`` with the teacher, its students and the exported codecs."""
+        if self.gain is not None:
+            for codec in self.codecs:
+                codec.gain = self.gain
         teacher = self.codecs[0]
         x = x.to(next(teacher.parameters()).device)
         encoded = timed(x.device, compress, teacher, x)

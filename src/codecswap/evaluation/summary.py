@@ -1,6 +1,6 @@
 """Summary of an evaluation, as data and as sentences: shared bitstreams, BD-rates, and published results."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from codecswap.evaluation.evaluation_set import EvaluationSet
@@ -70,7 +70,7 @@ def against_published(codecs: EvaluationSet) -> list[dict[str, Any]]:
     """Differences of the zoo's codecs (trained for MSE) from CompressAI's results on Kodak, as in ``summary.json``."""
     entries = []
     for teacher, measured in zip(codecs.teachers, codecs.measured, strict=False):
-        if teacher.path is None and teacher.metric == "mse":
+        if teacher.path is None and teacher.metric == "mse" and published(teacher.model)["results"]:
             result, quality = measured.results[0], teacher.quality
             theirs = {key: values[quality - 1] for key, values in published(teacher.model)["results"].items()}
             found = distance(result.mean(), quality, teacher.model)
@@ -87,11 +87,16 @@ def entry_of(result: CodecResult, codecs: EvaluationSet) -> dict[str, Any]:
         "same_latents": result.same_latents,
     }
     if result.kind == "student":
-        student = codecs.checkpoints[result.name]
+        student = codecs.checkpoints[_without_gain(result.name, codecs.checkpoints)]
         entry |= {"checkpoint": str(student.path), "replacement": student.replacement}
     elif result.kind == "exported":
-        folder = codecs.folders[result.name]
+        folder = codecs.folders[_without_gain(result.name, codecs.folders)]
         manifest = folder.codec.manifest
         entry |= {"folder": folder.path, "replacement": manifest.replacement, "precision": manifest.precision}
         entry |= {"encoder": folder.encoder_name or result.name, "height": manifest.height, "width": manifest.width}
     return entry | {"mean": result.mean()}
+
+
+def _without_gain(name: str, names: Mapping[str, Any]) -> str:
+    """The name of the codec that was measured at a gain as ``name``."""
+    return name if name in names else name.rpartition(", gain ")[0]

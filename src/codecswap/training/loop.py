@@ -121,6 +121,7 @@ class Training(L.LightningModule):
         """Seed the noise of the likelihoods with (seed, step, process), so that resuming does not change it."""
         if self.pair.trains_encoder:
             torch.manual_seed(hash((self.options.seed, self.global_step, self.global_rank)) & 0x7FFFFFFF)
+        self.pair.draw_gain(hash((self.options.seed, self.global_step)))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Loss of one batch: reconstruction and, if the encoder trains, the rate."""
@@ -181,6 +182,7 @@ class Training(L.LightningModule):
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Metrics of the student against teacher and picture, and of the teacher against the picture."""
         self._warn_unreadable(batch)
+        self.pair.draw_gain(-1 - batch_idx)  # from the largest on
         if not len(batch.images):
             return
         teacher, student = self.pair.reconstruct(batch.images)

@@ -137,6 +137,11 @@ class TeacherStudent(nn.Module):
         """Keep both codecs in eval mode: train mode would only add noise to latents."""
         return super().train(False)
 
+    def draw_gain(self, number: int) -> None:
+        """Let both codecs of variable rate quantize at the gain of the level ``number`` modulo the number of levels."""
+        if gains := self.teacher.gains:
+            self.teacher.gain = self.student.gain = gains[number % len(gains)]
+
     def both_latents(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Rounded latents for the teacher's and the student's decoder, each ``(B, M, H/16, W/16)``."""
         x = x.contiguous(memory_format=torch.channels_last)
