@@ -225,3 +225,9 @@ def test_outputs_compensate_each_other_in_the_metric_of_the_picture(kind: str, m
     with_metric = error()
     monkeypatch.setattr(rounding, "output_metrics", lambda *given: {})
     assert with_metric < 0.6 * error()
+
+
+@torch.no_grad()
+def test_nothing_is_rounded_where_all_layers_stay_in_float() -> None:
+    tree = nn.Sequential(nn.Conv2d(6, 8, 3), nn.Conv2d(8, 4, 1)).requires_grad_(False)
+    assert round_weights(tree, correlated(3, 1), exact_input=True, levels=15, float_layers=["0", "1"]) == {}

@@ -33,6 +33,8 @@ def output_metrics(
 
     Returns: ``G: (O, O)``, float64, by the names of the leaves.
     """
+    if not names:
+        return {}
     found: dict[str, Tensor] = {}
     counts = dict.fromkeys(names, 0)
     generator = torch.Generator().manual_seed(0)
