@@ -29,18 +29,35 @@ from codecswap.swaps.apply import swap
 open_session = runtime.open_session
 
 
-def saturate(model: bytes, threads: int | None = None, *, reference: bool = False) -> Any:
+def saturate(
+    model: bytes, threads: int | None = None, *, reference: bool = False, wide_sums: bool | None = None
+) -> Any:
     """`codecswap.inference.runtime.open_session` of a runtime that overflows and knows no option against it."""
     return (
         SaturatingSession(model)
         if b"QuantizeLinear" in model and not reference
-        else open_session(model, threads, reference=reference)
+        else open_session(model, threads, reference=reference, wide_sums=wide_sums)
     )
 
 
 @pytest.fixture
 def overflowing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runtime, "open_session", saturate)
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> list[bool | None]:
+    """``wide_sums`` of each session, on a processor that overflows without them."""
+    asked: list[bool | None] = []
+
+    def open_there(model: bytes, threads: int | None = None, *, reference: bool = False, wide_sums: bool | None = None):
+        asked.append(wide_sums)
+        if wide_sums or reference or b"QuantizeLinear" not in model:
+            return open_session(model, threads, reference=reference, wide_sums=wide_sums)
+        return SaturatingSession(model)
+
+    monkeypatch.setattr(runtime, "open_session", open_there)
+    return asked
 
 
 @pytest.fixture(scope="module")
@@ -50,8 +67,8 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Path
     codec, _ = swap(load_codec("tiny"), "subpixel")
     samples = list(islice(sample_pictures(None, "", "train", (192, 128)), 3))
     every = {
-        "7": {},
-        "8": {"weight_bits": 8},
+        "7": {"weight_bits": 7},
+        "8": {},
         "fixed": {"part": "both", "refit": False, "height": 128, "width": 192},
     }
     for name, options in every.items():
@@ -75,7 +92,7 @@ def altered(folder: Path, target: Path, **values: object) -> Path:
 
 
 def test_weights_of_7_bits_cannot_overflow(folders: dict[str, Path]) -> None:
-    for name, most in (("7", 64), ("fixed", 64), ("8", 127)):
+    for name, most in (("7", 64), ("fixed", 127), ("8", 127)):
         stored = graph.weights(onnx.load(folders[name] / "decoder.onnx"))
         weights = [value for value in stored.values() if value.dtype == np.int8 and value.ndim == 4]
         assert len(weights) == 7
@@ -92,6 +109,44 @@ def test_an_overflowing_runtime_is_found_out_when_a_folder_is_opened(
             decode_something(folders["8"])
     assert "ONNX Runtime" in str(caught.value) and "--weight_bits 7" in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "saturates", "asked"),
+    [("7", False, [False]), ("8", False, [False, True]), ("8", True, [True])],
+    ids=["nothing overflows", "the check finds it", "the processor is known"],
+)
+def test_wide_sums_only_where_they_are_needed(
+    folders: dict[str, Path],
+    opened: list[bool | None],
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    saturates: bool,
+    asked: list[bool],
+) -> None:
+    monkeypatch.setattr(runtime, "saturates", lambda: saturates)
+    found = decode_something(folders[name])
+    assert opened == asked
+    codec = OnnxCodec(folders[name], threads=1, reference=True)
+    reference = codec.synthesize(np.ones((codec.manifest.M, 4, 3), np.int32))
+    assert check.agreement("decoder", found, reference) > 60
+
+
+@pytest.mark.parametrize(("most", "saturates"), [((1 << 15) - 1, True), (1 << 31, False)])
+def test_the_probe_knows_saturated_sums(monkeypatch: pytest.MonkeyPatch, most: int, saturates: bool) -> None:
+    """Products of 255 and 127 that add up in pairs, clipped at 32,767 or not."""
+
+    class Session:
+        def __init__(self, content: bytes, providers: list[str]) -> None:
+            onnx.checker.check_model(onnx.load_from_string(content), full_check=True)
+
+        def run(self, outputs: list[str], feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
+            a, b = (feeds[key].astype(np.int64) for key in "ab")
+            pairs = [a[:, at : at + 2] @ b[at : at + 2] for at in range(0, a.shape[1], 2)]
+            return [sum(pair.clip(-most, most) for pair in pairs)]
+
+    monkeypatch.setattr(check.onnxruntime, "InferenceSession", Session)
+    assert check.saturates.__wrapped__() is saturates
 
 
 @pytest.mark.parametrize(("bits", "code"), [("7", 0), ("8", 2)])

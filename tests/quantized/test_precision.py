@@ -1,4 +1,4 @@
-"""Precisions are values; integers' ends fit pictures and symbols; weights have 7 bits where sums may have 16."""
+"""Precisions are values; integers' ends fit pictures and symbols; weights have 8 bits."""
 
 import re
 from pathlib import Path
@@ -43,9 +43,6 @@ def test_int16_is_symmetric() -> None:
     assert precision.picture.zero_point == precision.split_inputs.zero_point == 0
 
 
-def test_weights_have_7_bits_only_where_a_runtime_computes_in_integers() -> None:
-    plain = Precision.of("mixed")
-    assert plain.weight_levels("uint8", "uint8") == 64
-    assert plain.weight_levels("uint8", "uint16") == plain.weight_levels("uint16", "uint16") == 127
-    assert Precision.of("mixed", weight_bits=8).weight_levels("uint8", "uint8") == 127
-    assert Precision.of("mixed", weight_bits=7).weight_levels("uint16", "uint16") == 64
+def test_weights_have_8_bits_unless_7_are_asked_for() -> None:
+    assert {Precision.of(name).weight_levels for name in PRECISIONS} == {127}
+    assert {Precision.of(name, weight_bits=7).weight_levels for name in PRECISIONS} == {64}

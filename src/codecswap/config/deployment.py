@@ -187,8 +187,9 @@ class QuantizeOptions(OnnxOptions, BudgetOptions):
     """8-bit weights and 8-bit activations, 16-bit activations, or mixed: 16 bits except inside GDN layers."""
     activations: Literal["uint8", "int8"] = "uint8"
     """Type of 8-bit activations; 16-bit ones are uint16, or symmetric int16. uint8 is faster on x86 processors with VNNI."""
-    weight_bits: Literal[7, 8] | None = None
-    """Bits of the weights. Default: 7 between 8-bit activations (8 can overflow on x86 processors without VNNI), else 8."""
+    weight_bits: Literal[7, 8] = 8
+    """Bits of the weights. codecswap sees when it opens a folder whether the processor can compute 8; 7 is for other programs
+    on x86 processors without VNNI."""
     equalize: bool = True
     """Equalize the ranges of the channels around GDN layers first. This does not change the float codec."""
     refit: bool = True

@@ -64,7 +64,7 @@ def quantize(
     *,
     precision: str = "w8a8",
     activations: str = "uint8",
-    weight_bits: int | None = None,
+    weight_bits: int = 8,
     equalize: bool = True,
     refit: bool = True,
     keep: Sequence[str] = (),

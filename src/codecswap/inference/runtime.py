@@ -10,14 +10,15 @@ import onnxruntime
 
 from codecswap.entropy.bitstream import CodesPictures
 from codecswap.errors import UserError
-from codecswap.inference.check import run_check
+from codecswap.inference.check import run_check, saturates
 from codecswap.inference.manifest import Network, network_bytes, read_entropy, read_folder
 from codecswap.inference.openvino import OpenVinoSession
 from codecswap.inference.tiles import TILE, Size, in_tiles
+from codecswap.inference.wide_activations import in_float
 
 
 def open_session(
-    model: bytes | str, threads: int | None = None, *, reference: bool = False
+    model: bytes | str, threads: int | None = None, *, reference: bool = False, wide_sums: bool | None = None
 ) -> onnxruntime.InferenceSession:
     """Open a model on the CPU in ONNX Runtime.
 
@@ -25,12 +26,14 @@ def open_session(
         model: bytes or path of the model.
         threads: number of threads; None: ONNX Runtime's default.
         reference: without graph optimizations, operator by operator: the reference execution of a quantized network.
+        wide_sums: add products of 8 bits in 32: slower, and right on every processor. None: where the processor needs it.
     """
     options = onnxruntime.SessionOptions()
     if reference:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    # without it, sums overflow on x86 without VNNI where weights exceed 7 bits; nothing else changes, or takes longer
-    options.add_session_config_entry("session.x64quantprecision", "1")
+    # without it, sums overflow on x86 without VNNI where weights exceed 7 bits; with it, VNNI takes twice the time
+    if saturates() if wide_sums is None else wide_sums:
+        options.add_session_config_entry("session.x64quantprecision", "1")
     # it would round weights of convolutions that the file has in float (``--keep``), all of a layer to one scale
     options.add_session_config_entry("optimization.disable_specified_optimizers", "WeightBiasQuantization")
     options.log_severity_level = 3  # its warnings are about its own optimizer
@@ -164,21 +167,36 @@ class OnnxCodec(CodesPictures):
         return in_tiles(run, x, tile, self.manifest.margin, scale_in=scale_in, scale_out=scale_out)
 
     def _session(self, part: str, network: Network) -> Any:
-        """Session of a network; its stored check runs when it is opened."""
+        """Session of a network; its stored check runs when it is opened, and decides on wide sums."""
         if part not in self._sessions:
             content = network_bytes(self.folder, network)
-            with self._refusing(network):
-                if self.runtime == "openvino":
-                    self._sessions[part] = OpenVinoSession(content, self._threads)
-                else:
-                    self._sessions[part] = open_session(content, self._threads, reference=self._reference)
-            if not self._reference:
-                try:
-                    run_check(self, part)
-                except UserError:
-                    del self._sessions[part]
-                    raise
+            if self._reference:
+                self._sessions[part] = self._opened(network, content)
+            else:
+                with self._refusing(network):
+                    content = in_float(content)
+                self._open_checked(part, network, content)
         return self._sessions[part]
+
+    def _open_checked(self, part: str, network: Network, content: bytes) -> None:
+        """Open a session that passes the network's stored check, with wide sums where it does not pass without."""
+        narrow = self.runtime == "onnxruntime" and not saturates()
+        for wide in (False, True) if narrow else (True,):
+            self._sessions[part] = self._opened(network, content, wide)
+            try:
+                run_check(self, part)
+            except UserError:
+                del self._sessions[part]
+                if wide:
+                    raise
+            else:
+                return
+
+    def _opened(self, network: Network, content: bytes, wide: bool = True) -> Any:
+        with self._refusing(network):
+            if self.runtime == "openvino":
+                return OpenVinoSession(content, self._threads)
+            return open_session(content, self._threads, reference=self._reference, wide_sums=wide)
 
     @contextmanager
     def _refusing(self, network: Network) -> Iterator[None]:

@@ -279,7 +279,7 @@ def _round(
     split += [
         layer for layer in paths(last) if isinstance(lowered.get_submodule(layer), nn.Conv2d) and last[0] not in kept
     ]
-    levels = precision.weight_levels(precision.between, precision.between)
+    levels = precision.weight_levels
     if not scheme.refit:
         split_weights(lowered, split, levels)
         return {}

@@ -185,8 +185,7 @@ def _weights(
     weight, axis, groups = graph.constants[name].values, CONVOLUTIONS[step.operator], step.attributes.get("group", 1)
     outputs = weight.shape[axis] * (groups if axis else 1)
     bias = graph.constants[bias_name].values.astype(np.float64) if bias_name else np.zeros(outputs)
-    kinds = [activations[tensor].zero_point.dtype.name for tensor in (given, step.output)]
-    largest = np.abs(weight).max(tuple({0, 1, 2, 3} - {axis})) / precision.weight_levels(*kinds)
+    largest = np.abs(weight).max(tuple({0, 1, 2, 3} - {axis})) / precision.weight_levels
     unit = activations[given].scale
     floor = np.abs(bias) / (unit.astype(np.float64) * LARGEST_BIAS)
     if axis and groups > 1:  # the groups of a transposed convolution share scales

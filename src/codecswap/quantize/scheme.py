@@ -24,8 +24,8 @@ class Scheme:
     """A name in `codecswap.quantized.precision.PRECISIONS`."""
     activations: str = "uint8"
     """Type of 8-bit activations, ``uint8`` or ``int8``; 16-bit ones are uint16, or symmetric int16."""
-    weight_bits: int | None = None
-    """7 or 8; None: the precision's default."""
+    weight_bits: int = 8
+    """7 or 8."""
     equalize: bool = True
     """Equalize the ranges of channels around GDN layers first, without changing the function."""
     refit: bool = True

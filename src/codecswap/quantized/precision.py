@@ -12,7 +12,8 @@ LEVELS = {7: 64, 8: 127}
 """Largest weight for each number of bits: weights are integers in +- this, times a scale per output channel.
 
 Two products of a uint8 activation and a 7-bit weight sum to at most 2 * 255 * 64 = 32,640, which fits in the 16 bits
-that some instructions (vpmaddubsw) and runtimes use for them. With 8 bits it would be 64,770.
+that some instructions (vpmaddubsw) and runtimes use for them. With 8 bits it would be 64,770: `codecswap.inference.runtime`
+sees, when a folder is opened, whether the processor needs wider sums; other programs may not.
 """
 _STEPS = {"uint8": 255, "int8": 255, "uint16": 65535, "int16": 32640}
 """Steps from black to white: multiples of 255, so that the 256 levels of a picture file are represented exactly."""
@@ -29,30 +30,26 @@ class Precision:
     float_latents: bool
     """Keep layers that read or write real-valued latents in float: the channel with the largest range would set the scale."""
     weight_bits: int = 8
-    """Bits of weights of convolutions with a 16-bit input or output."""
-    weight_bits_between_8: int = 7
-    """Bits of weights of 8-bit convolutions: runtimes compute only these in integers, some with 16-bit sums."""
+    """Bits of weights, 7 or 8."""
 
     @classmethod
-    def of(cls, name: str, activations: str = "uint8", weight_bits: int | None = None) -> "Precision":
+    def of(cls, name: str, activations: str = "uint8", weight_bits: int = 8) -> "Precision":
         """The entry ``name`` of `PRECISIONS` with signed or unsigned activations.
 
         Args:
             activations: ``uint8`` or ``int8``; 16-bit types follow it (`WIDE`), and int16 is symmetric around 0.
-            weight_bits: 7 or 8 for all weights; None: as the entry says.
+            weight_bits: 7 or 8.
         """
-        found = PRECISIONS[name]
+        found = replace(PRECISIONS[name], weight_bits=weight_bits)
         if activations != "uint8":
             signed = {"uint8": activations, WIDE["uint8"]: WIDE[activations]}
             found = replace(found, between=signed[found.between], inside=signed[found.inside])
-        if weight_bits is not None:
-            found = replace(found, weight_bits=weight_bits, weight_bits_between_8=weight_bits)
         return found
 
-    def weight_levels(self, given: str, put_out: str) -> int:
-        """Largest magnitude of the integer weights of a convolution with input type ``given`` and output type ``put_out``."""
-        narrow = not {given, put_out} & set(WIDE.values())
-        return LEVELS[self.weight_bits_between_8 if narrow else self.weight_bits]
+    @property
+    def weight_levels(self) -> int:
+        """Largest magnitude of the integer weights."""
+        return LEVELS[self.weight_bits]
 
     @property
     def steps(self) -> int:

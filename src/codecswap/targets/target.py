@@ -146,7 +146,7 @@ def load_target(name: str) -> Target:
 
 def _scheme(content: dict[str, Any]) -> Scheme:
     """Read the scheme; raises ValueError if a value has the wrong type."""
-    default = Scheme(weight_bits=8)
+    default = Scheme()
     known = {
         entry.name: getattr(default, entry.name)
         for entry in fields(Scheme)
