@@ -3,9 +3,9 @@
 python -m benchmarks.kodak --pictures DIR [--teachers tiny small.pth] [--checkpoints demo_run/start/last.pt] [--ablations]
 python -m benchmarks.kodak --pictures DIR [--teachers tiny small.pth] --encoders    # instead: encoders in fewer bits
 
-Prints the Markdown tables of README.md, docs/deploy.md and docs/benchmarks.md. Real bytes, means over pictures; calibration
-as `codecswap quantize` has it by default, on the photographs inside the package. With four teachers or more: BD-rate
-against float.
+Prints the Markdown tables of README.md, docs/quantization.md and docs/benchmarks.md. Real bytes, means over pictures;
+calibration as `codecswap quantize` has it by default, on the photographs inside the package. With four teachers or more:
+BD-rate against float.
 """
 
 import argparse
@@ -14,7 +14,6 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -25,20 +24,17 @@ from torch import Tensor
 from codecswap.codecs.protocol import Codec
 from codecswap.codecs.source import EMBEDDED, EMBEDDED_HYPERPRIOR, Teacher, fingerprint
 from codecswap.codecs.torch_codec import TorchCodec
-from codecswap.config import ExportOptions, QuantizeOptions
 from codecswap.console import say, track
 from codecswap.data.discovery import list_pictures
-from codecswap.data.samples import sample_pictures
 from codecswap.data.transforms import whole_picture
 from codecswap.evaluation.evaluate import evaluate, measure_all
 from codecswap.evaluation.measure import Exported, TeacherAndStudents
 from codecswap.evaluation.rate_distortion import bd_rate
 from codecswap.evaluation.result import CodecResult
-from codecswap.export import command as export
+from codecswap.export.codec import export, quantize
 from codecswap.inference.manifest import read_folder, write_folder
 from codecswap.inference.runtime import OnnxCodec
 from codecswap.processes import cores
-from codecswap.quantize import command as quantize
 from codecswap.students.checkpoint import read_student
 from codecswap.swaps.apply import swap
 
@@ -49,7 +45,7 @@ FIXED = 512
 FLOAT = "`subpixel`, float32"
 INTEGERS: dict[str, dict[str, Any]] = {
     "INT8": {},
-    "INT8, `--weight_bits 8`": {"weight_bits": 8},
+    "INT8, `--weight_bits 7`": {"weight_bits": 7},
     "`--precision mixed`": {"precision": "mixed"},
     "`--precision w8a16`": {"precision": "w8a16"},
 }
@@ -69,7 +65,7 @@ ENCODERS: dict[str, dict[str, Any]] = {
     "`w8a16`": {"precision": "w8a16"},
     "`mixed`": {"precision": "mixed"},
     "`w8a8`": {},
-    "`w8a8 --weight_bits 8`": {"weight_bits": 8},
+    "`w8a8 --weight_bits 7`": {"weight_bits": 7},
 }
 Pictures = Sequence[tuple[str, Tensor]]
 
@@ -155,21 +151,12 @@ def encoders(codec: Codec, name: str, folder: Path, threads: int) -> Iterator[tu
     """Write and open a teacher's encoders, each with the decoder in float."""
     for index, (label, setting) in enumerate(ENCODERS.items()):
         whole, part = folder / str(index), folder / f"{index}.encoder"
-        manifest = export.write(codec, name, "none", ExportOptions(output=whole, part="decoder"))
-        if "fp16" in setting:
-            export.write(codec, name, "none", ExportOptions(output=part, part="encoder", **setting))
-        else:
-            chosen = QuantizeOptions(output=part, part="encoder", **setting)
-            quantize.quantize(codec, name, "none", calibration(chosen), chosen, show=False)
+        manifest, _ = export(codec, whole, part="decoder", name=name)
+        make = export if "fp16" in setting else quantize
+        make(codec, part, part="encoder", name=name, **setting)
         shutil.copy(part / "encoder.onnx", whole)
         write_folder(whole, replace(manifest, encoder=read_folder(part)[0].encoder), codec.entropy_tables())
         yield label, OnnxCodec(whole, threads)
-
-
-def calibration(chosen: QuantizeOptions) -> list[np.ndarray]:
-    """The package's photographs, as the command takes them."""
-    crops = sample_pictures(None, "--calibration_images", "train", chosen.size or quantize.CROP)
-    return list(islice(crops, chosen.calibration_count))
 
 
 def write(
@@ -177,13 +164,14 @@ def write(
 ) -> Iterator[tuple[str, OnnxCodec]]:
     """Write and open the decoders of a teacher: in float, and quantized with each of the settings."""
     float_codec = swap(codec, "subpixel")[0].requires_grad_(False)
-    export.write(float_codec, name, "subpixel", ExportOptions(output=folder / "float", part="decoder"))
+    export(float_codec, folder / "float", part="decoder", name=name)
     yield FLOAT, OnnxCodec(folder / "float", threads)
     for index, (label, setting) in enumerate(settings.items()):
-        chosen = QuantizeOptions(output=folder / str(index), **setting)
-        swapped = codec if chosen.replacement == "none" else swap(codec, chosen.replacement)[0].requires_grad_(False)
-        quantize.quantize(swapped, name, chosen.replacement, calibration(chosen), chosen, show=False)
-        yield label, OnnxCodec(chosen.output, threads)
+        how, output = dict(setting), folder / str(index)
+        replacement = how.pop("replacement", "subpixel")
+        swapped = codec if replacement == "none" else swap(codec, replacement)[0].requires_grad_(False)
+        quantize(swapped, output, name=name, **how)
+        yield label, OnnxCodec(output, threads)
 
 
 def show_codecs(found: dict[str, list[CodecResult]], others: list[CodecResult]) -> None:

@@ -10,21 +10,18 @@ import argparse
 import subprocess
 import sys
 import tempfile
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from codecswap.codecs.source import load_codec
-from codecswap.config import ExportOptions, QuantizeOptions
 from codecswap.console import say, show_table
 from codecswap.data.pictures import to_picture
 from codecswap.data.samples import sample_pictures
 from codecswap.entropy import bitstream
-from codecswap.export import command as export
+from codecswap.export.codec import export, quantize
 from codecswap.inference.runtime import OnnxCodec
-from codecswap.quantize import command as quantize
 from codecswap.swaps.apply import swap
 
 WAIT = 600
@@ -43,26 +40,28 @@ def main() -> None:
         picture = to_picture(next(sample_pictures(None, "", "val", (128, 128))), (128, 128))
         coded = root / "picture.csw"
         coded.write_bytes(bitstream.encode(OnnxCodec(folders["float"]), picture))
-        means = {name: decoded_here(folder, coded) for name, folder in folders.items()}
+        references = {name: decoded_here(folder, coded) for name, folder in folders.items()}
         for cpu in options.cpus:
             for name in options.codecs:
                 shown = root / f"{cpu}-{name}.png"
                 said = decode_there(cpu, folders[name], coded, shown)
                 found = np.asarray(Image.open(shown)) if shown.exists() else None
-                figures = [said, ""] if found is None else [decibels(found, means[key]) for key in ("float", name)]
+                figures = [said, ""] if found is None else [decibels(found, references[key]) for key in ("float", name)]
                 rows.append([cpu, name, *figures])
                 say(" ".join(rows[-1]))
-    show_table("Decoded under qemu, PSNR in dB", ["processor", "codec", "against float", "against its meaning"], rows)
+    show_table(
+        "Decoded under qemu, PSNR in dB",
+        ["processor", "codec", "against float", "against the reference execution"],
+        rows,
+    )
 
 
 def write(name: str, folder: Path) -> Path:
     codec, _ = swap(load_codec("tiny"), "subpixel")
     if name == "float":
-        export.write(codec, "tiny", "subpixel", ExportOptions(output=folder))
-        return folder
-    samples = list(islice(sample_pictures(None, "", "train", (384, 256)), 4))
-    settings = QuantizeOptions(output=folder, weight_bits=int(name))  # type: ignore[arg-type]
-    quantize.quantize(codec, "tiny", "subpixel", samples, settings, show=False)
+        export(codec, folder)
+    else:
+        quantize(codec, folder, calibration_count=4, weight_bits=int(name))
     return folder
 
 

@@ -77,6 +77,14 @@ def showing_warnings() -> Iterator[None]:
         yield
 
 
+def alarm(text: str) -> None:
+    """Print a line in red on standard error: the result is there, but should not be used."""
+    if is_first_process():
+        from rich.console import Console
+
+        Console(stderr=True).print(text, style="bold red", markup=False, highlight=False, soft_wrap=True)
+
+
 def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print a table; the first column is text, the others are figures."""
     if not is_first_process():

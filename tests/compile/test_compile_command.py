@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from codecswap import cli
@@ -32,6 +33,10 @@ class Fake:
         self.job: Job | None = None
         self.there = True
         self.fails = False
+        self.whole = False
+        self.cycles = {"w8a8": 107}
+        self.noise = 0.0
+        """Of what is decoded in w8a8."""
 
     def installed(self, python: Path | None) -> str | None:
         return "fakec 1.0" if self.there else None
@@ -47,10 +52,16 @@ class Fake:
         operators = (
             CompiledOperator("g_s.0", "Conv", True, 100),
             CompiledOperator("g_s.1", "Mul", True),
-            CompiledOperator("g_s.1", "Sqrt", False, 7),
+            CompiledOperator("g_s.1", "Sqrt", self.whole, 7),
         )
-        decode = TorchCodec(job.codec).synthesize
-        return Compiled((built, path), "fakec 1.0", operators, 107, 1.25, 2048, decode, ("A note.",))
+        exact, noise = TorchCodec(job.codec).synthesize, self.noise if job.precision == "w8a8" else 0
+
+        def decode(symbols: np.ndarray) -> np.ndarray:
+            picture = exact(symbols)
+            return (picture + noise * np.random.default_rng(0).standard_normal(picture.shape)).astype(np.float32)
+
+        cycles = self.cycles.get(job.precision, 107)
+        return Compiled((built, path), "fakec 1.0", operators, cycles, 1.25, 2048, decode, ("A note.",))
 
 
 @pytest.fixture
@@ -90,6 +101,39 @@ def test_what_falls_to_the_cpu_is_named_and_gives_exit_code_3(
     quality = report["quality"]
     assert quality["pictures"] == 2 and quality["to_float"] > 100
     assert quality["compiled"] == pytest.approx(quality["float32"], abs=1e-3)
+    assert quality["file"] == pytest.approx(quality["float32"], abs=1e-3)
+    assert quality["to_file"] > 100 and quality["file_to_float"] > 100
+
+
+def test_precisions_are_compared_and_the_best_is_taken(
+    fake: Fake, arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    fake.cycles = {"w8a8": 50}
+    assert cli.main(arguments) == 3
+    printed = capsys.readouterr().out
+    assert "Recommended, and taken: --precision w8a8" in printed
+    assert "The simulator against the file: " in printed and "decoder.onnx, against the decoder in float32: " in printed
+    assert json.loads((tmp_path / "out" / "report.json").read_bytes())["precision"] == "w8a8"
+    fake.noise = 0.02  # now w8a8 loses too much
+    assert cli.main(arguments) == 3
+    assert "Recommended, and taken: --precision float32" in capsys.readouterr().out
+    cli.main([*arguments, "--precision", "w8a8"])
+    assert "Recommended" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("noise", [0.2, np.nan])
+def test_a_wreck_is_said_with_its_reason(
+    fake: Fake, arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture, noise: float
+) -> None:
+    fake.noise, fake.whole = noise, True
+    assert cli.main([*arguments, "--precision", "float32"]) == 0
+    assert not capsys.readouterr().err
+    assert cli.main([*arguments, "--precision", "w8a8"]) == 3
+    said = capsys.readouterr().err
+    assert said.startswith("The decoder in w8a8 on fake-1 ") and said.count("\n") == 1
+    assert ("no numbers" if np.isnan(noise) else "dB") in said and "--precision float32" in said
+    assert "compiler's scales and arithmetic" in said or np.isnan(noise)
+    assert (tmp_path / "out" / "report.json").is_file()
 
 
 def test_the_job_has_real_symbols_of_the_compiled_size(fake: Fake, arguments: list[str]) -> None:

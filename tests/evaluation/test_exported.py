@@ -80,6 +80,18 @@ def test_folders_stand_beside_the_teacher(folder: Path, tmp_path: Path, both: Pa
     assert all(0 < mean[f"{way}_time"] < 60 for mean in (mine, quantized) for way in ("encoding", "decoding"))
 
 
+def test_an_encoder_alone_is_judged_with_the_teachers_decoder(folder: Path, tmp_path: Path, both: Path, capsys) -> None:
+    alone = export(tmp_path / "encoder", part="encoder")
+    assert evaluate(folder, "--teacher", "tiny", "--codec", alone, "--codec", both, "--output", tmp_path / "out") == 0
+    assert "encoder has no decoder: teacher decodes its files" in capsys.readouterr().out
+    found = codecs_of(tmp_path / "out")
+    mine, whole = found["encoder"]["mean"], found["codec"]["mean"]
+    assert mine["bpp"] == whole["bpp"] and mine["psnr"] == pytest.approx(whole["psnr"], abs=0.01)
+    assert (found["encoder"]["encoder"], found["encoder"]["decoder"]) == ("encoder", "teacher")
+    assert evaluate(folder, "--codec", both, "--codec", alone, "--output", tmp_path / "alone") == 0
+    assert codecs_of(tmp_path / "alone")["encoder"]["decoder"] == "codec"
+
+
 def test_figures_are_of_the_files_that_encode_writes(folder: Path, tmp_path: Path, both: Path, int8: Path) -> None:
     assert evaluate(folder, "--codec", both, "--codec", int8, "--output", tmp_path) == 0
     found, pictures = codecs_of(tmp_path), [load_picture(path) for path in sorted(folder.rglob("*.png"))]
@@ -145,7 +157,7 @@ def test_a_folder_named_as_a_teacher_is_told_from_it(folder: Path, tmp_path: Pat
     ("make", "words", "sentence"),
     [
         (lambda path: path.mkdir() or path, [], "is no exported codec (it has no codec.json)"),
-        (lambda path: export(path, part="encoder"), [], "holds no decoder"),
+        (lambda path: export(path, part="encoder"), [], "holds no decoder: name its teacher with --teacher"),
         (lambda path: export(path, part="decoder"), [], "holds no encoder: name its teacher with --teacher"),
         (lambda path: export(path, size=(208, 208)), [], "fixed at 208x208 pixels and takes no smaller picture"),
         (lambda path: export(path, size=(64, 64)), [], "too small for tiles of a larger picture"),

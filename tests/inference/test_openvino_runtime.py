@@ -44,7 +44,7 @@ def test_encode_and_decode_with_openvino(exported: Path, pictures: Path, tmp_pat
 def test_an_overflowing_openvino_is_found_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     codec, _ = swap(load_codec("tiny"), "subpixel")
     samples = list(islice(sample_pictures(None, "", "train", (192, 128)), 2))
-    quantize(codec, tmp_path, calibration_images=samples, weight_bits=8)
+    quantize(codec, tmp_path, calibration_images=samples)
 
     def saturating(content: bytes, threads: int | None) -> Any:
         return SaturatingSession(content)

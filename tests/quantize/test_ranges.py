@@ -159,7 +159,7 @@ def swapped(gdn: str, samples: Sequence[np.ndarray]) -> Codec:
 def test_every_form_of_gdn_has_an_8_bit_file(tmp_path: Path, gdn: str) -> None:
     samples = list(islice(sample_pictures(None, "", "train", (128, 128)), 8))
     codec = swapped(gdn, samples)
-    quantize(codec, tmp_path, calibration_images=samples, width=128, height=128, weight_bits=8)
+    quantize(codec, tmp_path, calibration_images=samples, width=128, height=128)
     torch_codec = TorchCodec(codec)
     symbols = torch_codec.tables.to_symbols(torch_codec.analyze(samples[0]))
     wanted, found = torch_codec.synthesize(symbols), OnnxCodec(tmp_path, threads=1).synthesize(symbols)

@@ -1,26 +1,32 @@
 """``codecswap compile``: write the decoder for an NPU, run its compiler, and measure it in the vendor's simulator."""
 
-from collections.abc import Iterable
+import tempfile
+from collections.abc import Iterable, Sequence
 from itertools import islice
+from typing import Any
 
+from codecswap.codecs.protocol import Codec
 from codecswap.codecs.source import Teacher
 from codecswap.compile import TOOLCHAINS
 from codecswap.compile.compiler import Result, check_codec, choose_target, compile
+from codecswap.compile.recommend import TOLERATED, recommend
 from codecswap.config import CompileOptions
-from codecswap.console import say, show_table, track
+from codecswap.console import alarm, say, show_table, track
 from codecswap.data.samples import VERIFIED_ON, calibration_pictures, held_out_pictures
+from codecswap.errors import UserError
 from codecswap.export.tables import show_frontier, show_gdn
+from codecswap.quantize.loss import BAD_LOSS, complaint
 from codecswap.quantized.synthesis import QuantizedSynthesis
 from codecswap.students.source import check_fixed_options, load_source
 from codecswap.swaps.closed_form import fit_gdn
 
 CPU_NEEDED = 3
-"""Exit code if an operator does not run on the NPU."""
+"""Exit code if an operator does not run on the NPU; the same as `BAD_LOSS`."""
 UNCHECKED = "whether it compiles, what runs on the NPU, cycles, memory, and the picture in the NPU's arithmetic"
 
 
 def main(options: CompileOptions) -> int:
-    """``codecswap compile``; returns 0, or 3 where something does not run on the NPU."""
+    """``codecswap compile``; returns 0, or 3 where something does not run on the NPU, or too much is lost."""
     assert options.target and options.height and options.width
     target = choose_target(options.target, options.precision)  # before anything is loaded
     form = options.form or target.form
@@ -36,13 +42,60 @@ def main(options: CompileOptions) -> int:
         tolerance=options.gdn_tolerance,
     )
     show_gdn(fitted)
-    names = ["target", "output", "precision", "form", "height", "width", "toolchain_python"]
-    names += ["max_loss", "max_cost", "images", "calibration_images", "calibration_count"]
-    how = {key: getattr(options, key) for key in names}
-    made = compile(fitted.codec, **how, reference=codec, name=name, track=track)
+    names = [
+        "target",
+        "max_loss",
+        "max_cost",
+        "form",
+        "height",
+        "width",
+        "toolchain_python",
+        "images",
+        "calibration_images",
+        "calibration_count",
+    ]
+    how = {key: getattr(options, key) for key in names} | {"reference": codec, "name": name, "track": track}
+    toolchain, trained = TOOLCHAINS[target.toolchain or ""], isinstance(codec.g_s, QuantizedSynthesis)
+    precision = options.precision
+    budget = options.max_loss is not None or options.max_cost is not None
+    asked = precision or trained or budget or len(target.precisions) == 1
+    if not asked and toolchain.installed(options.toolchain_python):
+        precision = _recommended(fitted.codec, target.precisions, how)
+    made = compile(fitted.codec, output=options.output, precision=precision, **how)
     show(made)
     say(f"Written: {options.output}.")
+    loss = made.quality and made.quality.loss
+    if made.quality and loss and not loss.acceptable:
+        others = [f"--precision {other}" for other in target.precisions if other != made.job.precision and not trained]
+        remedies = [*others, "quantization-aware training: `codecswap finetune --quantized`"]
+        what = f"The decoder in {made.job.precision} on {target.chip}"
+        alarm(complaint(what, loss, made.quality.reason, remedies))
+        return BAD_LOSS
     return 0 if made.on_npu else CPU_NEEDED
+
+
+def _recommended(codec: Codec, precisions: Sequence[str], how: dict[str, Any]) -> str | None:
+    """Compile each precision for a look at a few pictures, print the table, and choose."""
+    results = {}
+    for precision in precisions:
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                results[precision] = compile(codec, output=folder, precision=precision, most=VERIFIED_ON, **how)
+            except UserError as error:
+                say(f"--precision {precision}: {error}")
+    if not results:
+        return None
+    rows = []
+    for precision, made in results.items():
+        compiled, quality = made.compiled, made.quality
+        lost = f"{quality.loss.decibels:.3f}" if quality else ""
+        cycles, ms = _amount(compiled.cycles and compiled.cycles / 1e6, "", 2), _amount(compiled.milliseconds, "", 1)
+        rows.append([precision, lost, cycles, ms, "yes" if made.on_npu else "no"])
+    columns = ["--precision", f"loses on {VERIFIED_ON} pictures, dB", "10^6 cycles", "ms", "without the CPU?"]
+    show_table(f"What {how['target']} offers", columns, rows)
+    chosen = recommend(results)
+    say(f"Recommended, and taken: --precision {chosen} (the fastest that loses at most {TOLERATED} dB, or the best).")
+    return chosen
 
 
 def show(made: Result) -> None:
@@ -71,9 +124,14 @@ def show(made: Result) -> None:
     if quality:
         trained = isinstance(job.codec.g_s, QuantizedSynthesis)
         reference = "as it was trained, in PyTorch" if trained else "in float32"
+        say(f"The file, decoder.onnx, against the decoder {reference}: {quality.file_to_float:.1f} dB.")
+        shown = ("decoder.onnx", quality.file)
+        if quality.compiled is not None:
+            say(f"The simulator against the file: {quality.to_file:.1f} dB.")
+            shown = ("the simulator", quality.compiled)
         say(
-            f"PSNR over {quality.pictures} pictures: {quality.compiled:.3f} dB, {quality.float32:.3f} {reference} "
-            f"({quality.compiled - quality.float32:+.3f}); against that decoder {quality.to_float:.1f} dB."
+            f"PSNR of {shown[0]} against {quality.pictures} pictures: {shown[1]:.3f} dB, {quality.float32:.3f} {reference} "
+            f"({shown[1] - quality.float32:+.3f})."
         )
     for note in (*job.target.notes, *compiled.notes):
         say(note)

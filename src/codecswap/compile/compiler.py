@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,12 @@ from codecswap.data.samples import calibration_pictures, held_out_pictures
 from codecswap.errors import UserError
 from codecswap.export.operators import complaints
 from codecswap.inference.manifest import replaced_folder
+from codecswap.inference.runtime import OnnxCodec
 from codecswap.inference.tiles import in_tiles
 from codecswap.metrics import psnr, to_8_bits
 from codecswap.quantize.budget import Budget, search
 from codecswap.quantize.codec import QuantizedCodec, encode_samples
+from codecswap.quantize.loss import Loss
 from codecswap.quantized.precision import PRECISIONS
 from codecswap.quantized.synthesis import QuantizedSynthesis
 from codecswap.students.record import describe_swaps
@@ -38,15 +41,34 @@ REPORT = "report.json"
 
 @dataclass(frozen=True)
 class Quality:
-    """Means over held-out pictures, in dB."""
+    """Means over held-out pictures, in dB. PSNR against the picture is of 8-bit values, the others of what is not rounded."""
 
     pictures: int
     float32: float
-    """PSNR of the float codec against the picture, both rounded to 8 bits."""
-    compiled: float
-    """PSNR of the compiled decoder against the picture."""
-    to_float: float
-    """PSNR of the compiled decoder against the float codec's picture, neither of them rounded or clamped."""
+    """PSNR of the float codec against the picture."""
+    file: float
+    """PSNR of the folder's decoder.onnx against the picture."""
+    file_to_float: float
+    """PSNR of decoder.onnx against the float codec: what quantization changes."""
+    compiled: float | None = None
+    """PSNR of the compiled decoder, in the simulator, against the picture; as the following, None without a simulator."""
+    to_file: float | None = None
+    """PSNR of the compiled decoder against decoder.onnx: what the compiler and the NPU's arithmetic change."""
+    to_float: float | None = None
+    """PSNR of the compiled decoder against the float codec."""
+
+    @property
+    def loss(self) -> Loss:
+        """What the NPU loses, or without a simulator what the file loses."""
+        return Loss(self.float32 - (self.file if self.compiled is None else self.compiled))
+
+    @property
+    def reason(self) -> str:
+        """Where most of the loss comes from, as a clause."""
+        own = self.float32 - self.file
+        if self.compiled is None or not own < (self.float32 - self.compiled) / 2:
+            return f"the file itself loses {own:.2f} dB by its rounding"
+        return f"the file loses {own:.2f} dB, the compiler's scales and arithmetic the rest"
 
 
 @dataclass(frozen=True)
@@ -57,7 +79,7 @@ class Result:
     compiled: Compiled
     """Its paths are outdated (from before the folder was replaced); ``report`` names the files."""
     quality: Quality | None
-    """None if there is no simulator."""
+    """None if nothing was measured."""
     refused: tuple[str, ...] | None
     """Unsupported operators by the target's list, if its compiler is not installed and reads ONNX; None: not checked."""
     report: dict[str, Any]
@@ -84,6 +106,7 @@ def compile(
     max_cost: float | str | None = None,
     images: str | None = None,
     measured: bool = True,
+    most: int | None = None,
     reference: Codec | None = None,
     toolchain_python: Path | None = None,
     name: str = "",
@@ -101,7 +124,8 @@ def compile(
         calibration_images, calibration_count: folder of pictures for quantization, and how many at most; None: the package's.
         max_loss, max_cost: `codecswap.quantize.budget.Budget.of`, for an integer precision.
         images: folder of pictures to measure on; None: the package's.
-        measured: measure in the vendor's simulator, if there is one.
+        measured: measure the file, and the compiled decoder in the vendor's simulator, if there is one.
+        most: largest number of pictures to measure on.
         reference: float codec to compare with; None: ``codec``.
         toolchain_python: Python interpreter of the compiler's own environment, if it needs one.
         name: where the codec comes from, in words.
@@ -132,8 +156,8 @@ def compile(
             job = replace(job, quantized=_to_budget(job, Budget.of(max_loss, max_cost), images))
         compiled = toolchain.compile(job)
         quality = None
-        if measured and compiled.decode:
-            quality = measure(reference or codec, compiled.decode, size, images, track)
+        if measured:
+            quality = measure(reference or codec, made, compiled.decode, size, images, track, most)
         ask = not compiled.compiler and compiled.files[0].suffix == ".onnx"
         refused = tuple(complaints(compiled.files[0], chosen)) if ask else None
         report = _report(job, compiled, quality)
@@ -219,20 +243,31 @@ def _to_budget(job: Job, budget: Budget, images: str | None) -> QuantizedCodec:
 
 
 def measure(
-    codec: Codec, decode: Decode, size: tuple[int, int], images: str | None = None, track: Track = silent
+    codec: Codec,
+    folder: Path,
+    decode: Decode | None,
+    size: tuple[int, int],
+    images: str | None = None,
+    track: Track = silent,
+    most: int | None = None,
 ) -> Quality:
-    """Measure on pictures of a folder (None: the package's); pictures larger than the compiled size are decoded in tiles."""
-    teacher = TorchCodec(codec)
+    """Measure the folder's decoder.onnx and the compiled decoder, on pictures of a folder (None: the package's).
+
+    Pictures larger than the compiled size are decoded in tiles.
+    """
+    teacher, written = TorchCodec(codec), OnnxCodec(folder)
     tile = (size[0] // codec.factor, size[1] // codec.factor)
-    found = held_out_pictures(images, None, codec.factor)
-    scores: list[tuple[float, ...]] = []
+    found = islice(held_out_pictures(images, None, codec.factor), most)
+    scores: list[list[float]] = []
     for picture in track("Measure", [_at_least(one, size) for one in found], unit="pictures"):
         symbols = teacher.tables.to_symbols(teacher.analyze(picture))
-        wanted = teacher.synthesize(symbols)
-        got = in_tiles(decode, symbols, tile, codec.margin, scale_in=1, scale_out=codec.factor)
-        x, y, z = (torch.from_numpy(one)[None] for one in (picture, wanted, got))
-        pairs = ((to_8_bits(y), x), (to_8_bits(z), x), (z, y))
-        scores.append(tuple(min(psnr(*pair).item(), HIGHEST) for pair in pairs))
+        decoded = [teacher.synthesize(symbols), written.synthesize(symbols)]
+        if decode:
+            decoded.append(in_tiles(decode, symbols, tile, codec.margin, scale_in=1, scale_out=codec.factor))
+        x, y, file, *there = (torch.from_numpy(one)[None] for one in (picture, *decoded))
+        pairs = [(to_8_bits(y), x), (to_8_bits(file), x), (file, y)]
+        pairs += [pair for z in there for pair in ((to_8_bits(z), x), (z, file), (z, y))]
+        scores.append([min(psnr(*pair).item(), HIGHEST) for pair in pairs])
     return Quality(len(scores), *np.mean(scores, axis=0).tolist())
 
 

@@ -112,6 +112,8 @@ def _say_whose_bytes(codecs: EvaluationSet, results: list[CodecResult]) -> None:
             said.append(
                 f"{folder.name} has no encoder: it decodes what {folder.encoder_name} encodes, as real files, with its times."
             )
+        if folder.decoder_name:
+            said.append(f"{folder.name} has no decoder: {folder.decoder_name} decodes its files, with its times.")
     for sentence in said:
         say(sentence)
 

@@ -35,7 +35,8 @@ def evaluate(
     Args:
         pictures: files, used uncropped, or names with pictures ``(3, H, W)``, RGB in [0, 1], of any size.
         codecs: codecs by the names of the results: in PyTorch (in eval mode, tables up to date), or opened folders
-            (`codecswap.inference.runtime.OnnxCodec`). A folder without an encoder takes the teacher's, or another folder's.
+            (`codecswap.inference.runtime.OnnxCodec`).
+            A folder without an encoder or a decoder takes the teacher's, or another folder's.
         teacher: the codec that the others are compared with, too. Codecs in PyTorch are its students: those with its
             latents decode its bytes, and their encoding time is the teacher's.
         anchors: qualities, 1 to 100, of JPEG, WebP and AVIF (`codecswap.evaluation.anchors.Anchors`).
@@ -46,7 +47,7 @@ def evaluate(
 
     Raises:
         UserError: there is no codec to measure, a metric does not exist or cannot be loaded, a folder has no decoder or
-            no encoder, or a codec cannot take a picture.
+            no encoder and nothing to pair it with, or a codec cannot take a picture.
         OSError: a picture cannot be read.
     """
     named = dict(codecs or {})

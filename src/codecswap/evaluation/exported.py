@@ -1,4 +1,4 @@
-"""Exported, quantized and compiled folders in an evaluation, each paired with an encoder."""
+"""Exported, quantized and compiled folders in an evaluation, each paired with the half that it does not have."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +22,10 @@ class Folder:
     """Name of the codec whose encoder it uses; None if it has its own."""
     encoder: Any
     """A `codecswap.entropy.bitstream.Codec`."""
+    decoder_name: str | None
+    """Name of the codec whose decoder it uses; None if it has its own."""
+    decoder: Any
+    """As ``encoder``."""
     teacher: int | None
     """Index of the teacher with the same entropy tables, or None."""
 
@@ -39,47 +43,43 @@ class Folder:
 
     def measured(self, curve: str) -> Exported:
         """Convert for `codecswap.evaluation.measure`."""
-        return Exported(self.name, self.codec, self.encoder, curve)
+        return Exported(self.name, self.decoder, self.encoder, curve)
 
 
 def pair_folders(opened: Sequence[OnnxCodec], names: Sequence[str], teachers: Mapping[str, Codec]) -> list[Folder]:
-    """Find an encoder for opened folders that have none: a teacher's, or another folder's.
+    """Find an encoder or a decoder for opened folders that have none: a teacher's, or another folder's.
 
     Args:
         names: names of the folders in tables.
         teachers: teachers by name.
 
     Raises:
-        UserError: a folder has no decoder, or has no encoder and no other codec has its entropy tables.
+        UserError: a folder has no encoder or no decoder, and no other codec has its entropy tables.
     """
     # digests differ if a teacher predicts in floating point and a folder in integers
-    teacher_encoders: dict[int, tuple[str, Any]] = {
-        index: (name, TorchCodec(codec)) for index, (name, codec) in enumerate(teachers.items())
-    }
-    own = [(name, codec) for name, codec in zip(names, opened, strict=True) if codec.manifest.encoder]
-    encoders = [*teacher_encoders.values(), *own]
+    theirs: list[tuple[str, Any]] = [(name, TorchCodec(codec)) for name, codec in teachers.items()]
+    every = list(zip(names, opened, strict=True))
+    encoders = [*theirs, *((name, codec) for name, codec in every if codec.manifest.encoder)]
+    decoders = [*theirs, *((name, codec) for name, codec in every if codec.manifest.decoder)]
     found = []
-    for name, codec in zip(names, opened, strict=True):
-        if codec.manifest.decoder is None:
-            raise UserError(f"{codec.folder} holds no decoder: name a folder that has one with --codec.")
-        digest = codec.entropy.digest
-        teacher = next((index for index, (_, each) in teacher_encoders.items() if each.entropy.digest == digest), None)
-        encoder_name, encoder = None, codec
-        if codec.manifest.encoder is None:
-            encoder_name, encoder = _find_encoder(codec, encoders)
-        found.append(Folder(name, codec, encoder_name, encoder, teacher))
+    for name, codec in every:
+        digest, manifest = codec.entropy.digest, codec.manifest
+        teacher = next((index for index, (_, each) in enumerate(theirs) if each.entropy.digest == digest), None)
+        encoder_name, encoder = (None, codec) if manifest.encoder else _find(codec, "encoder", encoders)
+        decoder_name, decoder = (None, codec) if manifest.decoder else _find(codec, "decoder", decoders)
+        found.append(Folder(name, codec, encoder_name, encoder, decoder_name, decoder, teacher))
     return found
 
 
-def _find_encoder(codec: OnnxCodec, encoders: list[tuple[str, Any]]) -> tuple[str, Any]:
+def _find(codec: OnnxCodec, part: str, others: list[tuple[str, Any]]) -> tuple[str, Any]:
     digest = codec.entropy.digest
-    for name, encoder in encoders:
-        if encoder.entropy.digest == digest:
-            return name, encoder
-    others = [f"{name} ({encoder.entropy.digest.hex()[:8]})" for name, encoder in encoders]
-    but = f", and its entropy tables ({digest.hex()[:8]}) are not those of {' or '.join(others)}" if others else ""
+    for name, other in others:
+        if other.entropy.digest == digest:
+            return name, other
+    known = [f"{name} ({other.entropy.digest.hex()[:8]})" for name, other in others]
+    but = f", and its entropy tables ({digest.hex()[:8]}) are not those of {' or '.join(known)}" if known else ""
     raise UserError(
-        f"{codec.folder} holds no encoder{but}: name its teacher with --teacher or --quality, or export it with --part both."
+        f"{codec.folder} holds no {part}{but}: name its teacher with --teacher or --quality, or export it with --part both."
     )
 
 
@@ -105,7 +105,7 @@ def check_sizes(folders: Sequence[Folder], sizes: Iterable[tuple[str, tuple[int,
     Raises:
         UserError: there is such a picture.
     """
-    codecs = {each for folder in folders for each in (folder.codec, folder.encoder) if isinstance(each, OnnxCodec)}
+    codecs = {each for folder in folders for each in (folder.decoder, folder.encoder) if isinstance(each, OnnxCodec)}
     fixed = [codec for codec in codecs if codec.manifest.height]
     for name, (height, width) in sizes if fixed else ():
         for codec in fixed:

@@ -93,7 +93,8 @@ def entry_of(result: CodecResult, codecs: EvaluationSet) -> dict[str, Any]:
         folder = codecs.folders[_without_gain(result.name, codecs.folders)]
         manifest = folder.codec.manifest
         entry |= {"folder": folder.path, "replacement": manifest.replacement, "precision": manifest.precision}
-        entry |= {"encoder": folder.encoder_name or result.name, "height": manifest.height, "width": manifest.width}
+        entry |= {"encoder": folder.encoder_name or result.name, "decoder": folder.decoder_name or result.name}
+        entry |= {"height": manifest.height, "width": manifest.width}
     return entry | {"mean": result.mean()}
 
 

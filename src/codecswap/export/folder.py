@@ -247,6 +247,18 @@ def equalization_sentences(network: QuantizedNetwork) -> list[str]:
     ]
 
 
+def finer_sentence(network: QuantizedNetwork) -> str:
+    """Which layers got more precision than asked for; empty if none."""
+    if not network.finer:
+        return ""
+    how = (
+        "has 16 bits"
+        if any(value.zero_point.dtype.itemsize == 2 for value in network.transform.activations.values())
+        else ("stays in float")
+    )
+    return f"{', '.join(network.finer)} {how}: 8 bits would round to 0 what its GDN divides by."
+
+
 def _side_of(codec: HyperCodec) -> tuple[EntropyTables, IntegerNetwork]:
     """Tables of the Gaussians, and the integer hyper-synthesis with ranges estimated on the package's training photographs."""
     torch_codec = TorchCodec(codec)

@@ -3,6 +3,7 @@
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,10 @@ from codecswap.inference.manifest import Manifest
 from codecswap.inference.runtime import OnnxCodec
 from codecswap.metrics import SMALLEST_SIDE, ms_ssim, psnr, to_8_bits
 from codecswap.quantize.codec import QuantizedNetwork
+from codecswap.quantize.loss import Loss
 from codecswap.quantize.scheme import REMEDIES, Frontier, words
-from codecswap.quantize.sensitivity import costs
+from codecswap.quantize.sensitivity import Cost, costs
+from codecswap.quantized.precision import PRECISIONS
 from codecswap.quantized.synthesis import QuantizedSynthesis
 from codecswap.swaps import GDN_SWAPS
 from codecswap.swaps.closed_form import FittedGdn
@@ -70,18 +73,33 @@ def show_facts(folder: Path, manifest: Manifest) -> None:
     show_table(title, ["file and operators", "parameters", "multiply-adds per pixel", "MB"], rows)
 
 
-def show_costs(part: str, network: QuantizedNetwork) -> None:
-    """Print the error of quantizing each tensor alone; for a decoder in dB against the float picture."""
+def show_costs(part: str, network: QuantizedNetwork) -> Cost | None:
+    """Print the error of quantizing each tensor alone, for a decoder in dB against the float picture; returns the largest."""
     if network.float_transform is None or not network.feeds:
-        return
-    found = sorted(costs(network.float_transform, network.transform, network.feeds[0]), key=lambda cost: -cost.mse)
-    total = sum(cost.mse for cost in found) or 1e-30
+        return None
+    measured = costs(network.float_transform, network.transform, network.feeds[0])
+    found = sorted(
+        (cost if np.isfinite(cost.mse) else replace(cost, mse=float("inf")) for cost in measured),
+        key=lambda cost: -cost.mse,
+    )
+    total = sum(cost.mse for cost in found if cost.mse < float("inf")) or 1e-30
     shown = [(f"{cost.layer} {cost.tensor}", cost.mse) for cost in found[:SHOWN]]
     if rest := found[SHOWN:]:
         shown.append((f"{len(rest)} others together", sum(cost.mse for cost in rest)))
-    rows = [[name, f"{-10 * np.log10(max(mse, 1e-30)):.1f}", f"{mse / total:.0%}"] for name, mse in shown]
+    rows = [
+        [
+            name,
+            *(
+                [f"{-10 * np.log10(max(mse, 1e-30)):.1f}", f"{mse / total:.0%}"]
+                if mse < float("inf")
+                else ["no number", ""]
+            ),
+        ]
+        for name, mse in shown
+    ]
     unit = "PSNR against float, dB" if part == "decoder" else "error of the latents, dB"
     show_table(f"{part}: each tensor rounded alone", ["weights, or output of", unit, "share"], rows)
+    return found[0] if found else None
 
 
 def show_frontier(frontier: Frontier) -> None:
@@ -109,8 +127,8 @@ def show_frontier(frontier: Frontier) -> None:
         )
 
 
-def show_quality(codec: Codec, folder: Path, pictures: Sequence[np.ndarray], *, part: Part, form: Form) -> None:
-    """Print float and quantized results side by side.
+def show_quality(codec: Codec, folder: Path, pictures: Sequence[np.ndarray], *, part: Part, form: Form) -> Loss:
+    """Print float and quantized results side by side; returns what is lost.
 
     Args:
         codec: the codec before quantization.
@@ -131,7 +149,7 @@ def show_quality(codec: Codec, folder: Path, pictures: Sequence[np.ndarray], *, 
         [
             label,
             f"{values['psnr']:.3f} ({values['psnr'] - first['psnr']:+.3f})",
-            f"{values['ms_ssim']:.5f}",
+            f"{values['ms_ssim']:.5f}" if values["ms_ssim"] is not None else "-",
             f"{values['bpp']:.4f} ({values['bpp'] / first['bpp'] - 1:+.2%})",
             _ms(values),
             f"{mb:.2f}",
@@ -140,6 +158,12 @@ def show_quality(codec: Codec, folder: Path, pictures: Sequence[np.ndarray], *, 
     ]
     columns = ["", "PSNR, dB", "MS-SSIM", "bits per pixel", "encode / decode, ms", "MB"]
     show_table(f"{manifest.name}, {len(pictures)} pictures, ONNX Runtime on one thread", columns, rows)
+    if manifest.precision in PRECISIONS and PRECISIONS[manifest.precision].is_wide:
+        say(
+            "Its 16-bit activations are for a chip: ONNX Runtime has no kernels for them, so they were computed in float here."
+        )
+    last = measured[-1][1]
+    return Loss(first["psnr"] - last["psnr"], last["bpp"] / first["bpp"] - 1)
 
 
 def _measured(
@@ -162,9 +186,10 @@ def _measured(
             torch.from_numpy(picture)[None],
         )
         values["psnr"].append(psnr(shown, x).item())
-        values["ms_ssim"].append(ms_ssim(shown, x).item() if min(x.shape[-2:]) >= SMALLEST_SIDE else float("nan"))
+        if min(x.shape[-2:]) >= SMALLEST_SIDE:
+            values["ms_ssim"].append(ms_ssim(shown, x).item())
         values["bpp"].append(8 * len(data) / (picture.shape[1] * picture.shape[2]))
-    means: dict[str, Any] = {key: float(np.mean(column)) for key, column in values.items()}
+    means: dict[str, Any] = {key: float(np.mean(column)) if column else None for key, column in values.items()}
     means["encode"] = _fastest(lambda: codec.analyze(pictures[0])) if codec.manifest.encoder else None
     means["decode"] = _fastest(lambda: codec.synthesize(symbols, center)) if codec.manifest.decoder else None
     return label, means, sum((codec.folder / network.file).stat().st_size for network in networks) / 1e6

@@ -22,7 +22,7 @@ from codecswap.layers.upsampling import ConstantMask
 from codecswap.quantize.adapt import leave_in_float, reduce_ranges
 from codecswap.quantize.equalize import equalize
 from codecswap.quantize.gains import latent_weight
-from codecswap.quantize.ranges import quantize_graph
+from codecswap.quantize.ranges import coarse_divisors, quantize_graph
 from codecswap.quantize.rounding import round_weights, split_weights
 from codecswap.quantize.scheme import FLOAT, SPLIT, WIDE, Frontier, Scheme
 from codecswap.quantized.precision import Precision
@@ -60,6 +60,8 @@ class QuantizedNetwork:
     """Inputs of the samples, ``(1, C, H, W)``."""
     stopped: Mapping[str, str] = field(default_factory=dict)
     """Layers whose outputs equalization did not rescale, and why (`codecswap.quantize.equalize.equalize`)."""
+    finer: tuple[str, ...] = ()
+    """GDN layers of an encoder that got more precision than asked for (`codecswap.quantize.ranges.coarse_divisors`)."""
 
 
 @dataclass(frozen=True)
@@ -151,13 +153,16 @@ def quantize(
         prefix, _, output = TRANSFORMS[name]
         # a copy, since its weights will change
         reference = trace(copy.deepcopy(lowered), input=input, shape=shape, output=output, prefix=prefix)
-        weight = None
+        finer, weight = list[str](), None
         if name == "encoder":
+            finer = coarse_divisors(reference, inputs, _precision(scheme).inside)
             weight = latent_weight(codec, torch.from_numpy(np.stack(samples.pictures[:WEIGHED])))
-        known = _round(lowered, inputs, name, input, scheme, weight)
+        chosen = scheme if _precision(scheme).is_wide else replace(scheme, keep=(*scheme.keep, *finer))
+        known = _round(lowered, inputs, name, input, chosen, weight)
         advance(1)
-        made = _quantized(lowered, inputs, name, known, scheme, reference)
-        networks[name] = replace(made, stopped={f"{prefix}.{layer}": why for layer, why in start.stopped.items()})
+        made = _quantized(lowered, inputs, name, known, chosen, reference, finer)
+        stopped = {f"{prefix}.{layer}": why for layer, why in start.stopped.items()}
+        networks[name] = replace(made, stopped=stopped, finer=tuple(finer))
         advance(1)
     return QuantizedCodec(precision, networks, split_inputs, remedies)
 
@@ -335,9 +340,11 @@ def _quantized(
     known: dict[str, Quantization],
     scheme: Scheme,
     reference: TransformGraph,
+    finer: Sequence[str],
 ) -> QuantizedNetwork:
     precision, (prefix, _, output), input = _precision(scheme), TRANSFORMS[part], reference.input
     keep = _kept(lowered, part, input, scheme)
+    gdns = [f"{prefix}.{key}" for key, layer in lowered.named_modules() if isinstance(layer, PlainActivation)]
     if input != "latents":
         known = known | {input: precision.split_inputs if part == "decoder" else precision.picture}
     if part == "decoder" and _last(lowered, part) not in keep:
@@ -347,7 +354,7 @@ def _quantized(
         inputs,
         precision,
         known=known,
-        gdns=[f"{prefix}.{key}" for key, layer in lowered.named_modules() if isinstance(layer, PlainActivation)],
+        gdns=[name for name in gdns if name not in finer],
         keep=keep,
         wide=scheme.layers(WIDE),
     )

@@ -30,6 +30,8 @@ HEADROOM = 2
 """16-bit ranges get this headroom: losing the lowest bit costs nothing, clipping does."""
 SMALLEST_SCALE = 1e-20
 """Scale of weights that are all zero."""
+LEAST_DIVISOR = 2
+"""Smallest value, in quantization steps, that a tensor may have which is divided by, or whose root is."""
 Range = tuple[float, float]
 
 
@@ -94,6 +96,36 @@ def estimate_ranges(graph: TransformGraph, feeds: Iterable[np.ndarray]) -> dict[
     for feed in feeds:
         compute(graph, torch.from_numpy(feed), each=look)
     return found
+
+
+@torch.no_grad()
+def coarse_divisors(graph: TransformGraph, feeds: Iterable[np.ndarray], kind: str) -> list[str]:
+    """Layers that divide by a tensor which would be rounded to 0, or nearly: the norm of a GDN with a wide range.
+
+    Args:
+        graph, feeds: as in `quantize_graph`.
+        kind: type of the tensors inside GDNs.
+    """
+    made = {step.output: step for step in graph.operations}
+    divisors: dict[str, str] = {}
+    for step in graph.operations:
+        name = {"Div": step.inputs[-1], "Reciprocal": step.inputs[0]}.get(step.operator)
+        while name in made:
+            divisors[name] = step.layer
+            name = made[name].inputs[0] if made[name].operator == "Sqrt" else None
+    least, most = dict.fromkeys(divisors, np.inf), dict.fromkeys(divisors, 0.0)
+
+    def look(name: str, values: Tensor) -> Tensor:
+        if name in divisors:
+            size = values.abs()
+            least[name], most[name] = min(least[name], size.min().item()), max(most[name], size.max().item())
+        return values
+
+    for feed in feeds if divisors else ():
+        compute(graph, torch.from_numpy(feed), each=look)
+    steps = np.iinfo(kind).max - np.iinfo(kind).min
+    coarse = [name for name in divisors if least[name] < LEAST_DIVISOR * most[name] / steps]
+    return list(dict.fromkeys(divisors[name] for name in coarse))
 
 
 def inner_tensors(graph: TransformGraph, layers: Collection[str]) -> set[str]:

@@ -47,6 +47,11 @@ class Precision:
         return found
 
     @property
+    def is_wide(self) -> bool:
+        """Whether activations between layers have 16 bits, which no runtime for CPUs computes in integers."""
+        return self.between in WIDE.values()
+
+    @property
     def weight_levels(self) -> int:
         """Largest magnitude of the integer weights."""
         return LEVELS[self.weight_bits]
@@ -68,8 +73,7 @@ class Precision:
         In 16 bits the scale is below 1, to use the whole range: Qualcomm's HTP multiplies with an absolute precision, and
         integers at scale 1 would lose their lower bits there.
         """
-        wide = self.between in WIDE.values()
-        return Quantization.fixed(1 / 256 if wide else 1, -32768 if wide else -128, self.between)
+        return Quantization.fixed(1 / 256 if self.is_wide else 1, -32768 if self.is_wide else -128, self.between)
 
 
 PRECISIONS = {
