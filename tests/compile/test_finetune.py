@@ -125,7 +125,7 @@ def test_the_scheme_is_the_targets(
     assert (widest > 64) == (target == "drp-ai"), "8 bits there, 7 for CPUs without VNNI"
     compiled = ["--checkpoint", str(checkpoint), "--images", str(pictures), "--height", "96", "--width", "96"]
     assert run("compile", [*compiled, "--output", str(tmp_path / "c"), "--target", target]) == 0
-    assert ("as it was trained, in PyTorch" in capsys.readouterr().out) == (target == "openvino")
+    assert "as it was trained, in PyTorch" in capsys.readouterr().out
     ours, meant = decoded(checkpoint, tmp_path / "c", 96)
     assert np.abs(ours - meant).max() < 3.5 / 255 and np.mean(ours != meant) < 0.01
     assert run("compile", [*compiled, "--output", str(tmp_path / "d"), "--target", "ethos-u55"]) == 2

@@ -66,7 +66,7 @@ def test_what_it_refuses_is_named_by_layer(
     narrow = property(lambda self: Quantization.fixed(1, -128, "uint8"))
     monkeypatch.setattr(precision.Precision, "split_inputs", narrow)  # a convolution with 8-bit input and 16-bit output
     folder = tmp_path / "refused"
-    assert compiled(one, folder) == 3
+    assert compiled(one, folder, "--precision", "w8a16") == 3
     operators = json.loads((folder / "report.json").read_text())["operators"]
     assert {item["layer"] for item in operators if not item["on_npu"]} == {"g_s.0"}
     assert "on the CPU" in capsys.readouterr().out and not (folder / "decoder_htp.onnx").exists()

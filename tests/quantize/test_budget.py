@@ -96,7 +96,17 @@ def test_remedies_are_recorded_with_the_codec_and_through_training(
     teacher: FactorizedPrior, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     common = ["--teacher", "tiny", "--calibration_images", str(pictures / "train"), "--calibration_count", "3"]
-    options = [*common, "--images", str(pictures / "val"), "--max_loss", "0.01%", "--max_cost", "1.3x"]
+    options = [
+        *common,
+        "--images",
+        str(pictures / "val"),
+        "--max_loss",
+        "0.01%",
+        "--max_cost",
+        "1.3x",
+        "--weight_bits",
+        "7",
+    ]
     assert cli.main(["quantize", *options, "--output", str(tmp_path / "q")]) == 0
     remedies = json.loads((tmp_path / "q" / "codec.json").read_bytes())["remedies"]
     assert remedies and set(remedies.values()) <= set(PRICES)

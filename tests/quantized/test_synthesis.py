@@ -73,7 +73,7 @@ def test_it_is_what_the_file_means(
 
 def test_what_was_trained_is_written(tmp_path: Path, samples: list[np.ndarray]) -> None:
     codec = load_codec("tiny")
-    decoder = in_integers(tmp_path / "before", swap(codec, "subpixel")[0], samples)
+    decoder = in_integers(tmp_path / "before", swap(codec, "subpixel")[0], samples, weight_bits=7)
     before = decoded(decoder, tmp_path / "before", samples[0])[0]
     torch.manual_seed(0)
     with torch.no_grad():
