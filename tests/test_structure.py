@@ -81,6 +81,7 @@ ALLOWED = {
     },
     "advice": BASE | {"metrics", "data", "layers", "codecs", "swaps", "graph", "targets"},
     "coding": BASE | {"data", "entropy", "inference", "codecs", "students"},
+    "archives": BASE | {"data", "entropy", "inference", "coding"},
     "page": BASE | {"entropy", "inference"},
     "rewrite": BASE | {"layers", "targets"},
     "report": BASE | {"stages", "metrics", "data", "codecs", "swaps", "students", "evaluation"},

@@ -64,6 +64,7 @@ COMMANDS = {
     "page": Command(config.PageOptions, "page.command:main", extra=None, argument="codec"),
     "encode": Command(config.EncodeOptions, "coding.command:encode", extra=None, argument="input"),
     "decode": Command(config.DecodeOptions, "coding.command:decode", extra=None, argument="input"),
+    "verify": Command(config.VerifyOptions, "archives.command:main", extra="archive", argument="archive"),
 }
 
 
@@ -84,7 +85,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run(name: str, argv: Sequence[str] | None = None) -> int:
     """Run one command.
 
-    Returns: the exit code: 0, or, after one sentence on stderr, 2 (wrong input), 1 (the run failed) or 128 + n (signal n).
+    Returns: the exit code: 0, or, after one sentence on stderr, 2 (wrong input), 1 (the run failed) or 128 + n (signal n); 3
+        where a command's result has something to look at.
     """
     show_any_name()
     command = COMMANDS[name]

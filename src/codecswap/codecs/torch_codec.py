@@ -25,7 +25,7 @@ class TorchCodec:
         self._tile = tile
 
     def analyze(self, picture: np.ndarray) -> np.ndarray:
-        """Latents y ``(M, H/16, W/16)``, before rounding, of ``picture: (3, H, W)``, float32 in [0, 1]."""
+        """Latents y ``(M, H/16, W/16)``, before rounding, of ``picture: (3, H, W)``, in [0, 1], or of a batch."""
         return self._run(self.codec.g_a, picture, scale_in=self.factor, scale_out=1)
 
     def hyper_analyze(self, latents: np.ndarray) -> np.ndarray:
@@ -42,6 +42,7 @@ class TorchCodec:
 
         @torch.inference_mode()
         def run(tile: np.ndarray) -> np.ndarray:
-            return transform(torch.from_numpy(tile)[None].to(device))[0].cpu().numpy()
+            x = torch.from_numpy(tile).to(device)
+            return (transform(x) if x.ndim == 4 else transform(x[None])[0]).cpu().numpy()
 
         return in_tiles(run, x, self._tile, self.codec.margin, scale_in=scale_in, scale_out=scale_out)

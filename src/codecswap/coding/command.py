@@ -1,22 +1,34 @@
-"""``codecswap encode`` and ``codecswap decode``: files and whole folders."""
+"""``codecswap encode`` and ``codecswap decode``: files, whole folders, and archives."""
 
+import os
 from functools import partial
+from pathlib import Path
 
+from codecswap.archives.engine import Task, run_here, run_processes, run_ray
+from codecswap.archives.folder import Archive, Recipe
+from codecswap.archives.index import Summary
+from codecswap.archives.run import Engine, make_archive
+from codecswap.archives.shards import Share
+from codecswap.archives.work import CODED, decode_shard, encode_shard
 from codecswap.coding.files import SUFFIX, Rate, Work, decode_file, encode_file, pairs, run
 from codecswap.coding.source import Source
-from codecswap.config import CodingOptions, EncodeOptions
-from codecswap.console import one_line, say, warn
+from codecswap.config import CodingOptions, DecodeOptions, EncodeOptions
+from codecswap.console import amount, one_line, say, warn
+from codecswap.data.discovery import ENDINGS
+from codecswap.data.sources import is_stream, need_pyarrow
 from codecswap.errors import UserError
 from codecswap.processes import cores
+
+ERRORS = 3
+"""Exit code of an archive whose index has pictures that could not be coded."""
 
 
 def encode(options: EncodeOptions) -> int:
     """``codecswap encode``."""
-    rate = Rate(options.gain, options.target_bpp, options.target_bytes)
-    return _all(options, partial(encode_file, rate=rate), SUFFIX)
+    return _all(options, partial(encode_file, rate=_rate(options)), SUFFIX)
 
 
-def decode(options: CodingOptions) -> int:
+def decode(options: DecodeOptions) -> int:
     """``codecswap decode``."""
     return _all(options, decode_file, ".png")
 
@@ -24,10 +36,13 @@ def decode(options: CodingOptions) -> int:
 def _all(options: CodingOptions, work: Work, suffix: str) -> int:
     if not options.input or options.output is None:
         raise UserError("Name what to read with --input and what to write with --output: two files, or two folders.")
-    todo = pairs(options.input, options.output, suffix)
-    jobs = min(options.jobs, len(todo))
-    threads = options.threads or max(1, cores() // jobs)
-    source = Source(options.codec, options.model, options.quality, options.metric, threads, options.runtime)
+    if options.archive or any(map(is_stream, options.input)):
+        return _archive(options, options.output)
+    if given := options.given.intersection(options.of_archives):
+        raise UserError(f"--{min(given)} is for archives: add --archive tar or --archive tree.")
+    todo = pairs([Path(path) for path in options.input], options.output, suffix)
+    jobs = min(options.jobs or 1, len(todo))
+    source = _source(options, jobs)
     failed = 0
     for (path, target), (done, words) in zip(todo, run(source, work, todo, jobs, force=options.force), strict=True):
         if len(todo) == 1 and not done:
@@ -41,3 +56,58 @@ def _all(options: CodingOptions, work: Work, suffix: str) -> int:
     if len(todo) > 1:
         say(f"{len(todo)} files written to {options.output}.")
     return 0
+
+
+def _rate(options: EncodeOptions) -> Rate:
+    return Rate(options.gain, options.target_bpp, options.target_bytes)
+
+
+def _source(options: CodingOptions, jobs: int) -> Source:
+    threads = options.threads or max(1, cores() // jobs)
+    return Source(options.codec, options.model, options.quality, options.metric, threads, options.runtime)
+
+
+def _archive(options: CodingOptions, output: Path) -> int:
+    """Make an archive, or this worker's share of it."""
+    need_pyarrow()
+    encodes = isinstance(options, EncodeOptions)
+    rate = _rate(options) if isinstance(options, EncodeOptions) else Rate()
+    share = Share.of(options.shard, os.environ)
+    jobs = options.jobs or cores()
+    source = _source(options, 1 if options.engine == "ray" else jobs)
+    recipe = Recipe(
+        content="csw" if encodes else "png",
+        layout=options.archive or "tree",
+        codec=source.identity(),
+        shard_size=options.shard_size,
+        psnr=isinstance(options, EncodeOptions) and options.psnr,
+        rate=str(rate) if rate != Rate() else "",
+    )
+    archive = Archive.start(output, recipe)
+    job, part = (partial(encode_shard, rate=rate), "encoder") if encodes else (decode_shard, "decoder")
+    task = Task(job, source, part, archive)
+    engine: Engine
+    if options.engine == "ray":
+        engine = partial(run_ray, task, jobs=options.jobs)
+    else:
+        engine = partial(run_here, task) if jobs == 1 else partial(run_processes, task, jobs=jobs)
+    totals = make_archive(archive, options.input, ENDINGS if encodes else {CODED}, share, engine, _report)
+    for why, count in totals.left_out.items():
+        warn(f"{count:,} files of the source were left out: {why}.")
+    bpp = f", {8 * totals.bytes / totals.pixels:.3f} bits per pixel" if encodes and totals.pixels else ""
+    part_of = f" (share {share.index}/{share.count})" if share.count > 1 else ""
+    say(
+        f"{output}: {totals.made:,} shards made, {totals.before:,} were there, of {totals.shards:,}{part_of}; "
+        f"{totals.pictures:,} pictures, {amount(totals.bytes, 'bytes')}{bpp}."
+    )
+    if totals.errors:
+        warn(
+            f"{totals.errors:,} pictures could not be done; the column error of {output / 'index'} says why.",
+            everywhere=True,
+        )
+    return ERRORS if totals.errors else 0
+
+
+def _report(name: str, summary: Summary, seconds: float) -> None:
+    errors = f", {summary.errors:,} of them not done" if summary.errors else ""
+    say(f"{name}: {summary.pictures:,} pictures{errors}, after {seconds:,.0f} s.")

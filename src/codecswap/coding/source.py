@@ -1,10 +1,12 @@
 """Open the codec that encodes and decodes; PyTorch is imported only if it is not an exported one."""
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
 from codecswap.entropy import bitstream
 from codecswap.errors import UserError, how_to_install
+from codecswap.inference.manifest import MANIFEST
 from codecswap.inference.runtime import OnnxCodec
 
 
@@ -20,6 +22,18 @@ class Source:
     threads: int
     runtime: str
     """Runtime of an exported folder."""
+
+    def identity(self) -> str:
+        """What tells codecs that give other bytes apart: the hash of an exported folder or of a codec's file, or a name."""
+        if self.path is None:
+            return f"{self.model}, quality {self.quality}, {self.metric}"
+        path = Path(self.path)
+        if path.is_dir():
+            path /= MANIFEST  # it has the hashes of the other files
+        if not path.is_file():
+            return self.path
+        with path.open("rb") as file:
+            return f"sha256 {hashlib.file_digest(file, 'sha256').hexdigest()}, {self.runtime}"
 
     def open(self) -> bitstream.Codec:
         """Load the codec.

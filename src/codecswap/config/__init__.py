@@ -14,6 +14,7 @@ from codecswap.config.deployment import (
     OnnxOptions,
     PageOptions,
     QuantizeOptions,
+    VerifyOptions,
 )
 from codecswap.config.measuring import AdviseOptions, DemoOptions, EvalOptions, ReportOptions
 from codecswap.config.rewriting import RewriteOptions
@@ -61,5 +62,6 @@ __all__ = [
     "RewriteOptions",
     "TeacherOptions",
     "TrainingOptions",
+    "VerifyOptions",
     "check_at_least",
 ]

@@ -108,29 +108,42 @@ class CodingOptions(ZooOptions):
 
     codec: str | None = None
     """An exported folder (needs no PyTorch), a student's checkpoint, a codec file, or tiny. Default: the model zoo's codec."""
-    input: list[Path] = field(default_factory=list)
-    """Files, and folders with sub-folders. May be given as positional arguments."""
+    input: list[str] = field(default_factory=list)
+    """Files, and folders with sub-folders; for an archive also tar files, lists of paths (.txt, .csv, .parquet) and addresses
+    (s3://...). May be given as positional arguments."""
     output: Path | None = None
     """File to write, or a folder; a folder if there are several files."""
     force: bool = False
     """Overwrite files that codecswap did not write."""
-    jobs: int = 1
-    """Number of processes for several files."""
+    archive: Literal["tar", "tree"] | None = None
+    """Write an archive (docs/archives.md): shard by shard, with an index, resumable. tar: one tar file per shard; tree: single
+    files. Default: tree for inputs that are tar files, lists, addresses or archives, else no archive."""
+    shard_size: int = 1000
+    """Files in a shard of an archive. Tar files keep their members."""
+    shard: str | None = None
+    """Make this share of an archive's shards, e.g. 0/16 to 15/16. Default: all, or that of SLURM's job array or of RANK."""
+    engine: Literal["processes", "ray"] = "processes"
+    """Where an archive is made: on this machine, or on a Ray cluster."""
+    jobs: int | None = None
+    """Number of processes for several files. Default: 1; for an archive one per core."""
     threads: int | None = None
     """Threads per process. Default: the number of cores divided by --jobs."""
     runtime: Literal["onnxruntime", "openvino"] = "onnxruntime"
     """Runtime of an exported folder. OpenVINO, a separate package, is faster on many x86 processors."""
 
     writes: ClassVar[str | None] = None
+    of_archives: ClassVar[tuple[str, ...]] = ("shard_size", "shard", "engine")
+    """Options that only archives have."""
 
     def __post_init__(self) -> None:
-        check_at_least(self, jobs=1)
-        if self.threads is not None:
-            check_at_least(self, threads=1)
+        check_at_least(self, shard_size=1)
+        for name in ("jobs", "threads"):
+            if getattr(self, name) is not None:
+                check_at_least(self, **{name: 1})
 
     def check_paths(self) -> None:  # noqa: D102
         for path in self.input:
-            if not path.exists():
+            if "://" not in path and not Path(path).exists():
                 raise UserError(f"There is no file or folder {path}: check the path.")
         check_codec(self, *EMBEDDED)
         super().check_paths()
@@ -146,6 +159,10 @@ class EncodeOptions(CodingOptions):
     """Of a codec with variable rate: bits per pixel that each file comes close to, from below."""
     target_size: str | None = None
     """Of a codec with variable rate: size that each file comes close to, from below: 100KB, 1.5MB, or a number of bytes."""
+    psnr: bool = False
+    """Decode each picture of an archive, too, and write its PSNR to the index."""
+
+    of_archives: ClassVar[tuple[str, ...]] = (*CodingOptions.of_archives, "psnr")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -172,6 +189,24 @@ class EncodeOptions(CodingOptions):
 @dataclass(kw_only=True)
 class DecodeOptions(CodingOptions):
     """Decode .csw files to PNG. Needs the codec that wrote them, or one with the same entropy tables."""
+
+
+@dataclass(kw_only=True)
+class VerifyOptions(ZooOptions):
+    """Check every file of an archive against its checksum and the index. Exit code 3 if something is missing or damaged."""
+
+    archive: Path | None = None
+    """Folder that `codecswap encode --archive` or `codecswap decode --archive` wrote."""
+    decode: bool = False
+    """Decode every coded picture, too, with --codec."""
+    codec: str | None = None
+    """With --decode: an exported folder, a student's checkpoint, a codec file, or tiny. Default: the model zoo's codec."""
+    threads: int | None = None
+    """With --decode: number of threads. Default: one per core."""
+
+    def check_paths(self) -> None:  # noqa: D102
+        check_codec(self, *EMBEDDED)
+        super().check_paths()
 
 
 @dataclass(kw_only=True)

@@ -15,6 +15,7 @@ from typing import Any
 
 from codecswap.console import warn
 from codecswap.data.pictures import UNREADABLE, picture_size
+from codecswap.data.walk import walk
 from codecswap.errors import UserError
 from codecswap.identify import no_folder
 
@@ -132,37 +133,9 @@ def no_pictures(folder: str | Path, option: str, endings: Collection[str] = ENDI
 
 def _look(folder: Path, endings: Collection[str]) -> tuple[list[Path], dict[str, list[str]]]:
     """Files with one of the ``endings`` below a folder, and the names of everything else but hidden files, by reason."""
-    found: list[Path] = []
     left_out: dict[str, list[str]] = defaultdict(list)
-    todo, seen = [folder], set()
-    while todo:
-        here = todo.pop()
-        try:
-            place = here.stat()
-            entries = sorted(os.scandir(here), key=lambda entry: entry.name)
-        except OSError as error:
-            left_out[f"cannot be read ({error.strerror})"].append(here.name)
-            continue
-        if (place.st_dev, place.st_ino) in seen:
-            left_out["a folder read already"].append(here.name)
-            continue
-        seen.add((place.st_dev, place.st_ino))
-        for entry in entries:
-            if entry.name[0] == ".":
-                continue
-            try:
-                is_folder, is_file = entry.is_dir(), entry.is_file()
-            except OSError:  # a link to itself
-                is_folder = is_file = False
-            if is_folder:
-                todo.append(Path(entry.path))
-            elif os.path.splitext(entry.name)[1].lower() not in endings:
-                left_out["another ending"].append(entry.name)
-            elif not is_file:
-                left_out["a link that leads nowhere" if entry.is_symlink() else "no file"].append(entry.name)
-            else:
-                found.append(Path(entry.path))
-    return sorted(found), left_out
+    found = walk(folder, endings, lambda why, name: left_out[why].append(name))
+    return sorted(map(Path, found)), {why: sorted(names) for why, names in sorted(left_out.items())}
 
 
 def _counted(left_out: Mapping[str, Sequence[str]]) -> str:

@@ -1,14 +1,19 @@
 """Read pictures, without PyTorch."""
 
+import io
 import os
 import stat
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import ExifTags, Image, ImageCms, PngImagePlugin, TiffImagePlugin
+
+from codecswap.console import CodecswapWarning
 
 UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError)
 """Exceptions of `load_picture` for a file that is not a readable picture."""
@@ -33,14 +38,14 @@ WHITE_IS_ZERO = 0
 """A TIFF's photometric interpretation; Pillow inverts 8 bits and less, but not more."""
 
 
-def load_picture(path: str | Path, *, at_least: int | None = None) -> Image.Image:
+def load_picture(path: str | Path | bytes, *, at_least: int | None = None) -> Image.Image:
     """Read a picture of any mode as 8-bit RGB, upright.
 
     Gray of 12 or 16 bits is scaled to 8 bits, floats from [0, 1]; CMYK, Lab and palettes become RGB, and transparency is
     dropped. Metadata is not looked at, but for the orientation.
 
     Args:
-        path: the picture's file.
+        path: the picture's file, or its bytes.
         at_least: pixels that either side must keep; a JPEG is then decoded at the smallest of the scales 1/8,
             1/4, 1/2 and 1 that keeps them, which costs a fraction. Other formats are read whole.
 
@@ -53,7 +58,7 @@ def load_picture(path: str | Path, *, at_least: int | None = None) -> Image.Imag
         whole = file.size
         if at_least is not None:
             file.draft(None, (at_least, at_least))
-        _refuse_bomb(Path(path), whole if "progressive" in file.info else file.size, "progressive" in file.info)
+        _refuse_bomb(path, whole if "progressive" in file.info else file.size, "progressive" in file.info)
         picture.load()
         if (turn := UPRIGHT.get(_orientation(picture))) is not None:
             picture = picture.transpose(turn)
@@ -73,19 +78,43 @@ def picture_size(path: str | Path) -> tuple[int, int]:
 
 
 @contextmanager
-def _opened(path: str | Path) -> Iterator[Image.Image]:
+def _opened(path: str | Path | bytes) -> Iterator[Image.Image]:
     """A picture's file; any error while reading it is one of `UNREADABLE`."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about metadata, which does not matter
-            if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe would wait for its writer
-                raise ValueError("it is no file")
-            with Image.open(path, formats=FORMATS) as file:
+        with _no_warnings():  # about metadata, which does not matter
+            if not isinstance(path, bytes) and not stat.S_ISREG(os.stat(path).st_mode):
+                raise ValueError("it is no file")  # opening a pipe would wait for its writer
+            with Image.open(io.BytesIO(path) if isinstance(path, bytes) else path, formats=FORMATS) as file:
                 yield file
     except UNREADABLE:
         raise
     except Exception as error:  # Pillow raises any kind of exception for damaged bytes
         raise ValueError(f"it is damaged ({type(error).__name__})") from error
+
+
+_lock = threading.Lock()
+_reading = 0
+_before: Any = None
+
+
+@contextmanager
+def _no_warnings() -> Iterator[None]:
+    """Ignore others' warnings while any thread reads; `warnings.catch_warnings` alone is for one thread."""
+    global _reading, _before
+    with _lock:
+        if not _reading:
+            _before = warnings.catch_warnings()
+            _before.__enter__()
+            warnings.simplefilter("ignore")
+            warnings.simplefilter("always", CodecswapWarning)
+        _reading += 1
+    try:
+        yield
+    finally:
+        with _lock:
+            _reading -= 1
+            if not _reading:
+                _before.__exit__(None, None, None)
 
 
 def _orientation(picture: Image.Image) -> int:
@@ -126,18 +155,20 @@ def _to_rgb(picture: Image.Image, file: Image.Image) -> Image.Image:
     return Image.fromarray(np.rint(levels * 255).astype(np.uint8)).convert("RGB")
 
 
-def _refuse_bomb(path: Path, size: tuple[int, int], progressive: bool) -> None:
+def _refuse_bomb(path: str | Path | bytes, size: tuple[int, int], progressive: bool) -> None:
     """Raise ValueError if a picture of ``size`` would take too much memory or time for its file.
 
     A progressive JPEG needs memory for all its coefficients, at any scale of decoding.
     """
     pixels = size[0] * size[1]
-    most = min(
-        MOST_PIXELS * 2 // 3 if progressive else MOST_PIXELS, max(SURE_PIXELS, PIXELS_PER_BYTE * path.stat().st_size)
-    )
+    length = len(path) if isinstance(path, bytes) else Path(path).stat().st_size
+    most = min(MOST_PIXELS * 2 // 3 if progressive else MOST_PIXELS, max(SURE_PIXELS, PIXELS_PER_BYTE * length))
     if pixels > most:
         raise ValueError(f"{size[0]}x{size[1]} pixels are more than {most:,}, the most for such a file")
-    if progressive and pixels * path.read_bytes().count(b"\xff\xda") > MOST_SCANNED:
+    if not progressive:
+        return
+    content = path if isinstance(path, bytes) else Path(path).read_bytes()
+    if pixels * content.count(b"\xff\xda") > MOST_SCANNED:
         raise ValueError(f"its {size[0]}x{size[1]} pixels are scanned too many times")
 
 

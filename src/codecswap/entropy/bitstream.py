@@ -105,12 +105,38 @@ def encode(codec: Codec, picture: Image.Image, *, gain: float | None = None, mos
         UserError: the codec cannot take that size, or has no such gain or rate.
     """
     entropy = codec.entropy if gain is None else codec.entropy.at(gain)
-    rates = None if most_bytes is None else entropy.at(entropy.gain).rates  # refuses a codec of one rate
+    if most_bytes is not None:
+        entropy.at(entropy.gain)  # refuses a codec of one rate
     multiple = codec.factor * entropy.factor
-    if (padded := _padded(picture.height, picture.width, multiple)) > MOST_PIXELS:
-        raise UserError(f"A picture of {padded:,} pixels, padded, is more than {MOST_PIXELS:,}: cut it into parts.")
+    check_pixels(picture.height, picture.width, multiple)
     latents = codec.analyze(pad(to_array(picture), multiple))
-    size = (picture.height, picture.width)
+    return encode_latents(codec, latents, (picture.height, picture.width), gain=gain, most_bytes=most_bytes)
+
+
+def check_pixels(height: int, width: int, multiple: int) -> None:
+    """Refuse a picture that has too many pixels once its sides are padded to a ``multiple``.
+
+    Raises:
+        UserError: see there.
+    """
+    if (padded := _padded(height, width, multiple)) > MOST_PIXELS:
+        raise UserError(f"A picture of {padded:,} pixels, padded, is more than {MOST_PIXELS:,}: cut it into parts.")
+
+
+def encode_latents(
+    codec: Codec,
+    latents: np.ndarray,
+    size: tuple[int, int],
+    *,
+    gain: float | None = None,
+    most_bytes: int | None = None,
+) -> bytes:
+    """Code the latents ``(M, h, w)``, before rounding, of a picture of height and width ``size`` before padding.
+
+    The other arguments and the errors are those of `encode`.
+    """
+    entropy = codec.entropy if gain is None else codec.entropy.at(gain)
+    rates = None if most_bytes is None else entropy.at(entropy.gain).rates
     if rates is None or most_bytes is None:
         return write(entropy.encode(latents, codec.hyper_analyze), size, entropy, codec.factor)
     hyper_latents = codec.hyper_analyze(latents)

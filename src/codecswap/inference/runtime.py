@@ -83,7 +83,7 @@ class OnnxCodec(CodesPictures):
         return self
 
     def analyze(self, picture: np.ndarray) -> np.ndarray:
-        """Latents y ``(M, H/16, W/16)``, before rounding, of ``picture: (3, H, W)``, float32 in [0, 1].
+        """Latents y ``(M, H/16, W/16)``, before rounding, of ``picture: (3, H, W)``, in [0, 1], or of a batch.
 
         Raises:
             UserError: the folder has no encoder, its fixed size does not fit the picture, or it is computed wrongly here.
@@ -139,6 +139,14 @@ class OnnxCodec(CodesPictures):
             return symbols.astype(np.float32)
         return self.tables.to_latents(symbols) if means is None else symbols.astype(np.float32) + means
 
+    def load(self, part: str) -> None:
+        """Load a network now, and run its stored check.
+
+        Raises:
+            UserError: the folder has none, or it is computed wrongly here.
+        """
+        self._session(part, self._network(part))
+
     def _network(self, part: str) -> Network:
         network = getattr(self.manifest, part)
         if network is None:
@@ -157,12 +165,13 @@ class OnnxCodec(CodesPictures):
         channels = {"decoder": 3, "encoder": self.manifest.M, "hyper_encoder": self.manifest.N}[part]
 
         def run(tile: np.ndarray) -> np.ndarray:
-            wanted = (1, channels, *(side // scale_in * scale_out for side in tile.shape[-2:]))
+            batch = tile if tile.ndim == 4 else tile[None]
+            wanted = (len(batch), channels, *(side // scale_in * scale_out for side in tile.shape[-2:]))
             with self._refusing(network):
-                result = session.run([network.output], {network.input: tile[None]})[0]
+                result = session.run([network.output], {network.input: batch})[0]
                 if result.shape != wanted or result.dtype != np.float32:
                     raise ValueError(f"its result is {result.dtype} {result.shape}")
-            return result[0]
+            return result if tile.ndim == 4 else result[0]
 
         return in_tiles(run, x, tile, self.manifest.margin, scale_in=scale_in, scale_out=scale_out)
 
