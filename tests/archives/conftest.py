@@ -8,6 +8,7 @@ import pytest
 from codecswap import export
 from codecswap.codecs.source import load_codec
 
+
 @pytest.fixture(scope="session")
 def codec(tmp_path_factory: pytest.TempPathFactory) -> Path:
     target = tmp_path_factory.mktemp("codec") / "tiny"
