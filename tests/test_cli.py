@@ -288,11 +288,11 @@ ODD_NAMES = [
 def test_any_name_of_a_file_is_taken(name: str, tmp_path: Path) -> None:
     path = tmp_path / name
     options = parse("encode", ["--output", str(path), f"--codec={path}", "--input", str(path), "--", str(path), name])
-    assert options.output == path and options.codec == str(path) and options.input == [path, path, Path(name)]
+    assert options.output == path and options.codec == str(path) and options.input == [str(path), str(path), name]
     text = yaml.safe_dump({"output": str(path), "input": [str(path)], "codec": str(path)})
     (tmp_path / "a.yaml").write_text(text)
     options = parse("encode", ["--config", str(tmp_path / "a.yaml")])
-    assert options.output == path and options.codec == str(path) and options.input == [path]
+    assert options.output == path and options.codec == str(path) and options.input == [str(path)]
 
 
 def test_a_message_is_one_line_without_control_characters(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

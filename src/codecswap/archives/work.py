@@ -24,6 +24,7 @@ from codecswap.entropy import bitstream
 from codecswap.errors import UserError
 
 CODED = ".csw"
+LARGEST_RATE = Rate()
 READERS, READ_AHEAD = 2, 4
 """Threads that read and decode the source's files, and how many files they are ahead."""
 WINDOW_PIXELS = 1 << 24
@@ -51,7 +52,7 @@ class Picture:
 
 
 def encode_shard(
-    codec: bitstream.Codec, archive: Archive, shard: Shard, *, rate: Rate = Rate(), batch: int = 1
+    codec: bitstream.Codec, archive: Archive, shard: Shard, *, rate: Rate = LARGEST_RATE, batch: int = 1
 ) -> Summary:
     """Encode the pictures of a shard; other members of a tar file (labels) are copied.
 
