@@ -10,6 +10,8 @@ import pytest
 from making import KILLED, content, finish, start
 
 from codecswap import cli
+from codecswap.archives import folder
+from codecswap.archives.shards import Shard
 
 COMMON = ("--archive", "tar", "--shard_size", "3", "--jobs", "1", "--threads", "1")
 
@@ -62,6 +64,22 @@ def test_workers_with_the_same_and_with_other_shares(
     codes = [finish(worker) for worker in workers]
     assert {code for code, _ in codes[:2]} == {3}, codes
     assert codes[2][0] in (0, 3), codes
+    assert content(out) == content(undisturbed)
+
+
+def test_an_attempt_that_another_worker_overtook_ends_quietly(
+    codec: Path, source: Path, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    begin = folder.Attempt.__init__
+
+    def overtaken(self: folder.Attempt, archive: folder.Archive, shard: Shard, place: Path) -> None:
+        shutil.copytree(undisturbed, out, dirs_exist_ok=True)
+        archive.clean(shard)
+        begin(self, archive, shard, place)
+
+    monkeypatch.setattr(folder.Attempt, "__init__", overtaken)
+    assert cli.main(words(codec, source, out)) == 3
     assert content(out) == content(undisturbed)
 
 

@@ -57,6 +57,10 @@ class Recipe:
     """Rate that was asked of a codec with variable rate."""
 
 
+class MadeElsewhere(Exception):
+    """Another worker has made the shard that this one was at."""
+
+
 @dataclass(frozen=True)
 class Archive:
     """An archive's folder."""
@@ -72,7 +76,8 @@ class Archive:
             UserError: the folder holds something else, or an archive of another codec or other options.
         """
         archive = cls(folder, recipe)
-        if (folder / ARCHIVE).exists():
+        others = folder.is_file() or (folder.is_dir() and any(entry.name != WORK for entry in folder.iterdir()))
+        if (folder / ARCHIVE).exists():  # looked at last: another worker may be starting, and writes it first
             before = cls.open(folder).recipe
             for name, value in asdict(recipe).items():
                 if (had := getattr(before, name)) != value:
@@ -81,7 +86,7 @@ class Archive:
                         "make it with the same options as before."
                     )
             return archive
-        if folder.is_file() or (folder.is_dir() and any(entry.name != WORK for entry in folder.iterdir())):
+        if others:
             raise UserError(f"{folder} is there and is no archive: name another --output, or a new folder.")
         archive._write_once(ARCHIVE, {"format": FORMAT, "version": VERSION, **asdict(recipe)})
         return archive
@@ -165,6 +170,7 @@ class Archive:
 
         Raises:
             RunFailure: something cannot be written.
+            MadeElsewhere: another worker has made the shard in the meantime, and removed this attempt.
         """
         place = self.folder / WORK / f"{_token(shard.name)}.{uuid.uuid4().hex}"
         try:
@@ -176,7 +182,7 @@ class Archive:
                 attempt.close()
         except OSError as error:
             if self.index_of(shard.name).exists():
-                return  # another worker has made it in the meantime, and removed what was here
+                raise MadeElsewhere from error
             raise RunFailure(
                 f"The archive {self.folder} cannot be written ({error.strerror or error}): put the disk right, then the same "
                 "command goes on."

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from codecswap.archives.ahead import ahead
-from codecswap.archives.folder import Archive, Attempt
+from codecswap.archives.folder import Archive, Attempt, MadeElsewhere
 from codecswap.archives.index import Row, Summary, checksum
 from codecswap.archives.shards import Shard
 from codecswap.coding.files import Rate
@@ -91,17 +91,19 @@ def _make(
 ) -> Summary:
     """Make a shard of the files with one of the ``endings``; their names get the ``suffix`` instead."""
     rows: list[Row] = []
-    summary = None
-    # pools are closed before the attempt's folder is removed
-    with archive.attempt(shard) as attempt, ThreadPoolExecutor(READERS) as readers, ThreadPoolExecutor(1) as coder:
-        loaded = ahead(partial(_read, load, endings), _files(shard), readers, READ_AHEAD)
-        for picture in process(loaded, coder):
-            if row := _write(attempt, picture, endings, suffix):
-                row.shard = shard.name
-                rows.append(row)
-        summary = attempt.finish(rows)
+    summary: Summary | None
+    try:
+        # pools are closed before the attempt's folder is removed
+        with archive.attempt(shard) as attempt, ThreadPoolExecutor(READERS) as readers, ThreadPoolExecutor(1) as coder:
+            loaded = ahead(partial(_read, load, endings), _files(shard), readers, READ_AHEAD)
+            for picture in process(loaded, coder):
+                if row := _write(attempt, picture, endings, suffix):
+                    row.shard = shard.name
+                    rows.append(row)
+            summary = attempt.finish(rows)
+    except MadeElsewhere:
+        summary = archive.done(shard)
     archive.clean(shard)
-    summary = summary or archive.done(shard)
     assert summary
     return summary
 
