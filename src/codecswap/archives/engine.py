@@ -1,6 +1,5 @@
-"""Where shards are made: in this process, in several, or on a Ray cluster."""
+"""Where shards are made: in this process, or in several."""
 
-import logging
 import multiprocessing
 import signal
 import sys
@@ -9,7 +8,6 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
 from codecswap.archives.ahead import as_completed
 from codecswap.archives.folder import Archive
@@ -18,12 +16,9 @@ from codecswap.archives.shards import Shard
 from codecswap.archives.work import Job
 from codecswap.coding.source import Source
 from codecswap.entropy import bitstream
-from codecswap.errors import RunFailure, UserError, how_to_install
+from codecswap.errors import RunFailure
 from codecswap.inference.runtime import OnnxCodec
 from codecswap.processes import follow_parent
-
-RETRIES = 20
-"""How often Ray repeats a shard whose node or process dies, before the run ends."""
 
 
 @dataclass(frozen=True)
@@ -81,48 +76,3 @@ def run_processes(task: Task, shards: Iterable[Shard], jobs: int) -> Iterator[tu
 def _begin() -> None:
     follow_parent()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that attempts remove their files
-
-
-def run_ray(task: Task, shards: Iterable[Shard], jobs: int | None, gpus: float = 0) -> Iterator[tuple[str, Summary]]:
-    """Make shards as tasks of a Ray cluster: that of ``RAY_ADDRESS``, the one that runs here, or a new one of this machine.
-
-    A task takes one core. Its process keeps the codec for the next one; if it or its node dies, Ray repeats the task elsewhere.
-
-    Args:
-        jobs: most tasks at a time; None: one for each core of the cluster.
-        gpus: share of a GPU that a task takes.
-
-    Raises:
-        UserError: Ray is not installed.
-        RunFailure: a task died too often, or the cluster is lost.
-    """
-    try:
-        import ray
-    except ImportError:
-        raise UserError(f"--engine ray needs ray, which is not installed: {how_to_install('ray')}.") from None
-    started = not ray.is_initialized()
-    if started:
-        ray.init(log_to_driver=False, logging_level=logging.WARNING, include_dashboard=False)
-
-    @ray.remote(num_cpus=1, num_gpus=gpus, max_retries=RETRIES)
-    def make(task: Task, shard: Shard) -> tuple[str, Summary]:
-        return task(shard)
-
-    try:
-        shared = ray.put(task)
-        cores = jobs or max(1, int(ray.cluster_resources().get("CPU", 1)))
-        yield from as_completed(lambda shard: make.remote(shared, shard).future(), shards, cores + 1)
-    except ray.exceptions.RayTaskError as error:
-        raise _cause(error) from None
-    except ray.exceptions.RayError as error:
-        words = str(error).strip().splitlines()[0].rstrip(".")
-        raise RunFailure(f"The Ray cluster lost a task ({words}): the same command goes on.") from None
-    finally:
-        if started:
-            ray.shutdown()
-
-
-def _cause(error: Any) -> Exception:
-    """The exception that a task raised, as it was."""
-    cause = getattr(error, "cause", None)
-    return type(cause)(*cause.args) if isinstance(cause, UserError) else RunFailure(f"A task failed: {cause or error}.")

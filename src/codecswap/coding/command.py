@@ -4,7 +4,7 @@ import os
 from functools import partial
 from pathlib import Path
 
-from codecswap.archives.engine import Task, run_here, run_processes, run_ray
+from codecswap.archives.engine import Task, run_here, run_processes
 from codecswap.archives.folder import Archive, Recipe
 from codecswap.archives.index import Summary
 from codecswap.archives.run import Engine, make_archive
@@ -74,7 +74,7 @@ def _archive(options: CodingOptions, output: Path) -> int:
     rate = _rate(options) if isinstance(options, EncodeOptions) else Rate()
     share = Share.of(options.shard, os.environ)
     jobs = options.jobs or cores()
-    source = _source(options, 1 if options.engine == "ray" else jobs)
+    source = _source(options, jobs)
     recipe = Recipe(
         content="csw" if encodes else "png",
         layout=options.archive or "tree",
@@ -86,11 +86,7 @@ def _archive(options: CodingOptions, output: Path) -> int:
     archive = Archive.start(output, recipe)
     job, part = (partial(encode_shard, rate=rate), "encoder") if encodes else (decode_shard, "decoder")
     task = Task(job, source, part, archive)
-    engine: Engine
-    if options.engine == "ray":
-        engine = partial(run_ray, task, jobs=options.jobs)
-    else:
-        engine = partial(run_here, task) if jobs == 1 else partial(run_processes, task, jobs=jobs)
+    engine: Engine = partial(run_here, task) if jobs == 1 else partial(run_processes, task, jobs=jobs)
     totals = make_archive(archive, options.input, ENDINGS if encodes else {CODED}, share, engine, _report)
     for why, count in totals.left_out.items():
         warn(f"{count:,} files of the source were left out: {why}.")

@@ -122,8 +122,6 @@ class CodingOptions(ZooOptions):
     """Files in a shard of an archive. Tar files keep their members."""
     shard: str | None = None
     """Make this share of an archive's shards, e.g. 0/16 to 15/16. Default: all, or that of SLURM's job array or of RANK."""
-    engine: Literal["processes", "ray"] = "processes"
-    """Where an archive is made: on this machine, or on a Ray cluster."""
     jobs: int | None = None
     """Number of processes for several files. Default: 1; for an archive one per core."""
     threads: int | None = None
@@ -132,7 +130,7 @@ class CodingOptions(ZooOptions):
     """Runtime of an exported folder. OpenVINO, a separate package, is faster on many x86 processors."""
 
     writes: ClassVar[str | None] = None
-    of_archives: ClassVar[tuple[str, ...]] = ("shard_size", "shard", "engine")
+    of_archives: ClassVar[tuple[str, ...]] = ("shard_size", "shard")
     """Options that only archives have."""
 
     def __post_init__(self) -> None:
