@@ -3,7 +3,7 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3; do \
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null && echo $$p && break; done)
 BIN := .venv/bin
 
-.PHONY: demo test test-all test-deps docs check c wasm rknn lock upgrade clean
+.PHONY: demo test test-all test-deps docs check c wasm dist rknn lock upgrade clean
 
 demo: .venv/installed  ## the whole recipe on embedded data, offline
 	$(BIN)/codecswap demo
@@ -32,6 +32,11 @@ c:  ## the library for boards: c/build/libcodecswap.a
 
 wasm:  ## the same for browsers, which is kept in git: src/codecswap/page/codecswap.wasm (clang, lld)
 	$(MAKE) -C c wasm
+
+# Zig is a C compiler for all platforms that the registry has: 100 MB, and needed for nothing else.
+dist: .venv/installed  ## source distribution and wheels with the compiled coder, for Linux, macOS and Windows, in dist/
+	$(BIN)/python -m pip install --quiet ziglang==0.17.1
+	$(BIN)/python -m scripts.wheels
 
 # It pins old releases, so it has an environment of its own; what it asks for and does not need here is left out.
 # Its license is Rockchip's: read it before you ship anything made with it.
@@ -69,4 +74,4 @@ upgrade:  ## locks the newest releases that pyproject.toml allows (UV_CONSTRAINT
 	$(LOCK) --upgrade
 
 clean:
-	rm -rf .venv .venv-rknn demo_run site c/build
+	rm -rf .venv .venv-rknn demo_run site c/build dist
