@@ -47,7 +47,8 @@ ALLOWED = {
         "targets",
         "students",
     },
-    "evaluation": BASE | {"devices", "stages", "metrics", "data", "entropy", "inference", "codecs", "students"},
+    "evaluation": BASE
+    | {"devices", "stages", "metrics", "data", "entropy", "inference", "codecs", "students", "archives"},
     "export": BASE
     | {
         "metrics",

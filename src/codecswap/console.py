@@ -109,14 +109,14 @@ def amount(number: float, unit: str) -> str:
 
 
 @contextmanager
-def bar(title: str, total: int, *, unit: str, done: int = 0) -> Iterator[Callable[[int], None]]:
+def bar(title: str, total: int | None, *, unit: str, done: int = 0) -> Iterator[Callable[[int], None]]:
     """Show a step's progress: on a terminal a bar with the time left, on stderr; elsewhere a plain line at the end.
 
     Elsewhere a long step also gets a line every 30 seconds. Bars do not nest.
 
     Args:
         title: the step.
-        total: how much there is to do, those already ``done`` included.
+        total: how much there is to do, those already ``done`` included; None: not known.
         unit: ``bytes``, or a plural noun.
         done: what an earlier run has done.
 
@@ -189,7 +189,7 @@ def silent(title: str, items: Items[T], *, unit: str) -> Iterator[T]:
 class _Step:
     """How far a step is, in words."""
 
-    def __init__(self, title: str, total: int, unit: str, done: int) -> None:
+    def __init__(self, title: str, total: int | None, unit: str, done: int) -> None:
         self.title, self.total, self.unit, self.done, self.first = title, total, unit, done, done
         self.start = self.written = time.monotonic()
 
@@ -203,9 +203,12 @@ class _Step:
     def amounts(self) -> str:
         """``1.2 GB of 19.3 GB, 60.1 MB/s`` or ``64 of 118,287 pictures, 404/s``."""
         speed = self.speed()
+        of = "" if self.total is None else " of "
         if self.unit == "bytes":
-            return f"{amount(self.done, self.unit)} of {amount(self.total, self.unit)}, {amount(speed, self.unit)}/s"
-        return f"{self.done:,} of {self.total:,} {self.unit}, {speed:,.{1 if speed < 10 else 0}f}/s"
+            total = "" if self.total is None else amount(self.total, self.unit)
+            return f"{amount(self.done, self.unit)}{of}{total}, {amount(speed, self.unit)}/s"
+        total = "" if self.total is None else f"{self.total:,}"
+        return f"{self.done:,}{of}{total} {self.unit}, {speed:,.{1 if speed < 10 else 0}f}/s"
 
     def advance_and_write(self, more: int) -> None:
         self.advance(more)
@@ -214,5 +217,6 @@ class _Step:
 
     def write(self) -> None:
         self.written, speed = time.monotonic(), self.speed()
-        left = f", {(self.total - self.done) / speed:,.0f} s left" if speed > 0 and self.done < self.total else ""
+        rest = 0 if self.total is None else self.total - self.done
+        left = f", {rest / speed:,.0f} s left" if speed > 0 and rest > 0 else ""
         print(f"{self.title}: {self.amounts()}{left}", flush=True)

@@ -2,6 +2,7 @@ import json
 import shutil
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -344,3 +345,53 @@ def test_a_zip_that_is_there_is_not_downloaded(place, tmp_path, coco_zip, coco_c
     options = ("--coco_dir", tmp_path / "coco", "--out_dir", tmp_path / "out", "--url", "http://127.0.0.1:9/none.zip")
     assert run(*options) == 0
     assert tree(tmp_path / "out") == coco_crops and (tmp_path / place / "train2017.zip").exists()
+
+
+def sources(root, pictures):
+    """The same pictures as a folder of tar shards, a list, an address and one compressed tar."""
+    (root / "tars").mkdir()
+    for number in range(2):
+        with tarfile.open(root / "tars" / f"{number}.tar", "w") as tar:
+            for path in pictures[number::2]:
+                tar.add(path, path.name)
+                tar.addfile(tarfile.TarInfo(f"{path.stem}.cls"))
+    with tarfile.open(root / "all.tar.gz", "w:gz") as tar:
+        for path in pictures:
+            tar.add(path, f"deep/{path.name}")
+    (root / "list.csv").write_text("label,path\n" + "".join(f"0,{path}\n" for path in pictures))
+    return [str(root / "tars"), str(root / "all.tar.gz"), str(root / "list.csv"), f"file://{pictures[0].parent}"]
+
+
+@pytest.mark.parametrize(("kind", "workers"), [(0, 1), (0, 2), (1, 2), (2, 1), (3, 1)])
+def test_every_source_that_encode_takes_gives_the_crops_of_its_folder(tmp_path, kind, workers):
+    if kind == 3:
+        pytest.importorskip("fsspec")
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    for number in range(12):
+        scene(number, 64, 48).save(pictures / f"p{number}.jpg")
+    (pictures / "p3.jpg").write_bytes(b"\xff\xd8\xff")
+    assert run("--images", pictures, "--out_dir", tmp_path / "a", "--size", 32) == 0
+    source = sources(tmp_path, sorted(pictures.iterdir()))[kind]
+    assert run("--images", source, "--out_dir", tmp_path / "b", "--size", 32, workers=workers) == 0
+    plain, other = tree(tmp_path / "a"), tree(tmp_path / "b")
+    crops = {name: data for name, data in plain.items() if name.endswith("jpg")}
+    assert len(crops) == 11 and crops == {name: data for name, data in other.items() if name.endswith("jpg")}
+    assert other["skipped.txt"].decode().count("p3.jpg") == 1
+    assert run("--images", source, "--out_dir", tmp_path / "b", "--size", 32) == 0
+    assert tree(tmp_path / "b") == other
+
+
+def test_of_a_damaged_tar_the_readable_part_is_taken(tmp_path, capsys):
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    for number in range(12):
+        scene(number, 64, 48).save(pictures / f"p{number:02}.png")
+    sources(tmp_path, sorted(pictures.iterdir()))
+    whole = (tmp_path / "tars" / "1.tar").read_bytes()
+    with tarfile.open(tmp_path / "tars" / "1.tar") as tar:
+        last = tar.getmembers()[-2]
+    (tmp_path / "tars" / "1.tar").write_bytes(whole[: last.offset_data + 10])
+    assert run("--images", tmp_path / "tars", "--out_dir", tmp_path / "out", "--size", 32) == 0
+    assert "damaged tar" in capsys.readouterr().err + (tmp_path / "out" / "skipped.txt").read_text()
+    assert len(scan(tmp_path / "out")) == 11

@@ -55,6 +55,8 @@ class Recipe:
     """Whether the index has the PSNR of each picture."""
     rate: str = ""
     """Rate that was asked of a codec with variable rate."""
+    region: str = ""
+    """Part of the pictures that was decoded."""
 
 
 class MadeElsewhere(Exception):

@@ -124,6 +124,18 @@ def read_index(path: Path) -> list[Row]:
         raise _damaged(path) from error
 
 
+def read_seconds(path: Path) -> list[float]:
+    """How long each picture of a shard took, in the order of its index.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    try:
+        return need_pyarrow().parquet.read_table(path, columns=["seconds"], partitioning=None)["seconds"].to_pylist()
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        raise _damaged(path) from error
+
+
 def stored(name: str) -> str:
     """A path as it stands in an index: bytes that are not UTF-8 become escapes (``\\xff``)."""
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

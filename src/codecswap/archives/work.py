@@ -72,11 +72,13 @@ def encode_shard(
     return _make(archive, shard, _load, encoded, ENDINGS, CODED)
 
 
-def decode_shard(codec: bitstream.Codec, archive: Archive, shard: Shard) -> Summary:
-    """Decode the coded pictures of a shard to PNG; arguments and errors as in `encode_shard`."""
+def decode_shard(
+    codec: bitstream.Codec, archive: Archive, shard: Shard, *, region: bitstream.Box | None = None
+) -> Summary:
+    """Decode the coded pictures of a shard, or a ``region`` of each, to PNG; the rest as in `encode_shard`."""
 
     def decoded(pictures: Iterator[Picture], coder: ThreadPoolExecutor) -> Iterator[Picture]:
-        return ahead(_save, (_decode(codec, picture) for picture in pictures), coder, 1)
+        return ahead(_save, (_decode(codec, picture, region) for picture in pictures), coder, 1)
 
     return _make(archive, shard, _take, decoded, frozenset({CODED}), ".png")
 
@@ -216,14 +218,14 @@ def _take(content: Content) -> Picture:
     return Picture(Row(None, content.name), content.data)
 
 
-def _decode(codec: bitstream.Codec, each: Picture) -> Picture:
+def _decode(codec: bitstream.Codec, each: Picture, region: bitstream.Box | None) -> Picture:
     if each.row.error or _ending(each.row.key) != CODED:
         return each
     began, row = time.perf_counter(), each.row
     try:
-        each.picture = bitstream.decode(codec, each.data)
+        each.picture = bitstream.decode(codec, each.data, region)
         row.width, row.height = each.picture.size
-        row.bpp = 8 * len(each.data) / (row.width * row.height)
+        row.bpp = None if region else 8 * len(each.data) / (row.width * row.height)
     except (bitstream.BadFile, UserError) as error:
         each.refuse(error)
     row.seconds += time.perf_counter() - began

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from codecswap.inference.tiles import TILE, Size, in_tiles
+from codecswap.inference.tiles import TILE, Region, Size, in_tiles
 
 
 class TorchCodec:
@@ -32,12 +32,27 @@ class TorchCodec:
         """Hyper-latents ``(N, h/4, w/4)``, before rounding, of latents ``(M, h, w)`` of a codec that has them."""
         return self.codec.hyper_analyze(latents)
 
-    def synthesize(self, symbols: np.ndarray, means: np.ndarray | None = None) -> np.ndarray:
-        """Decode ``symbols: (M, H/16, W/16)``, int32, and their means to a picture ``(3, H, W)``, float32, not clamped."""
-        latents = self.tables.to_latents(symbols) if means is None else symbols.astype(np.float32) + means
-        return self._run(self.codec.g_s, latents, scale_in=1, scale_out=self.factor)
+    def synthesize(
+        self, symbols: np.ndarray, means: np.ndarray | None = None, region: Region | None = None
+    ) -> np.ndarray:
+        """Decode ``symbols: (M, H/16, W/16)``, int32, and their means to a picture ``(3, H, W)``, float32, not clamped.
 
-    def _run(self, transform: torch.nn.Module, x: np.ndarray, *, scale_in: int, scale_out: int) -> np.ndarray:
+        Args:
+            symbols, means: of the whole picture.
+            region: rows and columns of latents whose pixels are computed; by default all.
+        """
+        latents = self.tables.to_latents(symbols) if means is None else symbols.astype(np.float32) + means
+        return self._run(self.codec.g_s, latents, scale_in=1, scale_out=self.factor, region=region)
+
+    def _run(
+        self,
+        transform: torch.nn.Module,
+        x: np.ndarray,
+        *,
+        scale_in: int,
+        scale_out: int,
+        region: Region | None = None,
+    ) -> np.ndarray:
         device = next(self.codec.parameters()).device
 
         @torch.inference_mode()
@@ -45,4 +60,5 @@ class TorchCodec:
             x = torch.from_numpy(tile).to(device)
             return (transform(x) if x.ndim == 4 else transform(x[None])[0]).cpu().numpy()
 
-        return in_tiles(run, x, self._tile, self.codec.margin, scale_in=scale_in, scale_out=scale_out)
+        margin = self.codec.margin
+        return in_tiles(run, x, self._tile, margin, scale_in=scale_in, scale_out=scale_out, region=region)

@@ -9,7 +9,7 @@ from codecswap.archives.folder import Archive, Recipe
 from codecswap.archives.index import Summary
 from codecswap.archives.run import Engine, make_archive
 from codecswap.archives.shards import Share
-from codecswap.archives.work import CODED, decode_shard, encode_shard
+from codecswap.archives.work import CODED, Job, decode_shard, encode_shard
 from codecswap.coding.files import SUFFIX, Rate, Work, decode_file, encode_file, pairs, run
 from codecswap.coding.source import Source
 from codecswap.config import CodingOptions, DecodeOptions, EncodeOptions
@@ -30,7 +30,7 @@ def encode(options: EncodeOptions) -> int:
 
 def decode(options: DecodeOptions) -> int:
     """``codecswap decode``."""
-    return _all(options, decode_file, ".png")
+    return _all(options, partial(decode_file, region=options.box), ".png")
 
 
 def _all(options: CodingOptions, work: Work, suffix: str) -> int:
@@ -72,6 +72,7 @@ def _archive(options: CodingOptions, output: Path) -> int:
     need_pyarrow()
     encodes = isinstance(options, EncodeOptions)
     rate = _rate(options) if isinstance(options, EncodeOptions) else Rate()
+    region = options.box if isinstance(options, DecodeOptions) else None
     share = Share.of(options.shard, os.environ)
     jobs = options.jobs or cores()
     source = _source(options, jobs)
@@ -82,9 +83,11 @@ def _archive(options: CodingOptions, output: Path) -> int:
         shard_size=options.shard_size,
         psnr=isinstance(options, EncodeOptions) and options.psnr,
         rate=str(rate) if rate != Rate() else "",
+        region=",".join(map(str, region)) if region else "",
     )
     archive = Archive.start(output, recipe)
-    job, part = (partial(encode_shard, rate=rate), "encoder") if encodes else (decode_shard, "decoder")
+    job: Job = partial(encode_shard, rate=rate) if encodes else partial(decode_shard, region=region)
+    part = "encoder" if encodes else "decoder"
     task = Task(job, source, part, archive)
     engine: Engine = partial(run_here, task) if jobs == 1 else partial(run_processes, task, jobs=jobs)
     totals = make_archive(archive, options.input, ENDINGS if encodes else {CODED}, share, engine, _report)

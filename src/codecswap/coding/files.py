@@ -65,11 +65,12 @@ def encode_file(codec: bitstream.Codec, source: Path, target: Path, rate: Rate =
     return f"{picture.width}x{picture.height}, {len(data):,} bytes, {bpp:.3f} bits per pixel"
 
 
-def decode_file(codec: bitstream.Codec, source: Path, target: Path) -> str:
-    """Decode the file ``source`` to a PNG; returns its size as text.
+def decode_file(codec: bitstream.Codec, source: Path, target: Path, region: bitstream.Box | None = None) -> str:
+    """Decode the file ``source``, or a ``region`` of it, to a PNG; returns its size as text.
 
     Raises:
-        UserError: it is not a .csw file, damaged, of another codec or of a newer version; no picture is written.
+        UserError: it is not a .csw file, damaged, of another codec or of a newer version, or smaller than the region; no
+            picture is written.
     """
     if not source.is_file():
         raise no_file(source, f"{SUFFIX} file", "check the path")
@@ -79,7 +80,7 @@ def decode_file(codec: bitstream.Codec, source: Path, target: Path) -> str:
     if not data.startswith(bitstream.MAGIC):
         raise refusal(source, "a picture that codecswap encoded", f"name a {SUFFIX} file")
     try:
-        picture = bitstream.decode(codec, data)
+        picture = bitstream.decode(codec, data, region)
     except bitstream.BadFile as error:
         raise UserError(f"{source} {error}.") from None
     mark = PngInfo()

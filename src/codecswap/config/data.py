@@ -14,7 +14,7 @@ class PrepareOptions(Options):
     coco_dir: str | None = None
     """Folder for COCO. It is downloaded and unpacked to train2017/ in it, if that is not there."""
     images: str | None = None
-    """Instead of COCO: a folder of your own pictures, with sub-folders."""
+    """Instead of COCO: pictures of your own: a folder, tar files, a list of paths (.txt, .csv, .parquet) or an address."""
     out_dir: str | None = None
     """Folder for the crops (train/ and val/). Without it COCO is only downloaded and unpacked."""
     val_ratio: float = 0.02

@@ -188,6 +188,27 @@ class EncodeOptions(CodingOptions):
 class DecodeOptions(CodingOptions):
     """Decode .csw files to PNG. Needs the codec that wrote them, or one with the same entropy tables."""
 
+    region: str | None = None
+    """Decode this part of each picture alone: x,y,w,h in pixels from the upper left corner. Its pixels are those of the whole
+    picture; of pictures of more than 1280x1280 pixels only the tiles that it needs are computed."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.box  # noqa: B018 - checks it
+
+    @property
+    def box(self) -> tuple[int, int, int, int] | None:
+        """``region`` as numbers: left, top, width and height."""
+        if self.region is None:
+            return None
+        words = [word.strip() for word in str(self.region).split(",")]
+        if len(words) != 4 or not all(re.fullmatch(r"[0-9]{1,9}", word) for word in words):
+            raise UserError(f"--region is x,y,w,h, four numbers of pixels (0,0,640,480), not {self.region}.")
+        left, top, width, height = map(int, words)
+        if not width or not height:
+            raise UserError(f"--region {self.region} has no pixels: name a width and a height of at least 1.")
+        return left, top, width, height
+
 
 @dataclass(kw_only=True)
 class VerifyOptions(ZooOptions):

@@ -14,6 +14,7 @@ from codecswap.config.shared import (
     check_codec,
     check_file,
     check_folder,
+    check_source,
 )
 from codecswap.errors import UserError
 from codecswap.identify import no_folder
@@ -37,7 +38,11 @@ class EvalOptions(PictureOptions):
     """Exported, quantized or compiled folder, or several. One without an encoder takes the teacher's. Without --teacher and
     --checkpoint only folders are measured."""
     images: str | None = None
-    """Instead of --coco_dir: a folder of pictures of any size. All of them are evaluated, uncropped."""
+    """Instead of --coco_dir: pictures of any size, all of them, uncropped: a folder, a tar file or a folder of them, a list of
+    paths (.txt, .csv, .parquet), an address (s3://...) or an archive of decoded pictures."""
+    archive: Path | None = None
+    """An archive that `codecswap encode --archive` made of --images: its files are decoded with each --codec and compared with
+    the pictures; nothing is encoded."""
     anchors: str | None = None
     """Qualities for JPEG, WebP and AVIF, e.g. 30,50, or none. Default: 10,30,50,70,90 with --images."""
     metrics: list[str] = field(default_factory=list)
@@ -52,12 +57,18 @@ class EvalOptions(PictureOptions):
         if len(self.qualities) > 1 and self.teacher:
             raise UserError("--teacher names local codecs and --quality several of the zoo's: give one of the two.")
         self.anchor_qualities  # noqa: B018 - checks it
+        if (self.archive and not (self.images and self.codec)) or (self.archive and (self.teacher or self.checkpoint)):
+            raise UserError(
+                "--archive needs the pictures that it was made of, with --images, and folders that decode it, with --codec, "
+                "without --teacher and --checkpoint."
+            )
         if self.accelerator not in ("auto", "cpu", "cuda", "gpu"):
             raise UserError(f"--accelerator is auto, cpu or cuda, not {self.accelerator}.")
         self.accelerator = "cuda" if self.accelerator == "gpu" else self.accelerator
 
     def check_paths(self) -> None:  # noqa: D102
-        check_folder(self, "images", "the pictures")
+        check_source(self, "images")
+        check_folder(self, "archive", "the coded pictures")
         check_file(self, "teacher", *EMBEDDED)
         check_file(self, "checkpoint")
         check_codec(self)

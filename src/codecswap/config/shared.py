@@ -50,6 +50,13 @@ def check_folder(options: Any, name: str, what: str) -> None:
         raise no_folder(folder, f"name the folder that holds {what} with --{name}")
 
 
+def check_source(options: Any, name: str) -> None:
+    """Refuse an option that names missing pictures; addresses are not looked at."""
+    source = getattr(options, name)
+    if source is not None and "://" not in source and not Path(source).exists():
+        raise no_folder(source, f"name the folder that holds the pictures with --{name}")
+
+
 def check_file(options: Any, name: str, *other: str, what: str = "checkpoint") -> None:
     """Refuse an option that names a missing file or folder, unless it is one of the ``other`` values."""
     value = getattr(options, name)

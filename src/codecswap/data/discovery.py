@@ -83,7 +83,7 @@ def scan(folder: str | Path, endings: Collection[str] = ENDINGS) -> list[Path]:
     """
     found, left_out = _look(Path(folder), endings)
     if found and left_out:
-        warn(f"left out of {folder}: {_counted(left_out)}.")
+        warn(f"left out of {folder}: {counted(left_out)}.")
     return found
 
 
@@ -127,7 +127,7 @@ def list_pictures(folder: str | Path, option: str) -> list[Path]:
 def no_pictures(folder: str | Path, option: str, endings: Collection[str] = ENDINGS) -> UserError:
     """The error if `scan` finds nothing."""
     left_out = _look(Path(folder), endings)[1]
-    words = f"; left out: {_counted(left_out)}" if left_out else ""
+    words = f"; left out: {counted(left_out)}" if left_out else ""
     return UserError(f"There are no pictures in {folder} ({', '.join(sorted(endings))}{words}): check {option}.")
 
 
@@ -138,8 +138,8 @@ def _look(folder: Path, endings: Collection[str]) -> tuple[list[Path], dict[str,
     return sorted(map(Path, found)), {why: sorted(names) for why, names in sorted(left_out.items())}
 
 
-def _counted(left_out: Mapping[str, Sequence[str]]) -> str:
-    """``notes.txt (another ending), sub and 2 more (a folder read already)``."""
+def counted(left_out: Mapping[str, Sequence[str]]) -> str:
+    """Names of files left out, by reason, in words: ``notes.txt (another ending), sub and 2 more (a folder read already)``."""
     return ", ".join(
         f"{names[0]}{f' and {len(names) - 1} more' if len(names) > 1 else ''} ({why})"
         for why, names in left_out.items()

@@ -71,6 +71,12 @@ def is_stream(source: str) -> bool:
     return is_address(source) or source.lower().endswith((*TARS, *LISTS)) or (Path(source) / ARCHIVE).is_file()
 
 
+def holds_tars(folder: str) -> bool:
+    """Whether there is a tar shard below a folder."""
+    found = walk(Path(folder), (".tar", ".tgz", ".gz"), lambda why, name: None)
+    return os.path.isdir(folder) and any(path.lower().endswith(TARS) for path in found)
+
+
 def find_items(
     sources: Sequence[str], endings: Collection[str], left_out: Callable[[str, str], None]
 ) -> Iterator[Item]:
@@ -174,6 +180,32 @@ def _remote(source: str, endings: Collection[str]) -> Iterator[Item]:
             return
         for name in below(root.rstrip("/")):
             yield Item(name[len(root.rstrip("/")) + 1 :], system.unstrip_protocol(name))
+
+
+def find_files(
+    source: str, endings: Collection[str], left_out: Callable[[str, str], None]
+) -> Iterator[tuple[str, Item]]:
+    """Paths inside the source of its files with one of the ``endings``, each with the item that holds it.
+
+    The path of a tar's member begins with the tar's; `contents` names the member without it. Arguments are those of
+    `find_items`.
+
+    Raises:
+        UserError, RunFailure: the source is missing, or gone.
+    """
+    for item in find_items([source], endings, left_out):
+        if not item.is_tar:
+            yield item.name, item
+            continue
+        try:
+            with opened(item.place) as file, tarfile.open(fileobj=file, mode="r:*") as tar:
+                for member in tar:
+                    if member.isreg() and os.path.splitext(member.name)[1].lower() in endings:
+                        yield f"{item.name}/{member.name}", item
+        except (tarfile.TarError, EOFError, zlib.error):
+            left_out("the rest of a damaged tar", item.name)
+        except OSError as error:
+            raise _gone(item, error) from error
 
 
 def contents(item: Item) -> Iterator[Content]:

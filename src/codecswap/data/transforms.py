@@ -46,8 +46,8 @@ def validation_crop(path: Path) -> Tensor:
     )
 
 
-def whole_picture(path: Path) -> Tensor:
-    """An uncropped picture, ``(3, H, W)`` in [0, 1]."""
+def whole_picture(path: Path | bytes) -> Tensor:
+    """An uncropped picture, ``(3, H, W)`` in [0, 1], from its file or the bytes of it."""
     return _to_tensor(load_picture(path))
 
 

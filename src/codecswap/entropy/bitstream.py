@@ -15,6 +15,7 @@ from codecswap.entropy.passes import factorized
 from codecswap.entropy.rate_control import encode_to_size
 from codecswap.entropy.tables import EntropyTables
 from codecswap.errors import UserError
+from codecswap.inference.tiles import Region
 
 MAGIC = b"\x89CSW"
 """The first byte is not ASCII, so that a transfer in text mode is detected."""
@@ -47,6 +48,10 @@ def overhead(data: bytes) -> int:
     return header.size + _CHECKSUM.size
 
 
+Box = tuple[int, int, int, int]
+"""Left, top, width and height of a part of a picture, in pixels."""
+
+
 class Codec(Protocol):
     """Interface that encoding and decoding need: a codec in PyTorch, or an exported one in ONNX Runtime."""
 
@@ -65,8 +70,13 @@ class Codec(Protocol):
     def hyper_analyze(self, latents: np.ndarray) -> np.ndarray:
         """Hyper-latents ``(N, h/4, w/4)``, before rounding, of latents ``(M, h, w)``, of a codec that has them."""
 
-    def synthesize(self, symbols: np.ndarray, means: np.ndarray | None = None) -> np.ndarray:
-        """Decode ``symbols: (M, H/16, W/16)``, int32, and their means (None: medians) to a picture ``(3, H, W)``, float32."""
+    def synthesize(
+        self, symbols: np.ndarray, means: np.ndarray | None = None, region: Region | None = None
+    ) -> np.ndarray:
+        """Decode ``symbols: (M, H/16, W/16)``, int32, and their means (None: medians) to a picture ``(3, H, W)``, float32.
+
+        ``region``: rows and columns of latents whose pixels are computed; by default all.
+        """
 
 
 class BadFile(ValueError):
@@ -148,15 +158,33 @@ def encode_latents(
     return encode_to_size(encode_at, rates, most_bytes)
 
 
-def decode(codec: Codec, data: bytes) -> Image.Image:
+def decode(codec: Codec, data: bytes, region: Box | None = None) -> Image.Image:
     """Decode what `encode` wrote, with this codec or any other that has the same entropy tables.
 
+    Args:
+        codec: the codec.
+        data: content of the file.
+        region: left, top, width and height of the part to decode, in pixels. Its pixels are those of the whole picture; all
+            latents are read, and g_s is computed on the tiles (`codecswap.inference.tiles`) that have a part of it.
+
     Raises:
-        BadFile: it is damaged, of another codec or of a newer version, or is not a .csw file.
+        BadFile: it is damaged, of another codec or of a newer version, is not a .csw file, or is smaller than the region.
         UserError: the codec cannot take that size.
     """
     quantized, size = read(data, codec.entropy, codec.factor)
-    decoded = codec.synthesize(quantized.symbols, quantized.means)
+    latents = None
+    if region is not None:
+        left, top, width, height = region
+        if left < 0 or top < 0 or width < 1 or height < 1 or left + width > size[1] or top + height > size[0]:
+            words = ",".join(map(str, region))
+            raise BadFile(f"has {size[1]}x{size[0]} pixels, and the region {words} is not inside: name another")
+        spans = (top, top + height), (left, left + width)
+        rows, columns = (slice(start // codec.factor, -(-end // codec.factor)) for start, end in spans)
+        latents = rows, columns
+    decoded = codec.synthesize(quantized.symbols, quantized.means, latents)
+    if region is not None:
+        decoded = decoded[:, top - codec.factor * rows.start :, left - codec.factor * columns.start :]
+        size = height, width
     if not np.isfinite(decoded).all():
         raise BadFile("decodes to values that are no picture's: encode the picture again")
     return to_picture(decoded, size)
@@ -193,16 +221,21 @@ class CodesPictures:
             raise UserError(f"compress() takes a Pillow image or a picture's file, not {kind}: make it an image first.")
         return encode(self.coder(), picture.convert("RGB"), gain=gain, most_bytes=most_bytes)
 
-    def decompress(self, data: bytes) -> Image.Image:
+    def decompress(self, data: bytes, *, region: Box | None = None) -> Image.Image:
         """Decode what `compress` or ``codecswap encode`` wrote, with this codec or another one with its entropy tables.
+
+        Args:
+            data: content of the file.
+            region: left, top, width and height of the part to decode, in pixels; by default all.
 
         Returns: the picture, 8-bit RGB.
 
         Raises:
-            UserError: the bytes are damaged, of another codec or of a newer version, or the codec has no decoder.
+            UserError: the bytes are damaged, of another codec or of a newer version, the region is not inside the picture, or
+                the codec has no decoder.
         """
         try:
-            return decode(self.coder(), data)
+            return decode(self.coder(), data, region)
         except BadFile as error:
             raise UserError(f"The coded picture {error}.") from error
 

@@ -9,6 +9,7 @@ import torch
 from codecswap import __version__
 from codecswap.config import ZOO, EvalOptions
 from codecswap.console import say, show_table, warn
+from codecswap.data.sources import is_address
 from codecswap.devices import use_cuda
 from codecswap.errors import UserError
 from codecswap.evaluation import results as files
@@ -36,7 +37,7 @@ def main(options: EvalOptions) -> int:
     pictures = EvaluationPictures(options)
     if options.output:
         files.prepare_folder(options.output)
-    codecs = build_evaluation_set(options, device)
+    codecs = build_evaluation_set(options, device, pictures.coded if pictures.archive else None)
     check_sizes(list(codecs.folders.values()), pictures.expected_sizes())
     metrics = [metric for metric in asked if metric.load is None or metric.load(device)]
     unfinished = [sentence for student in codecs.checkpoints.values() if (sentence := progress(student))]
@@ -50,15 +51,22 @@ def main(options: EvalOptions) -> int:
     except KeyboardInterrupt:
         interrupted = True
     results = [result for each in codecs.measured for result in each.results] + anchors.results
-    count, found = len(results[0].coded), len(pictures.paths)
+    count, found = len(results[0].coded), pictures.found
     if not count:
         if interrupted:
             raise KeyboardInterrupt
-        raise UserError(f"None of the {found} pictures in {pictures.folder} can be read.")
-    partial = f"stopped after {count} of {found} pictures" if interrupted else None
-    title = f"{codecs.title} against the picture: {codecs.source}, {count}{f' of {found}' if partial else ''} pictures"
+        raise UserError(
+            f"None of the {found} pictures in {pictures.folder} can be read."
+            if found
+            else f"There are no pictures in {pictures.folder}: check --images."
+        )
+    of = f" of {found}" if pictures.paths else ""
+    partial = f"stopped after {count}{of} pictures" if interrupted else None
+    title = f"{codecs.title} against the picture: {codecs.source}, {count}{of if partial else ''} pictures"
     files.show_results(title, results, asked)
     _say_whose_bytes(codecs, results)
+    if options.archive:
+        say(f"The files of {options.archive} were decoded; the encoding times are those of its making.")
     deltas = summary.bjontegaard(results) if codecs.rates > 1 else []
     for delta in deltas:
         say(summary.describe(delta))
@@ -72,7 +80,8 @@ def main(options: EvalOptions) -> int:
             "codecswap": __version__,
             "teachers": [teacher.name for teacher in codecs.teachers],
             "pictures": {
-                "folder": str(Path(pictures.folder).resolve()),
+                "folder": pictures.folder if is_address(pictures.folder) else str(Path(pictures.folder).resolve()),
+                "archive": str(options.archive.resolve()) if options.archive else None,
                 "measured": count,
                 "found": found,
                 "unreadable": pictures.unreadable,

@@ -1,5 +1,6 @@
 """The codecs of an evaluation: teachers, the students of each, and exported folders."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,8 +64,15 @@ class EvaluationSet:
         return f"{len(self.teachers)} local teachers"
 
 
-def build_evaluation_set(options: EvalOptions, device: torch.device) -> EvaluationSet:
+def build_evaluation_set(
+    options: EvalOptions, device: torch.device, file: Callable[[str], tuple[bytes, float]] | None = None
+) -> EvaluationSet:
     """Load the teachers, students and folders that the options name, and group students and folders by teacher.
+
+    Args:
+        options: the command's.
+        device: where codecs in PyTorch compute.
+        file: as in `ExportedCodecs`; for folders alone.
 
     Raises:
         UserError: a file is missing or damaged, a quality does not exist, a student's teacher is not among those named, or
@@ -86,10 +94,12 @@ def build_evaluation_set(options: EvalOptions, device: torch.device) -> Evaluati
     taken = {"teacher", *loaded}
     labels = [f"{label} (folder)" if label in taken else label for label in labels]
     opened = [OnnxCodec(Path(path), torch.get_num_threads()) for path in paths]
-    folders = pair_folders(opened, labels, dict(zip(names, codecs, strict=True)))
+    folders = pair_folders(opened, labels, dict(zip(names, codecs, strict=True)), encode=file is None)
     exported: dict[int | None, list[Exported]] = {}
     for folder, curve in zip(folders, curve_names(folders, len(teachers)), strict=True):
-        exported.setdefault(folder.teacher, []).extend(folder.measured(curve).at_gains())
+        exported.setdefault(folder.teacher, []).extend(
+            [folder.measured(curve)] if file else folder.measured(curve).at_gains()
+        )
     measured: list[MeasuredCodecs] = []
     for index, (name, codec, mine) in enumerate(zip(names, codecs, students, strict=True)):
         gains = codec.gains or (None,)
@@ -104,7 +114,7 @@ def build_evaluation_set(options: EvalOptions, device: torch.device) -> Evaluati
             )
             measured.append(group)
     if alone := exported.get(None):
-        measured.append(ExportedCodecs(alone))
+        measured.append(ExportedCodecs(alone, file))
     return EvaluationSet(teachers, measured, loaded, {folder.name: folder for folder in folders})
 
 

@@ -46,12 +46,15 @@ class Folder:
         return Exported(self.name, self.decoder, self.encoder, curve)
 
 
-def pair_folders(opened: Sequence[OnnxCodec], names: Sequence[str], teachers: Mapping[str, Codec]) -> list[Folder]:
+def pair_folders(
+    opened: Sequence[OnnxCodec], names: Sequence[str], teachers: Mapping[str, Codec], *, encode: bool = True
+) -> list[Folder]:
     """Find an encoder or a decoder for opened folders that have none: a teacher's, or another folder's.
 
     Args:
         names: names of the folders in tables.
         teachers: teachers by name.
+        encode: whether they encode; False: they decode files that are there.
 
     Raises:
         UserError: a folder has no encoder or no decoder, and no other codec has its entropy tables.
@@ -65,7 +68,7 @@ def pair_folders(opened: Sequence[OnnxCodec], names: Sequence[str], teachers: Ma
     for name, codec in every:
         digest, manifest = codec.entropy.digest, codec.manifest
         teacher = next((index for index, (_, each) in enumerate(theirs) if each.entropy.digest == digest), None)
-        encoder_name, encoder = (None, codec) if manifest.encoder else _find(codec, "encoder", encoders)
+        encoder_name, encoder = (None, codec) if manifest.encoder or not encode else _find(codec, "encoder", encoders)
         decoder_name, decoder = (None, codec) if manifest.decoder else _find(codec, "decoder", decoders)
         found.append(Folder(name, codec, encoder_name, encoder, decoder_name, decoder, teacher))
     return found

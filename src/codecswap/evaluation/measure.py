@@ -122,10 +122,11 @@ class ExportedCodecs:
 
     Args:
         exported: the codecs; those with the same encoder share one file per picture.
+        file: gives the file of a picture by its name, and the seconds that coding it took; by default codecs encode.
     """
 
-    def __init__(self, exported: Sequence[Exported]) -> None:
-        self.exported = exported
+    def __init__(self, exported: Sequence[Exported], file: Callable[[str], tuple[bytes, float]] | None = None) -> None:
+        self.exported, self.file = exported, file
         self.results = [CodecResult(each.name, "exported", curve=each.curve or each.name) for each in exported]
 
     def decode(self, picture: str, x: Tensor, by_teacher: Tensor | None = None) -> list[Decoded]:
@@ -140,7 +141,9 @@ class ExportedCodecs:
         for each in self.exported:
             try:
                 key = id(each.encoder), each.gain
-                if key not in files:
+                if self.file:
+                    files[key] = self.file(picture)
+                elif key not in files:
                     files[key] = timed(x.device, bitstream.encode, each.encoder, original, gain=each.gain)
                 file, encoding_time = files[key]
                 decoded, decoding_time = timed(x.device, bitstream.decode, each.codec, file)

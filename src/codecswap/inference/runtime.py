@@ -13,7 +13,7 @@ from codecswap.errors import UserError
 from codecswap.inference.check import run_check, saturates
 from codecswap.inference.manifest import Network, network_bytes, read_entropy, read_folder
 from codecswap.inference.openvino import OpenVinoSession
-from codecswap.inference.tiles import TILE, Size, in_tiles
+from codecswap.inference.tiles import TILE, Region, Size, in_tiles
 from codecswap.inference.wide_activations import in_float
 
 
@@ -98,13 +98,21 @@ class OnnxCodec(CodesPictures):
         """
         return self._run("hyper_encoder", latents, scale_in=self.entropy.factor, scale_out=1)
 
-    def synthesize(self, symbols: np.ndarray, means: np.ndarray | None = None) -> np.ndarray:
+    def synthesize(
+        self, symbols: np.ndarray, means: np.ndarray | None = None, region: Region | None = None
+    ) -> np.ndarray:
         """Decode ``symbols: (M, H/16, W/16)``, int32, and their means to a picture ``(3, H, W)``, float32, not clamped.
+
+        Args:
+            symbols, means: of the whole picture.
+            region: rows and columns of latents whose pixels are computed; by default all.
 
         Raises:
             UserError: the folder has no decoder, its fixed size does not fit the picture, or it is computed wrongly here.
         """
-        return self._run("decoder", self.decoder_input(symbols, means), scale_in=1, scale_out=self.factor)
+        return self._run(
+            "decoder", self.decoder_input(symbols, means), scale_in=1, scale_out=self.factor, region=region
+        )
 
     def check_size(self, height: int, width: int, *, unit: int | None = None) -> None:
         """Refuse pictures of ``height`` x ``width`` pixels that a folder of a fixed size cannot take.
@@ -155,7 +163,9 @@ class OnnxCodec(CodesPictures):
             )
         return network
 
-    def _run(self, part: str, x: np.ndarray, *, scale_in: int, scale_out: int) -> np.ndarray:
+    def _run(
+        self, part: str, x: np.ndarray, *, scale_in: int, scale_out: int, region: Region | None = None
+    ) -> np.ndarray:
         # unit of tiles: hyper-latents or latents
         unit = self.manifest.multiple if part == "hyper_encoder" else self.factor
         self.check_size(*(unit * (side // scale_in) for side in x.shape[-2:]), unit=unit)
@@ -173,7 +183,8 @@ class OnnxCodec(CodesPictures):
                     raise ValueError(f"its result is {result.dtype} {result.shape}")
             return result if tile.ndim == 4 else result[0]
 
-        return in_tiles(run, x, tile, self.manifest.margin, scale_in=scale_in, scale_out=scale_out)
+        margin = self.manifest.margin
+        return in_tiles(run, x, tile, margin, scale_in=scale_in, scale_out=scale_out, region=region)
 
     def _session(self, part: str, network: Network) -> Any:
         """Session of a network; its stored check runs when it is opened, and decides on wide sums."""

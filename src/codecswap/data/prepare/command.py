@@ -10,6 +10,7 @@ from codecswap.console import say
 from codecswap.data.prepare.crop_folder import SKIPPED, crop_folder
 from codecswap.data.prepare.fetch import fetch
 from codecswap.data.prepare.unpack import TOP
+from codecswap.data.sources import is_address, is_stream
 from codecswap.errors import UserError
 from codecswap.files import directory_lock
 from codecswap.identify import no_folder
@@ -34,7 +35,8 @@ def main(options: PrepareOptions) -> int:
 
 def _run(options: PrepareOptions) -> int:
     if options.images is not None:
-        source, label = Path(options.images), str(Path(options.images).resolve())
+        source = options.images
+        label = source if is_address(source) else str(Path(source).resolve())
     else:
         fetched = fetch(options)
         if options.download_only:
@@ -43,7 +45,7 @@ def _run(options: PrepareOptions) -> int:
             say(f"Next: codecswap prepare {then} --val_ratio {options.val_ratio}{most}")
             return 0
         assert fetched is not None
-        source, label = fetched, TOP
+        source, label = str(fetched), TOP
         if options.out_dir is None:
             say(f"Next: codecswap distill --coco_dir {quote(options.coco_dir or '')} --val_ratio {options.val_ratio}")
             return 0
@@ -64,7 +66,7 @@ def _check(options: PrepareOptions) -> None:
     if options.images is None:
         return
     images, out = Path(options.images).resolve(), Path(options.out_dir or "").resolve()
-    if not images.is_dir():
+    if not is_stream(options.images) and not images.is_dir():
         raise no_folder(options.images, "name the folder of your pictures with --images")
-    if out.is_relative_to(images):
+    if images.is_dir() and out.is_relative_to(images):
         raise UserError(f"--out_dir {out} is inside --images {images}: name a folder outside of it.")

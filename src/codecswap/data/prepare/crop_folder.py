@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from codecswap.config import PrepareOptions
-from codecswap.console import bar
-from codecswap.data.discovery import base_name, choose, normal, position, scan, to_train_on
+from codecswap.console import bar, warn
+from codecswap.data.discovery import ENDINGS, base_name, choose, counted, normal, position, scan, to_train_on
 from codecswap.data.prepare.crops import BYTES_PER_PIXEL, crop_all
+from codecswap.data.sources import Item, find_files
 from codecswap.errors import UserError
 from codecswap.files import atomic_write, need_space
 
@@ -32,11 +33,11 @@ class Counts:
     """Pictures that could not be read."""
 
 
-def crop_folder(source: Path, label: str, options: PrepareOptions) -> Counts:
+def crop_folder(source: str | Path, label: str, options: PrepareOptions) -> Counts:
     """Update ``out_dir`` from the pictures of ``source``: only missing crops are made.
 
     Args:
-        source: folder of pictures.
+        source: folder of pictures, or what else `codecswap.data.sources.find_items` takes.
         label: its name in the manifest; another label in the same ``out_dir`` is refused.
         options: the command's.
 
@@ -44,7 +45,8 @@ def crop_folder(source: Path, label: str, options: PrepareOptions) -> Counts:
         UserError: no pictures, an empty split, an ``out_dir`` with other settings, no space, or no readable picture.
     """
     out = Path(options.out_dir or "")
-    found = to_train_on(scan(source), source)
+    items = find_pictures(str(source))
+    found = to_train_on(sorted(items), Path(source))
     if not found:
         raise UserError(f"There are no pictures in {source}: name a folder with pictures, or remove the empty one.")
     train, val = choose(found, val_ratio=options.val_ratio, max_images=options.max_images)
@@ -89,15 +91,22 @@ def crop_folder(source: Path, label: str, options: PrepareOptions) -> Counts:
         for crop in stale:
             crop.unlink()
         there -= stale
-    jobs = [(path, crop) for path, crop in crops.items() if crop not in there]
-    need_space([("crops", out, round(len(jobs) * options.size**2 * BYTES_PER_PIXEL[options.format]))])
+    missing = {path: crop for path, crop in crops.items() if crop not in there}
+    need_space([("crops", out, round(len(missing) * options.size**2 * BYTES_PER_PIXEL[options.format]))])
     _write(out, manifest | {"counts": None})
-    for folder in {crop.parent for _, crop in jobs}:
+    for folder in {crop.parent for crop in missing.values()}:
         folder.mkdir(parents=True, exist_ok=True)
     unread: dict[Path, str] = {}
-    if jobs:
-        with bar("Cropping", len(jobs), unit="pictures") as advance:
-            unread = crop_all(jobs, size=options.size, format=options.format, workers=options.workers, advance=advance)
+    if missing:
+        jobs: dict[Item, dict[str, Path]] = defaultdict(dict)
+        for path, crop in missing.items():
+            item, name = items[path]
+            jobs[item][name] = crop
+        with bar("Cropping", len(missing), unit="pictures") as advance:
+            reasons = crop_all(
+                list(jobs.items()), size=options.size, format=options.format, workers=options.workers, advance=advance
+            )
+        unread = {path: reasons[crop] for path, crop in missing.items() if crop in reasons}
     for path in unread:
         crops.pop(path)
     if unread:
@@ -112,6 +121,17 @@ def crop_folder(source: Path, label: str, options: PrepareOptions) -> Counts:
         raise UserError(f"None of the pictures of {source} can be read; {out / SKIPPED} says why.")
     _write(out, manifest | {"counts": vars(counts)})
     return counts
+
+
+def find_pictures(source: str) -> dict[Path, tuple[Item, str]]:
+    """All pictures of a source by their path, each with the item that holds it and its name there."""
+    left_out: dict[str, list[str]] = defaultdict(list)
+    found = {}
+    for name, item in find_files(source, ENDINGS, lambda why, what: left_out[why].append(what)):
+        found[Path(source, name)] = item, name.removeprefix(f"{item.name}/") if item.is_tar else name
+    if found and left_out:
+        warn(f"left out of {source}: {counted(left_out)}.")
+    return found
 
 
 def _groups(paths: Sequence[Path]) -> dict[str, list[Path]]:

@@ -13,6 +13,7 @@ from typing import Any
 from PIL import Image, UnidentifiedImageError
 
 from codecswap.data.pictures import UNREADABLE, load_picture
+from codecswap.data.sources import Item, contents
 from codecswap.errors import UserError
 from codecswap.files import atomic_write
 from codecswap.processes import cores, follow_parent
@@ -28,15 +29,19 @@ BYTES_PER_PIXEL = {"jpg": 0.65, "png": 2.1}
 CHUNK = 32
 """Pictures given to a process at once; Ctrl-C waits until these are done."""
 
-Job = tuple[Path, Path]
-"""A picture, and the crop to write."""
+Job = tuple[Item, dict[str, Path]]
+"""A file of the source or one of its tars, and the crop to write of each picture in it, by the name that `contents` gives."""
 
 
-def crop_picture(source: Path, target: Path, *, size: int, format: str) -> str | None:
+def crop_picture(source: Path | bytes, target: Path, *, size: int, format: str) -> str | None:
     """Write the center square of a picture as ``size`` x ``size`` pixels, 8-bit RGB, upright.
 
     A JPEG whose shorter side is at least twice ``size`` is decoded at 1/2, 1/4 or 1/8 scale (never below ``size``); the
     one resampling (Lanczos) follows. Smaller pictures are enlarged.
+
+    Args:
+        source: the picture's file, or its bytes.
+        target: the file to write; its folder exists.
 
     Returns: why the picture could not be read, or None.
 
@@ -69,15 +74,15 @@ def crop_all(
         workers: processes; None: one for each core.
         advance: called with the number of pictures of each chunk done.
 
-    Returns: the pictures that could not be read, and why.
+    Returns: why pictures could not be read, by the crops that there are none of.
 
     Raises:
         OSError: a crop cannot be written (the disk is full, say).
+        RunFailure: the source is gone.
         UserError: a process was killed.
     """
     workers = workers or cores()
-    chunk = max(1, min(CHUNK, math.ceil(len(jobs) / (4 * workers))))
-    chunks = [jobs[start : start + chunk] for start in range(0, len(jobs), chunk)]
+    chunks = list(_chunks(jobs, workers))
     unread: dict[Path, str] = {}
     with _mapped(partial(_crop_chunk, size=size, format=format), chunks, min(workers, len(chunks))) as results:
         for done, reasons in results:
@@ -86,9 +91,33 @@ def crop_all(
     return unread
 
 
+def _chunks(jobs: Sequence[Job], workers: int) -> Iterator[list[Job]]:
+    """Files in chunks of one size; each tar in at most one part per process, since each part reads all of it."""
+    size = max(1, min(CHUNK, math.ceil(sum(len(crops) for _, crops in jobs) / (4 * workers))))
+    files = [job for job in jobs if not job[0].is_tar]
+    yield from (files[start : start + size] for start in range(0, len(files), size))
+    for item, crops in (job for job in jobs if job[0].is_tar):
+        part = max(size, math.ceil(len(crops) / workers))
+        names = list(crops)
+        for start in range(0, len(names), part):
+            yield [(item, {name: crops[name] for name in names[start : start + part]})]
+
+
 def _crop_chunk(jobs: Sequence[Job], *, size: int, format: str) -> tuple[int, dict[Path, str]]:
-    reasons = {source: crop_picture(source, target, size=size, format=format) for source, target in jobs}
-    return len(jobs), {source: reason for source, reason in reasons.items() if reason is not None}
+    reasons: dict[Path, str] = {}
+    for item, crops in jobs:
+        missing, last = dict(crops), "is no longer in the source"
+        for content in contents(item) if missing else ():
+            last = content.error or last
+            if (target := missing.pop(content.name, None)) is None:
+                continue
+            why = content.error or crop_picture(content.data, target, size=size, format=format)
+            if why is not None:
+                reasons[target] = why
+            if not missing:
+                break
+        reasons |= dict.fromkeys(missing.values(), last)
+    return sum(len(crops) for _, crops in jobs), reasons
 
 
 @contextmanager
