@@ -4,15 +4,13 @@ python -m benchmarks.figures
 """
 
 import csv
-import io
-import os
-import platform
 import subprocess
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from codecswap.files import atomic_write
+from codecswap.benchmarking.machines import describe_machine
+from codecswap.benchmarking.results import write_csv
 
 ROOT = Path(__file__).parents[1]
 DATA = ROOT / "docs" / "data"
@@ -30,16 +28,8 @@ def write(path: Path, rows: Sequence[Mapping[str, object]], *, command: str, cod
         code: files and folders whose change may change them, separated by spaces.
     """
     commit = _git("rev-parse", "--short=10", "HEAD") or "unknown"
-    head = (command, commit, f"{datetime.now(UTC):%Y-%m-%d}", machine(), code)
-    text = io.StringIO()
-    for name, value in zip(HEAD, head, strict=True):
-        text.write(f"# {name}: {value}\n")
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_write(path) as beside:
-        beside.write_text(text.getvalue(), "utf-8")
+    head = (command, commit, f"{datetime.now(UTC):%Y-%m-%d}", describe_machine(), code)
+    write_csv(path, dict(zip(HEAD, head, strict=True)), rows)
 
 
 def read(path: Path) -> tuple[dict[str, str], list[dict[str, str]]]:
@@ -47,12 +37,6 @@ def read(path: Path) -> tuple[dict[str, str], list[dict[str, str]]]:
     lines = path.read_text("utf-8").splitlines()
     notes = [line.removeprefix("# ").partition(": ") for line in lines[: len(HEAD)]]
     return {name: value for name, _, value in notes}, list(csv.DictReader(lines[len(HEAD) :]))
-
-
-def machine() -> str:
-    """Processor, cores and system, without the machine's name."""
-    model = next((line.partition(": ")[2] for line in _cpuinfo() if line.startswith("model name")), platform.machine())
-    return f"{model}, {os.cpu_count()} cores, {platform.system()}"
 
 
 def older(path: Path) -> str | None:
@@ -75,13 +59,6 @@ def _git(*arguments: str) -> str | None:
     except OSError:
         return None
     return done.stdout.strip() if done.returncode == 0 else None
-
-
-def _cpuinfo() -> list[str]:
-    try:
-        return Path("/proc/cpuinfo").read_text("utf-8").splitlines()
-    except OSError:
-        return []
 
 
 if __name__ == "__main__":

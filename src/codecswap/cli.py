@@ -56,6 +56,7 @@ COMMANDS = {
     "eval": Command(config.EvalOptions, "evaluation.command:main"),
     "report": Command(config.ReportOptions, "report.command:main", argument="runs"),
     "advise": Command(config.AdviseOptions, "advice.command:main"),
+    "benchmark": Command(config.BenchmarkOptions, "benchmarking.command:main", extra="deploy"),
     "demo": Command(config.DemoOptions, "demo:main"),
     "export": Command(config.ExportOptions, "export.command:main", extra="deploy"),
     "quantize": Command(config.QuantizeOptions, "quantize.command:main", extra="deploy"),

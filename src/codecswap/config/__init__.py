@@ -16,7 +16,7 @@ from codecswap.config.deployment import (
     QuantizeOptions,
     VerifyOptions,
 )
-from codecswap.config.measuring import AdviseOptions, DemoOptions, EvalOptions, ReportOptions
+from codecswap.config.measuring import AdviseOptions, BenchmarkOptions, DemoOptions, EvalOptions, ReportOptions
 from codecswap.config.rewriting import RewriteOptions
 from codecswap.config.shared import (
     ZOO,
@@ -36,6 +36,7 @@ from codecswap.config.training import DistillOptions, FinetuneOptions, TrainingO
 __all__ = [
     "ZOO",
     "AdviseOptions",
+    "BenchmarkOptions",
     "CodingOptions",
     "CompileOptions",
     "DecodeOptions",

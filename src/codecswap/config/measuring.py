@@ -1,16 +1,19 @@
-"""Options of eval, report, demo and advise."""
+"""Options of eval, report, demo, advise and benchmark."""
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, get_args
 
 from codecswap.config.shared import (
     EMBEDDED,
     ZOO,
+    Form,
     Model,
     Options,
     PictureOptions,
     TeacherOptions,
+    check_at_least,
     check_codec,
     check_file,
     check_folder,
@@ -163,3 +166,64 @@ class AdviseOptions(TeacherOptions):
     def check_paths(self) -> None:  # noqa: D102
         check_folder(self, "images", "the pictures")
         super().check_paths()
+
+
+RuntimeName = Literal["pytorch", "pytorch-cuda", "onnxruntime", "onnxruntime-cuda", "openvino", "litert"]
+"""Names in `codecswap.benchmarking.runtimes.RUNTIMES`."""
+PrecisionName = Literal["float32", "float16", "w8a8", "mixed", "w8a16"]
+LONGEST_SIDE = 8192
+"""Pixels of a picture that is timed."""
+
+
+@dataclass(kw_only=True)
+class BenchmarkOptions(TeacherOptions):
+    """Measure a decoder in every form, precision and runtime of this machine: file size, loss, time and memory."""
+
+    checkpoint: str | None = None
+    """Checkpoint of a student, instead of a teacher."""
+    codec: list[str] = field(default_factory=list)
+    """Only these exported, quantized or compiled folders of the teacher or student."""
+    onnx: Path | None = None
+    """Any ONNX file, instead: as it is, and with its transposed convolutions rewritten."""
+    form: list[Form | Literal["phases"]] = field(default_factory=lambda: [*get_args(Form), "phases"])
+    """Lowerings of upsampling layers, e.g. native,subpixel. phases is for --onnx. Default: all."""
+    precision: list[PrecisionName] = field(default_factory=lambda: list(get_args(PrecisionName)))
+    """Precisions, e.g. float32,w8a8. Default: all that a runtime has."""
+    runtime: list[RuntimeName] = field(default_factory=lambda: list(get_args(RuntimeName)))
+    """Runtimes, e.g. onnxruntime,openvino. Default: all; those that are not installed are listed."""
+    sizes: list[str] = field(default_factory=lambda: ["256x256", "768x512"])
+    """Widths and heights of the pictures to time. The loss is measured at the largest."""
+    images: str | None = None
+    """Folder of pictures to measure the loss on. Default: photographs inside the package."""
+    threads: int = 1
+    """Threads of each runtime."""
+    rounds: int = 3
+    """Number of times that each decoder has its turn, of three runs each."""
+    output: Path = Path("benchmark")
+    """Folder for benchmark.json and benchmark.csv."""
+
+    def __post_init__(self) -> None:
+        check_at_least(self, threads=1, rounds=1)
+        self.chosen_sizes  # noqa: B018 - checks them
+        if self.onnx and (others := self.given & {"teacher", "checkpoint", "codec", "images", "precision"}):
+            raise UserError(f"--onnx is measured alone: leave out --{min(others)}.")
+
+    def check_paths(self) -> None:  # noqa: D102
+        check_file(self, "checkpoint")
+        check_folder(self, "images", "the pictures")
+        check_codec(self)
+        super().check_paths()
+
+    @property
+    def chosen_sizes(self) -> list[tuple[int, int]]:
+        """``sizes`` as widths and heights."""
+        found = []
+        for entry in self.sizes:
+            match = re.fullmatch(r"(\d{1,6})x(\d{1,6})", entry.strip())
+            size = (int(match[1]), int(match[2])) if match else (0, 0)
+            if not all(16 <= side <= LONGEST_SIDE for side in size):
+                raise UserError(
+                    f"--sizes takes widths and heights of 16 to {LONGEST_SIDE} pixels, e.g. 256x256,768x512, not {entry}."
+                )
+            found.append(size)
+        return list(dict.fromkeys(found))

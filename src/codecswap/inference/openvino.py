@@ -4,6 +4,12 @@ import numpy as np
 
 from codecswap.errors import UserError, how_to_install
 
+SETTINGS = {
+    "INFERENCE_PRECISION_HINT": "f32",  # or it computes in bfloat16 where the processor has it
+    "PERFORMANCE_HINT": "LATENCY",
+}
+"""How OpenVINO compiles a network."""
+
 
 class OpenVinoSession:
     """A model compiled for the CPU, with the part of ONNX Runtime's interface that `codecswap.inference.runtime` uses.
@@ -23,12 +29,7 @@ class OpenVinoSession:
             raise UserError(
                 f"--runtime openvino needs openvino: pip install openvino, or {how_to_install('npu')}."
             ) from None
-        settings: dict[str, str | int] = {
-            "INFERENCE_PRECISION_HINT": "f32",  # or it computes in bfloat16 where the processor has it
-            "PERFORMANCE_HINT": "LATENCY",
-        }
-        if threads:
-            settings["INFERENCE_NUM_THREADS"] = threads
+        settings: dict[str, str | int] = SETTINGS | ({"INFERENCE_NUM_THREADS": threads} if threads else {})
         core = openvino.Core()
         self._request = core.compile_model(core.read_model(content), "CPU", settings).create_infer_request()
 

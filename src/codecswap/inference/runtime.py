@@ -17,6 +17,16 @@ from codecswap.inference.tiles import TILE, Region, Size, in_tiles
 from codecswap.inference.wide_activations import in_float
 
 
+def session_entries(wide_sums: bool | None = None) -> dict[str, str]:
+    """Entries of a session's configuration; ``wide_sums`` as in `open_session`."""
+    # it would round weights of convolutions that the file has in float (``--keep``), all of a layer to one scale
+    entries = {"optimization.disable_specified_optimizers": "WeightBiasQuantization"}
+    # without it, sums overflow on x86 without VNNI where weights exceed 7 bits; with it, VNNI takes twice the time
+    if saturates() if wide_sums is None else wide_sums:
+        entries["session.x64quantprecision"] = "1"
+    return entries
+
+
 def open_session(
     model: bytes | str, threads: int | None = None, *, reference: bool = False, wide_sums: bool | None = None
 ) -> onnxruntime.InferenceSession:
@@ -31,11 +41,8 @@ def open_session(
     options = onnxruntime.SessionOptions()
     if reference:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    # without it, sums overflow on x86 without VNNI where weights exceed 7 bits; with it, VNNI takes twice the time
-    if saturates() if wide_sums is None else wide_sums:
-        options.add_session_config_entry("session.x64quantprecision", "1")
-    # it would round weights of convolutions that the file has in float (``--keep``), all of a layer to one scale
-    options.add_session_config_entry("optimization.disable_specified_optimizers", "WeightBiasQuantization")
+    for key, value in session_entries(wide_sums).items():
+        options.add_session_config_entry(key, value)
     options.log_severity_level = 3  # its warnings are about its own optimizer
     if threads is None:  # the machine may be shared: waiting threads must not spin
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")

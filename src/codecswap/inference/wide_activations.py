@@ -16,7 +16,7 @@ from codecswap.inference.protobuf import LENGTH, VARINT, Field, parse, serialize
 _NODE, _INITIALIZER = 1, 5
 """Fields of a graph, which is field `_GRAPH` of a model."""
 _GRAPH = 7
-_TYPES = {1: np.float32, 2: np.uint8, 3: np.int8, 4: np.uint16, 5: np.int16, 6: np.int32, 7: np.int64}
+_TYPES = {1: np.float32, 2: np.uint8, 3: np.int8, 4: np.uint16, 5: np.int16, 6: np.int32, 7: np.int64, 10: np.float16}
 """NumPy's types by ONNX's numbers of them."""
 _WIDE = (np.uint16, np.int16)
 _MOVING = ("DepthToSpace", "Reshape", "Resize", "Slice", "Transpose")

@@ -1,0 +1,94 @@
+"""``codecswap benchmark``: measure every form, precision and runtime of a decoder, print the table, and write the files."""
+
+import shlex
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.filesize import decimal
+
+from codecswap.benchmarking import results
+from codecswap.benchmarking.contenders import Contender, Forms, Size, of_codec, of_folder
+from codecswap.benchmarking.machines import ask_here
+from codecswap.benchmarking.measure import OK, RUNS, HeldOut, Row, Samples, label, measure, text
+from codecswap.benchmarking.onnx_file import PHASES, OnnxFile
+from codecswap.codecs.protocol import Codec
+from codecswap.codecs.source import Teacher
+from codecswap.config import BenchmarkOptions, Form
+from codecswap.console import bar, say, show_table
+from codecswap.students.checkpoint import read_student
+
+
+def main(options: BenchmarkOptions) -> None:
+    """Measure, print and write."""
+    sizes = options.chosen_sizes
+    with tempfile.TemporaryDirectory() as scratch:
+        contenders, held_out = _contenders(options, Path(scratch))
+        runnable = sum(not one.refused for one in contenders)
+        with bar("Benchmark", runnable * (options.rounds + 1), unit="turns") as advance:
+            rows = measure(
+                contenders,
+                sizes,
+                held_out,
+                ask_here,
+                threads=options.threads,
+                rounds=options.rounds,
+                advance=lambda name: advance(1),
+            )
+    head = results.facts(shlex.join(["codecswap", "benchmark", *sys.argv[2:]]))
+    _show(rows, sizes, head["machine"], options)
+    settings = {"threads": options.threads, "rounds": options.rounds, "runs": options.rounds * RUNS}
+    results.write(options.output, head, settings, rows)
+    say(f"Written: {options.output / results.JSON} and {results.CSV}.")
+
+
+def _contenders(options: BenchmarkOptions, scratch: Path) -> tuple[list[Contender], Samples]:
+    if options.onnx:
+        file = OnnxFile(options.onnx, scratch)
+        return list(file.contenders(options.form, options.runtime)), file
+    codec, teacher, name = _load(options)
+    held_out = HeldOut(teacher, codec, options.images)
+    held_out.check(options.chosen_sizes)
+    if not options.codec:
+        forms: list[Form] = [form for form in options.form if form != PHASES]
+        found = of_codec(codec, name, forms, options.precision, options.runtime, Forms(codec))
+        return list(found), held_out
+    return [row for folder in options.codec for row in of_folder(Path(folder), codec, options.runtime)], held_out
+
+
+def _load(options: BenchmarkOptions) -> tuple[Codec, Codec, str]:
+    """The codec, its teacher, and its name."""
+    source = Teacher.of(options)
+    if not options.checkpoint:
+        codec = source.load()
+        return codec, codec, source.name
+    loaded = read_student(options.checkpoint)
+    if loaded.record and not options.given & {"teacher", "model", "quality", "metric"}:
+        source = Teacher.of(loaded.record)
+    return loaded.student.requires_grad_(False), source.load(), loaded.path.name
+
+
+def _show(rows: Sequence[Row], sizes: Sequence[Size], machine: str, options: BenchmarkOptions) -> None:
+    lines = []
+    for row in rows:
+        if row.status != OK:
+            continue
+        loss = row.lost if row.lost is not None else row.to_reference
+        cells = [label(row), decimal(row.bytes or 0), f"{round(loss, 3) + 0:.3f}" if loss is not None else ""]
+        for size in sizes:
+            times = row.times.get(text(size))
+            cells.append(f"{times.median:.1f} ({times.lower:.1f}-{times.upper:.1f})" if times else "")
+        lines.append([*cells, decimal(row.memory) if row.memory else ""])
+    sources = list(dict.fromkeys(row.source for row in rows))
+    figure = "to the file, dB" if options.onnx else "dB lost"
+    columns = ["decoder", "size", figure, *(f"ms, {text(size)}" for size in sizes), "memory"]
+    threads = f"{options.threads} thread{'s' * (options.threads > 1)}"
+    title = f"{', '.join(sources)} on {machine}, {threads}: median (and quartiles) of {options.rounds * RUNS} runs"
+    if len(sources) > 1:
+        done = (row for row in rows if row.status == OK)
+        lines = [[f"{row.source}: {line[0]}", *line[1:]] for row, line in zip(done, lines, strict=True)]
+    show_table(title, columns, lines)
+    for row in rows:
+        if row.status != OK:
+            say(f"{label(row)}: {row.status}")

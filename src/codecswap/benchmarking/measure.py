@@ -1,0 +1,294 @@
+"""Measure contenders: what they lose in dB, how long they take, and how much memory they need."""
+
+import json
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from codecswap.benchmarking.contenders import Contender, Feeds, Size
+from codecswap.benchmarking.machines import Ask
+from codecswap.benchmarking.runner import pack, unpack
+from codecswap.benchmarking.runtimes import RUNTIMES
+from codecswap.codecs.protocol import Codec
+from codecswap.codecs.torch_codec import TorchCodec
+from codecswap.data.samples import held_out_pictures
+from codecswap.entropy.bitstream import to_symbols
+from codecswap.errors import UserError
+from codecswap.metrics import psnr, to_8_bits
+
+OK = "ok"
+"""Status of a row that was measured."""
+RUNS = 3
+"""Timed runs of each size in one visit."""
+HIGHEST = 150.0
+"""Decibels that stand for equal results."""
+
+
+@dataclass(frozen=True)
+class Times:
+    """Milliseconds of one run, over all rounds."""
+
+    median: float
+    lower: float
+    """First quartile."""
+    upper: float
+    """Third quartile."""
+    cpu: float
+    """Median of the processor time, of all threads together; other programs do not count."""
+
+    @classmethod
+    def of(cls, ms: Sequence[float], cpu_ms: Sequence[float]) -> "Times":
+        """Quartiles of at least two runs."""
+        lower, median, upper = statistics.quantiles(ms, n=4, method="inclusive")
+        return cls(median, lower, upper, statistics.median(cpu_ms))
+
+
+@dataclass(frozen=True)
+class Row:
+    """Result for one contender."""
+
+    source: str
+    form: str
+    precision: str
+    runtime: str
+    status: str
+    """``ok``, or why there are no figures, as a sentence."""
+    version: str = ""
+    """Of the runtime."""
+    bytes: int | None = None
+    """Size of the decoder's file, at its largest size of pictures."""
+    lost: float | None = None
+    """PSNR that is lost against the float teacher, in dB, in the mean over the held-out pictures; None without pictures."""
+    to_reference: float | None = None
+    """PSNR against the float reference's results, not rounded to 8 bits, in dB, at most `HIGHEST`."""
+    times: dict[str, Times] = field(default_factory=dict)
+    """By size, ``WIDTHxHEIGHT``."""
+    memory: int | None = None
+    """Peak of the resident memory of a process that does nothing else, in bytes; with CUDA of the GPU's."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """An input of the decoder, and what the reference makes of it."""
+
+    coded: Any
+    """What `Contender.feeds` takes."""
+    decoded: np.ndarray
+    """The float reference's result, not clamped."""
+    peak: float = 1.0
+    """The largest magnitude that results have."""
+    picture: np.ndarray | None = None
+    """The original, ``(3, H, W)``, float32 in [0, 1]; None: there is none."""
+    psnr: float = 0.0
+    """PSNR of the teacher's result in 8 bits against the picture, in dB."""
+    latents: np.ndarray | None = None
+    """Before rounding, where ``coded`` is of a picture."""
+
+
+class Samples(Protocol):
+    """Inputs that contenders are measured on."""
+
+    def samples(self, size: Size) -> list[Sample]:
+        """At least one, for pictures of a width and height.
+
+        Raises:
+            UserError: there are none of this size.
+        """
+
+
+class HeldOut:
+    """Held-out pictures, cut to the sizes that are asked for.
+
+    Args:
+        teacher: the float codec that losses are measured against.
+        codec: the codec whose decoder is measured: the teacher, or its student.
+        folder: folder of pictures; None: the package's photographs that nothing is calibrated on.
+    """
+
+    def __init__(self, teacher: Codec, codec: Codec, folder: str | None = None) -> None:
+        self._teacher, self._codec, self._folder = TorchCodec(teacher), TorchCodec(codec), folder
+        self._samples: dict[Size, list[Sample]] = {}
+
+    def check(self, sizes: Sequence[Size]) -> None:
+        """Refuse sizes that the codec does not have.
+
+        Raises:
+            UserError: there is one.
+        """
+        multiple = self._codec.codec.multiple
+        for size in sizes:
+            if any(side % multiple for side in size):
+                raise UserError(f"--sizes of this codec are multiples of {multiple}, not {text(size)}.")
+
+    def samples(self, size: Size) -> list[Sample]:
+        """All pictures, cut to a width and height."""
+        if size not in self._samples:
+            found = held_out_pictures(self._folder, size, self._codec.codec.multiple)
+            self._samples[size] = [self._sample(picture) for picture in found]
+        return self._samples[size]
+
+    def _sample(self, picture: np.ndarray) -> Sample:
+        latents = self._codec.analyze(picture)
+        coded = self._codec.entropy.quantize(latents, self._codec.hyper_analyze)
+        decoded = shown = self._codec.synthesize(coded.symbols, coded.means)
+        if self._teacher.codec is not self._codec.codec:
+            theirs = to_symbols(self._teacher, picture)
+            shown = self._teacher.synthesize(theirs.symbols, theirs.means)
+        return Sample(coded, decoded, picture=picture, psnr=_psnr_in_8_bits(shown, picture), latents=latents)
+
+
+class Visit:
+    """What one contender is asked to do, in each round.
+
+    Raises:
+        UserError: its file cannot be written.
+    """
+
+    def __init__(self, contender: Contender, sizes: Sequence[Size], held_out: Samples) -> None:
+        self.contender = contender
+        fixed = contender.size
+        # the largest comes first: its file is open after the pictures
+        self.sizes = sorted((size for size in sizes if fixed in (None, size)), key=lambda size: -size[0] * size[1])
+        if not self.sizes:
+            raise UserError(f"Its size is fixed: add --sizes {text(fixed or (0, 0))}.")
+        self.largest = self.sizes[0]
+        files = {size: contender.network(size) for size in self.sizes}
+        self.bytes = len(files[self.largest])
+        self._files = {size: contender.opened(content) for size, content in files.items()}
+        self._samples = held_out.samples(self.largest)
+        self._feeds = {size: self._fed(held_out.samples(size)[0]) for size in self.sizes}
+        self.version, self.memory = "", 0
+        self.lost, self.to_reference = list[float](), list[float]()
+        self.ms: dict[Size, tuple[list[float], list[float]]] = {size: ([], []) for size in self.sizes}
+
+    def _fed(self, sample: Sample) -> Feeds:
+        own = self.contender.coded
+        return self.contender.feeds(own(sample.latents) if own and sample.latents is not None else sample.coded)
+
+    def go(self, ask: Ask, threads: int) -> None:
+        """Ask a new process for pictures, in the first round, and for times.
+
+        Raises:
+            UserError: it gives no answer.
+        """
+        arrays: dict[str, np.ndarray] = {}
+        tasks: list[dict[str, Any]] = []
+
+        def task(size: Size, feeds: Feeds, repeats: int, keep: bool) -> None:
+            name = text(size)
+            arrays[name] = np.frombuffer(self._files[size], np.uint8)
+            given = {key: f"{len(tasks)}/{key}" for key in feeds}
+            arrays.update({given[key]: values for key, values in feeds.items()})
+            tasks.append({"network": name, "feeds": given, "repeats": repeats, "keep": keep})
+
+        shown = [] if self.to_reference else self._samples
+        for sample in shown:
+            task(self.largest, self._fed(sample), 0, True)
+        for size in self.sizes:
+            task(size, self._feeds[size], RUNS, False)
+        known = RUNTIMES[self.contender.runtime]
+        facts = {"runtime": known.runner, "threads": threads, "config": self.contender.config, "tasks": tasks}
+        answer, results = _answer(*ask(pack(facts, arrays), threads))
+        self.version, self.memory = answer["version"], max(self.memory, answer["peak_bytes"] or 0)
+        for index, sample in enumerate(shown):
+            result = results[str(index)][0]
+            if sample.picture is not None:
+                self.lost.append(sample.psnr - _psnr_in_8_bits(result, sample.picture))
+            self.to_reference.append(min(_psnr(result / sample.peak, sample.decoded / sample.peak), HIGHEST))
+        for size, done in zip(self.sizes, answer["tasks"][len(shown) :], strict=True):
+            for found, more in zip(self.ms[size], (done["ms"], done["cpu_ms"]), strict=True):
+                found += more
+
+    def row(self) -> Row:
+        """Its figures so far."""
+        return replace(
+            _row(self.contender, OK),
+            version=self.version,
+            bytes=self.bytes,
+            lost=float(np.mean(self.lost)) if self.lost else None,
+            to_reference=float(np.mean(self.to_reference)),
+            times={text(size): Times.of(*self.ms[size]) for size in reversed(self.sizes)},
+            memory=self.memory or None,
+        )
+
+
+def measure(
+    contenders: Sequence[Contender],
+    sizes: Sequence[Size],
+    held_out: Samples,
+    ask: Ask,
+    *,
+    threads: int = 1,
+    rounds: int = 3,
+    advance: Callable[[str], None] = lambda text: None,
+) -> list[Row]:
+    """Measure contenders in turns, so that what else the machine does falls on all of them alike.
+
+    In each round each contender gets a process of its own, which runs it once and then `RUNS` times for each size.
+
+    Args:
+        contenders: the rows.
+        sizes: widths and heights of pictures to time.
+        held_out: the pictures.
+        ask: the machine.
+        threads: threads of each runtime.
+        rounds: times that each has its turn.
+        advance: called before each turn with its name.
+
+    Returns: one row for each contender, in order.
+    """
+    rows: list[Row | Visit] = []
+    for contender in contenders:
+        if contender.refused:
+            rows.append(_row(contender, contender.refused))
+            continue
+        advance(label(contender))
+        try:
+            rows.append(Visit(contender, sizes, held_out))
+        except UserError as error:
+            rows.append(_row(contender, str(error)))
+    for _ in range(rounds):
+        for index, visit in enumerate(rows):
+            if isinstance(visit, Visit):
+                advance(label(visit.contender))
+                try:
+                    visit.go(ask, threads)
+                except UserError as error:
+                    rows[index] = replace(_row(visit.contender, str(error)), bytes=visit.bytes)
+    return [row.row() if isinstance(row, Visit) else row for row in rows]
+
+
+def label(contender: Contender | Row) -> str:
+    """Form, precision and runtime, as text."""
+    return ", ".join(filter(None, (contender.form, contender.precision, contender.runtime)))
+
+
+def text(size: Size) -> str:
+    """``768x512``."""
+    return f"{size[0]}x{size[1]}"
+
+
+def _row(contender: Contender, status: str) -> Row:
+    return Row(contender.source, contender.form, contender.precision, contender.runtime, status)
+
+
+def _answer(content: bytes, ended: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    if content.startswith(b"PK"):
+        return unpack(content)
+    try:
+        reason = json.loads(content)["error"]
+    except (ValueError, KeyError, TypeError):
+        reason = ended
+    raise UserError(f"Failed: {reason[:300]}.")
+
+
+def _psnr(x: np.ndarray, y: np.ndarray) -> float:
+    return psnr(torch.from_numpy(x)[None], torch.from_numpy(y)[None]).item()
+
+
+def _psnr_in_8_bits(x: np.ndarray, picture: np.ndarray) -> float:
+    return psnr(to_8_bits(torch.from_numpy(x)[None]), torch.from_numpy(picture)[None]).item()

@@ -1,0 +1,225 @@
+"""Run networks a few times in one runtime and say how long they take. One file that imports nothing of this package.
+
+A request comes on standard input and the answer goes to standard output; both are .npz files (`pack`) of arrays, with
+a JSON text. One process answers one request, so its peak memory is that of one runtime.
+"""
+
+import io
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+FACTS = "facts"
+"""Name of the JSON text among the arrays, as bytes."""
+
+
+def main() -> None:
+    """Answer one request; an exception becomes the answer ``{"error": ...}``."""
+    answer = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # runtimes print
+    try:
+        content = respond(sys.stdin.buffer.read())
+    except Exception as error:
+        text = " ".join(str(error).split())
+        content = json.dumps({"error": f"{type(error).__name__}: {text}"}).encode()
+    with answer:
+        answer.write(content)
+    os._exit(0)  # some runtimes crash when they are unloaded, after all is done
+
+
+def pack(facts: dict[str, Any], arrays: dict[str, Any]) -> bytes:
+    """A request or an answer as bytes."""
+    import numpy as np
+
+    file = io.BytesIO()
+    np.savez(file, **arrays, **{FACTS: np.frombuffer(json.dumps(facts).encode(), np.uint8)})
+    return file.getvalue()
+
+
+def unpack(content: bytes) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Facts and arrays of `pack`."""
+    import numpy as np
+
+    with np.load(io.BytesIO(content), allow_pickle=False) as found:
+        arrays = {name: found[name] for name in found.files}
+    return json.loads(arrays.pop(FACTS).tobytes()), arrays
+
+
+def respond(request: bytes) -> bytes:
+    """Do the tasks of a request.
+
+    Its facts: ``runtime``, ``threads``, ``config`` (of the runtime), and ``tasks``: each names the array of its ``network`` and
+    those of its ``feeds``, by input; how often it is run and timed after one run that is not (``repeats``); and whether the
+    result is answered (``keep``).
+
+    Returns: of each task ``ms`` and ``cpu_ms`` of every run, results as arrays ``0``, ``1``, ... by task, the runtime's
+        ``version`` and ``peak_bytes`` of this process (None where the system does not tell).
+    """
+    facts, arrays = unpack(request)
+    networks: dict[str, Any] = {}
+    done, results = [], {}
+    for index, task in enumerate(facts["tasks"]):
+        name = task["network"]
+        if name not in networks:
+            networks.clear()  # one at a time, for its memory
+            networks[name] = RUNTIMES[facts["runtime"]](arrays[name].tobytes(), facts["threads"], facts["config"])
+        network = networks[name]
+        given = network.given({key: arrays[array] for key, array in task["feeds"].items()})
+        result, ms, cpu_ms = network.run(given), [], []
+        for _ in range(task["repeats"]):
+            began, cpu = time.perf_counter(), time.process_time()
+            result = network.run(given)
+            ms.append(1e3 * (time.perf_counter() - began))
+            cpu_ms.append(1e3 * (time.process_time() - cpu))
+        done.append({"ms": ms, "cpu_ms": cpu_ms})
+        if task["keep"]:
+            results[str(index)] = network.array(result)
+    return pack({"tasks": done, "version": network.version, "peak_bytes": network.peak() or peak()}, results)
+
+
+def peak() -> int | None:
+    """Largest resident memory of this process so far, in bytes."""
+    try:  # getrusage would count the process that started this one
+        lines = Path("/proc/self/status").read_text("utf-8").splitlines()
+        return next(1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
+    except (OSError, StopIteration):
+        pass
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+class Network:
+    """An opened network. ``run`` alone is timed."""
+
+    version = ""
+
+    def given(self, feeds: dict[str, Any]) -> Any:
+        """Convert inputs ``(1, C, H, W)``, float32, to what ``run`` takes."""
+        return feeds
+
+    def run(self, given: Any) -> Any:
+        """Compute the first output."""
+        raise NotImplementedError
+
+    def array(self, result: Any) -> Any:
+        """Convert a result to a NumPy array as ONNX has it."""
+        return result
+
+    def peak(self) -> int | None:
+        """Peak memory of an accelerator in bytes; None: that of the process counts."""
+        return None
+
+
+class PyTorch(Network):
+    """A pickled module; ``config`` has its ``device`` and ``dtype``."""
+
+    def __init__(self, content: bytes, threads: int, config: dict[str, Any]) -> None:
+        import torch
+
+        torch.set_num_threads(threads)
+        self.torch, self.version = torch, f"torch {torch.__version__}"
+        self.device, self.dtype = torch.device(config["device"]), getattr(torch, config["dtype"])
+        module = torch.load(io.BytesIO(content), weights_only=False)
+        self.module = module.eval().to(self.device, self.dtype)
+
+    def given(self, feeds: dict[str, Any]) -> Any:  # noqa: D102
+        (values,) = feeds.values()
+        return self.torch.from_numpy(values)
+
+    def run(self, given: Any) -> Any:  # noqa: D102
+        with self.torch.inference_mode():
+            return self.module(given.to(self.device, self.dtype)).float().cpu()
+
+    def array(self, result: Any) -> Any:  # noqa: D102
+        return result.numpy()
+
+    def peak(self) -> int | None:  # noqa: D102
+        return self.torch.cuda.max_memory_allocated() if self.device.type == "cuda" else None
+
+
+class OnnxRuntime(Network):
+    """``config`` has the execution ``provider`` and the session's ``entries``."""
+
+    def __init__(self, content: bytes, threads: int, config: dict[str, Any]) -> None:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+        options.log_severity_level = 3
+        for key, value in config["entries"].items():
+            options.add_session_config_entry(key, value)
+        self.session = onnxruntime.InferenceSession(content, options, providers=[config["provider"]])
+        if self.session.get_providers()[0] != config["provider"]:
+            raise RuntimeError(f"{config['provider']} cannot be used here")
+        self.outputs = [self.session.get_outputs()[0].name]
+        self.version = f"onnxruntime {onnxruntime.__version__}"
+
+    def run(self, given: Any) -> Any:  # noqa: D102
+        return self.session.run(self.outputs, given)[0]
+
+
+class OpenVino(Network):
+    """``config`` has OpenVINO's settings."""
+
+    def __init__(self, content: bytes, threads: int, config: dict[str, Any]) -> None:
+        import openvino
+
+        core = openvino.Core()
+        settings = config | {"INFERENCE_NUM_THREADS": threads}
+        self.request = core.compile_model(core.read_model(content), "CPU", settings).create_infer_request()
+        self.version = f"openvino {openvino.__version__.partition('-')[0]}"
+
+    def run(self, given: Any) -> Any:  # noqa: D102
+        self.request.infer(given)
+        return self.request.get_output_tensor(0).data.copy()
+
+
+class LiteRt(Network):
+    """A TFLite file, ``(1, H, W, C)``, of one input and one output, in integers or float."""
+
+    def __init__(self, content: bytes, threads: int, config: dict[str, Any]) -> None:
+        try:
+            import ai_edge_litert as package
+            from ai_edge_litert.interpreter import Interpreter
+        except ImportError:  # the older package, which boards have
+            import tflite_runtime as package
+            from tflite_runtime.interpreter import Interpreter
+
+        self.interpreter = Interpreter(model_content=content, num_threads=threads)
+        self.interpreter.allocate_tensors()
+        self.input, self.output = self.interpreter.get_input_details()[0], self.interpreter.get_output_details()[0]
+        self.version = f"{package.__name__} {getattr(package, '__version__', '')}".strip()
+
+    def given(self, feeds: dict[str, Any]) -> Any:  # noqa: D102
+        import numpy as np
+
+        (values,) = feeds.values()
+        values, dtype = values.transpose(0, 2, 3, 1), self.input["dtype"]
+        scale, zero = self.input["quantization"]
+        if scale:
+            limits = np.iinfo(dtype)
+            values = (np.rint(values / scale) + zero).clip(limits.min, limits.max)
+        return np.ascontiguousarray(values, dtype)
+
+    def run(self, given: Any) -> Any:  # noqa: D102
+        self.interpreter.set_tensor(self.input["index"], given)
+        self.interpreter.invoke()
+        return self.interpreter.get_tensor(self.output["index"])
+
+    def array(self, result: Any) -> Any:  # noqa: D102
+        scale, zero = self.output["quantization"]
+        values = result.astype("float32")
+        return ((values - zero) * scale if scale else values).transpose(0, 3, 1, 2).astype("float32")
+
+
+RUNTIMES = {"pytorch": PyTorch, "onnxruntime": OnnxRuntime, "openvino": OpenVino, "litert": LiteRt}
+"""By the ``runtime`` of a request."""
+
+if __name__ == "__main__":
+    main()

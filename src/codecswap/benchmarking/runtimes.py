@@ -1,0 +1,107 @@
+"""The runtimes that a benchmark knows, and which of them this machine has."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from typing import Any
+
+from codecswap.errors import how_to_install
+from codecswap.inference.openvino import SETTINGS
+from codecswap.inference.runtime import session_entries
+from codecswap.quantized.precision import PRECISIONS
+
+CUDA_PROVIDER = "CUDAExecutionProvider"
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """One runtime, on one device."""
+
+    runner: str
+    """Name in `codecswap.benchmarking.runner.RUNTIMES`."""
+    package: str
+    """Its Python module."""
+    file: str
+    """What it opens: ``module`` (PyTorch's), ``onnx`` or ``tflite``."""
+    precisions: tuple[str, ...]
+    install: str
+    """What to do where it is missing, without a full stop."""
+    target: str | None = None
+    """Target whose quantization scheme fits it; None: that of `codecswap quantize`."""
+    config: Mapping[str, Any] = field(default_factory=dict)
+    """Settings for the runner."""
+
+
+RUNTIMES = {
+    "pytorch": Runtime("pytorch", "torch", "module", ("float32",), how_to_install("train"), config={"device": "cpu"}),
+    "pytorch-cuda": Runtime(
+        "pytorch",
+        "torch",
+        "module",
+        ("float32", "float16"),
+        "it needs an NVIDIA GPU, its driver, and a PyTorch with CUDA (pytorch.org)",
+        config={"device": "cuda"},
+    ),
+    "onnxruntime": Runtime(
+        "onnxruntime",
+        "onnxruntime",
+        "onnx",
+        ("float32", "float16", *PRECISIONS),
+        "pip install onnxruntime",
+        config={"provider": "CPUExecutionProvider"},
+    ),
+    "onnxruntime-cuda": Runtime(
+        "onnxruntime",
+        "onnxruntime",
+        "onnx",
+        ("float32", "float16"),
+        "it needs an NVIDIA GPU, and pip install onnxruntime-gpu in place of onnxruntime",
+        config={"provider": CUDA_PROVIDER},
+    ),
+    "openvino": Runtime(
+        "openvino",
+        "openvino",
+        "onnx",
+        ("float32", "w8a8"),
+        "pip install openvino",
+        target="openvino",
+        config=SETTINGS,
+    ),
+    "litert": Runtime(
+        "litert",
+        "ai_edge_litert",
+        "tflite",
+        ("float32", "w8a8", "w8a16"),
+        "pip install ai-edge-litert",
+        target="ethos-u",
+    ),
+}
+"""By their names in ``--runtime``."""
+
+
+def missing(name: str) -> str | None:
+    """Why this machine cannot use a runtime and how to install it, as a sentence; None: it can."""
+    runtime = RUNTIMES[name]
+    if find_spec(runtime.package) is None:
+        return f"Not installed: {runtime.install}."
+    if runtime.config.get("device") == "cuda":
+        import torch
+
+        return None if torch.cuda.is_available() else f"No CUDA device: {runtime.install}."
+    if runtime.config.get("provider") == CUDA_PROVIDER:
+        import onnxruntime
+
+        there = CUDA_PROVIDER in onnxruntime.get_available_providers()
+        return None if there else f"No CUDA device, or an ONNX Runtime without CUDA: {runtime.install}."
+    return None
+
+
+def configuration(name: str, precision: str) -> dict[str, Any]:
+    """Settings of a runtime for the runner."""
+    runtime = RUNTIMES[name]
+    config = dict(runtime.config)
+    if runtime.runner == "onnxruntime":
+        config["entries"] = session_entries()
+    if runtime.runner == "pytorch":
+        config["dtype"] = precision
+    return config
