@@ -36,7 +36,7 @@ def test_a_hyperprior_of_another_kind_is_refused_with_the_difference(tmp_path: P
     with pytest.raises(UserError, match=r"closest architecture is mbt2018_mean.*h_s\.4\.weight is \(13, 9, 3, 3\)"):
         load_codec(str(tmp_path / "odd.pth"))
     with pytest.raises(UserError, match="--model is bmshj2018_factorized or"):
-        load_codec(model="cheng2020_attn")
+        load_codec(model="stf2022")
 
 
 @pytest.mark.parametrize("name", THEIRS)

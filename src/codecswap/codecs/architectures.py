@@ -7,6 +7,9 @@ from pathlib import Path
 from torch import Tensor
 
 from codecswap.codecs.autoregressive import JointAutoregressive
+from codecswap.codecs.checkerboard import Cheng2020AnchorCheckerboard
+from codecswap.codecs.cheng2020 import Cheng2020Anchor, Cheng2020Attention
+from codecswap.codecs.elic2022 import Elic2022Chandelier, Elic2022Official
 from codecswap.codecs.factorized import FactorizedPrior, FactorizedPriorReLU
 from codecswap.codecs.hyperprior import MeanScaleHyperprior, ScaleHyperprior
 from codecswap.codecs.protocol import Codec
@@ -22,6 +25,11 @@ ARCHITECTURES: dict[str, type[Codec]] = {
     "bmshj2018_hyperprior_vbr": ScaleHyperpriorVbr,
     "mbt2018_mean_vbr": MeanScaleHyperpriorVbr,
     "mbt2018_vbr": JointAutoregressiveVbr,
+    "cheng2020_anchor": Cheng2020Anchor,
+    "cheng2020_attn": Cheng2020Attention,
+    "cheng2020_anchor_checkerboard": Cheng2020AnchorCheckerboard,
+    "elic2022_official": Elic2022Official,
+    "elic2022_chandelier": Elic2022Chandelier,
 }
 """Codec classes by their names in CompressAI's zoo."""
 

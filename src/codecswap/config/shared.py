@@ -27,6 +27,11 @@ Model = Literal[
     "bmshj2018_hyperprior_vbr",
     "mbt2018_mean_vbr",
     "mbt2018_vbr",
+    "cheng2020_anchor",
+    "cheng2020_attn",
+    "cheng2020_anchor_checkerboard",
+    "elic2022_official",
+    "elic2022_chandelier",
 ]
 """Names in `codecswap.codecs.architectures.ARCHITECTURES`."""
 ZOO: Model = "bmshj2018_factorized"
