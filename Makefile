@@ -2,6 +2,8 @@
 PYTHON ?= $(shell for p in python3.11 python3.12 python3; do \
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null && echo $$p && break; done)
 BIN := .venv/bin
+# made by test-deps; tests of the C example need it
+export CODECSWAP_ORT ?= $(wildcard $(CURDIR)/.venv/onnxruntime)
 
 .PHONY: demo test test-all test-deps docs check c wasm dist rknn lock upgrade clean
 
