@@ -187,7 +187,7 @@ def test_a_decoder_of_other_tables_is_refused(folder: Path, local_teachers: list
 
 
 def test_a_codec_that_fails_on_a_picture_is_told_with_it(folder: Path, both: Path, monkeypatch, capsys) -> None:
-    def overflow(self: OnnxCodec, symbols: np.ndarray, means: np.ndarray) -> np.ndarray:
+    def overflow(self: OnnxCodec, symbols: np.ndarray, *_: object) -> np.ndarray:
         return np.full((3, 16 * symbols.shape[1], 16 * symbols.shape[2]), np.nan, np.float32)
 
     monkeypatch.setattr(OnnxCodec, "synthesize", overflow)
