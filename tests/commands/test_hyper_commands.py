@@ -67,9 +67,9 @@ def test_a_student_is_distilled_fine_tuned_measured_and_reported(
         assert "subpixel and masked equal the teacher" in capsys.readouterr().out
 
 
-def test_what_does_not_take_a_hyperprior_says_so(
+def test_what_does_not_take_a_context_model_says_so(
     checkpoints: Callable[[str], str], tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     output = ["--output", str(tmp_path / "out"), "--target", "rk3588"]
-    assert cli.main(["compile", "--teacher", checkpoints("mbt2018_mean"), *output]) == 2
-    assert "for factorized priors so far" in capsys.readouterr().err and not (tmp_path / "out").exists()
+    assert cli.main(["compile", "--teacher", checkpoints("mbt2018"), *output]) == 2
+    assert "has a context model" in capsys.readouterr().err and not (tmp_path / "out").exists()

@@ -104,12 +104,12 @@ def test_it_goes_on_exactly(
 
 
 def test_a_hyperprior_takes_crops_of_any_size() -> None:
-    """Its latents have means, so its decoder takes them as they are."""
+    """Its latents are integers in units of its means."""
     codec, crops = load_codec("tiny_hyper"), list(np.random.default_rng(0).random((2, 3, 224, 224), np.float32))
     decoder = quantized_decoder(codec.requires_grad_(False), crops, Scheme("w8a8"))
     latents = codec.g_a(torch.from_numpy(crops[0][None, :, :192, :192])).round()
     close = (decoder(latents) - codec.g_s(latents)).clamp(0, 1).square().mean()
-    assert decoder.split_inputs is None and close < 1e-3
+    assert decoder.split_inputs and decoder.split_inputs.fractional_bits == 4 and close < 1e-3
 
 
 @pytest.mark.parametrize("target", ["drp-ai", "openvino"])

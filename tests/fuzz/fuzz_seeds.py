@@ -23,6 +23,7 @@ from codecswap.export.folder import write_float
 from codecswap.graph.lower import lower, take_split_inputs
 from codecswap.graph.trace import open_shape, trace
 from codecswap.inference.manifest import Manifest, describe_network, read_folder, write_folder
+from codecswap.inference.split_inputs import SplitInputs
 from codecswap.swaps.apply import swap
 
 N, M = 8, 12
@@ -66,7 +67,7 @@ def _export(codec: FactorizedPrior, root: Path) -> None:
     _, tables = read_folder(root / EXPORTED)
     folder = root / SPLIT_INPUTS
     folder.mkdir()
-    taken = take_split_inputs(lower(codec.g_s), tables)
+    taken = take_split_inputs(lower(codec.g_s), SplitInputs.for_tables(tables), tables.medians)
     assert taken
     transform, split_inputs = taken
     path = folder / "decoder.onnx"

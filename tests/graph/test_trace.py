@@ -21,6 +21,7 @@ from codecswap.graph import onnx_graph as graph
 from codecswap.graph.leaves import leaves
 from codecswap.graph.lower import lower, take_split_inputs
 from codecswap.graph.trace import open_shape, trace
+from codecswap.inference.split_inputs import SplitInputs
 from codecswap.layers.upsampling import UpsampleConv2d
 from codecswap.quantized.compute import compute, output_shape
 from codecswap.quantized.representation import TransformGraph
@@ -126,14 +127,16 @@ def test_split_inputs_where_several_layers_read_the_latents(random_tables: Calla
     tables = replace(random_tables(rng, CHANNELS), medians=medians, offsets=offsets)
     symbols = rng.integers(-140, 150, (CHANNELS, 4, 6)).astype(np.int32)
     decoder = lower(nn.Sequential(AttentionBlock(CHANNELS), nn.Conv2d(CHANNELS, 3, 3, padding=1)))
-    taken = take_split_inputs(decoder, tables)
+    taken = take_split_inputs(decoder, SplitInputs.for_tables(tables), medians)
     assert taken
     transform, split_inputs = taken
     assert [name for name, _ in transform.named_children()] == ["latents", "0", "1"]
     given, latents = (torch.from_numpy(one)[None] for one in (split_inputs.split(symbols), tables.to_latents(symbols)))
     assert given.shape[1] > CHANNELS + 1
     torch.testing.assert_close(transform(given), decoder(latents))
-    assert take_split_inputs(lower(AttentionBlock(CHANNELS)), tables) is None  # no place for a layer before it
+    assert (
+        take_split_inputs(lower(AttentionBlock(CHANNELS)), split_inputs, medians) is None
+    )  # no place for a layer before it
 
 
 def test_leaves_name_modules_operators_and_who_reads_them() -> None:

@@ -170,8 +170,9 @@ def test_this_processor_computes_what_files_mean(folders: dict[str, Path], name:
     codec, reference = OnnxCodec(folders[name], threads=1), OnnxCodec(folders[name], threads=1, reference=True)
     samples = list(islice(sample_pictures(None, "", "val", (192, 128)), 2))
     native = TorchCodec(load_codec("tiny"))
-    symbols = [native.tables.to_symbols(native.analyze(one)) for one in samples]
-    found = check.measure_agreement(codec, reference, samples, symbols)
+    quantized = [bitstream.to_symbols(native, one) for one in samples]
+    symbols, means = ([getattr(one, name) for one in quantized] for name in ("symbols", "means"))
+    found = check.measure_agreement(codec, reference, samples, symbols, means)
     assert set(found) == ({"encoder", "decoder"} if name == "fixed" else {"decoder"})
     assert min(found.values()) > 60
 

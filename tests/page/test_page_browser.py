@@ -142,6 +142,16 @@ def test_a_codec_with_a_hyperprior(
     drop(page, tmp_path / "a.png")
     assert said(page) == ["Encoded and decoded."]
     saved = save(page, 0, ".csw", tmp_path / "page.csw")
+    quantized = tmp_path / "quantized"  # split inputs, and a check that the page runs
+    few = ["--calibration_count", 2, "--refit", "false", "--images", pictures / "val"]
+    call("quantize", "--teacher", "tiny_hyper", *few, "--output", quantized)
+    (tmp_path / "b.html").write_text(make_page(quantized, runtime), encoding="utf-8")
+    call("decode", "--codec", quantized, "--input", tmp_path / "python.csw", "--output", tmp_path / "python.png")
+    page = visit(tmp_path / "b.html")
+    drop(page, tmp_path / "python.csw")
+    assert said(page)[0] == "Decoded."
+    ours = pixels(save(page, 0, ".png", tmp_path / "quantized.png"))
+    assert np.square(ours - pixels(tmp_path / "python.png")).mean() < 0.5
     codec = open_codec(folder)
     (here, size), (there, wanted) = (
         bitstream.read(path.read_bytes(), codec.entropy, 16) for path in (saved, tmp_path / "python.csw")

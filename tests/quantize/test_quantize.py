@@ -33,7 +33,7 @@ def test_split_inputs_are_the_latents_borders_included(teacher: FactorizedPrior,
     rng = np.random.default_rng(0)
     wide = np.minimum(tables.lengths - 3, 200)[:, None, None]
     symbols = (tables.offsets[:, None, None] + rng.integers(0, wide + 1, (80, 4, 3))).astype(np.int32)
-    taken = take_split_inputs(lower(codec.g_s), tables)
+    taken = take_split_inputs(lower(codec.g_s), SplitInputs.for_tables(tables), tables.medians)
     assert taken
     transform, split_inputs = taken
     given = split_inputs.split(symbols)

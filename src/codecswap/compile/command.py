@@ -38,7 +38,7 @@ def main(options: CompileOptions) -> int:
         options.gdn,
         "decoder",
         calibration=calibration_pictures(options.calibration_images, options.size, options.calibration_count),
-        held_out=islice(held_out_pictures(options.images, options.size, codec.factor), VERIFIED_ON),
+        held_out=islice(held_out_pictures(options.images, options.size, codec.multiple), VERIFIED_ON),
         tolerance=options.gdn_tolerance,
     )
     show_gdn(fitted)

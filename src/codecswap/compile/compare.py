@@ -66,13 +66,13 @@ def frontiers(codec: Codec, target: str) -> Iterator[tuple[str, Frontier]]:
     """Loss against cost on a target, for each of its integer precisions: the plain one measured, the remedies predicted.
 
     Args:
-        codec: a float codec with a factorized prior.
+        codec: a float codec without a context model.
         target: a target of `codecswap compile`.
     """
     chosen = load_target(target)
     for precision in chosen.quantized:
         job = make_job(codec, Path(), chosen, precision=precision)
-        held_out = held_out_pictures(None, SIZE, codec.factor)
+        held_out = held_out_pictures(None, SIZE, codec.multiple)
         how: dict[str, Any] = {"form": job.form, "size": SIZE, "prices": chosen.prices}
         made = search(codec, job.samples, held_out, chosen.scheme(precision), Budget(), **how)
         assert made.frontier

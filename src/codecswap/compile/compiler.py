@@ -18,6 +18,7 @@ from codecswap.config import Form
 from codecswap.console import Track, silent
 from codecswap.data.samples import calibration_pictures, held_out_pictures
 from codecswap.errors import UserError
+from codecswap.export.folder import check_size
 from codecswap.export.operators import complaints
 from codecswap.inference.manifest import replaced_folder
 from codecswap.inference.runtime import OnnxCodec
@@ -115,7 +116,7 @@ def compile(
     """Write a codec's decoder for an NPU, run its compiler if it is installed, and measure it in its arithmetic.
 
     Args:
-        codec: a teacher or a student with a factorized prior.
+        codec: a teacher or a student without a context model.
         target: a name that docs/npu.md lists, or a TOML file (`codecswap.targets.target`).
         output: the folder; it is replaced whole, or stays as it is.
         precision: one of the target's; None: its best.
@@ -186,7 +187,7 @@ def choose_target(name: str, precision: str | None) -> Target:
 
 
 def check_codec(codec: Codec, size: tuple[int, int], target: Target) -> None:
-    """Refuse codecs with hyper-latents or trained for another target, and tiles that are not larger than their overlap.
+    """Refuse codecs with a context model or trained for another target, and sizes that a network or its tiles cannot have.
 
     Raises:
         UserError: see there.
@@ -196,10 +197,7 @@ def check_codec(codec: Codec, size: tuple[int, int], target: Target) -> None:
             f"This codec was not fine-tuned for {target.asked}: compile the float student, or fine-tune it "
             f"with --quantized and --target {target.asked}."
         )
-    if codec.predicts_means:
-        raise UserError(
-            "compile is for factorized priors so far: take `codecswap export` for a codec with a hyperprior."
-        )
+    check_size(codec, size)
     least = 2 * codec.margin * codec.factor
     if min(size) <= least:
         raise UserError(
@@ -237,7 +235,7 @@ def _to_budget(job: Job, budget: Budget, images: str | None) -> QuantizedCodec:
         raise UserError(
             f"--max_loss and --max_cost are for integers: take --precision {' or '.join(job.target.quantized)}."
         )
-    held_out = held_out_pictures(images, job.size[::-1], job.codec.factor)
+    held_out = held_out_pictures(images, job.size[::-1], job.codec.multiple)
     how: dict[str, Any] = {"form": job.form, "size": job.size, "prices": job.target.prices}
     return search(job.codec, job.samples, held_out, job.target.scheme(job.precision), budget, **how)
 
@@ -257,13 +255,14 @@ def measure(
     """
     teacher, written = TorchCodec(codec), OnnxCodec(folder)
     tile = (size[0] // codec.factor, size[1] // codec.factor)
-    found = islice(held_out_pictures(images, None, codec.factor), most)
+    found = islice(held_out_pictures(images, None, codec.multiple), most)
     scores: list[list[float]] = []
     for picture in track("Measure", [_at_least(one, size) for one in found], unit="pictures"):
-        symbols = teacher.tables.to_symbols(teacher.analyze(picture))
-        decoded = [teacher.synthesize(symbols), written.synthesize(symbols)]
+        quantized = written.entropy.quantize(teacher.analyze(picture), teacher.hyper_analyze)
+        given = written.decoder_input(quantized.symbols, quantized.means)
+        decoded = [teacher.synthesize(quantized.symbols, quantized.means), written.run_decoder(given)]
         if decode:
-            decoded.append(in_tiles(decode, symbols, tile, codec.margin, scale_in=1, scale_out=codec.factor))
+            decoded.append(in_tiles(decode, given, tile, codec.margin, scale_in=1, scale_out=codec.factor))
         x, y, file, *there = (torch.from_numpy(one)[None] for one in (picture, *decoded))
         pairs = [(to_8_bits(y), x), (to_8_bits(file), x), (file, y)]
         pairs += [pair for z in there for pair in ((to_8_bits(z), x), (z, file), (z, y))]

@@ -19,7 +19,6 @@ from codecswap.compile.folder import write_quantized
 from codecswap.compile.toolchain import Compiled, CompiledOperator, Decode, Job
 from codecswap.errors import UserError
 from codecswap.graph.onnx_graph import layer_in
-from codecswap.inference.runtime import OnnxCodec
 from codecswap.quantized.representation import TransformGraph
 
 NAME = "ethos-u-vela"
@@ -60,7 +59,7 @@ class Vela:
             cycles=found.cycles,
             milliseconds=found.milliseconds,
             memory=found.sram + found.dram,
-            decode=simulator(transform, OnnxCodec(path.parent)),
+            decode=simulator(transform),
             notes=(*written.notes, f"Estimated for {found.configuration}.", *_tiles(job, transform, found)),
         )
 
@@ -117,13 +116,8 @@ def run_vela(path: Path, chip: str) -> VelaReport:
         )
 
 
-def simulator(transform: TransformGraph, codec: OnnxCodec) -> Decode:
-    """A decoder in LiteRT, with Ethos-U's table.
-
-    Args:
-        transform: the decoder, of a fixed size.
-        codec: its opened folder, which has the layout of its input.
-    """
+def simulator(transform: TransformGraph) -> Decode:
+    """A decoder of a fixed size in LiteRT, with Ethos-U's table."""
     from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
     from codecswap.export.backends.tflite import tflite
@@ -136,8 +130,8 @@ def simulator(transform: TransformGraph, codec: OnnxCodec) -> Decode:
     (scale_in, zero_in), (scale_out, zero_out) = given["quantization"], result["quantization"]
     limits = np.iinfo(given["dtype"])
 
-    def decode(symbols: np.ndarray) -> np.ndarray:
-        levels = np.rint(codec.decoder_input(symbols) / scale_in) + zero_in
+    def decode(x: np.ndarray) -> np.ndarray:
+        levels = np.rint(x / scale_in) + zero_in
         integers = levels.clip(limits.min, limits.max).astype(given["dtype"])
         interpreter.set_tensor(given["index"], integers.transpose(1, 2, 0)[None])
         interpreter.invoke()

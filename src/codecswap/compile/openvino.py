@@ -37,13 +37,13 @@ class OpenVino:
         if (compiler := self.installed(job.python)) is None:
             return Compiled((path,), None, notes=written.notes)
         ours, theirs = (OnnxCodec(path.parent, threads=1, runtime=name) for name in ("openvino", "onnxruntime"))
-        symbols = job.samples.symbols[0]
-        ms, ms_there = _fastest(partial(ours.synthesize, symbols), partial(theirs.synthesize, symbols))
+        x = ours.decoder_input(job.samples.symbols[0], job.samples.means[0])
+        ms, ms_there = _fastest(partial(ours.run_decoder, x), partial(theirs.run_decoder, x))
         return Compiled(
             (*_converted(path), path),
             compiler,
             milliseconds=ms,
-            decode=ours.synthesize,
+            decode=ours.run_decoder,
             notes=(
                 *written.notes,
                 f"Measured on this machine's CPU, one thread: {ms:.1f} ms, with ONNX Runtime {ms_there:.1f} ms; in turns, the "

@@ -15,7 +15,6 @@ from codecswap.compile.folder import write_quantized
 from codecswap.compile.toolchain import Compiled, CompiledOperator, Job
 from codecswap.errors import UserError
 from codecswap.graph.onnx_graph import layer_in
-from codecswap.inference.runtime import OnnxCodec
 
 NAME = "onnxruntime-qnn"
 PROVIDER = "QNNExecutionProvider"
@@ -49,12 +48,10 @@ class Qnn:
         if session is None:
             binary.unlink(missing_ok=True)  # the file of a refused network holds only a part of it
             return Compiled((path,), compiler, _compiled_operators(_opened(path, job.target.chip, None)), notes=notes)
-        codec = OnnxCodec(path.parent)
-        network = codec.manifest.decoder
-        assert network
+        given = session.get_inputs()[0].name
 
-        def decode(symbols: np.ndarray) -> np.ndarray:
-            return session.run([network.output], {network.input: codec.decoder_input(symbols)[None]})[0][0]
+        def decode(x: np.ndarray) -> np.ndarray:
+            return session.run(None, {given: x[None]})[0][0]
 
         return Compiled((binary, path), compiler, _compiled_operators(session), decode=decode, notes=notes)
 

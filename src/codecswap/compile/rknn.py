@@ -23,7 +23,6 @@ from codecswap.compile.folder import write_float, write_quantized
 from codecswap.compile.toolchain import Compiled, CompiledOperator, Job
 from codecswap.errors import UserError
 from codecswap.graph.onnx_graph import layer_in
-from codecswap.inference.runtime import OnnxCodec
 from codecswap.quantized.precision import PRECISIONS
 
 FOUND_IN = Path(".venv-rknn/bin/python")
@@ -80,7 +79,7 @@ class Simulator:
 
     Args:
         job: the job.
-        path: the job's decoder.onnx; the folder's codec.json names it.
+        path: the job's decoder.onnx.
 
     Raises:
         UserError: it was not built.
@@ -88,7 +87,6 @@ class Simulator:
 
     def __init__(self, job: Job, path: Path) -> None:
         self.built = path.with_suffix(".rknn")
-        self._given = OnnxCodec(path.parent).decoder_input
         self._scratch = tempfile.TemporaryDirectory()
         self._log = Path(self._scratch.name) / "build.log"
         python = job.python or FOUND_IN
@@ -109,10 +107,10 @@ class Simulator:
         self.operators = list(read_operators(log))
         self.memory = read_memory(log)
 
-    def __call__(self, symbols: np.ndarray) -> np.ndarray:
-        """Decode symbols ``(M, h, w)`` to a picture ``(3, H, W)``, float32."""
+    def __call__(self, x: np.ndarray) -> np.ndarray:
+        """Decode the decoder's input ``(C, h, w)`` to a picture ``(3, H, W)``, float32."""
         path = Path(self._scratch.name) / "given.npy"
-        np.save(path, self._given(symbols)[None])
+        np.save(path, x[None])
         assert self._process.stdin
         try:
             self._process.stdin.write(f"{path}\n")

@@ -13,7 +13,7 @@ from codecswap.quantize.codec import QuantizedCodec, Samples
 from codecswap.targets.target import Target
 
 Decode = Callable[[np.ndarray], np.ndarray]
-"""Decodes symbols ``(M, h, w)``, int32, of the compiled size to a picture ``(3, H, W)``, float32, not clamped."""
+"""Decodes the decoder's input ``(C, h, w)``, float32, of the compiled size to a picture ``(3, H, W)``, float32, not clamped."""
 
 
 @dataclass(frozen=True)

@@ -207,8 +207,6 @@ def write_codec(
 def add_checks(folder: Path, samples: Samples) -> dict[str, float]:
     """Compare ONNX Runtime with the files' reference execution, and write the stored checks.
 
-    A codec with hyper-latents has no stored checks.
-
     Returns: the agreement of each network, in dB (`codecswap.inference.check.measure_agreement`).
 
     Raises:
@@ -219,11 +217,10 @@ def add_checks(folder: Path, samples: Samples) -> dict[str, float]:
     agreements = measure_agreement(OnnxCodec(folder), exact, *first)
     for part, found in agreements.items():
         require_agreement(Path(getattr(exact.manifest, part).file), found)
-    if not exact.entropy.predictor:
-        checks = write_checks(exact, samples.pictures, samples.symbols)
-        digests = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in checks}
-        manifest, tables = read_folder(folder)
-        write_folder(folder, replace(manifest, checks=digests), tables)
+    checks = write_checks(exact, samples.pictures, samples.symbols, samples.means)
+    digests = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in checks}
+    manifest, tables = read_folder(folder)
+    write_folder(folder, replace(manifest, checks=digests), tables)
     return agreements
 
 

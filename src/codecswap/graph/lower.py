@@ -7,6 +7,7 @@ square becomes a product, and masks become constants. The function stays the sam
 import copy
 import math
 from collections import OrderedDict
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,6 @@ import torch
 from torch import Tensor, nn
 
 from codecswap.config import Form
-from codecswap.entropy.tables import EntropyTables
 from codecswap.errors import UserError
 from codecswap.graph.leaves import INPUT, OneLayer, leaves
 from codecswap.inference.split_inputs import SplitInputs
@@ -146,13 +146,19 @@ def first_convolution(transform: nn.Module) -> nn.Conv2d | nn.ConvTranspose2d | 
 
 
 @torch.no_grad()
-def take_split_inputs(transform: nn.Module, tables: EntropyTables) -> tuple[nn.Module, SplitInputs] | None:
+def take_split_inputs(
+    transform: nn.Module, layout: SplitInputs, medians: np.ndarray
+) -> tuple[nn.Module, SplitInputs] | None:
     """Make a lowered synthesis transform of latents take split inputs (`codecswap.inference.split_inputs`).
 
     Its `first_convolution` takes them, in place. Where several layers read the latents, a 1x1 convolution that adds the
     inputs up to the latents, called ``latents``, goes before them.
 
-    Returns: the transform and the layout of its new input; None: several layers read the latents, and it is no
+    Args:
+        layout: layout of its new input; its constant is chosen here.
+        medians: medians of the latents, ``(M,)``; zeros where means are predicted.
+
+    Returns: the transform and the layout; None: several layers read the latents, and it is no
         ``nn.Sequential``, so that nothing can go before them.
     """
     first = first_convolution(transform)
@@ -160,18 +166,16 @@ def take_split_inputs(transform: nn.Module, tables: EntropyTables) -> tuple[nn.M
     if conv is None:
         if not isinstance(transform, nn.Sequential):
             return None
-        conv = _conv(torch.eye(tables.channels)[:, :, None, None], torch.zeros(tables.channels))
+        conv = _conv(torch.eye(len(medians))[:, :, None, None], torch.zeros(len(medians)))
         transform = nn.Sequential(OrderedDict([(LATENTS, conv), *transform.named_children()])).eval()
     axis = 0 if isinstance(conv, nn.ConvTranspose2d) else 1
-    left = torch.from_numpy(tables.medians - np.rint(tables.medians))
+    left = torch.from_numpy(medians - np.rint(medians))
     constant = (conv.weight * left.view((-1, 1, 1, 1) if axis == 0 else (1, -1, 1, 1))).sum(axis, keepdim=True)
     # a constant above 1 keeps its weights from widening the others' range
-    split_inputs = SplitInputs.for_tables(
-        tables, max(1, math.ceil((constant.abs().amax() / conv.weight.abs().amax()).item()))
-    )
-    spread = conv.weight.index_select(axis, torch.tensor(split_inputs.channels))
-    conv.weight = nn.Parameter(torch.cat([spread, constant / split_inputs.constant], axis), requires_grad=False)
-    return transform, split_inputs
+    value = max(1, math.ceil((constant.abs().amax() / conv.weight.abs().amax()).item()))
+    spread = conv.weight.index_select(axis, torch.tensor(layout.channels)) * 2.0**-layout.fractional_bits
+    conv.weight = nn.Parameter(torch.cat([spread, constant / value], axis), requires_grad=False)
+    return transform, replace(layout, constant=value)
 
 
 def _lowered_layer(name: str, layer: nn.Module, form: Form) -> nn.Module | None:

@@ -11,7 +11,7 @@ execution: decoding ``check_decoder.csw`` gives ``check_decoder.png``, encoding 
 
 import base64
 import platform
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from PIL import Image
 
 from codecswap.data.pictures import UNREADABLE, load_picture, to_array, to_picture
 from codecswap.entropy import bitstream
+from codecswap.entropy.model import Quantized
 from codecswap.errors import UserError
 from codecswap.inference import openvino
 from codecswap.inference.manifest import MANIFEST, Manifest, check_names, file_bytes
@@ -80,7 +81,7 @@ def measure_agreement(
     reference: Any,
     pictures: Sequence[np.ndarray],
     symbols: Sequence[np.ndarray],
-    means: Sequence[np.ndarray | None] | None = None,
+    means: Sequence[np.ndarray],
 ) -> dict[str, float]:
     """Lowest agreement in dB over all samples, for each network of a folder.
 
@@ -88,20 +89,22 @@ def measure_agreement(
         codec, reference: `codecswap.inference.runtime.OnnxCodec` of the same folder, the latter with ``reference``.
         pictures: ``(3, H, W)``, inputs of the encoder.
         symbols: ``(M, H/16, W/16)``, inputs of the decoder.
-        means: means of the symbols, for a codec with hyper-latents.
+        means: means of the symbols, or their medians.
     """
     found = {}
     if codec.manifest.encoder:
         pairs = [(codec.analyze(one), reference.analyze(one)) for one in pictures]
         found["encoder"] = min(agreement("encoder", *pair) for pair in pairs)
     if codec.manifest.decoder:
-        given = zip(symbols, means or [None] * len(symbols), strict=True)
+        given = zip(symbols, means, strict=True)
         pairs = [(codec.synthesize(*one), reference.synthesize(*one)) for one in given]
         found["decoder"] = min(agreement("decoder", *pair) for pair in pairs)
     return found
 
 
-def write_checks(reference: Any, pictures: Sequence[np.ndarray], symbols: Sequence[np.ndarray]) -> list[Path]:
+def write_checks(
+    reference: Any, pictures: Sequence[np.ndarray], symbols: Sequence[np.ndarray], means: Sequence[np.ndarray]
+) -> list[Path]:
     """Write the stored checks of a folder's networks into it; returns their files.
 
     They use the `SIDE` x `SIDE` latents of highest energy, since large values overflow first.
@@ -109,18 +112,22 @@ def write_checks(reference: Any, pictures: Sequence[np.ndarray], symbols: Sequen
     Args:
         reference: the folder, opened with ``reference``.
         pictures: ``(3, H, W)``, float32 in [0, 1].
-        symbols: symbols of the pictures, ``(M, H/16, W/16)``.
+        symbols, means: of the pictures, ``(M, H/16, W/16)``.
     """
-    index, top, left = _highest_energy(symbols)
-    part = symbols[index][:, top : top + SIDE, left : left + SIDE]
+    latents = [values.astype(np.float32) + center for values, center in zip(symbols, means, strict=True)]
+    index, top, left = _highest_energy(latents)
+    part = latents[index][:, top : top + SIDE, left : left + SIDE]
     size = (reference.factor * part.shape[1], reference.factor * part.shape[2])
     written = []
     if reference.manifest.encoder:
         rows, columns = (slice(reference.factor * start, reference.factor * (start + SIDE)) for start in (top, left))
         picture = pictures[index][:, rows, columns]
-        written += _write("encoder", reference, to_picture(picture, size), _encoded(reference, picture))
+        coded = _coded(reference, _encoded(reference, picture), size)
+        written += _write("encoder", reference, to_picture(picture, size), coded)
     if reference.manifest.decoder:
-        written += _write("decoder", reference, to_picture(_decoded(reference, part), size), part)
+        coded = _coded(reference, part, size)
+        quantized, _ = bitstream.read(coded, reference.entropy, reference.factor)
+        written += _write("decoder", reference, to_picture(_decoded(reference, quantized), size), coded)
     return written
 
 
@@ -137,55 +144,72 @@ def run_check(codec: Any, part: str) -> None:
     stored, names = codec.manifest.checks or {}, check_names(part)
     if not all(name in stored for name in names):
         return
-    symbols, picture = _read(codec, names)
+    stored, picture = _read(codec, names)
     if part == "decoder":
         size = (picture.height, picture.width)
-        result = to_array(to_picture(_decoded(codec, symbols), size))
+        result = to_array(to_picture(_decoded(codec, stored), size))
         found = agreement(part, result, to_array(picture))
     else:
-        found = agreement(part, _encoded(codec, to_array(picture)), symbols)
+        latents = _encoded(codec, to_array(picture))
+        found = agreement(part, codec.entropy.quantize(latents, _hyper_latents(codec)).symbols, stored.symbols)
     require_agreement(codec.folder / getattr(codec.manifest, part).file, found, codec.runtime)
 
 
-def _highest_energy(symbols: Sequence[np.ndarray]) -> tuple[int, int, int]:
+def _highest_energy(latents: Sequence[np.ndarray]) -> tuple[int, int, int]:
     """Index of the sample, and row and column in it, where the `SIDE` latents of highest energy begin."""
-    height, width = (min(SIDE, side) for side in symbols[0].shape[1:])
-    energy = np.stack([np.square(one, dtype=np.float64).sum(0) for one in symbols])
+    height, width = (min(SIDE, side) for side in latents[0].shape[1:])
+    energy = np.stack([np.square(one, dtype=np.float64).sum(0) for one in latents])
     parts = np.lib.stride_tricks.sliding_window_view(energy, (1, height, width)).sum((3, 4, 5))
     index, top, left = np.unravel_index(parts.argmax(), parts.shape)
     return int(index), int(top), int(left)
 
 
-def _write(part: str, reference: Any, picture: Image.Image, symbols: np.ndarray) -> list[Path]:
+def _coded(codec: Any, latents: np.ndarray, size: tuple[int, int]) -> bytes:
+    """A file of latents ``(M, h, w)``, before rounding; its hyper-latents, if the codec has some, are their medians."""
+    strings = codec.entropy.encode(latents, _hyper_latents(codec))
+    return bitstream.write(strings, size, codec.entropy, codec.factor)
+
+
+def _hyper_latents(codec: Any) -> Callable[[np.ndarray], np.ndarray]:
+    """The hyper-latents of `_coded`: a check has those of no picture, so that it needs no hyper-encoder."""
+
+    def medians(latents: np.ndarray) -> np.ndarray:
+        sides = (side // codec.entropy.factor for side in latents.shape[1:])
+        return np.broadcast_to(codec.tables.medians[:, None, None], (codec.tables.channels, *sides))
+
+    return medians
+
+
+def _write(part: str, reference: Any, picture: Image.Image, content: bytes) -> list[Path]:
     coded, shown = (reference.folder / name for name in check_names(part))
-    coded.write_bytes(bitstream.pack(symbols, (picture.height, picture.width), reference.tables))
+    coded.write_bytes(content)
     picture.save(shown, "PNG", optimize=True)
     return [coded, shown]
 
 
-def _read(codec: Any, names: tuple[str, str]) -> tuple[np.ndarray, Image.Image]:
+def _read(codec: Any, names: tuple[str, str]) -> tuple[Quantized, Image.Image]:
     data, _ = (file_bytes(codec.folder, name, codec.manifest.checks[name], MOST_BYTES) for name in names)
     try:
-        symbols, size = bitstream.unpack(data, codec.tables, codec.factor)
+        stored, size = bitstream.read(data, codec.entropy, codec.factor)
         picture = load_picture(codec.folder / names[1])
-        if max(symbols.shape[1:]) > SIDE or (picture.height, picture.width) != size:
-            raise ValueError(f"{symbols.shape} and {picture.size}")
+        if max(stored.symbols.shape[1:]) > SIDE or (picture.height, picture.width) != size:
+            raise ValueError(f"{stored.symbols.shape} and {picture.size}")
     except UNREADABLE as error:  # bitstream.BadFile is a ValueError
         raise UserError(
             f"{codec.folder / MANIFEST} has checks that cannot be read: quantize the codec again."
         ) from error
-    return symbols, picture
+    return stored, picture
 
 
-def _decoded(codec: Any, symbols: np.ndarray) -> np.ndarray:
-    height, width = (side * codec.factor for side in symbols.shape[1:])
-    return codec.synthesize(_filled(symbols, codec.manifest, 1))[:, :height, :width]
+def _decoded(codec: Any, given: Quantized) -> np.ndarray:
+    height, width = (side * codec.factor for side in given.symbols.shape[1:])
+    whole = (_filled(one, codec.manifest, 1) for one in (given.symbols, given.means))
+    return codec.synthesize(*whole)[:, :height, :width]
 
 
 def _encoded(codec: Any, picture: np.ndarray) -> np.ndarray:
     height, width = (side // codec.factor for side in picture.shape[1:])
-    latents = codec.analyze(_filled(picture, codec.manifest, codec.factor))
-    return codec.tables.to_symbols(latents)[:, :height, :width]
+    return codec.analyze(_filled(picture, codec.manifest, codec.factor))[:, :height, :width]
 
 
 def _filled(x: np.ndarray, manifest: Manifest, scale: int) -> np.ndarray:

@@ -115,7 +115,7 @@ class Manifest:
     margin: int
     """Overlap of tiles in latents: the radius of the receptive field (`codecswap.inference.tiles`)."""
     checks: dict[str, str] | None = None
-    """SHA-256 of the files of `codecswap.inference.check`, by name; None: not quantized, or with hyper-latents."""
+    """SHA-256 of the files of `codecswap.inference.check`, by name; None: not quantized."""
     hyper_encoder: Network | None = None
     """Hyper-analysis (latents to hyper-latents), if there is one."""
     side: SideInformation | None = None
@@ -244,10 +244,12 @@ def read_folder(folder: Path) -> tuple[Manifest, EntropyTables]:
         raise UserError(f"{tables_path} is not the one that {path} was written with: export the codec again.")
     _check_binary(folder / BINARY_TABLES, tables)
     split_inputs = manifest.split_inputs
-    if split_inputs and (wanted := SplitInputs.for_tables(tables, split_inputs.constant)) != split_inputs:
-        raise UserError(
-            f"{path} has other split inputs than its tables ask for ({len(wanted.channels)}): export the codec again."
-        )
+    if split_inputs and not manifest.side:
+        wanted = SplitInputs.for_tables(tables, split_inputs.constant)
+        if wanted != split_inputs:
+            raise UserError(
+                f"{path} has other split inputs than its tables ask for ({len(wanted.channels)}): export the codec again."
+            )
     return manifest, tables
 
 
@@ -280,7 +282,10 @@ def read_entropy(folder: Path, manifest: Manifest, tables: EntropyTables) -> Ent
             raise UserError(f"{folder / name} is not the one that {MANIFEST} was written with: export the codec again.")
     _check_binary(folder / BINARY_GAUSSIANS, gaussians)
     given = (len(network.medians), network.channels, network.factor, len(network.thresholds) + 1)
-    if given != (manifest.N, manifest.M, manifest.side.factor, gaussians.channels):
+    fits = given == (manifest.N, manifest.M, manifest.side.factor, gaussians.channels)
+    if manifest.split_inputs and not manifest.rates:
+        fits = fits and manifest.split_inputs.fractional_bits == (network.mean_bits or 0)
+    if not fits:
         raise UserError(f"{folder / PREDICTION} does not fit {MANIFEST}: export the codec again.")
     model = EntropyModel(manifest.passes, tables, gaussians, network, manifest.side.factor)
     if manifest.rates is None:
@@ -388,6 +393,8 @@ def _check(manifest: Manifest) -> None:
         counts += sides  # type: ignore[arg-type]
     if manifest.split_inputs:
         counts.append(manifest.split_inputs.constant)
+        if manifest.side and not manifest.split_inputs.describes(manifest.M):
+            raise ValueError(manifest.split_inputs)
     if not all(type(count) is int and 0 < count < 1 << 31 for count in counts):
         raise ValueError(counts)
     if not all(isinstance(word, str) for word in words) or any(side and side % manifest.multiple for side in sides):

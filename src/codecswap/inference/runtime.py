@@ -117,9 +117,11 @@ class OnnxCodec(CodesPictures):
         Raises:
             UserError: the folder has no decoder, its fixed size does not fit the picture, or it is computed wrongly here.
         """
-        return self._run(
-            "decoder", self.decoder_input(symbols, means), scale_in=1, scale_out=self.factor, region=region
-        )
+        return self.run_decoder(self.decoder_input(symbols, means), region)
+
+    def run_decoder(self, x: np.ndarray, region: Region | None = None) -> np.ndarray:
+        """Decode what `decoder_input` gives; other arguments, result and errors as in `synthesize`."""
+        return self._run("decoder", x, scale_in=1, scale_out=self.factor, region=region)
 
     def check_size(self, height: int, width: int, *, unit: int | None = None) -> None:
         """Refuse pictures of ``height`` x ``width`` pixels that a folder of a fixed size cannot take.
@@ -149,7 +151,7 @@ class OnnxCodec(CodesPictures):
         """Input of the decoder's network, ``(C, H/16, W/16)``, float32; arguments as in `synthesize`."""
         input = self._network("decoder").input
         if input == "split_inputs" and self.manifest.split_inputs:
-            return self.manifest.split_inputs.split(symbols)
+            return self.manifest.split_inputs.split(symbols, means)
         if input == "symbols":
             return symbols.astype(np.float32)
         return self.tables.to_latents(symbols) if means is None else symbols.astype(np.float32) + means

@@ -22,6 +22,7 @@ from codecswap.layers.upsampling import ConstantMask
 from codecswap.quantize.adapt import leave_in_float, reduce_ranges
 from codecswap.quantize.equalize import equalize
 from codecswap.quantize.gains import latent_weight
+from codecswap.quantize.hyper_synthesis import latent_bits
 from codecswap.quantize.ranges import coarse_divisors, quantize_graph
 from codecswap.quantize.rounding import round_weights, split_weights
 from codecswap.quantize.scheme import FLOAT, SPLIT, WIDE, Frontier, Scheme
@@ -45,8 +46,8 @@ class Samples:
     """``(3, H, W)``, float32 in [0, 1]."""
     symbols: Sequence[np.ndarray]
     """``(M, h, w)``, int32."""
-    means: Sequence[np.ndarray | None]
-    """Means of the latents, ``(M, h, w)``; None with a factorized prior."""
+    means: Sequence[np.ndarray]
+    """Means of the latents, or their medians, ``(M, h, w)``."""
 
 
 @dataclass(frozen=True)
@@ -198,7 +199,7 @@ def for_training(codec: Codec, pictures: Sequence[np.ndarray], form: Form) -> tu
 
 def trainable(codec: Codec, made: QuantizedCodec, target: str | None = None) -> QuantizedSynthesis:
     """The decoder of a quantized codec as a module for training; arguments as in `quantized_decoder`."""
-    medians = codec.entropy_tables().medians if made.split_inputs else np.zeros(codec.M)
+    medians = np.zeros(codec.M) if codec.hyperprior else codec.entropy_tables().medians
     return QuantizedSynthesis(
         made.networks["decoder"].transform,
         made.split_inputs,
@@ -243,20 +244,27 @@ def _latents(size: tuple[int, int] | None, codec: Codec) -> tuple[int, int] | No
 def lowered_decoder(codec: Codec, samples: Samples, *, form: Form, equalized: bool = True) -> Lowered:
     """The lowered float synthesis transform that is quantized.
 
-    It takes split inputs; or latents, where means are predicted, so that they are no integers, or where `take_split_inputs`
-    finds no place for them.
+    It takes split inputs; or latents, where they are predicted from other latents, so that they are no integers of any unit, or
+    where `take_split_inputs` finds no place for them.
 
     Args:
         equalized: equalize the ranges of its channels.
     """
-    tables, lowered = codec.entropy_tables(), lower(codec.g_s, form)
-    pairs = list(zip(samples.symbols, samples.means, strict=True))
-    latents = [tables.to_latents(one) if mean is None else one.astype(np.float32) + mean for one, mean in pairs]
+    lowered, pairs = lower(codec.g_s, form), list(zip(samples.symbols, samples.means, strict=True))
+    latents = [symbols.astype(np.float32) + means for symbols, means in pairs]
     stopped = equalize(lowered, [torch.from_numpy(one)[None] for one in latents]) if equalized else {}
-    if codec.predicts_means or (taken := take_split_inputs(lowered, tables)) is None:
+    if codec.has_context or (taken := take_split_inputs(lowered, *_layout(codec, latents))) is None:
         return Lowered(lowered, [one[None] for one in latents], stopped=stopped)
     lowered, split_inputs = taken
-    return Lowered(lowered, [split_inputs.split(one)[None] for one in samples.symbols], split_inputs, stopped)
+    return Lowered(lowered, [split_inputs.split(*pair)[None] for pair in pairs], split_inputs, stopped)
+
+
+def _layout(codec: Codec, latents: Sequence[np.ndarray]) -> tuple[SplitInputs, np.ndarray]:
+    """Layout of a decoder's split inputs, and the medians of the latents."""
+    if codec.hyperprior:
+        return SplitInputs.for_latents(latents, latent_bits(codec.hyperprior)), np.zeros(codec.M, np.float32)
+    tables = codec.entropy_tables()
+    return SplitInputs.for_tables(tables), tables.medians
 
 
 def _lowered_encoder(codec: Codec, samples: Samples, scheme: Scheme) -> Lowered:

@@ -51,10 +51,25 @@ def integer_network(codec: HyperCodec, samples: Sequence[np.ndarray]) -> Integer
         layers.append(_layer(conv, slope, before, after))
         before = after
     conv, slope = steps[-1]
-    mean_bits = MEAN_BITS if conv.out_channels == 2 * codec.M else None
     units = np.repeat([FRACTIONAL_BITS, MEAN_BITS], codec.M)[: conv.out_channels]
     layers.append(_layer(conv, slope, before, units))
-    return IntegerNetwork(input_bits, medians, tuple(layers), _thresholds(codec), mean_bits)
+    return IntegerNetwork(input_bits, medians, tuple(layers), _thresholds(codec), _mean_bits(codec))
+
+
+def latent_bits(codec: HyperCodec) -> int:
+    """Fractional bits of the latents that an exported folder decodes: symbols plus means.
+
+    At a gain latents have no common unit; the rounding to this one, finer where gains exceed 1, is within 1/32 of a
+    quantization step.
+    """
+    if not codec.gains:
+        return _mean_bits(codec) or 0
+    return MEAN_BITS + max(0, math.ceil(math.log2(codec.gains[-1])))
+
+
+def _mean_bits(codec: HyperCodec) -> int | None:
+    """Fractional bits of means; None: all are 0."""
+    return MEAN_BITS if _steps(codec.h_s)[-1][0].out_channels == 2 * codec.M else None
 
 
 def _steps(transform: nn.Module) -> list[tuple[nn.Conv2d | nn.ConvTranspose2d, float]]:

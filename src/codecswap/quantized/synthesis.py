@@ -195,8 +195,10 @@ class QuantizedSynthesis(nn.Module):
     def _split(self, latents: Tensor, split_inputs: SplitInputs) -> Tensor:
         """`SplitInputs.split` in PyTorch, for real-valued latents."""
         channels = torch.tensor(split_inputs.channels, device=latents.device)
-        symbols = torch.round(latents - self.medians) + latents.new_tensor(split_inputs.shift).view(1, -1, 1, 1)
-        shifted = symbols[:, channels]
+        integers = torch.round((latents - self.medians) * 2**split_inputs.fractional_bits)
+        if split_inputs.shift is not None:
+            integers = integers + latents.new_tensor(split_inputs.shift).view(1, -1, 1, 1)
+        shifted = integers[:, channels]
         taken = LARGEST * (torch.arange(len(channels), device=latents.device) - torch.searchsorted(channels, channels))
         parts = shifted.sign() * (shifted.abs() - taken.view(1, -1, 1, 1)).clamp(0, LARGEST)
         return torch.cat([parts, torch.full_like(parts[:, :1], split_inputs.constant)], 1)
