@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import lightning.pytorch as L
+import torch
 from torch import Tensor
 
 from codecswap.config import TrainingOptions
@@ -86,11 +87,23 @@ def train(options: TrainingOptions) -> None:
             f"newest checkpoint is {state.saved}: put the disk right, and the same command with --{stage.resume} auto "
             "goes on from there."
         ) from error
+    except RuntimeError as error:
+        if not _is_connection_lost(error):
+            raise
+        raise RunFailure(
+            "Another process of this run is gone: it was killed, or its machine or network is down. The newest checkpoint is "
+            f"{state.saved}: the same command with --{stage.resume} auto on all machines goes on from there."
+        ) from error
     if state.unreadable:
         names = ", ".join(sorted(path.name for path in state.unreadable))
         warn(f"{len(state.unreadable)} pictures could not be read and were skipped: {names}.")
     best = f"{folder / stage.best} (MS-SSIM against the {stage.target} {state.best:.5f})"
     say(f"Done: {folder / stage.last} and the best, {best}.")
+
+
+def _is_connection_lost(error: RuntimeError) -> bool:
+    """Whether an error says that another process of the run is gone; that of gloo is a plain RuntimeError."""
+    return isinstance(error, torch.distributed.DistError) or "gloo" in str(error)
 
 
 def check_pictures(pictures: Pictures, options: TrainingOptions) -> tuple[Tensor, list[Path]]:
