@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from codecswap.benchmarking.machines import describe_machine
 from codecswap.benchmarking.results import write_csv
+from codecswap.benchmarking.runner import describe_machine
 
 ROOT = Path(__file__).parents[1]
 DATA = ROOT / "docs" / "data"

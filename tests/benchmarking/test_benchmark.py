@@ -14,9 +14,9 @@ import pytest
 import torch
 from onnx import TensorProto, helper
 
-from codecswap.benchmarking import command, contenders, measure, runner, runtimes
+from codecswap.benchmarking import command, contenders, machines, measure, runner, runtimes
 from codecswap.benchmarking.contenders import Contender, Forms, of_codec, of_folder, resized
-from codecswap.benchmarking.machines import ask_here, ended
+from codecswap.benchmarking.machines import ask_here, ended, this_machine
 from codecswap.benchmarking.measure import HeldOut, Sample, Times
 from codecswap.cli import main
 from codecswap.codecs.factorized import FactorizedPrior
@@ -31,6 +31,7 @@ from codecswap.quantize.codec import quantize as in_memory
 from codecswap.quantize.scheme import Scheme
 
 SMALL = (64, 64)
+HERE = this_machine(runtimes.MODULES)
 
 
 @pytest.fixture
@@ -80,7 +81,7 @@ def test_a_folder_loses_what_an_independent_computation_says(
     codec: FactorizedPrior, folder: Path, photographs: str
 ) -> None:
     held_out = HeldOut(codec, codec, photographs)
-    (contender,) = of_folder(folder, codec, ["onnxruntime"])
+    (contender,) = of_folder(folder, codec, ["onnxruntime"], HERE)
     (row,) = measure.measure([contender], [SMALL], held_out, ask_here, rounds=1)
     assert row.status == measure.OK and row.precision == "w8a8" and row.runtime == "onnxruntime"
     assert row.bytes == (folder / "decoder.onnx").stat().st_size
@@ -99,8 +100,8 @@ def test_a_folder_loses_what_an_independent_computation_says(
 
 def test_every_form_of_a_codec_decodes_alike(codec: FactorizedPrior, photographs: str) -> None:
     forms, files = ("native", "masked", "subpixel"), Forms(codec)
-    found = list(of_codec(codec, "it", ["subpixel"], ["float32"], ["pytorch"], files))
-    found += of_codec(codec, "it", forms, ["float32", "float16"], ["onnxruntime"], files)
+    found = list(of_codec(codec, "it", ["subpixel"], ["float32"], ["pytorch"], files, HERE))
+    found += of_codec(codec, "it", forms, ["float32", "float16"], ["onnxruntime"], files, HERE)
     rows = measure.measure(found, [SMALL], HeldOut(codec, codec, photographs), ask_here, rounds=1)
     assert [(row.runtime, row.form, row.precision) for row in rows] == [
         ("pytorch", "subpixel", "float32"),
@@ -116,7 +117,7 @@ def test_every_form_of_a_codec_decodes_alike(codec: FactorizedPrior, photographs
 @pytest.mark.parametrize("precision", ["w8a8", "w8a16"])
 def test_tflite_files_lose_what_their_onnx_twins_lose(codec: FactorizedPrior, photographs: str, precision: str) -> None:
     pytest.importorskip("ai_edge_litert")
-    found = of_codec(codec, "it", ("subpixel",), [precision], ["onnxruntime", "litert"], Forms(codec))
+    found = of_codec(codec, "it", ("subpixel",), [precision], ["onnxruntime", "litert"], Forms(codec), HERE)
     held_out = HeldOut(codec, codec, photographs)
     rows = measure.measure(list(found), [SMALL], held_out, ask_here, rounds=1)
     assert [row.status for row in rows] == [measure.OK] * 2
@@ -175,7 +176,7 @@ def test_quartiles() -> None:
     ],
 )
 def test_a_runtime_that_fails_is_a_row(codec: FactorizedPrior, answer: bytes, how: str, said: str) -> None:
-    found = list(of_codec(codec, "it", ("native",), ["float32"], ["onnxruntime"], Forms(codec)))
+    found = list(of_codec(codec, "it", ("native",), ["float32"], ["onnxruntime"], Forms(codec), HERE))
     (row,) = measure.measure(found, [SMALL], HeldOut(codec, codec), lambda request, threads: (answer, how), rounds=1)
     assert said in row.status and row.lost is None and not row.times and row.bytes
 
@@ -219,7 +220,7 @@ def test_the_command_writes_the_rows_twice(tmp_path: Path, capsys: pytest.Captur
 def test_a_runtime_that_is_not_installed_is_a_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    monkeypatch.setattr(runtimes, "find_spec", lambda name: None)
+    monkeypatch.setattr(machines, "find_spec", lambda name: None)
     words = ["--teacher", "tiny", "--runtime", "openvino,litert", "--output", str(tmp_path / "out")]
     assert main(["benchmark", *words]) == 0
     said = capsys.readouterr().out
@@ -281,7 +282,7 @@ def test_a_folder_of_another_codec(folder: Path, tmp_path: Path, capsys: pytest.
 
 
 def test_a_folder_of_a_fixed_size_says_which(codec: FactorizedPrior, folder: Path) -> None:
-    (contender,) = of_folder(folder, codec, ["onnxruntime"])
+    (contender,) = of_folder(folder, codec, ["onnxruntime"], HERE)
     fixed = replace(contender, size=(48, 32))
     (row,) = measure.measure([fixed], [SMALL], HeldOut(codec, codec), ask_here, rounds=1)
     assert row.status == "Its size is fixed: add --sizes 48x32."
@@ -301,7 +302,8 @@ def test_an_interrupt_leaves_files_as_they_were(
             raise KeyboardInterrupt
         return ask_here(request, threads)
 
-    monkeypatch.setattr(command, "ask_here", interrupted)
+    here = replace(HERE, ask=interrupted)
+    monkeypatch.setattr(command, "this_machine", lambda modules: here)
     words = ["--onnx", str(relu()), "--form", "native", "--runtime", "onnxruntime", "--sizes", "16x16"]
     assert main(["benchmark", *words, "--output", str(there)]) == 130
     assert [path.name for path in there.iterdir()] == ["benchmark.json"]

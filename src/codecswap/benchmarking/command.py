@@ -10,9 +10,10 @@ from rich.filesize import decimal
 
 from codecswap.benchmarking import results
 from codecswap.benchmarking.contenders import Contender, Forms, Size, of_codec, of_folder
-from codecswap.benchmarking.machines import ask_here
-from codecswap.benchmarking.measure import OK, RUNS, HeldOut, Row, Samples, label, measure, text
+from codecswap.benchmarking.machines import Machine, ask_here, board, this_machine
+from codecswap.benchmarking.measure import HIGHEST, OK, RUNS, HeldOut, Row, Samples, label, measure, text
 from codecswap.benchmarking.onnx_file import PHASES, OnnxFile
+from codecswap.benchmarking.runtimes import MODULES, RUNTIMES
 from codecswap.codecs.protocol import Codec
 from codecswap.codecs.source import Teacher
 from codecswap.config import BenchmarkOptions, Form
@@ -23,38 +24,41 @@ from codecswap.students.checkpoint import read_student
 def main(options: BenchmarkOptions) -> None:
     """Measure, print and write."""
     sizes = options.chosen_sizes
+    machine = board(options.host, MODULES) if options.host is not None else this_machine(MODULES)
     with tempfile.TemporaryDirectory() as scratch:
-        contenders, held_out = _contenders(options, Path(scratch))
+        contenders, held_out = _contenders(options, Path(scratch), machine)
         runnable = sum(not one.refused for one in contenders)
         with bar("Benchmark", runnable * (options.rounds + 1), unit="turns") as advance:
             rows = measure(
                 contenders,
                 sizes,
                 held_out,
-                ask_here,
+                machine.ask,
+                here=ask_here if options.host is not None else None,
                 threads=options.threads,
                 rounds=options.rounds,
                 advance=lambda name: advance(1),
             )
-    head = results.facts(shlex.join(["codecswap", "benchmark", *sys.argv[2:]]))
-    _show(rows, sizes, head["machine"], options)
+    head = results.facts(shlex.join(["codecswap", "benchmark", *sys.argv[2:]]), machine.description)
+    _show(rows, sizes, machine.description, options)
     settings = {"threads": options.threads, "rounds": options.rounds, "runs": options.rounds * RUNS}
     results.write(options.output, head, settings, rows)
     say(f"Written: {options.output / results.JSON} and {results.CSV}.")
 
 
-def _contenders(options: BenchmarkOptions, scratch: Path) -> tuple[list[Contender], Samples]:
+def _contenders(options: BenchmarkOptions, scratch: Path, machine: Machine) -> tuple[list[Contender], Samples]:
+    runtimes = [name for name in options.runtime if not (machine.is_board and RUNTIMES[name].file == "module")]
     if options.onnx:
         file = OnnxFile(options.onnx, scratch)
-        return list(file.contenders(options.form, options.runtime)), file
+        return list(file.contenders(options.form, runtimes, machine)), file
     codec, teacher, name = _load(options)
     held_out = HeldOut(teacher, codec, options.images)
     held_out.check(options.chosen_sizes)
     if not options.codec:
         forms: list[Form] = [form for form in options.form if form != PHASES]
-        found = of_codec(codec, name, forms, options.precision, options.runtime, Forms(codec))
+        found = of_codec(codec, name, forms, options.precision, runtimes, Forms(codec), machine)
         return list(found), held_out
-    return [row for folder in options.codec for row in of_folder(Path(folder), codec, options.runtime)], held_out
+    return [row for folder in options.codec for row in of_folder(Path(folder), codec, runtimes, machine)], held_out
 
 
 def _load(options: BenchmarkOptions) -> tuple[Codec, Codec, str]:
@@ -79,12 +83,17 @@ def _show(rows: Sequence[Row], sizes: Sequence[Size], machine: str, options: Ben
         for size in sizes:
             times = row.times.get(text(size))
             cells.append(f"{times.median:.1f} ({times.lower:.1f}-{times.upper:.1f})" if times else "")
+        if options.host is not None:
+            near = "" if row.to_here is None else "equal" if row.to_here == HIGHEST else f"{row.to_here:.1f}"
+            cells.append(near)
         lines.append([*cells, decimal(row.memory) if row.memory else ""])
     sources = list(dict.fromkeys(row.source for row in rows))
     figure = "to the file, dB" if options.onnx else "dB lost"
-    columns = ["decoder", "size", figure, *(f"ms, {text(size)}" for size in sizes), "memory"]
+    there = ["to this machine, dB"] if options.host is not None else []
+    columns = ["decoder", "size", figure, *(f"ms, {text(size)}" for size in sizes), *there, "memory"]
     threads = f"{options.threads} thread{'s' * (options.threads > 1)}"
-    title = f"{', '.join(sources)} on {machine}, {threads}: median (and quartiles) of {options.rounds * RUNS} runs"
+    where = options.host or machine
+    title = f"{', '.join(sources)} on {where}, {threads}: median (and quartiles) of {options.rounds * RUNS} runs"
     if len(sources) > 1:
         done = (row for row in rows if row.status == OK)
         lines = [[f"{row.source}: {line[0]}", *line[1:]] for row, line in zip(done, lines, strict=True)]

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from codecswap.benchmarking.machines import Machine
 from codecswap.benchmarking.runtimes import RUNTIMES, configuration, missing
 from codecswap.codecs.protocol import Codec
 from codecswap.codecs.torch_codec import TorchCodec
@@ -89,8 +90,10 @@ class Forms:
 
     def tflite(self, form: Form, scheme: Scheme | None, size: Size) -> bytes:
         """The decoder as a TFLite file."""
-        from codecswap.export.backends.tflite import tflite  # it needs LiteRT
-
+        try:
+            from codecswap.export.backends.tflite import tflite
+        except ModuleNotFoundError:
+            raise UserError("TFLite files are written with ai-edge-litert: pip install ai-edge-litert here.") from None
         return tflite(self.transform(form, scheme, size))
 
     def module(self, form: Form) -> bytes:
@@ -157,6 +160,7 @@ def of_codec(
     precisions: Sequence[str],
     runtimes: Sequence[str],
     files: Forms,
+    machine: Machine,
 ) -> Iterator[Contender]:
     """Every form, precision and runtime of a codec; a runtime that is missing is one row.
 
@@ -165,20 +169,23 @@ def of_codec(
         name: its source, as text.
         forms, precisions, runtimes: names to take.
         files: makes its files.
+        machine: where it will run.
     """
     trained = codec.g_s.precision if isinstance(codec.g_s, QuantizedSynthesis) else None
     for runtime in runtimes:
-        if reason := missing(runtime):
+        if reason := missing(runtime, machine):
             yield Contender(name, "", "", runtime, refused=reason)
             continue
         known = RUNTIMES[runtime]
         for form in forms if trained is None else ("native",):
             for precision in known.precisions:
                 if precision in precisions and trained in (None, precision):
-                    yield _of_codec(codec, name, form, precision, runtime, files)  # type: ignore[arg-type]
+                    yield _of_codec(codec, name, form, precision, runtime, files, machine.wide_sums)  # type: ignore[arg-type]
 
 
-def _of_codec(codec: Codec, name: str, form: Form, precision: str, runtime: str, files: Forms) -> Contender:
+def _of_codec(
+    codec: Codec, name: str, form: Form, precision: str, runtime: str, files: Forms, wide_sums: bool
+) -> Contender:
     known, scheme = RUNTIMES[runtime], None
     if precision in PRECISIONS:
         scheme = load_target(known.target).scheme(precision) if known.target else Scheme(precision)
@@ -195,11 +202,11 @@ def _of_codec(codec: Codec, name: str, form: Form, precision: str, runtime: str,
             return {"split_inputs": split.split(coded.symbols)[None]}
         return {"latents": (coded.symbols.astype(np.float32) + coded.means)[None]}
 
-    config, opened = configuration(runtime, precision), in_float if known.file == "onnx" else bytes
+    config, opened = configuration(runtime, precision, wide_sums), in_float if known.file == "onnx" else bytes
     return Contender(name, form, precision, runtime, network=network, opened=opened, feeds=feeds, config=config)
 
 
-def of_folder(folder: Path, codec: Codec, runtimes: Sequence[str]) -> Iterator[Contender]:
+def of_folder(folder: Path, codec: Codec, runtimes: Sequence[str], machine: Machine) -> Iterator[Contender]:
     """A folder of ``export``, ``quantize`` or ``compile`` in each runtime that reads its files.
 
     Raises:
@@ -228,11 +235,11 @@ def of_folder(folder: Path, codec: Codec, runtimes: Sequence[str]) -> Iterator[C
             manifest.replacement,
             manifest.precision,
             runtime,
-            refused=missing(runtime) or "",
+            refused=missing(runtime, machine) or "",
             size=size,
             network=lambda size, content=content: content,  # type: ignore[misc]
             opened=in_float if kind == "onnx" else bytes,
             feeds=feeds,
             coded=lambda latents: opened.entropy.quantize(latents, reference.hyper_analyze),
-            config=configuration(runtime, manifest.precision),
+            config=configuration(runtime, manifest.precision, machine.wide_sums),
         )

@@ -1,25 +1,125 @@
-"""Where the runner runs, and what machine that is."""
+"""Where the runner runs: in a process here, or on a board over the user's own ssh."""
 
 import os
-import platform
+import re
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
+
 from codecswap.benchmarking import runner
+from codecswap.errors import RunFailure, UserError
+from codecswap.inference.check import PROBE, PROBE_FEEDS, PROBE_RESULT, saturates
 
 Ask = Callable[[bytes, int], tuple[bytes, str]]
 """Sends a request to a new runner with a number of threads; returns its answer, and why there is none."""
+HOST = re.compile(r"[A-Za-z0-9_][\w.@:%\[\]-]*")
+"""A name for ssh, which is no option of it."""
+SSH_FAILED = 255
+"""Exit code of ssh where there is no connection, or no more."""
+SSH = ("-o", "BatchMode=yes", "-o", "ConnectTimeout=15", "-o", "ServerAliveInterval=5", "-o", "ServerAliveCountMax=3")
+"""No questions, and an end where the other side is silent for 15 seconds."""
+START = "import sys; f = sys.stdin.buffer; exec(compile(f.read(int(f.readline())), 'runner.py', 'exec'))"
+"""Program that reads the runner from its input, so that nothing is written on the board."""
+PYTHON_MISSING = 127
+"""Exit code of a shell that finds no such program."""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A machine to measure on."""
+
+    ask: Ask
+    description: str
+    """Processor, cores and system."""
+    modules: frozenset[str]
+    """Python modules that it has, of those that were asked for."""
+    wide_sums: bool
+    """As in `codecswap.inference.runtime.open_session`."""
+    is_board: bool = False
+    """It is another machine than the one that this runs on."""
+
+
+def this_machine(modules: Sequence[str]) -> Machine:
+    """The machine that this runs on."""
+    there = frozenset(name for name in modules if find_spec(name))
+    return Machine(ask_here, runner.describe_machine(), there, saturates())
+
+
+def board(host: str, modules: Sequence[str]) -> Machine:
+    """A machine that ``ssh`` reaches without questions, with Python 3 and NumPy.
+
+    Args:
+        host: as for ssh: ``user@board``, or a name of its configuration.
+        modules: Python modules to ask for.
+
+    Raises:
+        UserError: it cannot be reached, or lacks Python or NumPy.
+    """
+    if not HOST.fullmatch(host):
+        raise UserError(f"--host is a name for ssh, e.g. user@board, not {host}.")
+    if shutil.which("ssh") is None:
+        raise UserError("--host needs the program ssh, which is not there: install OpenSSH's client.")
+
+    def ask(request: bytes, threads: int) -> tuple[bytes, str]:
+        return _ask_over_ssh(host, request, threads)
+
+    try:
+        facts, _ = runner.answer(*ask(runner.pack({"tasks": [], "modules": [*modules]}, {}), 1))
+    except runner.NoAnswer as error:
+        raise UserError(f"{host} cannot run the measurement: {error}.") from None
+    there = frozenset(facts["modules"])
+    return Machine(ask, facts["machine"], there, "onnxruntime" in there and _saturates(ask), True)
 
 
 def ask_here(request: bytes, threads: int) -> tuple[bytes, str]:
     """Run the runner in a process of its own on this machine."""
-    limits = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), str(threads))
     command = [sys.executable, str(Path(runner.__file__))]
-    done = subprocess.run(command, input=request, capture_output=True, env=os.environ | limits)
+    done = subprocess.run(command, input=request, capture_output=True, env=os.environ | _limits(threads))
     return done.stdout, ended(done.returncode, done.stderr)
+
+
+def _ask_over_ssh(host: str, request: bytes, threads: int) -> tuple[bytes, str]:
+    program = Path(runner.__file__).read_bytes()
+    there = ["env", *(f"{name}={value}" for name, value in _limits(threads).items()), "python3", "-c", START]
+    done = subprocess.run(
+        ["ssh", *SSH, "--", host, shlex.join(there)],
+        input=b"%d\n%s%s" % (len(program), program, request),
+        capture_output=True,
+    )
+    if done.returncode == SSH_FAILED:
+        last = "".join(done.stderr.decode("utf-8", "replace").strip().splitlines()[-1:])[:200].rstrip(".")
+        raise RunFailure(
+            f"There is no connection to {host}, or no more ({last or 'ssh ended'}): `ssh {host}` must work without a password. "
+            "Nothing was written; run it again."
+        )
+    if done.returncode == PYTHON_MISSING:
+        raise UserError(f"{host} has no python3: install it there, with NumPy and a runtime.")
+    return done.stdout, ended(done.returncode, done.stderr)
+
+
+def _limits(threads: int) -> dict[str, str]:
+    return dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), str(threads))
+
+
+def _saturates(ask: Ask) -> bool:
+    """`codecswap.inference.check.saturates` of another machine."""
+    config = {"provider": "CPUExecutionProvider", "entries": {}}
+    task = {"network": "probe", "feeds": {name: name for name in PROBE_FEEDS}, "repeats": 0, "keep": True}
+    facts = {"runtime": "onnxruntime", "threads": 1, "config": config, "tasks": [task]}
+    request = runner.pack(facts, {"probe": np.frombuffer(PROBE, np.uint8), **PROBE_FEEDS})
+    try:
+        _, results = runner.answer(*ask(request, 1))
+    except runner.NoAnswer:  # the rows will say so
+        return True
+    return bool((results["0"] != PROBE_RESULT).any())
 
 
 def ended(code: int, errors: bytes) -> str:
@@ -29,13 +129,3 @@ def ended(code: int, errors: bytes) -> str:
         return f"its process was ended by {name}" + (" (too little memory?)" if name == "SIGKILL" else "")
     last = errors.decode("utf-8", "replace").strip().splitlines()[-1:]
     return f"its process ended with code {code}" + "".join(f" ({line[:200]})" for line in last)
-
-
-def describe_machine() -> str:
-    """Processor, cores and system, without the machine's name."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
-    except OSError:
-        lines = []
-    model = next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.machine())
-    return f"{model}, {os.cpu_count()} cores, {platform.system()}"

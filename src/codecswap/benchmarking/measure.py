@@ -1,23 +1,23 @@
 """Measure contenders: what they lose in dB, how long they take, and how much memory they need."""
 
-import json
 import statistics
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 
+from codecswap.benchmarking import runner
 from codecswap.benchmarking.contenders import Contender, Feeds, Size
 from codecswap.benchmarking.machines import Ask
-from codecswap.benchmarking.runner import pack, unpack
 from codecswap.benchmarking.runtimes import RUNTIMES
 from codecswap.codecs.protocol import Codec
 from codecswap.codecs.torch_codec import TorchCodec
 from codecswap.data.samples import held_out_pictures
 from codecswap.entropy.bitstream import to_symbols
-from codecswap.errors import UserError
+from codecswap.errors import RunFailure, UserError
 from codecswap.metrics import psnr, to_8_bits
 
 OK = "ok"
@@ -65,6 +65,9 @@ class Row:
     """PSNR that is lost against the float teacher, in dB, in the mean over the held-out pictures; None without pictures."""
     to_reference: float | None = None
     """PSNR against the float reference's results, not rounded to 8 bits, in dB, at most `HIGHEST`."""
+    to_here: float | None = None
+    """PSNR of a board's results against those of the same file and runtime on the machine that asks, in dB, the least of all
+    pictures; `HIGHEST`: they are equal, bit for bit; None: not compared."""
     times: dict[str, Times] = field(default_factory=dict)
     """By size, ``WIDTHxHEIGHT``."""
     memory: int | None = None
@@ -162,15 +165,15 @@ class Visit:
         self._samples = held_out.samples(self.largest)
         self._feeds = {size: self._fed(held_out.samples(size)[0]) for size in self.sizes}
         self.version, self.memory = "", 0
-        self.lost, self.to_reference = list[float](), list[float]()
+        self.lost, self.to_reference, self.to_here = list[float](), list[float](), list[float]()
         self.ms: dict[Size, tuple[list[float], list[float]]] = {size: ([], []) for size in self.sizes}
 
     def _fed(self, sample: Sample) -> Feeds:
         own = self.contender.coded
         return self.contender.feeds(own(sample.latents) if own and sample.latents is not None else sample.coded)
 
-    def go(self, ask: Ask, threads: int) -> None:
-        """Ask a new process for pictures, in the first round, and for times.
+    def go(self, ask: Ask, threads: int, here: Ask | None = None) -> None:
+        """Ask a new process for pictures, in the first round, and for times; ``here`` as in `measure`.
 
         Raises:
             UserError: it gives no answer.
@@ -192,13 +195,25 @@ class Visit:
             task(size, self._feeds[size], RUNS, False)
         known = RUNTIMES[self.contender.runtime]
         facts = {"runtime": known.runner, "threads": threads, "config": self.contender.config, "tasks": tasks}
-        answer, results = _answer(*ask(pack(facts, arrays), threads))
+        try:
+            answer, results = runner.answer(*ask(runner.pack(facts, arrays), threads))
+        except runner.NoAnswer as error:
+            raise UserError(f"Failed: {error}.") from None
         self.version, self.memory = answer["version"], max(self.memory, answer["peak_bytes"] or 0)
         for index, sample in enumerate(shown):
             result = results[str(index)][0]
+            if not np.isfinite(result).all():
+                raise UserError("Failed: it gives values that are no numbers.")
             if sample.picture is not None:
                 self.lost.append(sample.psnr - _psnr_in_8_bits(result, sample.picture))
             self.to_reference.append(min(_psnr(result / sample.peak, sample.decoded / sample.peak), HIGHEST))
+        if here and shown:
+            facts["tasks"] = tasks[: len(shown)]
+            with suppress(runner.NoAnswer):  # the runtime is not there
+                _, wanted = runner.answer(*here(runner.pack(facts, arrays), threads))
+                for index, sample in enumerate(shown):
+                    pair = (results[str(index)] / sample.peak, wanted[str(index)] / sample.peak)
+                    self.to_here.append(min(_psnr(*pair), HIGHEST))
         for size, done in zip(self.sizes, answer["tasks"][len(shown) :], strict=True):
             for found, more in zip(self.ms[size], (done["ms"], done["cpu_ms"]), strict=True):
                 found += more
@@ -211,6 +226,7 @@ class Visit:
             bytes=self.bytes,
             lost=float(np.mean(self.lost)) if self.lost else None,
             to_reference=float(np.mean(self.to_reference)),
+            to_here=min(self.to_here, default=None),
             times={text(size): Times.of(*self.ms[size]) for size in reversed(self.sizes)},
             memory=self.memory or None,
         )
@@ -224,6 +240,7 @@ def measure(
     *,
     threads: int = 1,
     rounds: int = 3,
+    here: Ask | None = None,
     advance: Callable[[str], None] = lambda text: None,
 ) -> list[Row]:
     """Measure contenders in turns, so that what else the machine does falls on all of them alike.
@@ -237,9 +254,13 @@ def measure(
         ask: the machine.
         threads: threads of each runtime.
         rounds: times that each has its turn.
+        here: this machine, whose results those of a board are compared with; None: nothing is compared.
         advance: called before each turn with its name.
 
     Returns: one row for each contender, in order.
+
+    Raises:
+        RunFailure: the machine cannot be reached any more.
     """
     rows: list[Row | Visit] = []
     for contender in contenders:
@@ -256,7 +277,9 @@ def measure(
             if isinstance(visit, Visit):
                 advance(label(visit.contender))
                 try:
-                    visit.go(ask, threads)
+                    visit.go(ask, threads, here)
+                except RunFailure:  # the machine is gone
+                    raise
                 except UserError as error:
                     rows[index] = replace(_row(visit.contender, str(error)), bytes=visit.bytes)
     return [row.row() if isinstance(row, Visit) else row for row in rows]
@@ -274,16 +297,6 @@ def text(size: Size) -> str:
 
 def _row(contender: Contender, status: str) -> Row:
     return Row(contender.source, contender.form, contender.precision, contender.runtime, status)
-
-
-def _answer(content: bytes, ended: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    if content.startswith(b"PK"):
-        return unpack(content)
-    try:
-        reason = json.loads(content)["error"]
-    except (ValueError, KeyError, TypeError):
-        reason = ended
-    raise UserError(f"Failed: {reason[:300]}.")
 
 
 def _psnr(x: np.ndarray, y: np.ndarray) -> float:

@@ -7,6 +7,7 @@ from typing import Final
 import numpy as np
 
 from codecswap.benchmarking.contenders import Contender, Feeds, Size
+from codecswap.benchmarking.machines import Machine
 from codecswap.benchmarking.measure import Sample
 from codecswap.benchmarking.runtimes import RUNTIMES, configuration, missing
 from codecswap.errors import UserError
@@ -49,10 +50,10 @@ class OnnxFile:
             reason = " ".join(str(error).split())[:200]
             raise UserError(f"{path} cannot be run ({reason}): check that it is a whole ONNX model.") from None
 
-    def contenders(self, forms: Sequence[str], runtimes: Sequence[str]) -> Iterator[Contender]:
-        """The file in each form and in each runtime for ONNX files."""
+    def contenders(self, forms: Sequence[str], runtimes: Sequence[str], machine: Machine) -> Iterator[Contender]:
+        """The file in each form and in each runtime for ONNX files; ``machine`` is where it will run."""
         for runtime in (name for name in runtimes if RUNTIMES[name].file == "onnx"):
-            if reason := missing(runtime):
+            if reason := missing(runtime, machine):
                 yield Contender(str(self.path), "", "", runtime, refused=reason)
                 continue
             for form in (AS_IT_IS, *FORMS):
@@ -60,7 +61,7 @@ class OnnxFile:
                     yield self._contender(form, runtime)
 
     def _contender(self, form: str, runtime: str) -> Contender:
-        config = configuration(runtime, "float32")
+        config = configuration(runtime, "float32", wide_sums=False)
         config |= {"entries": {}} if "entries" in config else {}
         return Contender(
             str(self.path), form, "as it is", runtime, network=lambda size: self._content(form), config=config

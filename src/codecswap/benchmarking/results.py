@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import codecswap
-from codecswap.benchmarking.machines import describe_machine
 from codecswap.benchmarking.measure import Row
 from codecswap.files import atomic_write
 
@@ -19,19 +18,19 @@ JSON, CSV = "benchmark.json", "benchmark.csv"
 FORMAT = "codecswap benchmark"
 
 
-def facts(command: str, machine: str | None = None) -> dict[str, str]:
+def facts(command: str, machine: str) -> dict[str, str]:
     """How a benchmark is made.
 
     Args:
         command: the command line.
-        machine: description of the machine; None: this one.
+        machine: what it is made on.
     """
     return {
         "command": command,
         "codecswap": codecswap.__version__,
         "commit": commit(Path(__file__).parents[3]) or "unknown",
         "date": f"{datetime.now(UTC):%Y-%m-%d}",
-        "machine": machine or describe_machine(),
+        "machine": machine,
     }
 
 
@@ -90,7 +89,7 @@ def _flat(row: Row) -> dict[str, object]:
     for size, times in row.times.items():
         for name, value in asdict(times).items():
             flat[f"ms_{size}_{name}"] = f"{value:.3f}"
-    for name in ("lost", "to_reference"):
+    for name in ("lost", "to_reference", "to_here"):
         if (known := getattr(row, name)) is not None:
             flat[name] = f"{known:.3f}"
     return flat

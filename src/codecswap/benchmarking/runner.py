@@ -7,8 +7,11 @@ a JSON text. One process answers one request, so its peak memory is that of one 
 import io
 import json
 import os
+import platform
 import sys
 import time
+import zipfile
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +21,17 @@ FACTS = "facts"
 
 def main() -> None:
     """Answer one request; an exception becomes the answer ``{"error": ...}``."""
-    answer = os.fdopen(os.dup(1), "wb")
+    output = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # runtimes print
     try:
         content = respond(sys.stdin.buffer.read())
     except Exception as error:
         text = " ".join(str(error).split())
+        if isinstance(error, ModuleNotFoundError) and error.name == "numpy":
+            text = "NumPy is not installed on this machine (python3 -m pip install numpy)"
         content = json.dumps({"error": f"{type(error).__name__}: {text}"}).encode()
-    with answer:
-        answer.write(content)
+    with output:
+        output.write(content)
     os._exit(0)  # some runtimes crash when they are unloaded, after all is done
 
 
@@ -51,16 +56,17 @@ def unpack(content: bytes) -> tuple[dict[str, Any], dict[str, Any]]:
 def respond(request: bytes) -> bytes:
     """Do the tasks of a request.
 
-    Its facts: ``runtime``, ``threads``, ``config`` (of the runtime), and ``tasks``: each names the array of its ``network`` and
-    those of its ``feeds``, by input; how often it is run and timed after one run that is not (``repeats``); and whether the
-    result is answered (``keep``).
+    Its facts: ``runtime``, ``threads``, ``config`` (of the runtime), ``modules`` (Python modules to look for), and ``tasks``:
+    each names the array of its ``network`` and those of its ``feeds``, by input; how often it is run and timed after one run
+    that is not (``repeats``); and whether the result is answered (``keep``).
 
-    Returns: of each task ``ms`` and ``cpu_ms`` of every run, results as arrays ``0``, ``1``, ... by task, the runtime's
-        ``version`` and ``peak_bytes`` of this process (None where the system does not tell).
+    Returns: ``machine``, the ``modules`` that are there, the runtime's ``version``, ``peak_bytes`` of this process (None where
+        the system does not tell), of each task ``ms`` and ``cpu_ms`` of every run, and results as arrays, by the task's
+        index.
     """
     facts, arrays = unpack(request)
     networks: dict[str, Any] = {}
-    done, results = [], {}
+    done, results, network = [], {}, Network()
     for index, task in enumerate(facts["tasks"]):
         name = task["network"]
         if name not in networks:
@@ -77,7 +83,48 @@ def respond(request: bytes) -> bytes:
         done.append({"ms": ms, "cpu_ms": cpu_ms})
         if task["keep"]:
             results[str(index)] = network.array(result)
-    return pack({"tasks": done, "version": network.version, "peak_bytes": network.peak() or peak()}, results)
+    there = [name for name in facts.get("modules", ()) if find_spec(name)]
+    found = {"tasks": done, "version": network.version, "peak_bytes": network.peak() or peak()}
+    return pack({**found, "machine": describe_machine(), "modules": there}, results)
+
+
+def answer(content: bytes, ended: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Facts and results of what a process answered.
+
+    Args:
+        content: the answer.
+        ended: how the process ended, if there is none.
+
+    Raises:
+        NoAnswer: it failed.
+    """
+    if content.startswith(b"PK"):
+        try:
+            return unpack(content)
+        except (ValueError, KeyError, EOFError, OSError, zipfile.BadZipFile):
+            raise NoAnswer("its answer is cut off") from None
+    try:
+        reason = json.loads(content)["error"]
+    except (ValueError, KeyError, TypeError):
+        reason = ended
+    raise NoAnswer(str(reason)[:300].rstrip("."))
+
+
+class NoAnswer(Exception):
+    """The runner failed; the message says why, as a clause."""
+
+
+def describe_machine() -> str:
+    """Processor, cores and system, without the machine's name."""
+    lines: list[str] = []
+    for path in ("/proc/cpuinfo", "/proc/device-tree/model"):  # Arm's kernels name the processor in the second
+        try:
+            text = Path(path).read_text("utf-8", "replace").strip("\0\n")
+        except OSError:
+            continue
+        lines += text.splitlines() if path == "/proc/cpuinfo" else [f"model name: {text}"]
+    model = next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.machine())
+    return f"{model}, {os.cpu_count()} cores, {platform.system()}"
 
 
 def peak() -> int | None:

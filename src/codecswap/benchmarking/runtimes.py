@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from importlib.util import find_spec
 from typing import Any
 
+from codecswap.benchmarking.machines import Machine
 from codecswap.errors import how_to_install
 from codecswap.inference.openvino import SETTINGS
 from codecswap.inference.runtime import session_entries
@@ -26,6 +26,8 @@ class Runtime:
     precisions: tuple[str, ...]
     install: str
     """What to do where it is missing, without a full stop."""
+    other: str = ""
+    """Another module that the runner can use in its place."""
     target: str | None = None
     """Target whose quantization scheme fits it; None: that of `codecswap quantize`."""
     config: Mapping[str, Any] = field(default_factory=dict)
@@ -73,17 +75,27 @@ RUNTIMES = {
         "tflite",
         ("float32", "w8a8", "w8a16"),
         "pip install ai-edge-litert",
+        other="tflite_runtime",
         target="ethos-u",
     ),
 }
 """By their names in ``--runtime``."""
+MODULES = sorted({name for one in RUNTIMES.values() for name in (one.package, one.other) if name})
+"""Python modules to ask a machine for."""
 
 
-def missing(name: str) -> str | None:
-    """Why this machine cannot use a runtime and how to install it, as a sentence; None: it can."""
+def missing(name: str, machine: Machine) -> str | None:
+    """Why a machine cannot use a runtime and how to install it, as a sentence; None: it can, or only trying it tells.
+
+    Args:
+        name: the runtime.
+        machine: asked for `MODULES`.
+    """
     runtime = RUNTIMES[name]
-    if find_spec(runtime.package) is None:
+    if not machine.modules & {runtime.package, runtime.other}:
         return f"Not installed: {runtime.install}."
+    if machine.is_board:
+        return None
     if runtime.config.get("device") == "cuda":
         import torch
 
@@ -96,12 +108,12 @@ def missing(name: str) -> str | None:
     return None
 
 
-def configuration(name: str, precision: str) -> dict[str, Any]:
+def configuration(name: str, precision: str, wide_sums: bool) -> dict[str, Any]:
     """Settings of a runtime for the runner."""
     runtime = RUNTIMES[name]
     config = dict(runtime.config)
     if runtime.runner == "onnxruntime":
-        config["entries"] = session_entries()
+        config["entries"] = session_entries(wide_sums)
     if runtime.runner == "pytorch":
         config["dtype"] = precision
     return config

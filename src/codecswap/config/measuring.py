@@ -197,6 +197,9 @@ class BenchmarkOptions(TeacherOptions):
     """Folder of pictures to measure the loss on. Default: photographs inside the package."""
     threads: int = 1
     """Threads of each runtime."""
+    host: str | None = None
+    """A board with Python 3, NumPy and a runtime, as ssh knows it (user@board, with a key). It is measured instead of this
+    machine; nothing is written there."""
     rounds: int = 3
     """Number of times that each decoder has its turn, of three runs each."""
     output: Path = Path("benchmark")

@@ -43,13 +43,16 @@ PROBE = base64.b64decode(
 )
 """An ONNX file: ``c``, int32, is MatMulInteger of ``a``, uint8, and ``b``, int8."""
 
+PROBE_FEEDS = {"a": np.full((8, 64), 255, np.uint8), "b": np.full((64, 32), 127, np.int8)}
+PROBE_RESULT = 64 * 255 * 127
+"""What `PROBE` gives in each place, if nothing overflows."""
+
 
 @cache
 def saturates() -> bool:
     """Whether ONNX Runtime adds products of 8 bits in 16 on this processor: x86 without VNNI does, others do not."""
     session = onnxruntime.InferenceSession(PROBE, providers=["CPUExecutionProvider"])
-    a, b = np.full((8, 64), 255, np.uint8), np.full((64, 32), 127, np.int8)
-    return bool((session.run(["c"], {"a": a, "b": b})[0] != 64 * 255 * 127).any())
+    return bool((session.run(["c"], PROBE_FEEDS)[0] != PROBE_RESULT).any())
 
 
 def agreement(part: str, result: np.ndarray, reference: np.ndarray) -> float:
