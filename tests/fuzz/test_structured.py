@@ -90,7 +90,7 @@ def test_manifests_with_any_value_anywhere(seeds: Path, tmp_path_factory, name: 
     original = copy.deepcopy(content)
     key = data.draw(st.sampled_from(sorted(content)))
     holder = content
-    if isinstance(content[key], dict) and data.draw(st.booleans()):
+    if isinstance(content[key], dict) and content[key] and data.draw(st.booleans()):
         holder, key = content[key], data.draw(st.sampled_from(sorted(content[key])))
     holder[key] = data.draw(values)
     folder = tmp_path_factory.mktemp("codec")
