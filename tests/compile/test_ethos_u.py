@@ -18,6 +18,8 @@ from codecswap.codecs.torch_codec import TorchCodec
 from codecswap.compile import ethos_u
 from codecswap.compile.compiler import compile
 from codecswap.compile.ethos_u import VELA, rsqrt_nodes, rsqrt_table, run_vela, simulator
+from codecswap.compile.measure import EncoderQuality
+from codecswap.data.pictures import to_picture
 from codecswap.data.samples import sample_pictures
 from codecswap.errors import UserError
 from codecswap.export.backends.onnx_qdq import read_qdq
@@ -184,3 +186,23 @@ def test_a_codec_with_a_hyperprior_is_compiled_whole(
     pair = (quantized.symbols, quantized.means)
     here, there = (one.synthesize(*pair).clip(0, 1) for one in (written, torch_codec))
     assert agreement("decoder", here, there) > 25
+
+
+def test_both_networks_are_compiled_into_one_folder(hyper_codec: Callable[[str], HyperCodec], tmp_path: Path) -> None:
+    codec = swap(hyper_codec("mbt2018_mean"), "subpixel")[0]
+    how = {"precision": "w8a16", "height": 128, "width": 128, "most": 1}
+    made = compile(codec, "ethos-u55", tmp_path / "a", part="both", **how)
+    assert made.encoder and made.on_npu and made.report["encoder"]["part"] == "encoder"
+    names = {f"{part}{end}" for part in ("decoder", "encoder") for end in (".onnx", ".tflite", "_vela.tflite")}
+    assert names <= set(made.report["files"]) == {path.name for path in (tmp_path / "a").iterdir()} - {"report.json"}
+    quality = made.encoder.quality
+    assert isinstance(quality, EncoderQuality) and quality.compiled is not None and abs(quality.loss.bits) < 0.1
+    folder = OnnxCodec(tmp_path / "a")
+    assert folder.manifest.checks and len(folder.manifest.checks) == 4
+    picture = to_picture(next(iter(sample_pictures(None, "", "val", (128, 128)))), (128, 128))
+    assert folder.decompress(folder.compress(picture)).size == (128, 128)
+    alone = compile(codec, "ethos-u55", tmp_path / "a", part="encoder", measured=False, **how)
+    assert not (tmp_path / "a" / "decoder.onnx").exists() and alone.report["part"] == "encoder"
+    assert alone.job.part == "encoder" and OnnxCodec(tmp_path / "a").manifest.decoder is None
+    with pytest.raises(UserError, match="pack is for decoders"):
+        compile(codec, "pack", tmp_path / "b", part="both", height=128, width=128)

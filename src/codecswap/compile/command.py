@@ -1,4 +1,4 @@
-"""``codecswap compile``: write the decoder for an NPU, run its compiler, and measure it in the vendor's simulator."""
+"""``codecswap compile``: write a codec's networks for an NPU, run its compiler, and measure it in the vendor's simulator."""
 
 import tempfile
 from collections.abc import Iterable, Sequence
@@ -9,6 +9,7 @@ from codecswap.codecs.protocol import Codec
 from codecswap.codecs.source import Teacher
 from codecswap.compile import TOOLCHAINS
 from codecswap.compile.compiler import Result, check_codec, choose_target, compile
+from codecswap.compile.measure import EncoderQuality
 from codecswap.compile.recommend import TOLERATED, recommend
 from codecswap.config import CompileOptions
 from codecswap.console import alarm, say, show_table, track
@@ -32,11 +33,11 @@ def main(options: CompileOptions) -> int:
     form = options.form or target.form
     codec, name = load_source(Teacher.of(options), options.checkpoint, replacement=options.replacement, form=form)
     check_fixed_options(codec, name, options.explicit())
-    check_codec(codec, (options.height, options.width), target)
+    check_codec(codec, (options.height, options.width), target, options.part)
     fitted = fit_gdn(
         codec,
         options.gdn,
-        "decoder",
+        options.part,
         calibration=calibration_pictures(options.calibration_images, options.size, options.calibration_count),
         held_out=islice(held_out_pictures(options.images, options.size, codec.multiple), VERIFIED_ON),
         tolerance=options.gdn_tolerance,
@@ -44,6 +45,7 @@ def main(options: CompileOptions) -> int:
     show_gdn(fitted)
     names = [
         "target",
+        "part",
         "max_loss",
         "max_cost",
         "form",
@@ -62,16 +64,18 @@ def main(options: CompileOptions) -> int:
     if not asked and toolchain.installed(options.toolchain_python):
         precision = _recommended(fitted.codec, target.precisions, how)
     made = compile(fitted.codec, output=options.output, precision=precision, **how)
-    show(made)
+    results = [made, made.encoder] if made.encoder else [made]
+    for result in results:
+        show(result)
     say(f"Written: {options.output}.")
-    loss = made.quality and made.quality.loss
-    if made.quality and loss and not loss.acceptable:
-        others = [f"--precision {other}" for other in target.precisions if other != made.job.precision and not trained]
-        remedies = [*others, "quantization-aware training: `codecswap finetune --quantized`"]
-        what = f"The decoder in {made.job.precision} on {target.chip}"
-        alarm(complaint(what, loss, made.quality.reason, remedies))
-        return BAD_LOSS
-    return 0 if made.on_npu else CPU_NEEDED
+    bad = [(one.job, one.quality) for one in results if one.quality and not one.quality.loss.acceptable]
+    for job, quality in bad:
+        remedies = [f"--precision {other}" for other in target.precisions if other != job.precision and not trained]
+        if job.part == "decoder":
+            remedies.append("quantization-aware training: `codecswap finetune --quantized`")
+        what = f"The {job.part} in {job.precision} on {target.chip}"
+        alarm(complaint(what, quality.loss, quality.reason, remedies))
+    return BAD_LOSS if bad else 0 if made.on_npu else CPU_NEEDED
 
 
 def _recommended(codec: Codec, precisions: Sequence[str], how: dict[str, Any]) -> str | None:
@@ -101,7 +105,7 @@ def _recommended(codec: Codec, precisions: Sequence[str], how: dict[str, Any]) -
 def show(made: Result) -> None:
     """Print the results of the compiler and the simulator."""
     job, compiled, quality = made.job, made.compiled, made.quality
-    title = f"{job.name} for {job.target.chip}, {job.precision}, {job.size[1]}x{job.size[0]}"
+    title = f"{job.name}, {job.part} for {job.target.chip}, {job.precision}, {job.size[1]}x{job.size[0]}"
     if compiled.operators:
         layers = dict.fromkeys(one.layer for one in compiled.operators)
         rows = []
@@ -121,17 +125,27 @@ def show(made: Result) -> None:
     ]
     if compiled.compiler:
         say(f"{compiled.compiler}: {'; '.join(filter(None, figures)) or 'compiled'}.")
-    if quality:
+    if isinstance(quality, EncoderQuality):
+        shown = quality.file, quality.file_bits
+        if quality.compiled is not None and quality.compiled_bits is not None:
+            shown = quality.compiled, quality.compiled_bits
+        what = "encoder.onnx" if quality.compiled is None else "the simulator"
+        say(f"What {what} encodes of {quality.pictures} pictures: {shown[0]:.3f} dB at {shown[1]:.4f} bits per pixel.")
+        say(
+            f"In float32: {quality.float32:.3f} dB at {quality.float32_bits:.4f} ({-quality.loss.decibels:+.3f} dB, "
+            f"{quality.loss.bits:+.2%} bits)."
+        )
+    elif quality:
         trained = isinstance(job.codec.g_s, QuantizedSynthesis)
         reference = "as it was trained, in PyTorch" if trained else "in float32"
         say(f"The file, decoder.onnx, against the decoder {reference}: {quality.file_to_float:.1f} dB.")
-        shown = ("decoder.onnx", quality.file)
+        file = ("decoder.onnx", quality.file)
         if quality.compiled is not None:
             say(f"The simulator against the file: {quality.to_file:.1f} dB.")
-            shown = ("the simulator", quality.compiled)
+            file = ("the simulator", quality.compiled)
         say(
-            f"PSNR of {shown[0]} against {quality.pictures} pictures: {shown[1]:.3f} dB, {quality.float32:.3f} {reference} "
-            f"({shown[1] - quality.float32:+.3f})."
+            f"PSNR of {file[0]} against {quality.pictures} pictures: {file[1]:.3f} dB, {quality.float32:.3f} {reference} "
+            f"({file[1] - quality.float32:+.3f})."
         )
     for note in (*job.target.notes, *compiled.notes):
         say(note)

@@ -1,32 +1,23 @@
-"""`codecswap compile` as a function: compile a decoder for an NPU, and measure it in the NPU's arithmetic."""
+"""`codecswap compile` as a function: compile a codec's networks for an NPU, and measure them in the NPU's arithmetic."""
 
 import json
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-
 from codecswap.codecs.protocol import Codec
-from codecswap.codecs.torch_codec import TorchCodec
 from codecswap.compile import TOOLCHAINS
-from codecswap.compile.toolchain import Compiled, Decode, Job
-from codecswap.config import Form
+from codecswap.compile.measure import EncoderQuality, Quality, measure_decoder, measure_encoder
+from codecswap.compile.toolchain import Compiled, Job, Network
+from codecswap.config import Form, Part
 from codecswap.console import Track, silent
 from codecswap.data.samples import calibration_pictures, held_out_pictures
 from codecswap.errors import UserError
 from codecswap.export.folder import check_size
 from codecswap.export.operators import complaints
 from codecswap.inference.manifest import replaced_folder
-from codecswap.inference.runtime import OnnxCodec
-from codecswap.inference.tiles import in_tiles
-from codecswap.metrics import psnr, to_8_bits
 from codecswap.quantize.budget import Budget, search
 from codecswap.quantize.codec import QuantizedCodec, encode_samples
-from codecswap.quantize.loss import Loss
 from codecswap.quantized.precision import PRECISIONS
 from codecswap.quantized.synthesis import QuantizedSynthesis
 from codecswap.students.record import describe_swaps
@@ -34,42 +25,12 @@ from codecswap.targets.target import Target, chips, load_target
 
 SIZE = (256, 256)
 """Default height and width of the pictures or tiles."""
-HIGHEST = 150.0
-"""PSNR in dB that stands for equal pictures."""
+NETWORKS: tuple[Network, ...] = ("decoder", "encoder")
+"""In the order in which they are compiled."""
+ONLY_DECODERS = ("pack", "drp-ai")
+"""Toolchains whose files have inputs of decoders."""
 REPORT = "report.json"
 """File with all results, beside the compiled files."""
-
-
-@dataclass(frozen=True)
-class Quality:
-    """Means over held-out pictures, in dB. PSNR against the picture is of 8-bit values, the others of what is not rounded."""
-
-    pictures: int
-    float32: float
-    """PSNR of the float codec against the picture."""
-    file: float
-    """PSNR of the folder's decoder.onnx against the picture."""
-    file_to_float: float
-    """PSNR of decoder.onnx against the float codec: what quantization changes."""
-    compiled: float | None = None
-    """PSNR of the compiled decoder, in the simulator, against the picture; as the following, None without a simulator."""
-    to_file: float | None = None
-    """PSNR of the compiled decoder against decoder.onnx: what the compiler and the NPU's arithmetic change."""
-    to_float: float | None = None
-    """PSNR of the compiled decoder against the float codec."""
-
-    @property
-    def loss(self) -> Loss:
-        """What the NPU loses, or without a simulator what the file loses."""
-        return Loss(self.float32 - (self.file if self.compiled is None else self.compiled))
-
-    @property
-    def reason(self) -> str:
-        """Where most of the loss comes from, as a clause."""
-        own = self.float32 - self.file
-        if self.compiled is None or not own < (self.float32 - self.compiled) / 2:
-            return f"the file itself loses {own:.2f} dB by its rounding"
-        return f"the file loses {own:.2f} dB, the compiler's scales and arithmetic the rest"
 
 
 @dataclass(frozen=True)
@@ -79,17 +40,20 @@ class Result:
     job: Job
     compiled: Compiled
     """Its paths are outdated (from before the folder was replaced); ``report`` names the files."""
-    quality: Quality | None
+    quality: Quality | EncoderQuality | None
     """None if nothing was measured."""
     refused: tuple[str, ...] | None
     """Unsupported operators by the target's list, if its compiler is not installed and reads ONNX; None: not checked."""
     report: dict[str, Any]
     """Contents of report.json."""
+    encoder: "Result | None" = None
+    """The encoder's result, if both networks were compiled; all else is the decoder's."""
 
     @property
     def on_npu(self) -> bool:
         """Whether no operator is known to run on the CPU."""
-        return all(one.on_npu for one in self.compiled.operators) and not self.refused
+        alone = all(one.on_npu for one in self.compiled.operators) and not self.refused
+        return alone and (self.encoder is None or self.encoder.on_npu)
 
 
 def compile(
@@ -97,6 +61,7 @@ def compile(
     target: str,
     output: str | Path,
     *,
+    part: Part = "decoder",
     precision: str | None = None,
     form: Form | None = None,
     height: int = SIZE[0],
@@ -113,19 +78,20 @@ def compile(
     name: str = "",
     track: Track = silent,
 ) -> Result:
-    """Write a codec's decoder for an NPU, run its compiler if it is installed, and measure it in its arithmetic.
+    """Write a codec's networks for an NPU, run its compiler if it is installed, and measure them in its arithmetic.
 
     Args:
         codec: a teacher or a student without a context model.
         target: a name that docs/npu.md lists, or a TOML file (`codecswap.targets.target`).
         output: the folder; it is replaced whole, or stays as it is.
+        part: ``decoder``, ``encoder`` or ``both``.
         precision: one of the target's; None: its best.
         form: lowering of upsampling layers; None: the target's.
         height, width: size of the pictures, or of tiles for larger pictures; multiples of `Codec.multiple`.
         calibration_images, calibration_count: folder of pictures for quantization, and how many at most; None: the package's.
         max_loss, max_cost: `codecswap.quantize.budget.Budget.of`, for an integer precision.
         images: folder of pictures to measure on; None: the package's.
-        measured: measure the file, and the compiled decoder in the vendor's simulator, if there is one.
+        measured: measure the file, and the compiled network in the vendor's simulator, if there is one.
         most: largest number of pictures to measure on.
         reference: float codec to compare with; None: ``codec``.
         toolchain_python: Python interpreter of the compiler's own environment, if it needs one.
@@ -138,7 +104,7 @@ def compile(
         UserError: the target, the precision or the size is not supported, or the compiler fails.
     """
     chosen, size, output = choose_target(target, precision), (height, width), Path(output)
-    check_codec(codec, size, chosen)
+    check_codec(codec, size, chosen, part)
     before, toolchain = _files(output), TOOLCHAINS[chosen.toolchain or ""]
     with replaced_folder(output) as made:
         job = make_job(
@@ -153,19 +119,26 @@ def compile(
             python=toolchain_python,
             name=name,
         )
-        if max_loss is not None or max_cost is not None:
-            job = replace(job, quantized=_to_budget(job, Budget.of(max_loss, max_cost), images))
-        compiled = toolchain.compile(job)
-        quality = None
-        if measured:
-            quality = measure(reference or codec, made, compiled.decode, size, images, track, most)
-        ask = not compiled.compiler and compiled.files[0].suffix == ".onnx"
-        refused = tuple(complaints(compiled.files[0], chosen)) if ask else None
-        report = _report(job, compiled, quality)
-        (made / REPORT).write_text(json.dumps(report, indent=2) + "\n", "utf-8")
-    for file in before - set(report["files"]):
+        results = []
+        for network in [one for one in NETWORKS if part in (one, "both")]:
+            job = replace(job, part=network, quantized=None)
+            if max_loss is not None or max_cost is not None:
+                job = replace(job, quantized=_to_budget(job, Budget.of(max_loss, max_cost), images))
+            compiled, quality = toolchain.compile(job), None
+            if measured:
+                measure = measure_decoder if network == "decoder" else measure_encoder
+                quality = measure(reference or codec, made, compiled.run, size, images, track, most)
+            ask = not compiled.compiler and compiled.files[0].suffix == ".onnx"
+            refused = tuple(complaints(compiled.files[0], chosen)) if ask else None
+            results.append(Result(job, compiled, quality, refused, _report(job, compiled, quality)))
+        result, *others = results
+        for other in others:
+            report = result.report | {"files": other.report["files"], "encoder": other.report}
+            result = replace(result, report=report, encoder=other)
+        (made / REPORT).write_text(json.dumps(result.report, indent=2) + "\n", "utf-8")
+    for file in before - set(result.report["files"]):
         (output / file).unlink(missing_ok=True)
-    return Result(job, compiled, quality, refused, report)
+    return result
 
 
 def choose_target(name: str, precision: str | None) -> Target:
@@ -186,7 +159,7 @@ def choose_target(name: str, precision: str | None) -> Target:
     return target
 
 
-def check_codec(codec: Codec, size: tuple[int, int], target: Target) -> None:
+def check_codec(codec: Codec, size: tuple[int, int], target: Target, part: Part = "decoder") -> None:
     """Refuse codecs with a context model or trained for another target, and sizes that a network or its tiles cannot have.
 
     Raises:
@@ -197,6 +170,8 @@ def check_codec(codec: Codec, size: tuple[int, int], target: Target) -> None:
             f"This codec was not fine-tuned for {target.asked}: compile the float student, or fine-tune it "
             f"with --quantized and --target {target.asked}."
         )
+    if part != "decoder" and target.toolchain in ONLY_DECODERS:
+        raise UserError(f"{target.asked} is for decoders: leave out --part {part}.")
     check_size(codec, size)
     least = 2 * codec.margin * codec.factor
     if min(size) <= least:
@@ -237,43 +212,14 @@ def _to_budget(job: Job, budget: Budget, images: str | None) -> QuantizedCodec:
         )
     held_out = held_out_pictures(images, job.size[::-1], job.codec.multiple)
     how: dict[str, Any] = {"form": job.form, "size": job.size, "prices": job.target.prices}
-    return search(job.codec, job.samples, held_out, job.target.scheme(job.precision), budget, **how)
+    return search(job.codec, job.samples, held_out, job.target.scheme(job.precision), budget, part=job.part, **how)
 
 
-def measure(
-    codec: Codec,
-    folder: Path,
-    decode: Decode | None,
-    size: tuple[int, int],
-    images: str | None = None,
-    track: Track = silent,
-    most: int | None = None,
-) -> Quality:
-    """Measure the folder's decoder.onnx and the compiled decoder, on pictures of a folder (None: the package's).
-
-    Pictures larger than the compiled size are decoded in tiles.
-    """
-    teacher, written = TorchCodec(codec), OnnxCodec(folder)
-    tile = (size[0] // codec.factor, size[1] // codec.factor)
-    found = islice(held_out_pictures(images, None, codec.multiple), most)
-    scores: list[list[float]] = []
-    for picture in track("Measure", [_at_least(one, size) for one in found], unit="pictures"):
-        quantized = written.entropy.quantize(teacher.analyze(picture), teacher.hyper_analyze)
-        given = written.decoder_input(quantized.symbols, quantized.means)
-        decoded = [teacher.synthesize(quantized.symbols, quantized.means), written.run_decoder(given)]
-        if decode:
-            decoded.append(in_tiles(decode, given, tile, codec.margin, scale_in=1, scale_out=codec.factor))
-        x, y, file, *there = (torch.from_numpy(one)[None] for one in (picture, *decoded))
-        pairs = [(to_8_bits(y), x), (to_8_bits(file), x), (file, y)]
-        pairs += [pair for z in there for pair in ((to_8_bits(z), x), (z, file), (z, y))]
-        scores.append([min(psnr(*pair).item(), HIGHEST) for pair in pairs])
-    return Quality(len(scores), *np.mean(scores, axis=0).tolist())
-
-
-def _report(job: Job, compiled: Compiled, quality: Quality | None) -> dict[str, Any]:
+def _report(job: Job, compiled: Compiled, quality: Quality | EncoderQuality | None) -> dict[str, Any]:
     first = [path.name for path in compiled.files]
     return {
         "codec": job.name,
+        "part": job.part,
         "replacement": describe_swaps(job.codec),
         "target": job.target.asked,
         "chip": job.target.chip,
@@ -302,9 +248,3 @@ def _files(folder: Path) -> set[str]:
         return {name for name in names if Path(name).name == name}
     except (OSError, ValueError, KeyError, TypeError):
         return set()
-
-
-def _at_least(picture: np.ndarray, size: Sequence[int]) -> np.ndarray:
-    """Pad a picture to at least the compiled size by repeating its edge."""
-    missing = (max(0, least - side) for least, side in zip(size, picture.shape[1:], strict=True))
-    return np.pad(picture, ((0, 0), *((0, more) for more in missing)), mode="edge")

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from codecswap.compile.folder import write_quantized
-from codecswap.compile.toolchain import Compiled, CompiledOperator, Decode, Job
+from codecswap.compile.toolchain import Compiled, CompiledOperator, Job, Run
 from codecswap.errors import UserError
 from codecswap.graph.onnx_graph import layer_in
 from codecswap.quantized.representation import TransformGraph
@@ -39,7 +39,7 @@ class Vela:
             return None
 
     def compile(self, job: Job) -> Compiled:
-        """Write decoder.onnx (QDQ); with Vela, decoder.tflite and decoder_vela.tflite, which the NPU's driver loads."""
+        """Write e.g. decoder.onnx (QDQ); with Vela, decoder.tflite and decoder_vela.tflite, which the NPU's driver loads."""
         (written, transform), compiler = write_quantized(job), self.installed(job.python)
         path = written.path
         if compiler is None:  # TFLite files are written with LiteRT's schema
@@ -49,7 +49,7 @@ class Vela:
         tflite = path.with_suffix(".tflite")
         write_tflite(transform, tflite)
         found = run_vela(tflite, job.target.chip)
-        made = path.with_name("decoder_vela.tflite")
+        made = path.with_name(f"{path.stem}_vela.tflite")
         made.write_bytes(found.content)
         last = transform.operations[-1].layer
         return Compiled(
@@ -59,7 +59,7 @@ class Vela:
             cycles=found.cycles,
             milliseconds=found.milliseconds,
             memory=found.sram + found.dram,
-            decode=simulator(transform),
+            run=simulator(transform),
             notes=(*written.notes, f"Estimated for {found.configuration}.", *_tiles(job, transform, found)),
         )
 
@@ -116,8 +116,8 @@ def run_vela(path: Path, chip: str) -> VelaReport:
         )
 
 
-def simulator(transform: TransformGraph) -> Decode:
-    """A decoder of a fixed size in LiteRT, with Ethos-U's table."""
+def simulator(transform: TransformGraph) -> Run:
+    """A network of a fixed size in LiteRT, with Ethos-U's table."""
     from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
     from codecswap.export.backends.tflite import tflite
@@ -130,15 +130,15 @@ def simulator(transform: TransformGraph) -> Decode:
     (scale_in, zero_in), (scale_out, zero_out) = given["quantization"], result["quantization"]
     limits = np.iinfo(given["dtype"])
 
-    def decode(x: np.ndarray) -> np.ndarray:
+    def run(x: np.ndarray) -> np.ndarray:
         levels = np.rint(x / scale_in) + zero_in
         integers = levels.clip(limits.min, limits.max).astype(given["dtype"])
         interpreter.set_tensor(given["index"], integers.transpose(1, 2, 0)[None])
         interpreter.invoke()
-        picture = interpreter.get_tensor(result["index"])[0].transpose(2, 0, 1)
-        return (picture.astype(np.float32) - zero_out) * np.float32(scale_out)
+        output = interpreter.get_tensor(result["index"])[0].transpose(2, 0, 1)
+        return (output.astype(np.float32) - zero_out) * np.float32(scale_out)
 
-    return decode
+    return run
 
 
 def rsqrt_table(scale_in: np.ndarray, scale_out: np.ndarray) -> np.ndarray:
@@ -187,7 +187,8 @@ def _tiles(job: Job, transform: TransformGraph, whole: VelaReport) -> list[str]:
         return []  # masks have a fixed size
     from codecswap.export.backends.tflite import write_tflite
 
-    factor, overlap = job.codec.factor, 2 * job.codec.margin * job.codec.factor
+    factor = job.codec.factor if job.part == "decoder" else 1
+    overlap = 2 * job.codec.margin * job.codec.factor
     height, width = job.size
     said = []
     for rows, columns in ((height, width), *((side, side) for side in SIDES if overlap < side < min(height, width))):

@@ -1,4 +1,4 @@
-"""Write the codec files of a compiled folder: decoder.onnx, entropy tables and codec.json."""
+"""Write the codec files of a compiled folder: decoder.onnx or encoder.onnx, entropy tables and codec.json."""
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
@@ -9,9 +9,16 @@ import onnx
 from onnx import ModelProto
 
 from codecswap.compile.toolchain import Job
-from codecswap.export.backends.onnx import decoder_graph, to_onnx
+from codecswap.export.backends.onnx import decoder_graph, encoder_graph, hyper_encoder_graph, to_onnx
 from codecswap.export.backends.onnx_qdq import qdq_model
-from codecswap.export.folder import add_checks, agreement_sentences, equalization_sentences, write_codec
+from codecswap.export.folder import (
+    add_checks,
+    agreement_sentences,
+    equalization_sentences,
+    finer_sentence,
+    write_codec,
+)
+from codecswap.inference.manifest import MANIFEST, read_folder
 from codecswap.inference.split_inputs import SplitInputs
 from codecswap.quantize.codec import quantize
 from codecswap.quantized.representation import TransformGraph
@@ -22,7 +29,7 @@ OPSET = 13
 
 @dataclass(frozen=True)
 class Written:
-    """A written decoder."""
+    """A written network."""
 
     path: Path
     notes: tuple[str, ...] = ()
@@ -30,25 +37,27 @@ class Written:
 
 
 def write_float(job: Job, change: Callable[[ModelProto], None] | None = None) -> Written:
-    """Write the decoder in float32.
+    """Write the network in float32.
 
     Args:
         change: changes the graph in place without changing the function.
     """
-    model = to_onnx(decoder_graph(job.codec, form=job.form, size=job.size), OPSET)
-    return Written(write_model(job, model, "float32", None, change))
+    decoder = job.part == "decoder"
+    graph = decoder_graph(job.codec, form=job.form, size=job.size) if decoder else encoder_graph(job.codec, job.size)
+    return Written(write_model(job, to_onnx(graph, OPSET), "float32", None, change))
 
 
 def write_quantized(job: Job, change: Callable[[ModelProto], None] | None = None) -> tuple[Written, TransformGraph]:
-    """Write the decoder quantized as the target asks, with its checks; ``change`` as in `write_float`."""
+    """Write the network quantized as the target asks, with its checks; ``change`` as in `write_float`."""
     made = job.quantized or quantize(
-        job.codec, job.samples, job.target.scheme(job.precision), form=job.form, size=job.size
+        job.codec, job.samples, job.target.scheme(job.precision), part=job.part, form=job.form, size=job.size
     )
-    decoder = made.networks["decoder"]
-    transform = decoder.transform
+    network = made.networks[job.part]
+    transform = network.transform
     path = write_model(job, qdq_model(transform, OPSET), made.precision, made.split_inputs, change, made.remedies)
-    notes = [*equalization_sentences(decoder), *agreement_sentences(add_checks(job.folder, job.samples))]
-    return Written(path, tuple(notes)), transform
+    agreement: dict[str, float] = {job.part: add_checks(job.folder, job.samples)[job.part]}
+    notes = [*equalization_sentences(network), *agreement_sentences(agreement), finer_sentence(network)]
+    return Written(path, tuple(filter(None, notes))), transform
 
 
 def write_model(
@@ -59,10 +68,18 @@ def write_model(
     change: Callable[[ModelProto], None] | None = None,
     remedies: Collection[tuple[str, str]] = (),
 ) -> Path:
-    """Write a job's decoder; returns its file."""
+    """Write a job's network, beside the folder's other one if there is one; returns its file."""
     if change:
         change(model)
         onnx.checker.check_model(model, full_check=True)
-    facts: dict[str, Any] = {"name": job.name, "precision": precision, "remedies": remedies}
-    write_codec(job.folder, job.codec, {"decoder": model}, **facts, size=job.size, split_inputs=split_inputs)
-    return job.folder / "decoder.onnx"
+    models: dict[str, ModelProto] = {job.part: model}
+    given = dict(remedies)
+    if (job.folder / MANIFEST).exists():
+        before, _ = read_folder(job.folder)
+        given, split_inputs = before.remedies | given, split_inputs or before.split_inputs
+        models = {Path(one.file).stem: onnx.load(job.folder / one.file) for one in before.networks} | models
+    if "encoder" in models and job.codec.hyperprior:
+        models["hyper_encoder"] = to_onnx(hyper_encoder_graph(job.codec.hyperprior, job.size), OPSET)
+    facts: dict[str, Any] = {"name": job.name, "precision": precision, "remedies": tuple(given.items())}
+    write_codec(job.folder, job.codec, models, **facts, size=job.size, split_inputs=split_inputs)
+    return job.folder / f"{job.part}.onnx"

@@ -31,23 +31,27 @@ class OpenVino:
         return version and f"openvino {version}"
 
     def compile(self, job: Job) -> Compiled:
-        """Write decoder.onnx and, with OpenVINO, its own format; compare its time with ONNX Runtime's."""
+        """Write e.g. decoder.onnx and, with OpenVINO, its own format; compare its time with ONNX Runtime's."""
         written = write_float(job) if job.precision not in PRECISIONS else write_quantized(job)[0]
         path = written.path
         if (compiler := self.installed(job.python)) is None:
             return Compiled((path,), None, notes=written.notes)
         ours, theirs = (OnnxCodec(path.parent, threads=1, runtime=name) for name in ("openvino", "onnxruntime"))
-        x = ours.decoder_input(job.samples.symbols[0], job.samples.means[0])
-        ms, ms_there = _fastest(partial(ours.run_decoder, x), partial(theirs.run_decoder, x))
+        decoder = job.part == "decoder"
+        run, there = ((one.run_decoder if decoder else one.analyze) for one in (ours, theirs))
+        x = job.samples.pictures[0]
+        if decoder:
+            x = ours.decoder_input(job.samples.symbols[0], job.samples.means[0])
+        ms, ms_there = _fastest(partial(run, x), partial(there, x))
         return Compiled(
             (*_converted(path), path),
             compiler,
             milliseconds=ms,
-            decode=ours.run_decoder,
+            run=run,
             notes=(
                 *written.notes,
                 f"Measured on this machine's CPU, one thread: {ms:.1f} ms, with ONNX Runtime {ms_there:.1f} ms; in turns, the "
-                f"fastest of {ROUNDS}. The whole decoder runs on one device: OpenVINO leaves nothing to another.",
+                f"fastest of {ROUNDS}. The whole {job.part} runs on one device: OpenVINO leaves nothing to another.",
             ),
         )
 

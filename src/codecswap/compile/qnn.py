@@ -18,8 +18,8 @@ from codecswap.graph.onnx_graph import layer_in
 
 NAME = "onnxruntime-qnn"
 PROVIDER = "QNNExecutionProvider"
-BINARY = "decoder_htp.onnx"
-"""The compiled network in ONNX Runtime's EPContext format, which a session on the device opens."""
+BINARY = "{}_htp.onnx"
+"""The compiled network in ONNX Runtime's EPContext format, which a session on the device opens; by the network's name."""
 DATA_TYPES = ("QuantizeLinear", "DequantizeLinear", "Cast", "Transpose")
 """Operators that only change the data type or layout; the compiler fuses them into their neighbors."""
 
@@ -37,23 +37,23 @@ class Qnn:
             return None
 
     def compile(self, job: Job) -> Compiled:
-        """Write decoder.onnx, and decoder_htp.onnx for the HTP if all of it runs there."""
+        """Write e.g. decoder.onnx, and decoder_htp.onnx for the HTP if all of it runs there."""
         written, _ = write_quantized(job)
         path, notes = written.path, written.notes
         compiler = self.installed(job.python)
         if compiler is None:
             return Compiled((path,), None, notes=notes)
-        binary = path.with_name(BINARY)
+        binary = path.with_name(BINARY.format(path.stem))
         session = _opened(path, job.target.chip, binary)
         if session is None:
             binary.unlink(missing_ok=True)  # the file of a refused network holds only a part of it
             return Compiled((path,), compiler, _compiled_operators(_opened(path, job.target.chip, None)), notes=notes)
         given = session.get_inputs()[0].name
 
-        def decode(x: np.ndarray) -> np.ndarray:
+        def run(x: np.ndarray) -> np.ndarray:
             return session.run(None, {given: x[None]})[0][0]
 
-        return Compiled((binary, path), compiler, _compiled_operators(session), decode=decode, notes=notes)
+        return Compiled((binary, path), compiler, _compiled_operators(session), run=run, notes=notes)
 
 
 def _opened(path: Path, chip: str, binary: Path | None) -> onnxruntime.InferenceSession | None:
@@ -84,7 +84,7 @@ def _opened(path: Path, chip: str, binary: Path | None) -> onnxruntime.Inference
         if binary and "fallback to CPU EP has been explicitly disabled" in str(error):
             return None
         raise UserError(
-            f"{NAME} does not compile the decoder ({str(error)[:300]}): try another --precision."
+            f"{NAME} does not compile {path.name} ({str(error)[:300]}): try another --precision."
         ) from error
 
 

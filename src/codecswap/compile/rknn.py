@@ -55,7 +55,7 @@ class Rknn:
         return f"{NAME} {answer.stdout.strip()}"
 
     def compile(self, job: Job) -> Compiled:
-        """Write decoder.onnx and, with the toolkit, decoder.rknn."""
+        """Write e.g. decoder.onnx and, with the toolkit, decoder.rknn."""
         compiler = self.installed(job.python)  # report a wrong --toolchain_python first
         in_float, change = job.precision not in PRECISIONS, _without_output_padding
         written = write_float(job, change) if in_float else write_quantized(job, change)[0]
@@ -69,17 +69,17 @@ class Rknn:
             tuple(simulator.operators),
             cycles=sum(one.cycles or 0 for one in simulator.operators),
             memory=simulator.memory,
-            decode=simulator,
+            run=simulator,
             notes=written.notes,
         )
 
 
 class Simulator:
-    """A process that builds a decoder and runs it in the toolkit's simulator.
+    """A process that builds a network and runs it in the toolkit's simulator.
 
     Args:
         job: the job.
-        path: the job's decoder.onnx.
+        path: the job's network, e.g. decoder.onnx.
 
     Raises:
         UserError: it was not built.
@@ -108,7 +108,7 @@ class Simulator:
         self.memory = read_memory(log)
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
-        """Decode the decoder's input ``(C, h, w)`` to a picture ``(3, H, W)``, float32."""
+        """Compute the network's output, float32, for its input ``(C, h, w)``."""
         path = Path(self._scratch.name) / "given.npy"
         np.save(path, x[None])
         assert self._process.stdin

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 
@@ -12,8 +12,10 @@ from codecswap.config import Form
 from codecswap.quantize.codec import QuantizedCodec, Samples
 from codecswap.targets.target import Target
 
-Decode = Callable[[np.ndarray], np.ndarray]
-"""Decodes the decoder's input ``(C, h, w)``, float32, of the compiled size to a picture ``(3, H, W)``, float32, not clamped."""
+Network = Literal["decoder", "encoder"]
+Run = Callable[[np.ndarray], np.ndarray]
+"""Computes a network: its input ``(C, h, w)``, float32, of the compiled size, to its output, float32: the decoder's input to a
+picture, not clamped, or a picture to latents before rounding."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,9 @@ class Job:
     python: Path | None = None
     """Python interpreter of the compiler's own environment, if it needs one; None: the toolchain looks for one."""
     quantized: QuantizedCodec | None = None
-    """The quantized decoder; None: it is quantized as the target asks."""
+    """The quantized network; None: it is quantized as the target asks."""
+    part: Network = "decoder"
+    """The network to compile."""
 
 
 @dataclass(frozen=True)
@@ -67,8 +71,8 @@ class Compiled:
     """Time as estimated by the compiler, or measured here (a note says so)."""
     memory: int | None = None
     """Peak memory in bytes, as estimated by the compiler."""
-    decode: Decode | None = None
-    """The decoder in the vendor's simulator, if there is one."""
+    run: Run | None = None
+    """The network in the vendor's simulator, if there is one."""
     notes: tuple[str, ...] = ()
     """Notes for the user: how to install the compiler, what was not checked."""
 

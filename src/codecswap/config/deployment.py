@@ -262,11 +262,14 @@ class QuantizeOptions(OnnxOptions, BudgetOptions):
 
 @dataclass(kw_only=True)
 class CompileOptions(DeployOptions, BudgetOptions):
-    """Write the decoder for an NPU, run its compiler if it is installed, and measure the result in its arithmetic."""
+    """Write a codec's networks for an NPU, run its compiler if it is installed, and measure the result in its arithmetic."""
 
+    part: Part = "decoder"
+    """Networks to compile. A quantized encoder writes other bitstreams than a float encoder; a quantized decoder changes none.
+    With a hyperprior, what computes hyper-latents and tables stays on the CPU."""
     target: str | None = None
     """The NPU: a name that docs/npu.md lists, e.g. rk3588 or ethos-u55, or a TOML file. Exit code 3 if the CPU is
-    needed, or if more than 1 dB is lost."""
+    needed, or if more than 1 dB or 5 % of the bits is lost."""
     precision: str | None = None
     """float32, float16, w8a8, w8a16 or mixed. Default: each that the target has is compiled, and the fastest that loses at most
     0.1 dB, or else the best, is written."""
