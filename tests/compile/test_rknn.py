@@ -13,7 +13,8 @@ import pytest
 from codecswap import cli
 from codecswap.codecs.factorized import FactorizedPrior
 from codecswap.codecs.source import load_codec
-from codecswap.compile.compiler import SIZE, measure
+from codecswap.compile.compiler import SIZE
+from codecswap.compile.measure import measure_decoder
 from codecswap.compile.rknn import _without_output_padding, read_memory, read_operators
 from codecswap.export.backends.onnx import export_decoder
 from codecswap.inference.runtime import open_session
@@ -171,6 +172,6 @@ def test_8_bits_run_whole_on_the_npu_and_lose_little(
     assert cli.main(["compile", "--teacher", "tiny", "--target", target, *map(str, [*folders, *more])]) == 0
     quality = json.loads((tmp_path / "out" / "report.json").read_bytes())["quality"]
     # what the file means, and what 8 bits cost; 38 dB where its compiler rounds weights again
-    meant = measure(load_codec("tiny"), tmp_path / "out", None, SIZE, str(pictures / "val"))
+    meant = measure_decoder(load_codec("tiny"), tmp_path / "out", None, SIZE, str(pictures / "val"))
     assert abs(quality["compiled"] - meant.file) < 0.35, (quality, meant)
     assert quality["to_float"] > max(40, meant.file_to_float - 5), (quality, meant)
