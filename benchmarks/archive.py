@@ -150,16 +150,17 @@ def show(spent: dict[str, list[Spent]], options: argparse.Namespace) -> None:
     rows = []
     for name, found in spent.items():
         kind, _, work = name.rpartition(": ")
-        reference = spent.get(f"CompressAI: {work}", found)
+        reference = spent[f"CompressAI: {work}"]
         processor = statistics.median(each.processor for each in found)
         wall = statistics.median(each.wall for each in found)
-        ratios = [theirs.processor / ours.processor for theirs, ours in zip(reference, found, strict=True)]
+        pairs = zip(reference, found, strict=True) if kind.startswith("archive") else ()
+        ratios = [theirs.processor / ours.processor for theirs, ours in pairs]
         rows.append(
             [
                 f"{kind}, {work}",
                 f"{processor / options.count / MEGAPIXELS:.3f}",
                 f"{options.count / wall:.2f}",
-                f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})",
+                f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})" if ratios else "",
             ]
         )
     show_table(
