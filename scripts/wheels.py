@@ -18,6 +18,7 @@ from pathlib import Path
 from setuptools import build_meta
 
 ROOT = Path(__file__).parents[1]
+QUIET = {"--global-option": ["--quiet"]}
 TARGETS = {  # the wheel's platform: Zig's target
     "manylinux_2_17_x86_64.manylinux2014_x86_64": "x86_64-linux-gnu.2.17",
     "manylinux_2_17_aarch64.manylinux2014_aarch64": "aarch64-linux-gnu.2.17",
@@ -115,8 +116,8 @@ def main(out: Path) -> None:
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}") as temporary:
         done = Path(temporary, "done")
         done.mkdir()
-        build_meta.build_sdist(str(done))
-        base = Path(temporary) / build_meta.build_wheel(temporary)
+        build_meta.build_sdist(str(done), QUIET)
+        base = Path(temporary) / build_meta.build_wheel(temporary, QUIET)
         for platform, target in TARGETS.items():
             with tempfile.TemporaryDirectory() as folder:
                 print(write_wheel(base, platform, compile_coder(target, Path(folder)), done).name)

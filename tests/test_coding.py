@@ -220,7 +220,7 @@ def test_bad_files_are_one_sentence_and_no_picture(
     bad = {
         "altered": good[:60] + bytes([good[60] ^ 1]) + good[61:],
         "truncated": good[:-5],
-        "of the format": good[:4] + b"\x03" + good[5:],
+        "of the format": good[:4] + b"\x09" + good[5:],
         "not a picture that codecswap encoded": b"\x89PNG\r\n\x1a\n" + bytes(50),
         "an empty file": b"",
         "another codec": sealed(bytes(foreign) + body),

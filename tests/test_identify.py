@@ -116,6 +116,7 @@ def test_each_kind_is_known(kinds: Path, name: str, words: str) -> None:
         ("page {}/exported --output {}/a.png", "a PNG picture, which `codecswap encode` reads, not a web page"),
         ("report {}/run --output {}/a.png", "is not overwritten"),
         ("rewrite {}/a.pth --output {}/a.png", "is not overwritten"),
+        ("rewrite {}/a.pth --output {}/out --report {}/a.png", "which `codecswap encode` reads, not a JSON file"),
         ("export --teacher tiny --output {}/a.png", "not a folder"),
         ("quantize --teacher tiny --output {}/a.png/out", "not a folder: --output cannot be written into it"),
         ("compile --target openvino --teacher tiny --output {}/a.png", "not a folder"),

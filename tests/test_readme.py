@@ -2,6 +2,7 @@
 
 import re
 import shlex
+from collections import Counter
 from dataclasses import fields
 from pathlib import Path
 
@@ -94,10 +95,19 @@ def test_files_that_readmes_and_docs_link_to_exist() -> None:
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
 
 
-def test_both_languages_have_the_same_tables() -> None:
-    shapes = []
-    for name in READMES:
-        lines = (ROOT / name).read_text(encoding="utf-8").splitlines()
-        shapes.append([line.count("|") for line in lines if line.startswith("|")])
-        shapes.append([line.count("#") for line in lines if line.startswith("#")])
-    assert shapes[0] == shapes[2] and shapes[1] == shapes[3]
+def said(section: str) -> tuple[Counter, ...]:
+    """What a section of a README says in any language: commands and code, figures, links and the shape of its tables."""
+    blocks = [line.split("#")[0].strip() for block in FENCED.findall(section) for line in block.splitlines()]
+    prose = FENCED.sub("", section)
+    code, prose = re.findall(r"`([^`]+)`", prose), re.sub(r"`[^`]+`", "", prose)
+    links, prose = re.findall(r"\]\(([^)]+)\)", prose), re.sub(r"\]\([^)]+\)", "]", prose)
+    figures = [figure.replace(",", "") for figure in re.findall(r"\d[\d.,]*\d|\d", prose)]
+    tables = [str(line.count("|")) for line in prose.splitlines() if line.startswith("|")]
+    return tuple(map(Counter, (filter(None, blocks), code, links, figures, tables)))
+
+
+def test_both_languages_say_the_same() -> None:
+    english, japanese = (re.split(r"^## ", (ROOT / name).read_text("utf-8"), flags=re.M) for name in READMES)
+    assert len(english) == len(japanese)
+    for ours, theirs in zip(english[1:], japanese[1:], strict=True):
+        assert said(ours) == said(theirs), ours.splitlines()[0]

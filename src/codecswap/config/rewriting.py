@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from codecswap.config.shared import Options
+from codecswap.config.shared import Options, check_output
 from codecswap.errors import UserError
 
 
@@ -35,3 +35,8 @@ class RewriteOptions(Options):
         if self.file is None:
             raise UserError("Name the ONNX file, e.g. codecswap rewrite model.onnx -o out.onnx.")
         self.operators = [name.strip() for entry in self.operators for name in entry.split(",") if name.strip()]
+
+    def check_paths(self) -> None:  # noqa: D102
+        super().check_paths()
+        if self.report is not None:
+            check_output(self, "report", "a JSON file")
