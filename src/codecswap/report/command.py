@@ -6,13 +6,24 @@ from rich.filesize import decimal
 
 from codecswap.config import ReportOptions
 from codecswap.console import say
+from codecswap.errors import UserError
+from codecswap.files import atomic_write
+from codecswap.report.benchmark import is_benchmark, write_benchmarks
 from codecswap.report.measurements import Measurements
 from codecswap.report.run import read_runs
 from codecswap.report.writing import Report
 
 
 def main(options: ReportOptions) -> int:
-    """Write the report of one or several runs of a student."""
+    """Write the report of one or several runs of a student, or of benchmarks."""
+    if any(map(is_benchmark, options.runs)):
+        if options.watch:
+            raise UserError("--watch is for runs: a benchmark's files are written once, at its end.")
+        page = write_benchmarks(options.runs)
+        with atomic_write(options.output) as beside:
+            beside.write_text(page, encoding="utf-8", errors="backslashreplace")
+        say(f"Written: {options.output} ({decimal(options.output.stat().st_size)}).")
+        return 0
     report = Report(options.output, Measurements(options.pictures))
     runs = read_runs(options.runs)
     if options.watch:

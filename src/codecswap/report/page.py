@@ -52,8 +52,9 @@ def write_page(runs: list[Run], measurements: Measurements, encoded: dict[str, s
     comparison = measurements.compare(last)
     gallery = make_gallery(runs, measurements, comparison.errors if comparison else [], encoded)
     rows, borders = curves.time_line(runs)
-    script = _asset("report.js")
-    return _template().render(
+    return render(
+        "template.html.j2",
+        _data(runs, gallery),
         runs=runs,
         title=", ".join(run.folder.resolve().name for run in runs),
         written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
@@ -76,10 +77,28 @@ def write_page(runs: list[Run], measurements: Measurements, encoded: dict[str, s
         identities=_identities(runs, comparison),
         here=_here(),
         region=REGION,
+    )
+
+
+def render(template: str, data: dict[str, Any], **values: Any) -> str:
+    """A page of a template in this folder, with the report's style, its script and what that needs.
+
+    Args:
+        template: its name.
+        data: data for the script, besides its texts.
+        values: what the template shows.
+    """
+    script = _asset("report.js")
+    texts = {
+        language: {key[3:]: texts[language] for key, texts in TEXTS.items() if key.startswith("js_")}
+        for language in LANGUAGES
+    }
+    return _template(template).render(
         script=Markup(script),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         style=Markup(_asset("report.css")),
-        data=_embed(_data(runs, gallery)),
+        data=_embed({**data, "texts": texts}),
+        **values,
     )
 
 
@@ -166,10 +185,6 @@ def _data(runs: list[Run], gallery: Gallery) -> dict[str, Any]:
         "uris": gallery.uris,
         "pictures": gallery.pictures,
         "stages": [run.stage.name for run in runs],
-        "texts": {
-            language: {key[3:]: texts[language] for key, texts in TEXTS.items() if key.startswith("js_")}
-            for language in LANGUAGES
-        },
     }
 
 
@@ -178,14 +193,14 @@ def _embed(data: Any) -> Markup:
     return Markup(json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c"))
 
 
-def _template() -> jinja2.Template:
+def _template(name: str) -> jinja2.Template:
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.globals.update(
         t=text, attributes=attributes, legend_marker=plots.legend_marker, number=number, signed=signed
     )
-    return environment.from_string(_asset("template.html.j2"))
+    return environment.from_string(_asset(name))
 
 
 def _asset(name: str) -> str:
