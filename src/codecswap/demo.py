@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from PIL import Image
 from torch import Tensor
-from torchvision.transforms.v2.functional import to_pil_image
 
 from codecswap.codecs.protocol import Codec
 from codecswap.codecs.source import EMBEDDED, load_codec
@@ -17,6 +16,7 @@ from codecswap.coding.files import decode_file, encode_file
 from codecswap.config import DemoOptions, DistillOptions, FinetuneOptions
 from codecswap.console import say, show_table
 from codecswap.data.discovery import scan
+from codecswap.data.pictures import to_picture
 from codecswap.data.transforms import whole_picture
 from codecswap.errors import UserError
 from codecswap.evaluation.measure import code, show
@@ -169,4 +169,4 @@ def _cell(x: Tensor) -> Image.Image:
     """The middle of a picture, small enough to set several side by side."""
     side = 288
     top, left = (x.shape[-2] - side) // 2, (x.shape[-1] - side) // 2
-    return to_pil_image(x[0, :, top : top + side, left : left + side].clamp(0, 1))
+    return to_picture(x[0, :, top : top + side, left : left + side].cpu().numpy(), (side, side))

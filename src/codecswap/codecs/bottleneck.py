@@ -1,4 +1,4 @@
-"""Convert CompressAI's entropy models to `EntropyTables`."""
+"""CompressAI's entropy bottleneck: its likelihoods, and its tables as `EntropyTables`."""
 
 import copy
 from typing import Any
@@ -15,6 +15,23 @@ WIDEST = 1 << 15
 
 NEARLY = 1e-3
 """Share of the bits that tables may cost more than new ones: two machines that compute the same tables differ by 1e-6."""
+
+
+def quantize_with_likelihoods(bottleneck: Any, x: Tensor, *, noisy: bool) -> tuple[Tensor, Tensor]:
+    """Rounded latents (``noisy``: with uniform noise instead) and their likelihoods, each ``(B, C, h, w)``.
+
+    The bottleneck's own ``forward``, bit for bit. That one permutes axes by tensors on the device, for which the host waits.
+    """
+    by_channel = x.transpose(0, 1).contiguous()
+    outputs = bottleneck.quantize(
+        by_channel.flatten(1)[:, None], "noise" if noisy else "dequantize", bottleneck._get_medians()
+    )
+    likelihoods, _, _ = bottleneck._likelihood(outputs)
+    likelihoods = bottleneck.likelihood_lower_bound(likelihoods)
+    rounded, likely = (
+        values.reshape(by_channel.shape).transpose(0, 1).contiguous() for values in (outputs, likelihoods)
+    )
+    return rounded, likely
 
 
 def tables_of(model: Any, medians: Tensor) -> EntropyTables:

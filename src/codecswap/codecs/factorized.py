@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from codecswap.codecs.bottleneck import check_quantiles, tables_of
+from codecswap.codecs.bottleneck import check_quantiles, quantize_with_likelihoods, tables_of
 from codecswap.codecs.protocol import Codec
 from codecswap.entropy.passes import Pass, factorized
 from codecswap.entropy.tables import EntropyTables
@@ -59,7 +59,7 @@ class FactorizedPrior(Codec, models.FactorizedPrior):
         return torch.round(y - self.medians) + self.medians
 
     def bits(self, y: Tensor, *, noisy: bool = False) -> Tensor:  # noqa: D102
-        _, likelihoods = self.entropy_bottleneck(y, training=noisy)
+        _, likelihoods = quantize_with_likelihoods(self.entropy_bottleneck, y, noisy=noisy)
         return -likelihoods.log2().sum()
 
     def entropy_tables(self) -> EntropyTables:  # noqa: D102

@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from codecswap.codecs.bottleneck import check_quantiles, tables_of
+from codecswap.codecs.bottleneck import check_quantiles, quantize_with_likelihoods, tables_of
+from codecswap.codecs.float32 import full_float32
 from codecswap.codecs.torch_codec import TorchCodec
 from codecswap.entropy.bitstream import CodesPictures
 from codecswap.entropy.model import FLOAT, EntropyModel, Parameters, Strings
@@ -290,7 +291,7 @@ class HyperCodec(Codec):
 
     def round_hyper_latents(self, z: Tensor, noisy: bool) -> tuple[Tensor, Tensor]:
         """Rounded hyper-latents, or with uniform noise, and their likelihoods."""
-        return self.entropy_bottleneck(z, training=noisy)
+        return quantize_with_likelihoods(self.entropy_bottleneck, z, noisy=noisy)
 
     def entropy_model(self) -> EntropyModel:  # noqa: D102
         tables = self.entropy_tables()
@@ -301,7 +302,8 @@ class HyperCodec(Codec):
     @torch.inference_mode()
     def hyper_analyze(self, latents: np.ndarray) -> np.ndarray:  # noqa: D102
         y = torch.from_numpy(latents)[None].to(next(self.parameters()).device)
-        return self.hyper_latents(y)[0].cpu().numpy()
+        with full_float32(y.device):
+            return self.hyper_latents(y)[0].cpu().numpy()
 
     def entropy_tables(self) -> EntropyTables:  # noqa: D102
         return tables_of(self.entropy_bottleneck, self.entropy_bottleneck.quantiles[:, 0, 1].detach())
@@ -356,19 +358,21 @@ class TorchPredictor:
     def begin(self, hyper_symbols: np.ndarray) -> Parameters:
         """Compute the side information of the whole picture at once, as CompressAI does: tiles would change the rounding."""
         codec, device = self.codec, next(self.codec.parameters()).device
-        side = codec.h_s(torch.from_numpy(self._tables.to_latents(hyper_symbols))[None].to(device))
+        with full_float32(device):
+            side = codec.h_s(torch.from_numpy(self._tables.to_latents(hyper_symbols))[None].to(device))
 
         @torch.inference_mode()
         def parameters(step: Pass, region: Region, decoded: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-            scales, means = codec.gaussians(side, torch.from_numpy(decoded)[None].to(device), step, region)
+            with full_float32(device):
+                scales, means = codec.gaussians(side, torch.from_numpy(decoded)[None].to(device), step, region)
             return codec.indexes(scales)[0].to(torch.uint8).cpu().numpy(), means[0].cpu().numpy()
 
         return parameters
 
 
 def analyze(codec: Codec, x: Tensor) -> Tensor:
-    """A codec's latents before rounding, always in float32 (see `encode`)."""
-    with torch.autocast(x.device.type, enabled=False):
+    """A codec's latents before rounding, ``(B, M, H/factor, W/factor)``, always in full float32 (see `encode`)."""
+    with full_float32(x.device):
         return codec.g_a(x.float())
 
 
@@ -376,7 +380,7 @@ def analyze(codec: Codec, x: Tensor) -> Tensor:
 def encode(codec: Codec, x: Tensor) -> Tensor:
     """Encode pictures to the rounded latents that a bitstream carries.
 
-    Always computed in float32, also under autocast: bfloat16 would give other symbols than the bitstream's.
+    Always computed in full float32, also under autocast: bfloat16 or TF32 would give other symbols than the bitstream's.
 
     Args:
         codec: a teacher or a student.
@@ -384,5 +388,16 @@ def encode(codec: Codec, x: Tensor) -> Tensor:
 
     Returns: ``(B, M, H/16, W/16)``: integers around the medians (factorized prior) or the predicted means.
     """
-    with torch.autocast(x.device.type, enabled=False):
-        return codec.quantize(analyze(codec, x))
+    return round_latents(codec, analyze(codec, x))
+
+
+def round_latents(codec: Codec, y: Tensor) -> Tensor:
+    """`Codec.quantize`, always in full float32."""
+    with full_float32(y.device):
+        return codec.quantize(y)
+
+
+def estimate_bits(codec: Codec, y: Tensor, *, noisy: bool = False) -> Tensor:
+    """`Codec.bits`, always in full float32."""
+    with full_float32(y.device):
+        return codec.bits(y.float(), noisy=noisy)

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from codecswap.codecs.float32 import full_float32
 from codecswap.inference.tiles import TILE, Region, Size, in_tiles
 
 
@@ -58,7 +59,8 @@ class TorchCodec:
         @torch.inference_mode()
         def run(tile: np.ndarray) -> np.ndarray:
             x = torch.from_numpy(tile).to(device)
-            return (transform(x) if x.ndim == 4 else transform(x[None])[0]).cpu().numpy()
+            with full_float32(device):
+                return (transform(x) if x.ndim == 4 else transform(x[None])[0]).cpu().numpy()
 
         margin = self.codec.margin
         return in_tiles(run, x, self._tile, margin, scale_in=scale_in, scale_out=scale_out, region=region)

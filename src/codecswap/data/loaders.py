@@ -3,7 +3,6 @@
 import signal
 from typing import Any
 
-import lightning.pytorch as L
 import torch
 from torch.utils.data import DataLoader, Subset
 
@@ -13,23 +12,22 @@ from codecswap.data.discovery import Pictures
 from codecswap.errors import UserError
 
 
-class PictureLoaders(L.LightningDataModule):
-    """Data loaders of a run, for this process's share of the pictures.
+class PictureLoaders:
+    """Data loaders of a run, for a process's share of the pictures: process ``rank`` of ``world``.
 
     Args:
         start: first epoch, and number of its batches that are done already.
     """
 
     def __init__(self, pictures: Pictures, options: TrainingOptions, start: tuple[int, int] = (0, 0)) -> None:
-        super().__init__()
         self.pictures, self.options, self.start = pictures, options, start
 
-    def _place(self) -> tuple[int, int]:
-        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+    def train(self, rank: int = 0, world: int = 1) -> DataLoader:
+        """Random crops, in the order of `EpochSampler`.
 
-    def train_dataloader(self) -> DataLoader:
-        """Random crops, in the order of `EpochSampler`."""
-        rank, world = self._place()
+        Raises:
+            UserError: the batch cannot be divided by the number of processes.
+        """
         if self.options.batch_size % world:
             raise UserError(
                 f"--batch_size {self.options.batch_size} cannot be divided by {world} processes: choose a multiple."
@@ -40,9 +38,8 @@ class PictureLoaders(L.LightningDataModule):
         )
         return self._loader(dataset, self.options.batch_size // world, sampler)
 
-    def val_dataloader(self) -> DataLoader:
+    def val(self, rank: int = 0, world: int = 1) -> DataLoader:
         """Center crops, each on one process."""
-        rank, world = self._place()
         dataset = ValidationPictures(self.pictures.val)
         return self._loader(Subset(dataset, range(rank, len(dataset), world)), min(16, self.options.batch_size), None)
 

@@ -4,27 +4,30 @@ A random crop is a function of (seed, epoch, base name): it does not depend on w
 """
 
 import hashlib
+import math
 from pathlib import Path
 
 import torch
+from PIL import Image
 from torch import Tensor
-from torchvision.transforms import v2
 
 from codecswap.data.discovery import CROP, normal
-from codecswap.data.pictures import UNREADABLE, load_picture
+from codecswap.data.pictures import UNREADABLE, load_picture, to_array
 
-_to_tensor = v2.Compose([v2.ToImage(), v2.ToDtype(torch.float32, scale=True)])
-_train_crop = v2.Compose(
-    [
-        v2.RandomResizedCrop(CROP, scale=(0.8, 1.0), ratio=(0.9, 1.1), antialias=True),
-        v2.RandomHorizontalFlip(),
-        _to_tensor,
-    ]
-)
+AREA, RATIO = (0.8, 1.0), (0.9, 1.1)
+"""Share of a picture's area that a random crop has, and its width divided by its height."""
+TRIES = 10
+"""Crops drawn until one fits into the picture; then its center is taken."""
+RESIZED = 256
+"""Shorter side of a picture before its center is cut out for validation."""
 LONGEST = 4
 """Longer sides than four shorter ones are cut around the center before a picture is enlarged: a line of 40,000x1 pixels
 would take 10 GB."""
-_val_crop = v2.Compose([v2.Resize(256, antialias=True), v2.CenterCrop(CROP), _to_tensor])
+
+
+def _to_tensor(picture: Image.Image) -> Tensor:
+    """``(3, H, W)`` in [0, 1]."""
+    return torch.from_numpy(to_array(picture))
 
 
 def training_crop(path: Path, *, seed: int, epoch: int) -> Tensor:
@@ -32,7 +35,23 @@ def training_crop(path: Path, *, seed: int, epoch: int) -> Tensor:
     with torch.random.fork_rng(devices=[]):
         digest = hashlib.sha256(f"{seed}/{epoch}/{normal(path.stem)}".encode("utf-8", "surrogateescape")).digest()
         torch.manual_seed(int.from_bytes(digest[:8], "little") >> 1)
-        return _train_crop(load_picture(path))
+        picture = load_picture(path)
+        left, top, width, height = _random_box(*picture.size)
+        crop = picture.crop((left, top, left + width, top + height)).resize((CROP, CROP), Image.Resampling.BILINEAR)
+        return _to_tensor(crop.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if torch.rand(1) < 0.5 else crop)
+
+
+def _random_box(width: int, height: int) -> tuple[int, int, int, int]:
+    """Left, top, width and height of a random crop, drawn like torchvision's ``RandomResizedCrop``."""
+    for _ in range(TRIES):
+        area = width * height * torch.empty(1).uniform_(*AREA).item()
+        ratio = math.exp(torch.empty(1).uniform_(*map(math.log, RATIO)).item())
+        w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if 0 < w <= width and 0 < h <= height:
+            top, left = (int(torch.randint(0, most + 1, (1,))) for most in (height - h, width - w))
+            return left, top, w, h
+    w, h = min(width, round(height * RATIO[1])), min(height, round(width / RATIO[0]))
+    return (width - w) // 2, (height - h) // 2, w, h
 
 
 def validation_crop(path: Path) -> Tensor:
@@ -40,10 +59,16 @@ def validation_crop(path: Path) -> Tensor:
     picture = load_picture(path)
     if picture.size == (CROP, CROP):
         return _to_tensor(picture)
-    height, width = (min(side, LONGEST * min(picture.size)) for side in (picture.height, picture.width))
-    return _val_crop(
-        picture if (width, height) == picture.size else v2.functional.center_crop(picture, [height, width])
-    )
+    shorter = min(picture.size)
+    picture = _center(picture, min(picture.width, LONGEST * shorter), min(picture.height, LONGEST * shorter))
+    width, height = (RESIZED if side == shorter else RESIZED * side // shorter for side in picture.size)
+    return _to_tensor(_center(picture.resize((width, height), Image.Resampling.BILINEAR), CROP, CROP))
+
+
+def _center(picture: Image.Image, width: int, height: int) -> Image.Image:
+    """The middle of a picture."""
+    left, top = round((picture.width - width) / 2), round((picture.height - height) / 2)
+    return picture.crop((left, top, left + width, top + height))
 
 
 def whole_picture(path: Path | bytes) -> Tensor:

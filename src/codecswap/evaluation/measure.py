@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from codecswap.codecs.protocol import Codec
+from codecswap.codecs.float32 import full_float32
+from codecswap.codecs.protocol import Codec, analyze
 from codecswap.data.pictures import to_array
 from codecswap.entropy import bitstream
 from codecswap.entropy.tables import LARGEST
@@ -48,7 +49,7 @@ def compress(codec: Codec, x: Tensor) -> tuple[list[bytes], torch.Size]:
     """
     height, width = x.shape[-2:]
     padded = F.pad(x, (0, -width % codec.multiple, 0, -height % codec.multiple), mode="replicate")
-    y = codec.g_a(padded)
+    y = analyze(codec, padded)
     if not (y.abs() < LARGEST).all():
         raise UserError(
             "The encoder gives latents that no bitstream can hold: its weights are damaged, name another codec."
@@ -75,8 +76,9 @@ def code(codec: Codec, x: Tensor) -> tuple[float, Tensor]:
 
 @torch.no_grad()
 def show(codec: Codec, latents: Tensor, like: Tensor) -> Tensor:
-    """Decode latents to an 8-bit picture cropped to the size of ``like``."""
-    return to_8_bits(codec.g_s(latents)[..., : like.shape[-2], : like.shape[-1]])
+    """Decode latents, in full float32, to an 8-bit picture cropped to the size of ``like``."""
+    with full_float32(latents.device):
+        return to_8_bits(codec.g_s(latents)[..., : like.shape[-2], : like.shape[-1]])
 
 
 class MeasuredCodecs(Protocol):

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from codecswap.codecs.protocol import Codec, encode
+from codecswap.codecs.protocol import Codec, encode, estimate_bits
 from codecswap.metrics import psnr, to_8_bits
 from codecswap.swaps import GDN_SWAPS, UNCHANGED
 from codecswap.swaps.apply import PARTS, Replaced, swap_gdn
@@ -75,7 +75,7 @@ def measure(before: Codec, after: Codec, pictures: Sequence[Tensor]) -> Loss:
         old, new = encode(before, x), encode(after, x)
         for place, (codec, latents) in enumerate(((before, old), (after, new))):
             sums[place] += psnr(to_8_bits(codec.g_s(latents)), x).sum().item()
-            sums[place + 2] += codec.bits(latents).item()
+            sums[place + 2] += estimate_bits(codec, latents).item()
         count, symbols = count + len(x), symbols + old.numel()
         changed += int((old != new).sum())
     return Loss(sums[0] / count, sums[1] / count, sums[2], sums[3], changed / symbols)

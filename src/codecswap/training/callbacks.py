@@ -10,18 +10,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import lightning.pytorch as L
-import torch
-from lightning.pytorch.loggers import WandbLogger
 from torch import Tensor
-from torchvision.transforms.v2.functional import to_pil_image
-from torchvision.utils import make_grid
 
 from codecswap.config import TrainingOptions
 from codecswap.console import say, warn
+from codecswap.data.pictures import to_picture
 from codecswap.files import atomic_write
 from codecswap.metrics.table import MAIN_METRIC
 from codecswap.stages.stage import Stage
+from codecswap.training.lightning import L, WandbLogger
 from codecswap.training.state import TrainingState
 
 
@@ -59,14 +56,13 @@ class Reconstructions(L.Callback):
         module.train()
         folder = self.folder / tag
         folder.mkdir(parents=True, exist_ok=True)
-        for index, image in enumerate(images):
-            picture = to_pil_image((image * 255).round().to(torch.uint8))
+        pictures = [to_picture(image.numpy(), (image.shape[-2], image.shape[-1])) for image in images]
+        for index, picture in enumerate(pictures):
             with atomic_write(folder / f"{index:05d}.png") as beside:
                 picture.save(beside, format="PNG")
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
-                grid = make_grid(torch.stack(images), nrow=4)
-                logger.log_image(f"{self.kind}/{tag}", [to_pil_image(grid)], step=trainer.global_step)
+                logger.log_image(f"{self.kind}/{tag}", pictures, step=trainer.global_step)
 
 
 class EpochRows(L.Callback):

@@ -5,15 +5,11 @@ import math
 import sys
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import lightning.pytorch as L
 import torch
-from lightning.pytorch.callbacks import RichProgressBar
-from lightning.pytorch.loggers import Logger
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
 from codecswap.config import TrainingOptions
@@ -25,18 +21,20 @@ from codecswap.errors import UserError
 from codecswap.metrics import to_8_bits
 from codecswap.metrics.table import METRICS
 from codecswap.stages import Stage
-from codecswap.training.losses import reconstruction_loss
+from codecswap.training.graph import GraphedStep, can_capture
+from codecswap.training.lightning import L, Logger, MisconfigurationException, RichProgressBar
 from codecswap.training.rotated_adam import RotatedAdam, brightness_directions
 from codecswap.training.saving import LocalFiles
 from codecswap.training.state import TrainingState
+from codecswap.training.step import TrainingStep
 from codecswap.training.student import LatentCost, TeacherStudent
 
-CLIP = 1.0
-"""Gradient norms are clipped to this."""
 QUANTILE_LR = 1e-3
 """Learning rate of the entropy model's quantiles, CompressAI's own."""
-RATE_START, RATE_GAIN = 0.01, 0.05
-"""Initial value of the adapted rate weight, and its relative change per step towards the teacher's rate."""
+RATE_START = 0.01
+"""Initial value of the adapted rate weight."""
+READ_EVERY = 50
+"""The device is waited for and read every so many steps, in short runs more often: at least a hundred times in all."""
 
 
 class Training(L.LightningModule):
@@ -48,6 +46,7 @@ class Training(L.LightningModule):
         stage: determines the student's target.
         state: the run's.
         steps_per_epoch: optimizer steps in an epoch, for the cosine.
+        loaders: the run's pictures.
         shown: pictures ``(B, 3, H, W)``, the same in all processes, from which the optimizer's directions are computed.
         directions: directions of a resumed run (`codecswap.training.rotated_adam`), used instead.
     """
@@ -60,6 +59,7 @@ class Training(L.LightningModule):
         state: TrainingState,
         *,
         steps_per_epoch: int,
+        loaders: PictureLoaders,
         shown: Tensor,
         directions: Mapping[str, Tensor] | None = None,
     ) -> None:
@@ -67,14 +67,26 @@ class Training(L.LightningModule):
         # channels_last is 25 % faster on the CPU, more on tensor cores
         self.pair = pair.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.options, self.state, self.steps_per_epoch = options, state, steps_per_epoch
-        self.shown, self.directions = shown, directions
+        self.loaders, self.shown, self.directions = loaders, shown, directions
         self.distill = stage.target == "teacher"
         self.strict_loading = False  # the student is rebuilt before Lightning restores the rest
-        self.clock = time.perf_counter()
+        self.automatic_optimization = False
+        self.step: Callable[[Tensor], None]
+        self.read_every = max(1, min(READ_EVERY, options.epochs * steps_per_epoch // 100))
+        self.clock, self.read_at = time.perf_counter(), 0
+        self.shown_in_bar: dict[str, float] = {}
         self.rate_weight: Tensor
         self.register_buffer(
             "rate_weight", torch.tensor(RATE_START if options.lambda_rate is None else options.lambda_rate)
         )
+
+    def train_dataloader(self) -> Any:
+        """Random crops for this process."""
+        return self.loaders.train(self.global_rank, self.trainer.world_size)
+
+    def val_dataloader(self) -> Any:
+        """Center crops for this process."""
+        return self.loaders.val(self.global_rank, self.trainer.world_size)
 
     def configure_optimizers(self) -> Any:
         """`RotatedAdam`, or SOAP (Vyas et al., arXiv 2409.11321).
@@ -97,8 +109,7 @@ class Training(L.LightningModule):
                 x = self.shown.to(self.device)
                 self.directions = brightness_directions(self.pair.student, x, self.pair.both_latents(x)[1])
             optimizer = RotatedAdam(groups, {trained[name]: values for name, values in self.directions.items()})
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self._schedule)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        return optimizer
 
     def _schedule(self, step: int) -> float:
         """Learning rate factor at a step: linear warm-up, then a cosine over all epochs."""
@@ -106,16 +117,39 @@ class Training(L.LightningModule):
         rise = min(1.0, (step + 1) / (self.options.warmup_steps + 1))
         return rise * 0.5 * (1 + math.cos(math.pi * min(1.0, step / steps)))
 
+    def _set_rates(self, optimizer: torch.optim.Optimizer, step: int) -> None:
+        """Set the learning rates of a step. It follows from the step alone, so options changed on resuming apply."""
+        factor = self._schedule(step)
+        for group, base in zip(optimizer.param_groups, (self.options.lr, QUANTILE_LR), strict=False):
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(base * factor)
+            else:
+                group["lr"] = base * factor
+        self.state.learning_rate = self.options.lr * factor
+
     def on_train_start(self) -> None:
-        """Set the schedule to the current step, so that options changed on resuming (epochs, lr, batch size) apply."""
-        schedule: Any = self.lr_schedulers()
-        optimizer: Any = self.optimizers()
-        schedule.last_epoch = self.current_epoch * self.steps_per_epoch + self.state.batch
-        schedule.base_lrs = [self.options.lr, QUANTILE_LR][: len(schedule.base_lrs)]
-        for group, base in zip(optimizer.param_groups, schedule.base_lrs, strict=True):
-            group["lr"] = base * self._schedule(schedule.last_epoch)
+        """Prepare the step for this device."""
+        optimizer: Any = self.optimizers(use_pl_optimizer=False)
+        if isinstance(optimizer, RotatedAdam):  # not earlier: a checkpoint has restored its groups
+            for group in optimizer.param_groups:
+                group["lr"] = torch.zeros((), device=self.device)
+        self.step = TrainingStep(
+            self.pair,
+            self.options,
+            optimizer,
+            self.state,
+            distill=self.distill,
+            rate_weight=self.rate_weight,
+            backward=self.manual_backward,
+            mean_over_processes=lambda value: self.trainer.strategy.reduce(value, reduce_op="mean"),
+            scaler=getattr(self.trainer.precision_plugin, "scaler", None),
+        )
+        processes, precision = self.trainer.world_size, self.options.amp
+        if can_capture(self.device, precision=precision, optimizer=optimizer, processes=processes):
+            self.step = GraphedStep(self.step)
         if self.global_rank == 0:
             self.state.resume_means(self.device)
+        self.clock, self.read_at = time.perf_counter(), self.global_step
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Seed the noise of the likelihoods with (seed, step, process), so that resuming does not change it."""
@@ -123,61 +157,27 @@ class Training(L.LightningModule):
             torch.manual_seed(hash((self.options.seed, self.global_step, self.global_rank)) & 0x7FFFFFFF)
         self.pair.draw_gain(hash((self.options.seed, self.global_step)))
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Loss of one batch: reconstruction and, if the encoder trains, the rate."""
+    def training_step(self, batch: Batch, batch_idx: int) -> None:
+        """Train on one batch. The host does not wait for the device, except where it reads what the device counted."""
         self._warn_unreadable(batch)
-        decoded = self.pair(batch.images, distill=self.distill)
-        loss = reconstruction_loss(
-            decoded.student,
-            decoded.target,
-            lambda_l1=self.options.lambda_l1,
-            lambda_msssim=self.options.lambda_msssim,
-            lambda_mse=self.options.lambda_mse,
-        )
-        if decoded.latents is not None:
-            loss = loss + decoded.latents
-        if decoded.bpp is not None and decoded.teacher_bpp is not None:
-            loss = loss + self.rate_weight.clone() * decoded.bpp  # the weight changes in place below
-            self._adapt_rate_weight(decoded.bpp.detach(), decoded.teacher_bpp)
-        error = (decoded.student.detach().float() - decoded.target).square().flatten(1).mean(1)
-        decibels = (
-            -10 * error.log10().mean()
-        )  # per picture, so that the mean does not depend on the number of processes
-        if torch.isfinite(loss):  # else the step is skipped
-            self.state.add("train_loss", loss.detach())
-            self.state.add("train_psnr", decibels)
-            if decoded.bpp is not None:
-                self.state.add("train_bpp", decoded.bpp.detach())
-        self.state.learning_rate = self.optimizers().param_groups[0]["lr"]  # type: ignore[union-attr, index]
-        self.log("loss", loss.detach(), prog_bar=True, logger=True)
-        self.log("learning_rate", self.state.learning_rate, logger=True)
-        self.log("PSNR", decibels, prog_bar=True, logger=False)
-        now = time.perf_counter()
-        self.log("pictures/s", self.options.batch_size / (now - self.clock), prog_bar=True, logger=False)
-        self.clock = now
-        if self.pair.unfreeze_all:  # a separate loss trains the quantiles
-            loss = loss + self.pair.student.aux_loss()
-        return loss
+        optimizer: Any = self.optimizers()
+        step = self.current_epoch * self.steps_per_epoch + batch_idx
+        self._set_rates(optimizer.optimizer, step)
+        optimizer._on_before_step()  # Lightning counts steps here; `step` includes the optimizer's, maybe in a graph
+        self.step(batch.images)
+        optimizer._on_after_step()
+        if (step + 1) % self.read_every == 0 or batch_idx + 1 == self.trainer.num_training_batches:
+            self._read(step)
 
-    def _adapt_rate_weight(self, bpp: Tensor, teacher_bpp: Tensor) -> None:
-        """Increase the rate weight if the student uses more bits than its teacher, else decrease it."""
-        if self.options.lambda_rate is None:
-            excess = self.trainer.strategy.reduce((bpp / teacher_bpp - 1).nan_to_num(0), reduce_op="mean")
-            self.rate_weight.mul_(torch.exp(RATE_GAIN * excess.clamp(-1, 1)))
-
-    def configure_gradient_clipping(self, optimizer: Any, *args: Any, **kwargs: Any) -> None:
-        """Clip the codec's gradient, without the quantiles, whose loss has another scale.
-
-        If the loss or the gradient is not finite (all processes have the same gradient), the step is skipped: an optimizer
-        does not change parameters without a gradient, or their state.
-        """
-        norm = torch.nn.utils.clip_grad_norm_(optimizer.param_groups[0]["params"], CLIP)
-        if torch.isfinite(norm):
-            self.state.skipped_in_a_row = 0
-            return
-        self.state.skipped += 1
-        self.state.skipped_in_a_row += 1
-        optimizer.zero_grad(set_to_none=True)
+    def _read(self, step: int) -> None:
+        """Read what the device counted, for the log, the bar and the check for divergence."""
+        loss, psnr = self.state.read()
+        now, steps = time.perf_counter(), self.global_step - self.read_at
+        speed = steps * self.options.batch_size / (now - self.clock)
+        self.clock, self.read_at = now, self.global_step
+        self.shown_in_bar = {"loss": loss, "PSNR": psnr, "pictures/s": speed}
+        for logger in self.loggers:
+            logger.log_metrics({"loss": loss, "learning_rate": self.state.learning_rate}, step=step)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Metrics of the student against teacher and picture, and of the teacher against the picture."""
@@ -210,6 +210,14 @@ class Training(L.LightningModule):
         for path in set(batch.unreadable) - self.state.unreadable:
             warn(f"{path} cannot be read and is skipped.", everywhere=True)
         self.state.unreadable.update(batch.unreadable)
+
+
+class Bar(RichProgressBar):
+    """Lightning's bar, with what was last read from the device."""
+
+    def get_metrics(self, trainer: L.Trainer, pl_module: Any) -> Any:
+        """Values beside the bar, by name."""
+        return pl_module.shown_in_bar
 
 
 def fit(
@@ -255,11 +263,14 @@ def fit(
         pair.teacher.g_s.compile()
         pair.student.g_s.compile()
     steps = len(pictures.train) // options.batch_size
-    module = Training(pair, options, stage, state, steps_per_epoch=steps, shown=shown, directions=directions)
-    trainer = _trainer(options, epochs, steps, folder, callbacks, logger)
+    loaders = PictureLoaders(pictures, options, start)
+    module = Training(
+        pair, options, stage, state, steps_per_epoch=steps, loaders=loaders, shown=shown, directions=directions
+    )
+    trainer = _trainer(options, epochs, folder, callbacks, logger)
     if resume is None:
         _begin_at(trainer, start[0])
-    trainer.fit(module, PictureLoaders(pictures, options, start), ckpt_path=resume and Path(resume), weights_only=True)
+    trainer.fit(module, ckpt_path=resume and Path(resume), weights_only=True)
     return trainer
 
 
@@ -272,18 +283,17 @@ def _begin_at(trainer: L.Trainer, epoch: int) -> None:
 def _trainer(
     options: TrainingOptions,
     epochs: int,
-    steps: int,
     folder: Path | None,
     callbacks: list[L.Callback],
     logger: Logger | None,
 ) -> L.Trainer:
-    """Lightning's Trainer for these options; ``steps``: steps per epoch."""
+    """Lightning's Trainer for these options."""
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="lightning")
     warnings.filterwarnings("ignore", message=".*modules? in eval mode.*")
     bar = folder is not None and sys.stdout.isatty()
     if bar:
-        callbacks = [*callbacks, RichProgressBar()]
+        callbacks = [*callbacks, Bar()]
     devices = int(options.devices) if options.devices.isdigit() else options.devices
     try:
         return L.Trainer(
@@ -294,8 +304,6 @@ def _trainer(
             precision=options.amp,  # type: ignore[arg-type]
             callbacks=callbacks,
             logger=logger or False,
-            # at least a hundred logged steps, also in short runs (Lightning logs every 50)
-            log_every_n_steps=max(1, min(50, epochs * steps // 100)),
             enable_checkpointing=False,
             enable_model_summary=False,
             enable_progress_bar=bar,

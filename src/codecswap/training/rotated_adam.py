@@ -18,13 +18,19 @@ class RotatedAdam(torch.optim.Adam):
     the rotated basis that direction changes only once by the learning rate. (SOAP uses all eigenvectors of the gradients; Vyas
     et al., arXiv 2409.11321. This uses one direction of the inputs, at no cost.)
 
+    A step never reads a tensor's value: learning rates are tensors on the parameters' device, and a step is skipped there.
+
     Args:
-        groups: parameter groups as for Adam.
+        groups: parameter groups as for Adam; each ``lr`` is a number or a scalar tensor, which may change in place.
         directions: unit vector ``(I * k * k,)`` for each kernel ``(O, I, k, k)``.
     """
 
+    found_inf: Tensor | None
+    """A scalar, 1.0: the next step changes nothing, neither parameters nor moments; 0.0: it runs. GradScaler sets and deletes
+    it, too, hence the name."""
+
     def __init__(self, groups: Iterable[Any], directions: Mapping[nn.Parameter, Tensor]) -> None:
-        super().__init__(groups)
+        super().__init__(groups, fused=True)
         self._mirrors = {kernel: _mirror(direction).to(kernel) for kernel, direction in directions.items()}
 
     @torch.no_grad()
@@ -35,12 +41,16 @@ class RotatedAdam(torch.optim.Adam):
             with torch.enable_grad():
                 loss = closure()
         turned = [(kernel, mirror) for kernel, mirror in self._mirrors.items() if kernel.grad is not None]
+        before = [kernel.detach().clone() for kernel, _ in turned]
         for kernel, mirror in turned:
             _reflect(kernel, mirror)
             _reflect(kernel.grad, mirror)
         super().step()
-        for kernel, mirror in turned:
+        skipped = getattr(self, "found_inf", None)
+        for (kernel, mirror), old in zip(turned, before, strict=True):
             _reflect(kernel, mirror)
+            if skipped is not None:  # reflecting twice rounds
+                torch.where(skipped.bool(), old, kernel, out=kernel)
         return loss
 
 

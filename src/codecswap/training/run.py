@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import lightning.pytorch as L
 import torch
 from torch import Tensor
 
@@ -15,6 +14,7 @@ from codecswap.errors import RunFailure, UserError
 from codecswap.stages import STAGES
 from codecswap.training import resume, start
 from codecswap.training.callbacks import EpochLog, Reconstructions, wandb_logger
+from codecswap.training.lightning import L
 from codecswap.training.loop import fit
 from codecswap.training.record import write_record
 from codecswap.training.saving import Checkpoints

@@ -11,9 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import lightning.pytorch as L
 import torch
-from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import Tensor
 
 from codecswap.config import TrainingOptions
@@ -22,6 +20,7 @@ from codecswap.files import atomic_write
 from codecswap.stages.stage import Stage
 from codecswap.students.checkpoint import student_content
 from codecswap.students.record import StudentRecord
+from codecswap.training.lightning import L, TorchCheckpointIO
 from codecswap.training.resume import AUTO
 from codecswap.training.state import TrainingState
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from codecswap.codecs.protocol import Codec, analyze, encode
+from codecswap.codecs.float32 import full_float32
+from codecswap.codecs.protocol import Codec, analyze, encode, estimate_bits, round_latents
 from codecswap.layers.gdn import GDN
 from codecswap.metrics import bits_per_pixel
 from codecswap.quantized.synthesis import QuantizedSynthesis
@@ -84,7 +85,7 @@ class LatentCost(nn.Module):
         gain = slope.square().mean((0, 2, 3), keepdim=True) / x[0].numel()
         distortion = (shown.detach() - x).square().mean()
         with torch.no_grad():
-            bits = teacher.bits(latents.detach()) / len(x)
+            bits = estimate_bits(teacher, latents.detach()) / len(x)
         variance = latents.detach().var((0, 2, 3), keepdim=True).clamp_min(1 / 12)
         cost = gain + self.STEEPNESS * distortion / bits / (2 * math.log(2) * variance)
         # convert from a sum to a mean over positions, and from squared to absolute errors
@@ -165,18 +166,18 @@ class TeacherStudent(nn.Module):
 
         If decoder and entropy model are the teacher's, the target of distillation is the teacher's latents, without a rate.
         """
-        y = self.student.g_a(x)
-        straight_through = y + (self.student.quantize(y) - y).detach()
+        y = analyze(self.student, x)
+        straight_through = y + (round_latents(self.student, y) - y).detach()
         if distill and not self.unfreeze_all:
             wanted = analyze(self.teacher, x)
             assert self.latent_cost is not None
-            target = self.teach(self.teacher.quantize(wanted))
-            return Decoded(self.student.g_s(straight_through), target, latents=self.latent_cost(y.float(), wanted))
-        bits = self.student.bits(y.float(), noisy=True)
-        theirs = analyze(self.teacher, x)
+            target = self.teach(round_latents(self.teacher, wanted))
+            return Decoded(self.student.g_s(straight_through), target, latents=self.latent_cost(y, wanted))
+        bits = estimate_bits(self.student, y, noisy=True)
         with torch.no_grad():
-            teacher_bits = self.teacher.bits(theirs)
-            target = self.teach(self.teacher.quantize(theirs)) if distill else x
+            theirs = analyze(self.teacher, x)
+            teacher_bits = estimate_bits(self.teacher, theirs)
+            target = self.teach(round_latents(self.teacher, theirs)) if distill else x
         return Decoded(
             self.student.g_s(straight_through),
             target,
@@ -188,9 +189,9 @@ class TeacherStudent(nn.Module):
     def reconstruct(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Teacher's and student's reconstruction of pictures, each ``(B, 3, H, W)``, clamped to [0, 1].
 
-        Always computed in float32, also under autocast, since metrics use it.
+        Always computed in full float32, also under autocast, since metrics use it.
         """
-        with torch.autocast(x.device.type, enabled=False):
+        with full_float32(x.device):
             teacher, student = self.both_latents(x)
             return self.teach(teacher).clamp(0, 1), self.student.g_s(student).clamp(0, 1)
 
@@ -198,6 +199,6 @@ class TeacherStudent(nn.Module):
     def rates(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Teacher's and student's estimated bits per pixel, two scalars."""
         x = x.contiguous(memory_format=torch.channels_last)
-        student = self.student.bits(analyze(self.student, x))
-        teacher = student if self.same_latents else self.teacher.bits(analyze(self.teacher, x))
+        student = estimate_bits(self.student, analyze(self.student, x))
+        teacher = student if self.same_latents else estimate_bits(self.teacher, analyze(self.teacher, x))
         return bits_per_pixel(teacher, x), bits_per_pixel(student, x)

@@ -5,7 +5,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import lightning.pytorch as L
 from torch import Tensor
 
 from codecswap.codecs.protocol import Codec
@@ -14,6 +13,7 @@ from codecswap.errors import RunFailure
 from codecswap.stages import STAGES, Stage
 from codecswap.students.record import StudentRecord
 from codecswap.training.callbacks import EpochRows
+from codecswap.training.lightning import L
 from codecswap.training.loop import fit
 from codecswap.training.run import check_pictures
 from codecswap.training.saving import IN_A_ROW

@@ -1,0 +1,283 @@
+"""A training step: nothing of it is read by the host, a bad one changes nothing, and it can be captured."""
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from test_loop import rows, train
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from codecswap.codecs.bottleneck import quantize_with_likelihoods
+from codecswap.codecs.float32 import BACKENDS, FULL
+from codecswap.codecs.protocol import encode
+from codecswap.codecs.source import load_codec
+from codecswap.config import DistillOptions
+from codecswap.swaps.apply import swap
+from codecswap.training import loop
+from codecswap.training.graph import WARM_UP, GraphedStep
+from codecswap.training.rotated_adam import RotatedAdam, brightness_directions
+from codecswap.training.state import TrainingState
+from codecswap.training.step import TrainingStep
+from codecswap.training.student import TeacherStudent
+
+READS = ("item", "tolist", "numpy", "cpu", "__bool__", "__float__", "__int__", "__index__")
+"""Methods of a tensor for which the host waits for the device."""
+OPERATORS = {"_local_scalar_dense", "nonzero", "equal", "is_nonzero", "masked_select", "unique"}
+"""Operators for which it does."""
+
+
+class Watch(TorchDispatchMode):
+    """Records the operators that read the device."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.overloadpacket.__name__ in OPERATORS:
+            self.found.append(str(func))
+        return func(*args, **(kwargs or {}))
+
+
+@contextmanager
+def reads(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """What reads a tensor's value; on a GPU PyTorch raises an error there itself."""
+    watch = Watch()
+    with monkeypatch.context() as patch, watch:
+        for name in READS:
+            real = getattr(torch.Tensor, name)
+
+            def record(self: torch.Tensor, *args: Any, name: str = name, real: Any = real, **more: Any) -> Any:
+                watch.found.append(name)
+                return real(self, *args, **more)
+
+            patch.setattr(torch.Tensor, name, record)
+        if torch.cuda.is_available():
+            torch.cuda.set_sync_debug_mode("error")
+        try:
+            yield watch.found
+        finally:
+            if torch.cuda.is_available():
+                torch.cuda.set_sync_debug_mode("default")
+
+
+def test_the_watch_sees_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = torch.rand(3)
+    with reads(monkeypatch) as found:
+        x.isfinite().all().item()
+        x.tolist()
+        bool(x[0] > 0)
+        torch.nonzero(x)
+    assert {"item", "tolist", "__bool__", "aten.nonzero.default"} <= set(found)
+
+
+@pytest.mark.parametrize(
+    "extra", [["--train_igdn"], ["--unfreeze_all"], ["--part", "both", "--gdn", "gdn1"], ["--amp", "bf16-mixed"]]
+)
+def test_a_step_reads_no_tensor(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, extra: list[str]
+) -> None:
+    found: list[str] = []
+    step = loop.Training.training_step
+
+    def watched(self: loop.Training, batch: Any, index: int) -> None:
+        with reads(monkeypatch) as during:
+            step(self, batch, index)
+        found.extend(during)
+
+    monkeypatch.setattr(loop.Training, "training_step", watched)
+    monkeypatch.setattr(loop.Training, "_read", lambda self, step: None)
+    train(
+        "distill",
+        pictures,
+        tmp_path,
+        "--epochs",
+        "1",
+        "--init",
+        "weights",
+        "--recon_every",
+        "0",
+        "--lr",
+        "3e-4",
+        *extra,
+    )
+    assert not found
+    assert math.isfinite(rows(tmp_path)[-1]["train_loss"])
+
+
+def make_step(kind: str = "adam") -> tuple[TeacherStudent, TrainingStep]:
+    teacher = load_codec("tiny")
+    student, _ = swap(teacher, "upsample")
+    pair = TeacherStudent(teacher, student)
+    trained = {name: value for name, value in student.named_parameters() if value.requires_grad}
+    x = torch.rand(1, 3, 176, 176, generator=torch.Generator().manual_seed(0))
+    directions = brightness_directions(student, x, encode(teacher, x))
+    groups = [{"params": list(trained.values()), "lr": torch.tensor(1e-3)}]
+    optimizer: torch.optim.Optimizer = RotatedAdam(groups, {trained[name]: one for name, one in directions.items()})
+    if kind == "sgd":
+        optimizer = torch.optim.SGD(trained.values(), 1e-3)
+    step = TrainingStep(
+        pair, DistillOptions(), optimizer, TrainingState(), distill=True, rate_weight=torch.tensor(0.01)
+    )
+    return pair, step
+
+
+def pictures_of(seed: int) -> torch.Tensor:
+    return torch.rand(2, 3, 176, 176, generator=torch.Generator().manual_seed(seed))
+
+
+def trained_weights(pair: TeacherStudent) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in pair.student.state_dict().items()}
+
+
+@pytest.mark.parametrize("kind", ["adam", "sgd"])
+def test_a_bad_step_changes_nothing(kind: str) -> None:
+    pair, step = make_step(kind)
+    step(pictures_of(1))
+    before = trained_weights(pair)
+    states = [
+        {name: value.clone() for name, value in state.items() if isinstance(value, torch.Tensor)}
+        for state in step.optimizer.state.values()
+    ]
+    for _ in range(2):
+        step(pictures_of(2) * math.inf)
+    assert all(torch.equal(value, before[name]) for name, value in pair.student.state_dict().items())
+    for state, old in zip(step.optimizer.state.values(), states, strict=True):
+        assert all(torch.equal(state[name], value) for name, value in old.items())
+    step(pictures_of(3))
+    assert not torch.equal(trained_weights(pair)["g_s.0.1.weight"], before["g_s.0.1.weight"])
+    step.state.read()
+    assert (step.state.skipped, step.state.skipped_in_a_row) == (2, 2)
+    means = step.state.take_means()
+    assert math.isfinite(means["train_loss"]) and means["train_loss"] > 0
+    step.state.read()
+    assert (step.state.skipped, step.state.skipped_in_a_row) == (2, 0), "the row ended before"
+
+
+def test_graphed_steps_are_the_steps() -> None:
+    """With a capture that runs the function again and again, as a replay does: from one place, whatever is there."""
+    captured: list[int] = []
+
+    def capture(function: Callable[[], None]) -> Callable[[], None]:
+        captured.append(1)
+        return function
+
+    results = []
+    for graphed in (False, True):
+        pair, step = make_step()
+        run: Any = GraphedStep(step, capture) if graphed else step
+        for seed in range(WARM_UP + 3):
+            step.optimizer.param_groups[0]["lr"].fill_(1e-3 / (seed + 1))  # in place, as the loop does
+            run(pictures_of(seed))
+        results.append((trained_weights(pair), step.state.take_means()))
+    assert captured == [1]
+    assert all(torch.equal(value, results[1][0][name]) for name, value in results[0][0].items())
+    assert results[0][1] == results[1][1]
+
+
+def test_a_failed_capture_is_one_line_and_training_goes_on(recwarn: pytest.WarningsRecorder) -> None:
+    def capture(function: Callable[[], None]) -> Callable[[], None]:
+        raise RuntimeError("operation not permitted when stream is capturing.\nmore lines")
+
+    results = []
+    for graphed in (False, True):
+        pair, step = make_step()
+        run: Any = GraphedStep(step, capture) if graphed else step
+        for seed in range(WARM_UP + 2):
+            run(pictures_of(seed))
+        results.append(trained_weights(pair))
+    assert all(torch.equal(value, results[1][name]) for name, value in results[0].items())
+    messages = [str(warning.message) for warning in recwarn if "CUDA graph" in str(warning.message)]
+    assert len(messages) == 1 and "stream is capturing): training runs on" in messages[0]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_cuda_graph_trains_like_single_launches() -> None:
+    results = []
+    for graphed in (False, True):
+        pair, step = make_step()
+        pair.cuda()
+        step.optimizer.param_groups[0]["lr"] = torch.tensor(1e-3, device="cuda")
+        run: Any = GraphedStep(step) if graphed else step
+        for seed in range(WARM_UP + 3):
+            run(pictures_of(seed).cuda())
+        results.append({name: value.cpu() for name, value in pair.student.state_dict().items()})
+    assert all((value - results[1][name]).abs().max() < 1e-4 for name, value in results[0].items() if value.numel())
+
+
+@pytest.fixture
+def reduced() -> Iterator[None]:
+    """Everything that a user can set for fewer bits."""
+    before = [backend.fp32_precision for backend in BACKENDS]
+    for backend, value in zip(BACKENDS, ("tf32", "tf32", "bf16", "bf16"), strict=True):
+        backend.fp32_precision = value
+    yield
+    for backend, value in zip(BACKENDS, before, strict=True):
+        backend.fp32_precision = value
+
+
+def spy(module: torch.nn.Module, seen: set[tuple[tuple[str, ...], bool]]) -> None:
+    """Record the precision in which a module computes, and its gradient."""
+
+    def note(*given: Any) -> None:
+        seen.add((tuple(backend.fp32_precision for backend in BACKENDS), torch.is_autocast_enabled("cpu")))
+
+    module.register_forward_pre_hook(note)
+    module.register_full_backward_hook(note)
+
+
+def test_encoder_and_entropy_model_are_full_float32(reduced: None) -> None:
+    full, allowed = (FULL,) * 4, ("tf32", "tf32", "bf16", "bf16")
+    for trains_encoder in (False, True):
+        teacher = load_codec("tiny")
+        student, _ = swap(teacher, "upsample")
+        pair = TeacherStudent(teacher, student, unfreeze_all=trains_encoder)
+        encoder, decoder = set[Any](), set[Any]()
+        for codec in (teacher, student):
+            spy(codec.g_a, encoder)
+            spy(codec.entropy_bottleneck.likelihood_lower_bound, encoder)
+            spy(codec.g_s, decoder)
+        optimizer = RotatedAdam([{"params": [p for p in student.parameters() if p.requires_grad]}], {})
+        step = TrainingStep(
+            pair, DistillOptions(), optimizer, TrainingState(), distill=True, rate_weight=torch.tensor(0.01)
+        )
+        with torch.autocast("cpu", torch.bfloat16):
+            step(pictures_of(0))
+        assert encoder == {(full, False)}
+        assert (allowed, True) in decoder, "decoders may use fewer bits in training"
+        decoder.clear()
+        with torch.autocast("cpu", torch.bfloat16):
+            pair.reconstruct(pictures_of(0))
+        assert decoder == encoder == {(full, False)}, "they are measured without"
+    assert tuple(backend.fp32_precision for backend in BACKENDS) == allowed, "what was set is set again"
+
+
+def test_coding_and_measuring_are_full_float32(reduced: None) -> None:
+    from codecswap.codecs.torch_codec import TorchCodec
+    from codecswap.evaluation.measure import code, show
+
+    for name in ("tiny", "tiny_hyper"):
+        codec, seen = load_codec(name), set[Any]()
+        for part in ("g_a", "g_s", "h_a", "h_s"):
+            if hasattr(codec, part):
+                spy(getattr(codec, part), seen)
+        picture = pictures_of(0)[:1, :, :64, :64]
+        _, latents = code(codec, picture)
+        show(codec, latents, picture)
+        TorchCodec(codec).analyze(picture[0].numpy())
+        assert seen == {((FULL,) * 4, False)}
+
+
+@pytest.mark.parametrize("noisy", [False, True])
+def test_the_bottleneck_is_compressais(noisy: bool) -> None:
+    bottleneck = load_codec("tiny").entropy_bottleneck
+    x = 5 * torch.randn(2, 80, 3, 4, generator=torch.Generator().manual_seed(0))
+    torch.manual_seed(1)
+    theirs = bottleneck(x, training=noisy)
+    torch.manual_seed(1)
+    ours = quantize_with_likelihoods(bottleneck, x, noisy=noisy)
+    assert all(torch.equal(*pair) for pair in zip(ours, theirs, strict=True))
