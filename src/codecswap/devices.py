@@ -1,5 +1,6 @@
 """Find, test and report the device of a run."""
 
+import os
 import subprocess
 
 import torch
@@ -38,6 +39,17 @@ def check_device(accelerator: str, amp: str) -> None:
         warn(f"a GPU is there and not used: {reason}.")
     if amp == "16-mixed":
         warn("--amp 16-mixed needs a GPU: on the CPU Lightning computes in bf16-mixed; use 32 for exact results.")
+
+
+def be_deterministic() -> None:
+    """Use only algorithms that give the same result every time, in the whole program; called before anything is computed.
+
+    cuBLAS reads its variable when it is first used on a device.
+    """
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.deterministic = True
+    torch.use_deterministic_algorithms(True)
 
 
 def use_cuda(accelerator: str) -> bool:

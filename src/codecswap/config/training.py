@@ -1,7 +1,7 @@
 """Options of distill and finetune."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from codecswap.config.shared import (
     BudgetOptions,
@@ -17,6 +17,12 @@ from codecswap.errors import UserError
 
 QUANTIZED_RATE = 3e-4
 """Default learning rate of quantized decoders: a weight must change by half a step before its integer changes."""
+
+RECIPES: dict[str, dict[str, Any]] = {
+    "original": {},
+    "fast": {"lr": 5e-4, "train_igdn": True, "optimizer": "adam", "warmup_steps": 200},
+}
+"""Defaults that ``--recipe`` changes."""
 
 
 @dataclass(kw_only=True)
@@ -100,10 +106,16 @@ class DistillOptions(TrainingOptions, GdnOptions):
     """Number of training pictures for --init calibrated."""
     train_igdn: bool = False
     """Train the whole decoder, inverse GDN layers included, not only the new layers."""
+    recipe: Literal["original", "fast"] = "original"
+    """original: the defaults of the original recipe. fast: those that get further with full-size codecs, --lr 5e-4 --train_igdn true
+    --optimizer adam --warmup_steps 200 (docs/training.md)."""
     resume: str | None = None
     """Checkpoint (last.pt) to continue from. Options not given are taken from it. auto: the newest in --save_dir, if any."""
 
     def __post_init__(self) -> None:
+        for name, value in RECIPES[self.recipe].items():
+            if name not in self.given:
+                setattr(self, name, value)
         super().__post_init__()
         GdnOptions.__post_init__(self)
         check_at_least(self, calibration_count=1)

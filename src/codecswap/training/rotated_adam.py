@@ -9,6 +9,9 @@ from torch import Tensor, nn
 from codecswap.codecs.protocol import Codec
 from codecswap.layers.upsampling import UpsampleConv2d
 
+_adam_step: Any = getattr(torch.optim.Adam.step, "__wrapped__", torch.optim.Adam.step)
+"""Adam's step without its decorator, which imports torch._dynamo (two seconds) at every program's first step."""
+
 
 class RotatedAdam(torch.optim.Adam):
     """Adam that updates some kernels in a rotated basis, where a given input direction is one coordinate.
@@ -45,7 +48,7 @@ class RotatedAdam(torch.optim.Adam):
         for kernel, mirror in turned:
             _reflect(kernel, mirror)
             _reflect(kernel.grad, mirror)
-        super().step()
+        _adam_step(self)
         skipped = getattr(self, "found_inf", None)
         for (kernel, mirror), old in zip(turned, before, strict=True):
             _reflect(kernel, mirror)

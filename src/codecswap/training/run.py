@@ -9,7 +9,7 @@ from codecswap.config import TrainingOptions
 from codecswap.console import say, warn
 from codecswap.data.discovery import Pictures, find_pictures
 from codecswap.data.transforms import first_readable
-from codecswap.devices import check_device
+from codecswap.devices import be_deterministic, check_device
 from codecswap.errors import RunFailure, UserError
 from codecswap.stages import STAGES
 from codecswap.training import resume, start
@@ -39,6 +39,8 @@ def train(options: TrainingOptions) -> None:
         warn(f"only {len(shown)} validation pictures for --recon_count {options.recon_count}: all of them are shown.")
     data = pictures.identity(str(options.coco_dir))
     forced = resume.check_pictures(run_start, data)
+    if options.deterministic:
+        be_deterministic()
     check_device(options.accelerator, options.amp)
     folder = start.make_folder(stage, options, run_start.resume)
     L.seed_everything(options.seed, workers=True, verbose=False)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from codecswap.codecs.protocol import Codec
 from codecswap.data.discovery import find_pictures
+from codecswap.devices import be_deterministic
 from codecswap.errors import RunFailure
 from codecswap.stages import STAGES, Stage
 from codecswap.students.record import StudentRecord
@@ -25,6 +26,7 @@ OPTIONS = frozenset(
         "epochs",
         "batch_size",
         "optimizer",
+        "recipe",
         "lr",
         "warmup_steps",
         "lambda_l1",
@@ -99,6 +101,8 @@ def _train(
     shown, _ = check_pictures(found, options)
     student, original = copy.deepcopy(student), copy.deepcopy(teacher)
     if stage.trains_exact or options.unfreeze_all or not StudentRecord.of(student, teacher).exact:
+        if options.deterministic:
+            be_deterministic()
         L.seed_everything(options.seed, workers=True, verbose=False)
         pair, state = TeacherStudent(original, student, **stage.trained(options)), TrainingState()
         best = _Best(stage, state, student, progress)
