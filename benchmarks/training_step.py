@@ -3,8 +3,8 @@
     python -m benchmarks.training_step                      # small: the embedded codec, a minute
     python -m benchmarks.training_step --N 192 --M 320      # full size (random weights: the time does not depend on them)
 
-Prints a table, the operators and reads of a step, the time that arithmetic alone would take on some GPUs (and the ratio to it, if one
-of them is at hand), and the peak of the process's memory with and without the recipe's step.
+Prints a table, the operators and reads of a step, the time that arithmetic alone would take on some GPUs (and the ratio to it,
+if one of them is at hand), and the peak of the process's memory with and without the recipe's step.
 """
 
 import argparse
@@ -25,7 +25,6 @@ from codecswap.codecs.source import load_codec
 from codecswap.config import DistillOptions
 from codecswap.console import show_table
 from codecswap.swaps.apply import swap
-from codecswap.training.graph import WARM_UP, GraphedStep
 from codecswap.training.rotated_adam import RotatedAdam
 from codecswap.training.state import TrainingState
 from codecswap.training.step import TrainingStep
@@ -59,8 +58,7 @@ def ours(teacher: FactorizedPrior, precision: torch.dtype | None, compiled: bool
         with torch.autocast(x.device.type, dtype=precision, enabled=precision is not None):
             step(x)
 
-    captured = device.type == "cuda" and not compiled
-    return GraphedStep(run) if captured else run
+    return run
 
 
 class Counter(TorchDispatchMode):
@@ -77,7 +75,7 @@ class Counter(TorchDispatchMode):
 
 
 def count(step: Callable[[torch.Tensor], object], x: torch.Tensor) -> tuple[int, int, int]:
-    """Operators, reads and floating-point operations of a step that is not captured yet."""
+    """Operators, reads and floating-point operations of a step."""
     with Counter() as counter:
         step(x)
     with FlopCounterMode(display=False) as flops:
@@ -124,8 +122,7 @@ def main() -> None:
     with FlopCounterMode(display=False) as encoder:
         encode(codec(), x)
     for step in contenders.values():
-        for _ in range(WARM_UP + 1 if device.type == "cuda" else 1):  # so that it is captured
-            step(x)
+        step(x)
     mine = peak(device)
     contenders["recipe"] = Recipe(codec()).step
     contenders["recipe"](x)
@@ -147,7 +144,7 @@ def main() -> None:
     title = f"{size}, batch {options.batch_size} of 224x224, {where}, median of {options.rounds}"
     show_table(title, ["step", "seconds", "pictures/s", "against the recipe"], rows)
     print(
-        f"a step: {computed} operators (about one launch each, one in all as a CUDA graph), {read} reads of the device, "
+        f"a step: {computed} operators (about one launch each), {read} reads of the device, "
         f"{flops / 1e9:,.0f} GFLOP, {encoder.get_total_flops() / 1e9:,.0f} of them the encoder's"
     )
     bounds = floors(flops, encoder.get_total_flops())

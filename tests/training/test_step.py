@@ -1,7 +1,7 @@
 """A training step: nothing of it is read by the host, a bad one changes nothing, and it can be captured."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,6 @@ from codecswap.codecs.source import load_codec
 from codecswap.config import DistillOptions
 from codecswap.swaps.apply import swap
 from codecswap.training import loop
-from codecswap.training.graph import WARM_UP, GraphedStep
 from codecswap.training.rotated_adam import RotatedAdam, brightness_directions
 from codecswap.training.state import TrainingState
 from codecswap.training.step import TrainingStep
@@ -156,57 +155,6 @@ def test_a_bad_step_changes_nothing(kind: str) -> None:
     assert math.isfinite(means["train_loss"]) and means["train_loss"] > 0
     step.state.read()
     assert (step.state.skipped, step.state.skipped_in_a_row) == (2, 0), "the row ended before"
-
-
-def test_graphed_steps_are_the_steps() -> None:
-    """With a capture that runs the function again and again, as a replay does: from one place, whatever is there."""
-    captured: list[int] = []
-
-    def capture(function: Callable[[], None]) -> Callable[[], None]:
-        captured.append(1)
-        return function
-
-    results = []
-    for graphed in (False, True):
-        pair, step = make_step()
-        run: Any = GraphedStep(step, capture) if graphed else step
-        for seed in range(WARM_UP + 3):
-            step.optimizer.param_groups[0]["lr"].fill_(1e-3 / (seed + 1))  # in place, as the loop does
-            run(pictures_of(seed))
-        results.append((trained_weights(pair), step.state.take_means()))
-    assert captured == [1]
-    assert all(torch.equal(value, results[1][0][name]) for name, value in results[0][0].items())
-    assert results[0][1] == results[1][1]
-
-
-def test_a_failed_capture_is_one_line_and_training_goes_on(recwarn: pytest.WarningsRecorder) -> None:
-    def capture(function: Callable[[], None]) -> Callable[[], None]:
-        raise RuntimeError("operation not permitted when stream is capturing.\nmore lines")
-
-    results = []
-    for graphed in (False, True):
-        pair, step = make_step()
-        run: Any = GraphedStep(step, capture) if graphed else step
-        for seed in range(WARM_UP + 2):
-            run(pictures_of(seed))
-        results.append(trained_weights(pair))
-    assert all(torch.equal(value, results[1][name]) for name, value in results[0].items())
-    messages = [str(warning.message) for warning in recwarn if "CUDA graph" in str(warning.message)]
-    assert len(messages) == 1 and "stream is capturing): training runs on" in messages[0]
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_a_cuda_graph_trains_like_single_launches() -> None:
-    results = []
-    for graphed in (False, True):
-        pair, step = make_step()
-        pair.cuda()
-        step.optimizer.param_groups[0]["lr"] = torch.tensor(1e-3, device="cuda")
-        run: Any = GraphedStep(step) if graphed else step
-        for seed in range(WARM_UP + 3):
-            run(pictures_of(seed).cuda())
-        results.append({name: value.cpu() for name, value in pair.student.state_dict().items()})
-    assert all((value - results[1][name]).abs().max() < 1e-4 for name, value in results[0].items() if value.numel())
 
 
 @pytest.fixture

@@ -107,8 +107,8 @@ class DistillOptions(TrainingOptions, GdnOptions):
     train_igdn: bool = False
     """Train the whole decoder, inverse GDN layers included, not only the new layers."""
     recipe: Literal["original", "fast"] = "original"
-    """original: the defaults of the original recipe. fast: those that get further with full-size codecs, --lr 5e-4 --train_igdn true
-    --optimizer adam --warmup_steps 200 (docs/training.md)."""
+    """original: the defaults of the original recipe. fast: those that get further with full-size codecs, --lr 5e-4
+    --train_igdn true --optimizer adam --warmup_steps 200 (docs/training.md)."""
     resume: str | None = None
     """Checkpoint (last.pt) to continue from. Options not given are taken from it. auto: the newest in --save_dir, if any."""
 

@@ -21,7 +21,6 @@ from codecswap.errors import UserError
 from codecswap.metrics import to_8_bits
 from codecswap.metrics.table import METRICS
 from codecswap.stages import Stage
-from codecswap.training.graph import GraphedStep, can_capture
 from codecswap.training.lightning import L, Logger, MisconfigurationException, RichProgressBar
 from codecswap.training.rotated_adam import RotatedAdam, brightness_directions
 from codecswap.training.saving import LocalFiles
@@ -144,9 +143,6 @@ class Training(L.LightningModule):
             mean_over_processes=lambda value: self.trainer.strategy.reduce(value, reduce_op="mean"),
             scaler=getattr(self.trainer.precision_plugin, "scaler", None),
         )
-        processes, precision = self.trainer.world_size, self.options.amp
-        if can_capture(self.device, precision=precision, optimizer=optimizer, processes=processes):
-            self.step = GraphedStep(self.step)
         if self.global_rank == 0:
             self.state.resume_means(self.device)
         self.clock, self.read_at = time.perf_counter(), self.global_step
@@ -163,7 +159,7 @@ class Training(L.LightningModule):
         optimizer: Any = self.optimizers()
         step = self.current_epoch * self.steps_per_epoch + batch_idx
         self._set_rates(optimizer.optimizer, step)
-        optimizer._on_before_step()  # Lightning counts steps here; `step` includes the optimizer's, maybe in a graph
+        optimizer._on_before_step()  # Lightning counts steps here; `step` includes the optimizer's
         self.step(batch.images)
         optimizer._on_after_step()
         if (step + 1) % self.read_every == 0 or batch_idx + 1 == self.trainer.num_training_batches:
