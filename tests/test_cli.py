@@ -230,7 +230,6 @@ def test_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 NO_TORCH = """
 import sys
-from codecswap import cli
 code = cli.main(sys.argv[1:])
 sys.exit(99 if {"torch", "lightning", "compressai"} & set(sys.modules) else code)
 """
@@ -306,3 +305,11 @@ def test_a_file_whose_name_begins_with_a_dash_is_advised(tmp_path: Path, monkeyp
     Path("-a.png").touch()
     with pytest.raises(UserError, match=r"a file of that name is \./-a\.png"):
         parse("encode", ["-a.png"])
+
+
+def test_a_recipe_changes_defaults_and_nothing_that_was_given() -> None:
+    original, fast = (parse("distill", ["--recipe", name]) for name in ("original", "fast"))
+    assert (original.lr, original.train_igdn, original.warmup_steps) == (1e-4, False, 50)
+    assert (fast.lr, fast.train_igdn, fast.warmup_steps, fast.optimizer) == (5e-4, True, 200, "adam")
+    given = parse("distill", ["--recipe", "fast", "--lr", "2e-4", "--train_igdn", "false"])
+    assert (given.lr, given.train_igdn, given.warmup_steps) == (2e-4, False, 200)

@@ -1,4 +1,4 @@
-"""A training step: nothing of it is read by the host, a bad one changes nothing, and it can be captured."""
+"""A training step: nothing of it is read by the host, and a bad one changes nothing."""
 
 import math
 from collections.abc import Iterator
