@@ -103,7 +103,7 @@ def test_remedies_are_recorded_with_the_codec_and_through_training(
         "--max_loss",
         "0.01%",
         "--max_cost",
-        "1.3x",
+        "1.6x",
         "--weight_bits",
         "7",
     ]
