@@ -1,4 +1,4 @@
-"""Source distribution and wheels with the compiled coder, for every platform, from one machine: `make dist`.
+"""Source distribution and wheels with the compiled coder, for Linux and macOS, from one machine: `make dist`.
 
 The coder is cross-compiled by Zig (the registry's package ``ziglang``), which brings the C libraries of all platforms. It uses
 CPython's limited API only, so there is one wheel per platform, for Python 3.11 and newer.
@@ -28,7 +28,6 @@ TARGETS = {  # the wheel's platform: Zig's target
     "musllinux_1_2_armv7l": "arm-linux-musleabihf",
     "macosx_11_0_arm64": "aarch64-macos.11.0",
     "macosx_11_0_x86_64": "x86_64-macos.11.0",
-    "win_amd64": "x86_64-windows-gnu",
 }
 CONFIGURATION = """\
 #ifdef __APPLE__ /* pymacconfig.h has the sizes */
@@ -42,11 +41,6 @@ CONFIGURATION = """\
 #define SIZEOF_INT __SIZEOF_INT__
 #define SIZEOF_WCHAR_T __SIZEOF_WCHAR_T__
 #define HAVE_SSIZE_T 1
-#ifdef _WIN32
-#define MS_WINDOWS 1
-#define HAVE_DECLSPEC_DLL 1
-#define Py_ENABLE_SHARED 1
-#endif
 """
 """What Python's headers want to know of a platform, in place of this machine's pyconfig.h."""
 
@@ -62,31 +56,12 @@ def compile_coder(target: str, folder: Path) -> Path:
     shutil.copytree(sysconfig.get_path("include"), headers, ignore=shutil.ignore_patterns("pyconfig.h"))
     (headers / "pyconfig.h").write_text(CONFIGURATION)
     sources = sorted((ROOT / "c").glob("*.c"))
-    made = folder / ("_coder.pyd" if "windows" in target else "_coder.abi3.so")
+    made = folder / "_coder.abi3.so"
     more: list[str | Path] = ["-Wl,-s"]
     if "macos" in target:  # Python's functions are found when the module is loaded
         more = ["-Wl,-undefined,dynamic_lookup"]
-    elif "windows" in target:  # and here in python3.dll, which a list of its functions stands for
-        names = sorted(set(re.findall(r"\b_?Py\w+", "".join(path.read_text() for path in sources))))
-        more.append(_import_library(names, folder))
     zig("cc", "-target", target, "-O3", "-shared", "-fPIC", "-I", headers, "-o", made, *sources, *more)
     return made
-
-
-def _import_library(names: list[str], folder: Path) -> Path:
-    """What Windows links against for functions and values of python3.dll."""
-    names = [
-        *names,
-        "_PyArg_ParseTuple_SizeT",
-        "_Py_Dealloc",
-        "_Py_NoneStruct",
-        "PyEval_SaveThread",
-        "PyEval_RestoreThread",
-    ]
-    lines = [f"  {name}{' DATA' if name == '_Py_NoneStruct' or name.startswith('PyExc_') else ''}" for name in names]
-    (folder / "python3.def").write_text("\n".join(["LIBRARY python3.dll", "EXPORTS", *lines]) + "\n")
-    zig("dlltool", "-m", "i386:x86-64", "-d", folder / "python3.def", "-l", folder / "python3.lib")
-    return folder / "python3.lib"
 
 
 def write_wheel(source: Path, platform: str, coder: Path, out: Path) -> Path:

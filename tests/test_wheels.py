@@ -20,7 +20,7 @@ WHEELS = {
     re.sub(r".*-abi3-([^.]+).*", r"\1", path.name): path for path in (ROOT / "dist").glob("codecswap-*-abi3-*.whl")
 }
 PYTHONS = ROOT / "build" / "pythons"  # scripts/foreign_pythons.sh
-MAGIC = {"linux": b"\x7fELF", "macosx": b"\xcf\xfa\xed\xfe", "win": b"MZ"}
+MAGIC = {"linux": b"\x7fELF", "macosx": b"\xcf\xfa\xed\xfe"}
 MACHINE = {"x86_64": 62, "aarch64": 183, "armv7l": 40}
 """ELF's numbers of processors."""
 CODE = """
@@ -58,7 +58,7 @@ def test_every_wheel_has_a_coder_of_its_platform(platform: str) -> None:
     with zipfile.ZipFile(WHEELS[platform]) as wheel:
         assert wheel.testzip() is None
         [name] = [name for name in wheel.namelist() if "/_coder." in name]
-        assert name.endswith("_coder.pyd" if "win" in platform else "_coder.abi3.so")
+        assert name.endswith("_coder.abi3.so")
         content = wheel.read(name)
         [tags] = [wheel.read(name).decode() for name in wheel.namelist() if name.endswith(".dist-info/WHEEL")]
     [magic] = [magic for system, magic in MAGIC.items() if system in platform]
