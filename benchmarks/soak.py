@@ -55,7 +55,7 @@ def main() -> None:
     torch.set_num_threads(1)
     meter = Meter()
     make = training._trainer
-    training._trainer = lambda o, e, s, f, callbacks, w: make(o, e, s, f, [*callbacks, meter], w)  # type: ignore[assignment]
+    training._trainer = lambda o, e, f, callbacks, w: make(o, e, f, [*callbacks, meter], w)  # type: ignore[assignment]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_pictures(folder / "pictures")

@@ -32,8 +32,15 @@ def test_no_input_harms(tmp_path: Path, random_tables: Callable[..., EntropyTabl
         symbols = (rng.standard_normal(shape) * 10 ** rng.uniform(0, 5)).astype(np.int32)
         binary, data = tables.binary, bitstream.pack(symbols, size, tables)
         (seeds / str(number)).write_bytes(struct.pack("<HB", len(binary), number % 8) + binary + data)
-    limits = [f"-max_total_time={SECONDS}", "-max_len=8192", "-timeout=10", "-rss_limit_mb=1024", "-seed=1"]
-    # freed memory that AddressSanitizer holds back counts as used
+    limits = [
+        f"-max_total_time={SECONDS}",
+        "-max_len=8192",
+        "-timeout=10",
+        "-malloc_limit_mb=256",
+        "-rss_limit_mb=6144",
+        "-seed=1",
+    ]
+    # memory that is freed counts as used while AddressSanitizer keeps it, by sizes: a limit for each allocation is the test
     environment = os.environ | {"ASAN_OPTIONS": "quarantine_size_mb=16"}
     done = subprocess.run(
         [str(program), *limits, str(seeds)], cwd=tmp_path, env=environment, capture_output=True, text=True
