@@ -230,6 +230,7 @@ def test_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 NO_TORCH = """
 import sys
+from codecswap import cli
 code = cli.main(sys.argv[1:])
 sys.exit(99 if {"torch", "lightning", "compressai"} & set(sys.modules) else code)
 """
