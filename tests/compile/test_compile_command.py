@@ -37,7 +37,7 @@ class Fake:
         self.whole = False
         self.cycles = {"w8a8": 107}
         self.noise = 0.0
-        """Of what is decoded in w8a8."""
+        """Noise in what is decoded in w8a8."""
 
     def installed(self, python: Path | None) -> str | None:
         return "fakec 1.0" if self.there else None

@@ -72,7 +72,7 @@ class Summary:
     """Bytes of all coded or decoded pictures."""
     pixels: int
     sha256: str | None
-    """Of the shard's tar; None for single files."""
+    """SHA-256 of the shard's tar, in hexadecimal; None for single files."""
 
 
 def checksum(data: bytes) -> str:

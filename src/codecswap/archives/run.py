@@ -30,7 +30,7 @@ class Totals:
     errors: int = 0
     bytes: int = 0
     pixels: int = 0
-    """Of all shards of this share."""
+    """Sums over all shards of this share, as the three before."""
     left_out: Counter[str] = field(default_factory=Counter)
     """Numbers of files in the source's folders that were not taken, by reason."""
 

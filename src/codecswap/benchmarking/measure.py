@@ -58,7 +58,7 @@ class Row:
     status: str
     """``ok``, or why there are no figures, as a sentence."""
     version: str = ""
-    """Of the runtime."""
+    """The runtime's version."""
     bytes: int | None = None
     """Size of the decoder's file, at its largest size of pictures."""
     lost: float | None = None

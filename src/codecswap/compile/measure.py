@@ -62,10 +62,10 @@ class EncoderQuality:
     float32: float
     float32_bits: float
     file: float
-    """Of the folder's encoder.onnx."""
+    """PSNR with the folder's encoder.onnx."""
     file_bits: float
     compiled: float | None = None
-    """Of the compiled encoder, in the simulator; None without one."""
+    """PSNR with the compiled encoder, in the simulator; None without one."""
     compiled_bits: float | None = None
 
     @property

@@ -152,11 +152,11 @@ class EncodeOptions(CodingOptions):
     """Encode pictures of any size (PNG, JPEG, WebP, ...) as .csw files."""
 
     gain: float | None = None
-    """Of a codec with variable rate: larger means more bits. Default: the largest that the codec was trained at."""
+    """Gain of a codec with variable rate: larger means more bits. Default: the largest that the codec was trained at."""
     target_bpp: float | None = None
-    """Of a codec with variable rate: bits per pixel that each file comes close to, from below."""
+    """Bits per pixel that each file of a codec with variable rate comes close to, from below."""
     target_size: str | None = None
-    """Of a codec with variable rate: size that each file comes close to, from below: 100KB, 1.5MB, or a number of bytes."""
+    """Size that each file of a codec with variable rate comes close to, from below: 100KB, 1.5MB, or a number of bytes."""
     psnr: bool = False
     """Decode each picture of an archive, too, and write its PSNR to the index."""
 

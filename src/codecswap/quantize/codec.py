@@ -88,7 +88,7 @@ class QuantizedCodec:
     split_inputs: SplitInputs | None
     """Input layout of the decoder; None if it takes latents, or was not quantized."""
     remedies: tuple[tuple[str, str], ...] = ()
-    """Of the scheme (`Scheme.remedies`)."""
+    """The scheme's (`Scheme.remedies`)."""
     frontier: Frontier | None = None
     """How the remedies were found, if there was a budget."""
 
