@@ -2,6 +2,7 @@
 
 import inspect
 import re
+import typing
 from pathlib import Path
 
 import codecswap
@@ -42,7 +43,12 @@ def _signature(name: str, function: object) -> str:
     for place, one in enumerate(parameters):
         if one.kind is one.KEYWORD_ONLY and (not place or parameters[place - 1].kind is not one.KEYWORD_ONLY):
             words.append("*")
-        words.append(_short(str(one)))
+        options = typing.get_args(one.annotation) if one.kind is one.VAR_KEYWORD else ()
+        if options:  # Unpack[...]: options by name, with the defaults of the command
+            hints = typing.get_type_hints(options[0])
+            words += [_short(f"{key}: {inspect.formatannotation(kind)} = ...") for key, kind in hints.items()]
+        else:
+            words.append(_short(str(one)))
     line = f"{name}({', '.join(words)}) -> {_short(returns)}"
     return line if len(line) <= 100 else f"{name}(\n    " + ",\n    ".join(words) + f",\n) -> {_short(returns)}"
 

@@ -1,6 +1,7 @@
 """Distillation and fine-tuning as functions, and as commands, of codecs of any shape."""
 
 from pathlib import Path
+from typing import get_type_hints
 
 import pytest
 import torch
@@ -9,10 +10,11 @@ from test_loop import FAST, rows
 from codecswap.cli import run
 from codecswap.codecs.factorized import FactorizedPrior
 from codecswap.codecs.source import load_codec
+from codecswap.config import DistillOptions, FinetuneOptions
 from codecswap.errors import UserError
 from codecswap.students.checkpoint import load_student, save_student
 from codecswap.swaps.apply import swap
-from codecswap.training.train import distill, finetune
+from codecswap.training.train import DistillArguments, FinetuneArguments, distill, finetune
 
 FEW = {"batch_size": 4, "num_workers": 0, "warmup_steps": 0, "accelerator": "cpu"}
 
@@ -48,10 +50,22 @@ def test_functions_say_what_is_wrong(teacher: FactorizedPrior, pictures: Path) -
     assert same.record.exact and torch.equal(same.g_s[0].conv.weight, exact.g_s[0].conv.weight)
     with pytest.raises(TypeError, match="takes no save_dir"):
         distill(exact, teacher, pictures, save_dir="x")
+    with pytest.raises(TypeError, match=r"distill\(\) takes no freeze_igdn"):
+        distill(exact, teacher, pictures, freeze_igdn=True)
     with pytest.raises(UserError, match="--epochs is at least 0"):
         finetune(exact, teacher, pictures, epochs=-1)
     with pytest.raises(UserError, match="larger than the 8 training pictures"):
         finetune(exact, teacher, pictures, batch_size=9)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options"), [(DistillArguments, DistillOptions), (FinetuneArguments, FinetuneOptions)]
+)
+def test_arguments_are_options_of_the_command(arguments: type, options: type) -> None:
+    offered = get_type_hints(options)
+    assert get_type_hints(arguments).items() <= offered.items()
+    files = {"coco_dir", "save_dir", "recon_subdir", "recon_every", "recon_count", "wandb_project", "resume"}
+    assert not files & arguments.__optional_keys__, "the functions write no files"
 
 
 def test_a_residual_codec_through_the_commands(residual: Path, pictures: Path, tmp_path: Path, capsys) -> None:

@@ -3,11 +3,12 @@
 import copy
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypedDict, Unpack
 
 from torch import Tensor
 
 from codecswap.codecs.protocol import Codec
+from codecswap.config import Part
 from codecswap.data.discovery import find_pictures
 from codecswap.devices import be_deterministic
 from codecswap.errors import RunFailure
@@ -21,29 +22,55 @@ from codecswap.training.saving import IN_A_ROW
 from codecswap.training.state import TrainingState
 from codecswap.training.student import TeacherStudent
 
-OPTIONS = frozenset(
-    {
-        "epochs",
-        "batch_size",
-        "optimizer",
-        "recipe",
-        "lr",
-        "warmup_steps",
-        "lambda_l1",
-        "lambda_msssim",
-        "lambda_mse",
-        "lambda_rate",
-    }
-    | {"unfreeze_all", "part", "train_igdn", "freeze_igdn", "seed", "deterministic", "amp", "compile", "accelerator"}
-    | {"max_images", "val_ratio", "num_workers"}
-)
-"""Options of the commands that the functions accept."""
+
+class TrainingArguments(TypedDict, total=False):
+    """Options that `distill` and `finetune` have in common: names, types and defaults are those of the commands."""
+
+    epochs: int
+    batch_size: int
+    optimizer: Literal["adam", "soap"]
+    lr: float
+    warmup_steps: int
+    lambda_l1: float
+    lambda_msssim: float
+    lambda_mse: float
+    lambda_rate: float | None
+    unfreeze_all: bool
+    part: Part
+    seed: int
+    deterministic: bool
+    amp: Literal["32", "bf16-mixed", "16-mixed"]
+    compile: bool
+    accelerator: str
+    max_images: int | None
+    val_ratio: float
+    num_workers: int
+
+
+class DistillArguments(TrainingArguments, total=False):
+    """Options of `distill`."""
+
+    recipe: Literal["original", "fast"]
+    train_igdn: bool
+
+
+class FinetuneArguments(TrainingArguments, total=False):
+    """Options of `finetune`."""
+
+    freeze_igdn: bool
+
+
 Progress = Callable[[dict[str, float]], None]
 """Called with the metrics (named as in ``metrics.csv``) after each epoch, and before the first (``epoch`` -1)."""
 
 
 def distill(
-    student: Codec, teacher: Codec, pictures: str | Path, *, progress: Progress | None = None, **options: Any
+    student: Codec,
+    teacher: Codec,
+    pictures: str | Path,
+    *,
+    progress: Progress | None = None,
+    **options: Unpack[DistillArguments],
 ) -> Codec:
     """Train a student to reproduce its teacher's reconstructions.
 
@@ -52,8 +79,7 @@ def distill(
         teacher: codec that the student was built from.
         pictures: a folder of pictures; a share of them (``val_ratio``) is held out to choose the best epoch.
         progress: called after each epoch with its metrics: ``epoch``, ``train_loss``, ``psnr_teacher``, ``seconds``, ...
-        options: those of ``codecswap distill`` with the same names and defaults (docs/options.md): ``epochs``,
-            ``batch_size``, ``lr``, ``train_igdn``, ``part``, ``unfreeze_all``, ``seed``, ``accelerator``, ...
+        options: those of ``codecswap distill`` (docs/options.md) with the same defaults.
 
     Returns: the student after its best epoch, by MS-SSIM against the teacher; the initial student if no epoch was better.
     An exact student is returned unchanged.
@@ -63,11 +89,18 @@ def distill(
         UserError: an option has an impossible value, or the pictures cannot be read or are too few.
         RunFailure: the training diverges.
     """
-    return _train(STAGES["distill"], student, teacher, pictures, progress, options)
+    return _train(
+        STAGES["distill"], student, teacher, pictures, progress, DistillArguments.__optional_keys__, dict(options)
+    )
 
 
 def finetune(
-    student: Codec, teacher: Codec, pictures: str | Path, *, progress: Progress | None = None, **options: Any
+    student: Codec,
+    teacher: Codec,
+    pictures: str | Path,
+    *,
+    progress: Progress | None = None,
+    **options: Unpack[FinetuneArguments],
 ) -> Codec:
     """Train a student further, with the pictures themselves as the target.
 
@@ -75,15 +108,16 @@ def finetune(
         student: result of `distill`, or any other student; it is not changed.
         teacher: codec that the student was built from, for comparison.
         pictures, progress: as in `distill`.
-        options: those of ``codecswap finetune`` with the same names and defaults (docs/options.md): ``epochs``,
-            ``batch_size``, ``lr``, ``freeze_igdn``, ``part``, ``unfreeze_all``, ``seed``, ``accelerator``, ...
+        options: those of ``codecswap finetune`` (docs/options.md) with the same defaults.
 
     Returns: the student after its best epoch, by MS-SSIM against the pictures; the initial student if no epoch was better.
 
     Raises:
         TypeError, UserError, RunFailure: as in `distill`.
     """
-    return _train(STAGES["finetune"], student, teacher, pictures, progress, options)
+    return _train(
+        STAGES["finetune"], student, teacher, pictures, progress, FinetuneArguments.__optional_keys__, dict(options)
+    )
 
 
 def _train(
@@ -92,10 +126,11 @@ def _train(
     teacher: Codec,
     folder: str | Path,
     progress: Progress | None,
+    allowed: frozenset[str],
     given: dict[str, Any],
 ) -> Codec:
-    if unknown := given.keys() - OPTIONS:
-        raise TypeError(f"{stage.name}() takes no {min(unknown)}; it takes {', '.join(sorted(OPTIONS))}")
+    if unknown := given.keys() - allowed:
+        raise TypeError(f"{stage.name}() takes no {min(unknown)}; it takes {', '.join(sorted(allowed))}")
     options = stage.options(**given, coco_dir=str(folder))
     found = find_pictures(folder, val_ratio=options.val_ratio, max_images=options.max_images)
     shown, _ = check_pictures(found, options)
