@@ -65,11 +65,3 @@ def test_a_student_is_distilled_fine_tuned_measured_and_reported(
         assert page.stat().st_size > 100_000
         assert cli.main(["advise", "--teacher", teacher, "--images", str(pictures / "val")]) == 0
         assert "subpixel and masked equal the teacher" in capsys.readouterr().out
-
-
-def test_what_does_not_take_a_context_model_says_so(
-    checkpoints: Callable[[str], str], tmp_path: Path, capsys: pytest.CaptureFixture
-) -> None:
-    output = ["--output", str(tmp_path / "out"), "--target", "rk3588"]
-    assert cli.main(["compile", "--teacher", checkpoints("mbt2018"), *output]) == 2
-    assert "has a context model" in capsys.readouterr().err and not (tmp_path / "out").exists()

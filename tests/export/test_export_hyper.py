@@ -109,14 +109,6 @@ def test_a_fixed_size_is_a_multiple_of_64_and_goes_in_tiles(
     assert np.allclose(fixed.hyper_analyze(latents), free.hyper_analyze(latents), atol=1e-3)
 
 
-def test_a_codec_with_a_context_model_is_not_exported(
-    hyper_codec: Callable[[str], HyperCodec], tmp_path: Path, capsys: pytest.CaptureFixture
-) -> None:
-    torch.save(hyper_codec("mbt2018").state_dict(), tmp_path / "a.pth")
-    assert cli.main(["export", "--teacher", str(tmp_path / "a.pth"), "--output", str(tmp_path / "out")]) == 2
-    assert "cannot be exported" in capsys.readouterr().err and not (tmp_path / "out" / "codec.json").exists()
-
-
 @pytest.mark.parametrize("name", ["gaussians.json", "hyper_decoder.bin", "hyper_encoder.onnx", "codec.json"])
 def test_damaged_and_mixed_files_are_refused(name: str, exported: Callable[[str], Path], tmp_path: Path) -> None:
     good = exported("mbt2018_mean")

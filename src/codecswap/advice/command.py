@@ -24,7 +24,7 @@ def main(options: AdviseOptions) -> int:
         exact = [choice.name for choice in found.upsampling if choice.exact]
         answer = compare(found.codecs, source.name, options.target, exact)
         codec = found.codecs[found.replacement or exact[0]]
-        for precision, frontier in [] if codec.has_context else frontiers(codec, options.target):
+        for precision, frontier in frontiers(codec, options.target):
             say(f"{options.target}, {precision}:")
             show_frontier(frontier)
         if answer is None:

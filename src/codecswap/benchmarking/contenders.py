@@ -24,7 +24,7 @@ from codecswap.inference.manifest import network_bytes
 from codecswap.inference.runtime import OnnxCodec
 from codecswap.inference.split_inputs import SplitInputs
 from codecswap.inference.wide_activations import in_float
-from codecswap.layers.upsampling import ConstantMask
+from codecswap.layers.upsampling import ConstantMask, MaskedConv, SubpixelConv, UpsampleConv2d
 from codecswap.quantize.codec import QuantizedCodec, encode_samples, quantize
 from codecswap.quantize.scheme import Scheme
 from codecswap.quantized.precision import PRECISIONS
@@ -172,12 +172,15 @@ def of_codec(
         machine: where it will run.
     """
     trained = codec.g_s.precision if isinstance(codec.g_s, QuantizedSynthesis) else None
+    # without such layers, as in a quantized decoder, all forms are equal
+    rewritten = (torch.nn.ConvTranspose2d, UpsampleConv2d, SubpixelConv, MaskedConv)
+    several = any(isinstance(layer, rewritten) for layer in codec.g_s.modules())
     for runtime in runtimes:
         if reason := missing(runtime, machine):
             yield Contender(name, "", "", runtime, refused=reason)
             continue
         known = RUNTIMES[runtime]
-        for form in forms if trained is None else ("native",):
+        for form in forms if several else ("native",):
             for precision in known.precisions:
                 if precision in precisions and trained in (None, precision):
                     yield _of_codec(codec, name, form, precision, runtime, files, machine.wide_sums)  # type: ignore[arg-type]
@@ -199,7 +202,7 @@ def _of_codec(
 
     def feeds(coded: Quantized) -> Feeds:
         if split := files.split_inputs(form, scheme):
-            return {"split_inputs": split.split(coded.symbols)[None]}
+            return {"split_inputs": split.split(coded.symbols, coded.means)[None]}
         return {"latents": (coded.symbols.astype(np.float32) + coded.means)[None]}
 
     config, opened = configuration(runtime, precision, wide_sums), in_float if known.file == "onnx" else bytes
@@ -212,7 +215,8 @@ def of_folder(folder: Path, codec: Codec, runtimes: Sequence[str], machine: Mach
     Raises:
         UserError: it is no folder of this codec, or has no decoder.
     """
-    opened, reference = OnnxCodec(folder), TorchCodec(codec)
+    reference = TorchCodec(codec)
+    opened = OnnxCodec(folder).with_entropy(reference.entropy)
     manifest = opened.manifest
     if manifest.tables_sha256 != codec.entropy_tables().digest().hex():
         raise UserError(f"{folder} is of another codec (its entropy tables differ): name its own with --teacher.")

@@ -42,7 +42,9 @@ class Source:
             UserError: it does not exist, or it is damaged.
         """
         if self.path and Path(self.path).is_dir():
-            return OnnxCodec(Path(self.path), self.threads, runtime=self.runtime)
+            codec = OnnxCodec(Path(self.path), self.threads, runtime=self.runtime)
+            _ = codec.entropy  # raises an error once, not for each file
+            return codec
         if self.runtime != "onnxruntime":
             raise UserError(
                 f"--runtime {self.runtime} is for exported folders: name one with --codec (`codecswap export` makes it)."

@@ -66,7 +66,7 @@ def frontiers(codec: Codec, target: str) -> Iterator[tuple[str, Frontier]]:
     """Loss against cost on a target, for each of its integer precisions: the plain one measured, the remedies predicted.
 
     Args:
-        codec: a float codec without a context model.
+        codec: a float codec.
         target: a target of `codecswap compile`.
     """
     chosen = load_target(target)

@@ -81,7 +81,7 @@ def compile(
     """Write a codec's networks for an NPU, run its compiler if it is installed, and measure them in its arithmetic.
 
     Args:
-        codec: a teacher or a student without a context model.
+        codec: a teacher or a student.
         target: a name that docs/npu.md lists, or a TOML file (`codecswap.targets.target`).
         output: the folder; it is replaced whole, or stays as it is.
         part: ``decoder``, ``encoder`` or ``both``.
@@ -160,7 +160,7 @@ def choose_target(name: str, precision: str | None) -> Target:
 
 
 def check_codec(codec: Codec, size: tuple[int, int], target: Target, part: Part = "decoder") -> None:
-    """Refuse codecs with a context model or trained for another target, and sizes that a network or its tiles cannot have.
+    """Refuse codecs trained for another target, and sizes that a network or its tiles cannot have.
 
     Raises:
         UserError: see there.

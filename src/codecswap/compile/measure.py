@@ -95,7 +95,8 @@ def measure_decoder(
 
     Pictures larger than the compiled size are computed in tiles, here and in `measure_encoder`.
     """
-    teacher, written = TorchCodec(codec), OnnxCodec(folder)
+    teacher = TorchCodec(codec)
+    written = OnnxCodec(folder).with_entropy(teacher.entropy)
     tile = (size[0] // codec.factor, size[1] // codec.factor)
     found = islice(held_out_pictures(images, None, codec.multiple), most)
     scores: list[list[float]] = []
@@ -125,7 +126,8 @@ def measure_encoder(
 
     Arguments as in `measure_decoder`.
     """
-    teacher, written = TorchCodec(codec), OnnxCodec(folder)
+    teacher = TorchCodec(codec)
+    written = OnnxCodec(folder).with_entropy(teacher.entropy)
     tile = (size[0] // codec.factor, size[1] // codec.factor)
     found = islice(held_out_pictures(images, None, codec.multiple), most)
     scores: list[list[float]] = []

@@ -6,6 +6,7 @@ from typing import Any
 
 from codecswap.codecs.protocol import Codec
 from codecswap.codecs.torch_codec import TorchCodec
+from codecswap.entropy.model import EntropyModel
 from codecswap.errors import UserError
 from codecswap.evaluation.measure import Exported
 from codecswap.inference.runtime import OnnxCodec
@@ -57,11 +58,14 @@ def pair_folders(
         encode: whether they encode; False: they decode files that are there.
 
     Raises:
-        UserError: a folder has no encoder or no decoder, and no other codec has its entropy tables.
+        UserError: a folder has no encoder or no decoder, and no other codec has its entropy tables; or it has a context model
+            of no teacher.
     """
     # digests differ if a teacher predicts in floating point and a folder in integers
     theirs: list[tuple[str, Any]] = [(name, TorchCodec(codec)) for name, codec in teachers.items()]
     every = list(zip(names, opened, strict=True))
+    for codec in opened:
+        _complete(codec, [each.entropy for _, each in theirs])
     encoders = [*theirs, *((name, codec) for name, codec in every if codec.manifest.encoder)]
     decoders = [*theirs, *((name, codec) for name, codec in every if codec.manifest.decoder)]
     found = []
@@ -72,6 +76,21 @@ def pair_folders(
         decoder_name, decoder = (None, codec) if manifest.decoder else _find(codec, "decoder", decoders)
         found.append(Folder(name, codec, encoder_name, encoder, decoder_name, decoder, teacher))
     return found
+
+
+def _complete(codec: OnnxCodec, entropies: Sequence[EntropyModel]) -> None:
+    """Give a folder with a context model the entropy model of its teacher in PyTorch."""
+    side = codec.manifest.side
+    if not codec.manifest.has_context or side is None:
+        return
+    for entropy in entropies:
+        if entropy.predictor and entropy.predictor.digest.hex() == side.prediction_sha256:
+            codec.with_entropy(entropy)
+            return
+    raise UserError(
+        f"{codec.folder} has the networks of a codec with a context model, which PyTorch alone computes: name the checkpoint "
+        f"that it was made from ({codec.manifest.name}) with --teacher."
+    )
 
 
 def _find(codec: OnnxCodec, part: str, others: list[tuple[str, Any]]) -> tuple[str, Any]:

@@ -14,7 +14,6 @@ from codecswap.codecs.torch_codec import TorchCodec
 from codecswap.config import Form, Part
 from codecswap.data.samples import VERIFIED_ON, sample_pictures
 from codecswap.entropy.hyper_synthesis import IntegerNetwork
-from codecswap.entropy.tables import EntropyTables
 from codecswap.errors import UserError
 from codecswap.export.backends.onnx import DecoderInput, decoder_graph, encoder_graph, hyper_encoder_graph, to_onnx
 from codecswap.export.backends.onnx_qdq import qdq_model
@@ -42,7 +41,7 @@ RANGE_PICTURES, RANGE_SIZE = 8, (256, 256)
 
 
 def check_size(codec: Codec, size: Size | None) -> None:
-    """Refuse an impossible fixed size, and a codec that cannot be exported.
+    """Refuse an impossible fixed size.
 
     Args:
         size: height and width of the pictures, if fixed.
@@ -50,11 +49,6 @@ def check_size(codec: Codec, size: Size | None) -> None:
     Raises:
         UserError: see there.
     """
-    if codec.has_context:
-        raise UserError(
-            "This codec has a context model, which decodes position by position and has no integer version: it cannot be "
-            "exported. Take a codec without one (mbt2018_mean)."
-        )
     for name, length in zip(("height", "width"), size or (), strict=False):
         if length % codec.multiple:
             padded = -(-length // codec.multiple) * codec.multiple
@@ -174,10 +168,14 @@ def write_codec(
         ends = (model.graph.input[0].name, model.graph.output[0].name)
         networks[part] = describe_network(folder / f"{part}.onnx", *ends)
     tables = codec.entropy_tables()
-    side, described, rates = None, None, codec.rates()
+    side, described, rates = None, None, None if codec.has_context else codec.rates()
     if codec.hyperprior:
-        side = _side_of(codec.hyperprior)
-        described = describe_side(codec.hyperprior.hyper_factor, *side)
+        gaussians, predictor = codec.hyperprior.gaussian_tables(), codec.entropy_model().predictor
+        if not codec.has_context:  # else PyTorch alone predicts
+            predictor = _integers_of(codec.hyperprior)
+            side = gaussians, predictor
+        assert predictor
+        described = describe_side(codec.hyperprior.hyper_factor, gaussians, predictor)
     height, width = size or (None, None)
     manifest = Manifest(
         name=name,
@@ -205,7 +203,9 @@ def write_codec(
 
 
 def add_checks(folder: Path, samples: Samples) -> dict[str, float]:
-    """Compare ONNX Runtime with the files' reference execution, and write the stored checks.
+    """Compare ONNX Runtime with the files' reference execution, and write the stored checks, which are coded pictures.
+
+    A folder with a context model has none: it cannot read them.
 
     Returns: the agreement of each network, in dB (`codecswap.inference.check.measure_agreement`).
 
@@ -217,9 +217,11 @@ def add_checks(folder: Path, samples: Samples) -> dict[str, float]:
     agreements = measure_agreement(OnnxCodec(folder), exact, *first)
     for part, found in agreements.items():
         require_agreement(Path(getattr(exact.manifest, part).file), found)
+    manifest, tables = read_folder(folder)
+    if manifest.has_context:
+        return agreements
     checks = write_checks(exact, samples.pictures, samples.symbols, samples.means)
     digests = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in checks}
-    manifest, tables = read_folder(folder)
     write_folder(folder, replace(manifest, checks=digests), tables)
     return agreements
 
@@ -256,10 +258,10 @@ def finer_sentence(network: QuantizedNetwork) -> str:
     return f"{', '.join(network.finer)} {how}: 8 bits would round to 0 what its GDN divides by."
 
 
-def _side_of(codec: HyperCodec) -> tuple[EntropyTables, IntegerNetwork]:
-    """Tables of the Gaussians, and the integer hyper-synthesis with ranges estimated on the package's training photographs."""
+def _integers_of(codec: HyperCodec) -> IntegerNetwork:
+    """The integer hyper-synthesis, with ranges estimated on the package's training photographs."""
     torch_codec = TorchCodec(codec)
     symbols = []
     for sample in islice(sample_pictures(None, "", "train", RANGE_SIZE), RANGE_PICTURES):
         symbols.append(torch_codec.tables.to_symbols(torch_codec.hyper_analyze(torch_codec.analyze(sample))))
-    return codec.gaussian_tables(), integer_network(codec, symbols)
+    return integer_network(codec, symbols)

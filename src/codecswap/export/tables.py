@@ -136,13 +136,15 @@ def show_quality(codec: Codec, folder: Path, pictures: Sequence[np.ndarray], *, 
         pictures: ``(3, H, W)``, float32 in [0, 1], held out from quantization.
         part, form: the quantized part and its lowering; the same is measured in float.
     """
-    quantized = OnnxCodec(folder, threads=1)
-    reference, measured, manifest = TorchCodec(codec), [], quantized.manifest
+    reference, measured = TorchCodec(codec), []
+    quantized = OnnxCodec(folder, threads=1).with_entropy(reference.entropy)
+    manifest = quantized.manifest
     size = (manifest.height, manifest.width) if manifest.height and manifest.width else None
     if not isinstance(codec.g_s, QuantizedSynthesis):  # else there is no float decoder
         with tempfile.TemporaryDirectory() as scratch:
             write_float(codec, Path(scratch), part=part, form=form, opset=manifest.opset, size=size)
-            measured.append(_measured("float32", OnnxCodec(Path(scratch), threads=1), reference, pictures))
+            exported = OnnxCodec(Path(scratch), threads=1).with_entropy(reference.entropy)
+            measured.append(_measured("float32", exported, reference, pictures))
     measured.append(_measured(manifest.precision, quantized, reference, pictures))
     first = measured[0][1]
     rows = [

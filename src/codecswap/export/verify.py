@@ -53,7 +53,7 @@ class Differences:
     integer_bytes: int = 0
     """Bytes with CDF indexes and means computed in integers."""
     picture: float = 0.0
-    """Largest error of a reconstruction whose values are in [0, 1]."""
+    """Largest error of a reconstruction, whose values are about [0, 1]; of its largest value where that is more than 1."""
     squared: float = 0.0
     """Sum over pictures of the mean squared error of the reconstruction."""
     pictures: int = 0
@@ -82,14 +82,15 @@ class Differences:
 
 def compare(codec: Codec, folder: Path, samples: Iterator[np.ndarray], track: Track = silent) -> Differences:
     """Run the exported files with ONNX Runtime and the codec with PyTorch on the same pictures."""
-    torch_codec, exported = TorchCodec(codec), OnnxCodec(folder)
+    torch_codec = TorchCodec(codec)
+    exported = OnnxCodec(folder).with_entropy(torch_codec.entropy)
     result = Differences()
     for sample in track("Check", list(islice(samples, VERIFIED_ON)), unit="pictures"):
         latents = torch_codec.analyze(sample)
         result.pictures += 1
         quantized = exported.entropy.quantize(latents, torch_codec.hyper_analyze)
         symbols, means = quantized.symbols, quantized.means
-        if codec.predicts_means:
+        if codec.predicts_means and not codec.has_context:
             result.float_bytes += torch_codec.entropy.encode(latents, torch_codec.hyper_analyze).size
             result.integer_bytes += exported.entropy.encode(latents, torch_codec.hyper_analyze).size
         if exported.manifest.hyper_encoder:
@@ -100,8 +101,9 @@ def compare(codec: Codec, folder: Path, samples: Iterator[np.ndarray], track: Tr
             center = means if quantized.predicted is None else quantized.predicted
             result.latents.add(latents, exported.analyze(sample), center, exported.entropy.gain)
         if exported.manifest.decoder:
-            error = exported.synthesize(symbols, means) - torch_codec.synthesize(symbols, means)
-            result.picture = max(result.picture, float(np.abs(error).max()))
+            wanted = torch_codec.synthesize(symbols, means)
+            error = exported.synthesize(symbols, means) - wanted
+            result.picture = max(result.picture, float(np.abs(error).max() / max(1.0, np.abs(wanted).max())))
             result.squared += float(np.square(error, dtype=np.float64).mean())
     return result
 

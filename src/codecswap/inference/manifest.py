@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from codecswap.entropy.hyper_synthesis import IntegerNetwork
-from codecswap.entropy.model import EntropyModel
+from codecswap.entropy.model import EntropyModel, Predictor
 from codecswap.entropy.passes import Pass, check_passes, has_context, predicted
 from codecswap.entropy.rates import Rates
 from codecswap.entropy.tables import EntropyTables
@@ -53,7 +53,7 @@ class SideInformation:
     gaussians_sha256: str
     """`EntropyTables.digest` of the Gaussians' tables."""
     prediction_sha256: str
-    """`IntegerNetwork.digest` of the hyper-synthesis."""
+    """`Predictor.digest`: of the integer hyper-synthesis or, with a context model, of the networks in PyTorch."""
 
 
 @dataclass(frozen=True)
@@ -128,6 +128,11 @@ class Manifest:
         return [network for network in (self.encoder, self.decoder, self.hyper_encoder) if network]
 
     @property
+    def has_context(self) -> bool:
+        """Whether latents are predicted from other latents: PyTorch alone does that, so the folder codes no files."""
+        return has_context(self.passes)
+
+    @property
     def multiple(self) -> int:
         """Pictures are padded to multiples of this many pixels."""
         return self.factor * (self.side.factor if self.side else 1)
@@ -138,9 +143,9 @@ def describe_network(path: Path, input: str, output: str) -> Network:
     return Network(path.name, hashlib.sha256(path.read_bytes()).hexdigest(), input, output)
 
 
-def describe_side(factor: int, gaussians: EntropyTables, network: IntegerNetwork) -> SideInformation:
-    """Describe the files of side information that `write_folder` writes."""
-    return SideInformation(factor, gaussians.digest().hex(), network.digest.hex())
+def describe_side(factor: int, gaussians: EntropyTables, predictor: Predictor) -> SideInformation:
+    """Describe the tables of the Gaussians, and what predicts latents."""
+    return SideInformation(factor, gaussians.digest().hex(), predictor.digest.hex())
 
 
 @contextmanager
@@ -190,7 +195,7 @@ def write_folder(
     """Write tables and codec.json, the latter last: a folder without it is not a codec yet.
 
     Args:
-        side: the Gaussians' tables and the hyper-synthesis of a codec with hyper-latents.
+        side: the Gaussians' tables and the hyper-synthesis of a codec with hyper-latents and without a context model.
         rates: the levels of a codec with variable rate.
     """
     for name, each in zip(rate_tables(manifest.rates), rates.tables if rates else (), strict=False):
@@ -265,10 +270,16 @@ def read_entropy(folder: Path, manifest: Manifest, tables: EntropyTables) -> Ent
     """Read the entropy model.
 
     Raises:
-        UserError: a file is missing, damaged, or not the one that the folder was written with.
+        UserError: a file is missing, damaged, or not the one that the folder was written with; or the codec has a context
+            model.
     """
     if not manifest.side:
         return EntropyModel(manifest.passes, tables)
+    if manifest.has_context:
+        raise UserError(
+            f"{folder} has the networks of a codec with a context model, which PyTorch alone computes, so it codes no files: "
+            f"encode and decode with the checkpoint that it was made from ({manifest.name}), which --codec takes too."
+        )
     for name in (GAUSSIANS, PREDICTION):
         if not (folder / name).is_file():
             raise UserError(f"{folder} lacks {name}, without which nothing can be coded: export the codec again.")
@@ -400,7 +411,7 @@ def _check(manifest: Manifest) -> None:
     if not all(isinstance(word, str) for word in words) or any(side and side % manifest.multiple for side in sides):
         raise ValueError(words, sides)
     check_passes(manifest.passes, manifest.M, manifest.N)
-    if has_context(manifest.passes) or bool(predicted(manifest.passes)) != bool(manifest.side):
+    if bool(predicted(manifest.passes)) != bool(manifest.side):
         raise ValueError(manifest.passes)
     if rates := manifest.rates:
         if (

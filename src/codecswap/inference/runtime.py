@@ -3,12 +3,13 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import onnxruntime
 
 from codecswap.entropy.bitstream import CodesPictures
+from codecswap.entropy.model import EntropyModel
 from codecswap.errors import UserError
 from codecswap.inference.check import run_check, saturates
 from codecswap.inference.manifest import Network, network_bytes, read_entropy, read_folder
@@ -78,7 +79,7 @@ class OnnxCodec(CodesPictures):
         self.folder, self.runtime = folder, runtime
         self.manifest, self.tables = read_folder(folder)
         self.factor = self.manifest.factor
-        self.entropy = read_entropy(folder, self.manifest, self.tables)
+        self._entropy = None if self.manifest.has_context else read_entropy(folder, self.manifest, self.tables)
         self._threads, self._reference = threads, reference
         self._fixed = self.manifest.height is not None
         if self.manifest.height and self.manifest.width:
@@ -87,6 +88,30 @@ class OnnxCodec(CodesPictures):
         self._sessions: dict[str, Any] = {}
 
     def coder(self) -> "OnnxCodec":  # noqa: D102
+        return self
+
+    @property
+    def entropy(self) -> EntropyModel:
+        """The entropy model.
+
+        Raises:
+            UserError: the codec has a context model, which no folder holds (`with_entropy`).
+        """
+        return self._entropy or read_entropy(self.folder, self.manifest, self.tables)
+
+    def with_entropy(self, entropy: EntropyModel) -> Self:
+        """Take the entropy model of the codec in PyTorch, where the folder has none: its codec has a context model.
+
+        Raises:
+            UserError: it is of another codec.
+        """
+        if self._entropy is None:
+            predictor, side = entropy.predictor, self.manifest.side
+            if not (predictor and side and predictor.digest.hex() == side.prediction_sha256):
+                raise UserError(
+                    f"{self.folder} is of another codec: name the one that it was made from with --teacher."
+                )
+            self._entropy = entropy
         return self
 
     def analyze(self, picture: np.ndarray) -> np.ndarray:
@@ -103,7 +128,7 @@ class OnnxCodec(CodesPictures):
         Raises:
             UserError: as `analyze`.
         """
-        return self._run("hyper_encoder", latents, scale_in=self.entropy.factor, scale_out=1)
+        return self._run("hyper_encoder", latents, scale_in=self.manifest.multiple // self.factor, scale_out=1)
 
     def synthesize(
         self, symbols: np.ndarray, means: np.ndarray | None = None, region: Region | None = None

@@ -244,8 +244,8 @@ def _latents(size: tuple[int, int] | None, codec: Codec) -> tuple[int, int] | No
 def lowered_decoder(codec: Codec, samples: Samples, *, form: Form, equalized: bool = True) -> Lowered:
     """The lowered float synthesis transform that is quantized.
 
-    It takes split inputs; or latents, where they are predicted from other latents, so that they are no integers of any unit, or
-    where `take_split_inputs` finds no place for them.
+    It takes split inputs; or latents, where `take_split_inputs` finds no place for them. Latents that a context model predicts
+    in floating point are rounded to the unit of the split inputs.
 
     Args:
         equalized: equalize the ranges of its channels.
@@ -253,7 +253,7 @@ def lowered_decoder(codec: Codec, samples: Samples, *, form: Form, equalized: bo
     lowered, pairs = lower(codec.g_s, form), list(zip(samples.symbols, samples.means, strict=True))
     latents = [symbols.astype(np.float32) + means for symbols, means in pairs]
     stopped = equalize(lowered, [torch.from_numpy(one)[None] for one in latents]) if equalized else {}
-    if codec.has_context or (taken := take_split_inputs(lowered, *_layout(codec, latents))) is None:
+    if (taken := take_split_inputs(lowered, *_layout(codec, latents))) is None:
         return Lowered(lowered, [one[None] for one in latents], stopped=stopped)
     lowered, split_inputs = taken
     return Lowered(lowered, [split_inputs.split(*pair)[None] for pair in pairs], split_inputs, stopped)

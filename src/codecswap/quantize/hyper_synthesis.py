@@ -59,11 +59,11 @@ def integer_network(codec: HyperCodec, samples: Sequence[np.ndarray]) -> Integer
 def latent_bits(codec: HyperCodec) -> int:
     """Fractional bits of the latents that an exported folder decodes: symbols plus means.
 
-    At a gain latents have no common unit; the rounding to this one, finer where gains exceed 1, is within 1/32 of a
-    quantization step.
+    Means that a context model predicts in floating point are rounded to the unit of those computed in integers. At a gain
+    latents have no common unit; the rounding to this one, finer where gains exceed 1, is within 1/32 of a quantization step.
     """
     if not codec.gains:
-        return _mean_bits(codec) or 0
+        return MEAN_BITS if codec.has_context else _mean_bits(codec) or 0
     return MEAN_BITS + max(0, math.ceil(math.log2(codec.gains[-1])))
 
 

@@ -11,7 +11,7 @@ from codecswap.errors import UserError
 from codecswap.quantized.synthesis import QuantizedSynthesis
 from codecswap.students.checkpoint import read_student
 from codecswap.swaps import UNCHANGED
-from codecswap.swaps.apply import swap
+from codecswap.swaps.apply import can_swap, swap
 
 FIXED_IF_QUANTIZED = {"gdn", "form", "precision", "activations", "weight_bits", "equalize", "refit", "keep"}
 """Options that a quantized decoder fixes."""
@@ -28,18 +28,19 @@ def load_source(
         teacher: loaded if there is no checkpoint.
         checkpoint: file of a student.
         replacement: of the teacher's transposed convolutions (``none``: it keeps them), or what the checkpoint must have; None:
-            the exact one for the lowering.
+            the exact one for the lowering, if the decoder has any.
         form: lowering that the device needs; None: any.
 
     Returns: the codec, and its source as text.
 
     Raises:
-        UserError: a file is missing, damaged or of another kind, or the checkpoint has another replacement.
+        UserError: a file is missing, damaged or of another kind, the checkpoint has another replacement, or the teacher's
+            decoder has nothing to replace.
     """
     if not checkpoint:
-        codec, replacement = teacher.load(), replacement or EXACT[form]
-        if replacement != "none":
-            codec, _ = swap(codec, replacement)
+        codec, chosen = teacher.load(), replacement or EXACT[form]
+        if chosen != "none" and (replacement or can_swap(codec, chosen)):
+            codec, _ = swap(codec, chosen)
         return codec.requires_grad_(False), Path(teacher.path).name if teacher.path else teacher.name
     loaded = read_student(checkpoint)
     if replacement not in (None, loaded.replacement):

@@ -115,6 +115,12 @@ def has_gdn(codec: nn.Module, part: str = "decoder") -> bool:
     )
 
 
+def can_swap(codec: nn.Module, replacement: str) -> bool:
+    """Whether a codec's synthesis transform has a layer, at any depth, that a replacement is for."""
+    kinds = SWAPS[replacement].kinds
+    return any(isinstance(layer, kinds) and not swap_of(layer) for layer in codec.get_submodule("g_s").modules())
+
+
 def _replaced(
     student: SomeCodec, chosen: Swap, part: str, *, size: int | None, init: str
 ) -> tuple[SomeCodec, list[Replaced]]:
