@@ -18,6 +18,8 @@ SIZES: dict[str, tuple[Any, ...]] = {
 """Arguments of classes that are not built from N and M alone."""
 SPREAD = 8.0
 """Standard deviation of the latents and of the hyper-latents."""
+CONTRAST = 0.15
+"""Standard deviation of what is decoded, around a mean of 0.5."""
 
 
 @torch.no_grad()
@@ -35,6 +37,12 @@ def small_codec(name: str) -> Codec:
                 last.weight *= 4
                 last.bias[scales] += torch.linspace(1, 12, len(last.bias[scales]))
     codec.make_tables()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        shown = codec.g_s(codec.quantize(codec.g_a(torch.rand(1, 3, 64, 64))))
+    last = [layer for layer in codec.g_s.modules() if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d)][-1]
+    last.weight *= CONTRAST / shown.std()
+    last.bias.copy_(0.5 + (last.bias - shown.mean()) * CONTRAST / shown.std())
     return codec.requires_grad_(False)
 
 
