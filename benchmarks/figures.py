@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from codecswap.benchmarking.results import write_csv
-from codecswap.benchmarking.runner import describe_machine
+from codecswap.runner import describe_machine
 
 ROOT = Path(__file__).parents[1]
 DATA = ROOT / "docs" / "data"

@@ -12,6 +12,7 @@ weights, whose pictures mean nothing.
 
 import argparse
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +29,11 @@ from codecswap.errors import UserError
 from codecswap.targets.target import chips, load_target
 
 DOCS = figures.ROOT / "docs"
-PAGES = {"rockchip.md": "rknn", "qualcomm.md": "qnn", "openvino.md": "openvino"}
+PAGES = {"rockchip.md": ("rknn",), "qualcomm.md": ("qnn",), "openvino.md": ("openvino",), "phones.md": ("ncnn", "mnn")}
 """Pages of families, and their target files."""
 RESULTS = figures.DATA / "npu.csv"
+ALL_RESULTS = (RESULTS, figures.DATA / "phones.csv")
+"""Files that the tables are made from."""
 CODE = "src/codecswap/compile src/codecswap/quantize src/codecswap/quantized src/codecswap/export src/codecswap/targets"
 BEGIN, END = "<!-- made by benchmarks/npu.py -->", "<!-- end -->"
 FORMS = ("native", "masked", "subpixel")
@@ -65,7 +68,7 @@ def main() -> None:
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         make(given, middles(given, Path(folder)))
-    if given.results == RESULTS and not given.channels:
+    if given.results in ALL_RESULTS and not given.channels:
         write_tables()
 
 
@@ -88,6 +91,8 @@ def make(given: argparse.Namespace, images: str | None) -> None:
     folder = Path(given.images).name if given.images else "(the package's)"
     command = f"python -m benchmarks.npu --teacher {given.teacher} --images {folder}"
     command += f" --height {given.height} --width {given.width}"
+    if given.results != RESULTS:
+        command += f" --targets {' '.join(given.targets)} --results {given.results.resolve().relative_to(figures.ROOT)}"
     for chip in given.targets:
         target = load_target(chip)
         if target.toolchain not in TOOLCHAINS:
@@ -136,13 +141,24 @@ def row(report: dict[str, Any]) -> dict[str, str]:
 
 def write_tables() -> None:
     """Put one row for each family of chips into docs/npu.md, and a family's measured rows into its own page."""
-    head, rows = figures.read(RESULTS)
-    how = f"Made by `{head['command']}` on the middle of each picture, {head['date']}; every row: "
-    how += f"[data/{RESULTS.name}](data/{RESULTS.name}).\n"
-    lines = "".join(family(name, rows, of) for name, of in families().items())
-    _put("npu.md", f"{how}\n{TITLES}{lines}")
-    for page, name in PAGES.items():
-        _put(page, f"{how}\n{MEASURED_TITLES}{measured(rows, families()[name])}")
+    found = {path: figures.read(path) for path in ALL_RESULTS}
+    rows = [row for _, some in found.values() for row in some]
+    _put(
+        "npu.md", f"{_made(ALL_RESULTS)}\n{TITLES}{''.join(family(name, rows, of) for name, of in families().items())}"
+    )
+    for page, names in PAGES.items():
+        of = [chip for name in names for chip in families()[name]]
+        paths = [path for path, (_, some) in found.items() if any(row["target"] in of for row in some)]
+        _put(page, f"{_made(paths)}\n{MEASURED_TITLES}{measured(rows, of)}")
+
+
+def _made(paths: Sequence[Path]) -> str:
+    """How files were made, a line each."""
+    heads = [(figures.read(path)[0], path.name) for path in paths]
+    return "".join(
+        f"Made by `{head['command']}` on the middle of each picture, {head['date']}; every row: [data/{name}](data/{name}).\n"
+        for head, name in heads
+    )
 
 
 def _put(page: str, content: str) -> None:

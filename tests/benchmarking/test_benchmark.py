@@ -14,7 +14,8 @@ import pytest
 import torch
 from onnx import TensorProto, helper
 
-from codecswap.benchmarking import command, contenders, machines, measure, runner, runtimes
+from codecswap import runner
+from codecswap.benchmarking import command, contenders, machines, measure, runtimes
 from codecswap.benchmarking.contenders import Contender, Forms, of_codec, of_folder, resized
 from codecswap.benchmarking.machines import ask_here, ended, this_machine
 from codecswap.benchmarking.measure import HeldOut, Sample, Times
@@ -23,6 +24,7 @@ from codecswap.codecs.factorized import FactorizedPrior
 from codecswap.codecs.torch_codec import TorchCodec
 from codecswap.config.measuring import PrecisionName, RuntimeName
 from codecswap.entropy.bitstream import to_symbols
+from codecswap.export.backends.engines import ENGINES
 from codecswap.export.backends.onnx import decoder_graph
 from codecswap.export.codec import quantize
 from codecswap.inference.runtime import OnnxCodec
@@ -122,6 +124,18 @@ def test_tflite_files_lose_what_their_onnx_twins_lose(codec: FactorizedPrior, ph
     rows = measure.measure(list(found), [SMALL], held_out, ask_here, rounds=1)
     assert [row.status for row in rows] == [measure.OK] * 2
     assert rows[0].lost == pytest.approx(rows[1].lost, abs=0.5)
+
+
+@pytest.mark.parametrize("engine", ["ncnn", "mnn"])
+def test_an_engine_decodes_what_pytorch_does(codec: FactorizedPrior, photographs: str, engine: str) -> None:
+    if ENGINES[engine].installed() is None:
+        pytest.skip(ENGINES[engine].install)
+    found = of_codec(codec, "it", ("native", "subpixel"), ["float32", "float16"], [engine], Forms(codec), HERE)
+    rows = measure.measure(list(found), [SMALL], HeldOut(codec, codec, photographs), ask_here, rounds=1)
+    assert [row.status for row in rows] == [measure.OK] * 4
+    sizes = {row.precision: row.bytes or 0 for row in rows if row.form == "native"}
+    assert sizes["float16"] < 0.7 * sizes["float32"]
+    assert all((row.to_reference or 0) > (40 if row.precision == "float16" else 80) for row in rows)
 
 
 def test_masks_of_another_size_are_those_of_the_float_file(codec: FactorizedPrior) -> None:

@@ -114,7 +114,9 @@ def test_precisions_are_compared_and_the_best_is_taken(
     assert cli.main(arguments) == 3
     printed = capsys.readouterr().out
     assert "Recommended, and taken: --precision w8a8" in printed
-    assert "The simulator against the file: " in printed and "decoder.onnx, against the decoder in float32: " in printed
+    assert (
+        "Against the file, the simulator: " in printed and "decoder.onnx, against the decoder in float32: " in printed
+    )
     assert json.loads((tmp_path / "out" / "report.json").read_bytes())["precision"] == "w8a8"
     fake.noise = 0.02  # now w8a8 loses too much
     assert cli.main(arguments) == 3

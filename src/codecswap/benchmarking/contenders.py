@@ -17,6 +17,7 @@ from codecswap.config import Form
 from codecswap.data.samples import CROP, calibration_pictures
 from codecswap.entropy.bitstream import Quantized
 from codecswap.errors import UserError
+from codecswap.export.backends.engines import ENGINES, file_of
 from codecswap.export.backends.onnx import decoder_graph, to_onnx
 from codecswap.export.backends.onnx_qdq import qdq_model
 from codecswap.export.folder import to_float16
@@ -38,6 +39,8 @@ Size = tuple[int, int]
 """Width and height of a picture."""
 Feeds = dict[str, np.ndarray]
 OPSET = 13
+SUFFIXES = {"tflite": (".tflite",), **{name: engine.suffixes for name, engine in ENGINES.items()}}
+"""Ends of the names of a compiled folder's files, by the kind of file in `RUNTIMES`, beside ONNX's."""
 CALIBRATION = 4
 """Number of the package's photographs that files are quantized on; `codecswap quantize` takes more and loses a little less."""
 
@@ -95,6 +98,11 @@ class Forms:
         except ModuleNotFoundError:
             raise UserError("TFLite files are written with ai-edge-litert: pip install ai-edge-litert here.") from None
         return tflite(self.transform(form, scheme, size))
+
+    def engine(self, name: str, form: Form, precision: str, size: Size) -> bytes:
+        """The decoder as an engine's files, in one (`codecswap.export.backends.engines`)."""
+        model = to_onnx(self.transform(form, None, size), OPSET)
+        return file_of(ENGINES[name].convert(model, half=precision == "float16"))
 
     def module(self, form: Form) -> bytes:
         """The decoder of PyTorch, pickled."""
@@ -198,6 +206,8 @@ def _of_codec(
             return files.module(form)
         if known.file == "tflite":
             return files.tflite(form, scheme, size)
+        if known.file in ENGINES:
+            return files.engine(known.file, form, precision, size)
         return files.onnx(form, precision, scheme, size)
 
     def feeds(coded: Quantized) -> Feeds:
@@ -224,16 +234,16 @@ def of_folder(folder: Path, codec: Codec, runtimes: Sequence[str], machine: Mach
         raise UserError(f"{folder} has no decoder: export it with --part both or --part decoder.")
     network = manifest.decoder
     size = (manifest.width, manifest.height) if manifest.width and manifest.height else None
-    tflite = folder / "decoder.tflite"
 
     def feeds(coded: Quantized) -> Feeds:
         return {network.input: opened.decoder_input(coded.symbols, coded.means)[None]}
 
     for runtime in runtimes:
         kind = RUNTIMES[runtime].file
-        if kind == "module" or (kind == "tflite" and not tflite.is_file()):
+        paths = [folder / f"decoder{suffix}" for suffix in SUFFIXES.get(kind, ())]
+        if kind == "module" or not all(path.is_file() for path in paths):
             continue
-        content = tflite.read_bytes() if kind == "tflite" else network_bytes(folder, network)
+        content = file_of(tuple(path.read_bytes() for path in paths)) if paths else network_bytes(folder, network)
         yield Contender(
             str(folder),
             manifest.replacement,

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from codecswap.benchmarking import runner
+from codecswap import runner
 from codecswap.errors import RunFailure, UserError
 from codecswap.inference.check import PROBE, PROBE_FEEDS, PROBE_RESULT, saturates
 

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from codecswap.benchmarking import runner
+from codecswap import runner
 from codecswap.benchmarking.contenders import Contender, Feeds, Size
 from codecswap.benchmarking.machines import Ask
 from codecswap.benchmarking.runtimes import RUNTIMES

@@ -6,6 +6,7 @@ from typing import Any
 
 from codecswap.benchmarking.machines import Machine
 from codecswap.errors import how_to_install
+from codecswap.export.backends.engines import ENGINES, engine_settings
 from codecswap.inference.openvino import SETTINGS
 from codecswap.inference.runtime import session_entries
 from codecswap.quantized.precision import PRECISIONS
@@ -18,11 +19,11 @@ class Runtime:
     """One runtime, on one device."""
 
     runner: str
-    """Name in `codecswap.benchmarking.runner.RUNTIMES`."""
+    """Name in `codecswap.runner.RUNTIMES`."""
     package: str
     """Its Python module."""
     file: str
-    """What it opens: ``module`` (PyTorch's), ``onnx`` or ``tflite``."""
+    """What it opens: ``module`` (PyTorch's), ``onnx``, ``tflite``, or a name in `codecswap.export.backends.engines.ENGINES`."""
     precisions: tuple[str, ...]
     install: str
     """What to do where it is missing, without a full stop."""
@@ -78,6 +79,8 @@ RUNTIMES = {
         other="tflite_runtime",
         target="ethos-u",
     ),
+    "ncnn": Runtime("ncnn", "ncnn", "ncnn", ("float32", "float16"), ENGINES["ncnn"].install),
+    "mnn": Runtime("mnn", "MNN", "mnn", ("float32", "float16"), ENGINES["mnn"].install),
 }
 """By their names in ``--runtime``."""
 MODULES = sorted({name for one in RUNTIMES.values() for name in (one.package, one.other) if name})
@@ -116,4 +119,6 @@ def configuration(name: str, precision: str, wide_sums: bool) -> dict[str, Any]:
         config["entries"] = session_entries(wide_sums)
     if runtime.runner == "pytorch":
         config["dtype"] = precision
+    if runtime.file in ENGINES:
+        config |= engine_settings(half=precision == "float16")
     return config

@@ -1,6 +1,7 @@
 """Table of toolchains. To add one, add a file here and a line in the table."""
 
 from codecswap.compile.drp_ai import DRP_AI
+from codecswap.compile.engines import MNN, NCNN
 from codecswap.compile.ethos_u import VELA
 from codecswap.compile.openvino import OPENVINO
 from codecswap.compile.pack import PACK
@@ -10,6 +11,8 @@ from codecswap.compile.toolchain import Toolchain
 
 TOOLCHAINS: dict[str, Toolchain] = {
     "drp-ai": DRP_AI,
+    "mnn": MNN,
+    "ncnn": NCNN,
     "pack": PACK,
     "qnn": QNN,
     "openvino": OPENVINO,

@@ -129,7 +129,7 @@ def show(made: Result) -> None:
         shown = quality.file, quality.file_bits
         if quality.compiled is not None and quality.compiled_bits is not None:
             shown = quality.compiled, quality.compiled_bits
-        what = "encoder.onnx" if quality.compiled is None else "the simulator"
+        what = "encoder.onnx" if quality.compiled is None else compiled.computed_by
         say(f"What {what} encodes of {quality.pictures} pictures: {shown[0]:.3f} dB at {shown[1]:.4f} bits per pixel.")
         say(
             f"In float32: {quality.float32:.3f} dB at {quality.float32_bits:.4f} ({-quality.loss.decibels:+.3f} dB, "
@@ -141,8 +141,9 @@ def show(made: Result) -> None:
         say(f"The file, decoder.onnx, against the decoder {reference}: {quality.file_to_float:.1f} dB.")
         file = ("decoder.onnx", quality.file)
         if quality.compiled is not None:
-            say(f"The simulator against the file: {quality.to_file:.1f} dB.")
-            file = ("the simulator", quality.compiled)
+            by = compiled.computed_by
+            say(f"Against the file, {by}: {quality.to_file:.1f} dB.")
+            file = (by, quality.compiled)
         say(
             f"PSNR of {file[0]} against {quality.pictures} pictures: {file[1]:.3f} dB, {quality.float32:.3f} {reference} "
             f"({file[1] - quality.float32:+.3f})."

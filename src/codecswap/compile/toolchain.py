@@ -72,9 +72,11 @@ class Compiled:
     memory: int | None = None
     """Peak memory in bytes, as estimated by the compiler."""
     run: Run | None = None
-    """The network in the vendor's simulator, if there is one."""
+    """The network in the vendor's simulator or runtime, if there is one."""
     notes: tuple[str, ...] = ()
     """Notes for the user: how to install the compiler, what was not checked."""
+    computed_by: str = "the simulator"
+    """What ``run`` is: the vendor's simulator, or the name of the runtime itself."""
 
 
 class Toolchain(Protocol):

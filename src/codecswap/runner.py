@@ -9,6 +9,7 @@ import json
 import os
 import platform
 import sys
+import tempfile
 import time
 import zipfile
 from importlib.util import find_spec
@@ -265,7 +266,101 @@ class LiteRt(Network):
         return ((values - zero) * scale if scale else values).transpose(0, 3, 1, 2).astype("float32")
 
 
-RUNTIMES = {"pytorch": PyTorch, "onnxruntime": OnnxRuntime, "openvino": OpenVino, "litert": LiteRt}
+class Ncnn(Network):
+    """ncnn's two files (`two_files`), of one input and one output; ``config`` has ``half``: 16-bit floats where it can."""
+
+    def __init__(self, content: bytes, threads: int, config: dict[str, Any]) -> None:
+        import ncnn
+
+        length, _, files = content.partition(b"\n")
+        param, weights = files[: int(length)], files[int(length) :]
+        self.net, self.matrix, self.version = ncnn.Net(), ncnn.Mat, f"ncnn {ncnn.__version__}"
+        self.net.opt.num_threads = threads
+        for name in ("use_fp16_packed", "use_fp16_storage", "use_fp16_arithmetic"):
+            setattr(self.net.opt, name, config["half"])
+        if self.net.load_param_mem(param.decode()) or self.net.load_model(path_of(weights)):
+            raise RuntimeError("ncnn cannot read the network")
+
+    def given(self, feeds: dict[str, Any]) -> Any:  # noqa: D102
+        (values,) = feeds.values()
+        return self.matrix(values[0]).clone()
+
+    def run(self, given: Any) -> Any:  # noqa: D102
+        extractor = self.net.create_extractor()
+        extractor.input(self.net.input_names()[0], given)
+        failed, result = extractor.extract(self.net.output_names()[0])
+        if failed:
+            raise RuntimeError("ncnn cannot compute the network")
+        return result
+
+    def array(self, result: Any) -> Any:  # noqa: D102
+        import numpy as np
+
+        return np.array(result)[None]
+
+
+class Mnn(Network):
+    """An MNN file of one input and one output; ``config`` has MNN's ``precision``, ``high`` or ``low``."""
+
+    def __init__(self, content: bytes, threads: int, config: dict[str, Any]) -> None:
+        import MNN
+
+        self.mnn, self.version = MNN, f"MNN {MNN.version()}"
+        self.network = MNN.Interpreter(path_of(content))
+        self.session = self.network.createSession(
+            {"backend": "CPU", "numThread": threads, "precision": config["precision"]}
+        )
+        self.input, self.output = (
+            find(self.session) for find in (self.network.getSessionInput, self.network.getSessionOutput)
+        )
+
+    def _tensor(self, values: Any) -> Any:
+        return self.mnn.Tensor(values.shape, self.mnn.Halide_Type_Float, values, self.mnn.Tensor_DimensionType_Caffe)
+
+    def given(self, feeds: dict[str, Any]) -> Any:  # noqa: D102
+        import numpy as np
+
+        (values,) = feeds.values()
+        return self._tensor(np.ascontiguousarray(values, np.float32))
+
+    def run(self, given: Any) -> Any:  # noqa: D102
+        import numpy as np
+
+        self.input.copyFrom(given)
+        self.network.runSession(self.session)
+        result = np.empty(self.output.getShape(), np.float32)
+        tensor = self._tensor(result)
+        self.output.copyToHostTensor(tensor)
+        return tensor
+
+    def array(self, result: Any) -> Any:  # noqa: D102
+        return result.getNumpyData().copy()
+
+
+def two_files(first: bytes, second: bytes) -> bytes:
+    """Two files as one: a line with the length of the first, then both."""
+    return b"%d\n%s%s" % (len(first), first, second)
+
+
+def path_of(content: bytes) -> str:
+    """A path that libraries can open ``content`` at, in memory where the system has that."""
+    if hasattr(os, "memfd_create"):
+        file = os.memfd_create("network")
+        os.write(file, content)
+        return f"/proc/self/fd/{file}"
+    with tempfile.NamedTemporaryFile(delete=False) as kept:
+        kept.write(content)
+    return kept.name
+
+
+RUNTIMES = {
+    "pytorch": PyTorch,
+    "onnxruntime": OnnxRuntime,
+    "openvino": OpenVino,
+    "litert": LiteRt,
+    "ncnn": Ncnn,
+    "mnn": Mnn,
+}
 """By the ``runtime`` of a request."""
 
 if __name__ == "__main__":
