@@ -1,6 +1,10 @@
 """Shared ground: one thread, the embedded teacher, and a folder of small pictures cut from the embedded photographs."""
 
 import os
+
+os.environ.setdefault(
+    "OMP_NUM_THREADS", "1"
+)  # read when NumPy and PyTorch are imported; commands that tests start get it too
 from collections.abc import Callable, Iterator
 from importlib.resources import files
 from pathlib import Path

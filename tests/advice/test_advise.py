@@ -49,6 +49,7 @@ def test_the_cheapest_exact_choice() -> None:
     assert cheapest_exact(costs, {"Conv", "Resize"}) is None
 
 
+@pytest.mark.slow
 def test_the_command(capsys: pytest.CaptureFixture) -> None:
     assert run("advise", ["--teacher", "tiny", "--operators", "Conv,Resize,Mul,Sqrt"]) == 0
     said = capsys.readouterr().out

@@ -172,6 +172,7 @@ def test_the_command(tmp_path: Path, pictures: Path) -> None:
     assert report["quality"]["float32"] - report["quality"]["compiled"] < 0.6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("precision", "least"), [("w8a8", 28), ("w8a16", 45)])
 def test_a_codec_with_a_hyperprior_is_compiled_whole(
     precision: str, least: float, hyper_codec: Callable[[str], HyperCodec], tmp_path: Path

@@ -48,6 +48,7 @@ def decoded(checkpoint: Path, folder: Path, side: int) -> tuple[np.ndarray, np.n
     return ours.numpy().clip(0, 1), OnnxCodec(folder, reference=True).synthesize(symbols).clip(0, 1)
 
 
+@pytest.mark.slow
 def test_training_gains_and_its_files_are_what_was_trained(
     student: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
@@ -75,6 +76,7 @@ def test_training_gains_and_its_files_are_what_was_trained(
     assert run("report", [str(tmp_path / "f"), "--output", str(tmp_path / "r.html"), "--pictures", "1"]) == 0
 
 
+@pytest.mark.slow
 def test_it_goes_on_exactly(
     student: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -112,6 +114,7 @@ def test_a_hyperprior_takes_crops_of_any_size() -> None:
     assert decoder.split_inputs and decoder.split_inputs.fractional_bits == 4 and close < 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", ["drp-ai", "openvino"])
 def test_the_scheme_is_the_targets(
     student: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture, target: str

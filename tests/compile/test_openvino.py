@@ -12,7 +12,7 @@ from codecswap.inference.runtime import OnnxCodec
 openvino = pytest.importorskip("openvino")
 
 
-@pytest.mark.parametrize("precision", ["float32", "w8a8"])
+@pytest.mark.parametrize("precision", ["float32", pytest.param("w8a8", marks=pytest.mark.slow)])
 def test_files_mean_the_same_to_openvino(
     tmp_path: Path, pictures: Path, capsys: pytest.CaptureFixture, precision: str
 ) -> None:

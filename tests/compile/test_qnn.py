@@ -36,7 +36,14 @@ def one(pictures: Path, tmp_path: Path) -> Path:
     return tmp_path / "one"
 
 
-@pytest.mark.parametrize(("name", "least"), [("w8a16", 46), ("mixed", 46), ("w8a8", 38)])
+@pytest.mark.parametrize(
+    ("name", "least"),
+    [
+        pytest.param("w8a16", 46, marks=pytest.mark.slow),
+        pytest.param("mixed", 46, marks=pytest.mark.slow),
+        ("w8a8", 38),
+    ],
+)
 def test_all_of_it_runs_there_and_it_means_what_the_file_means(
     one: Path, tmp_path: Path, name: str, least: float
 ) -> None:

@@ -94,7 +94,7 @@ def test_less_padding_at_the_end_is_output_padding(teacher: FactorizedPrior, tmp
     np.testing.assert_allclose(open_session(model.SerializeToString()).run(None, given)[0], before, atol=1e-6)
 
 
-@pytest.mark.parametrize("precision", ["float16", "w8a8"])
+@pytest.mark.parametrize("precision", ["float16", pytest.param("w8a8", marks=pytest.mark.slow)])
 def test_another_python_builds_and_computes(
     python: Path,
     tmp_path: Path,
@@ -117,6 +117,7 @@ def test_another_python_builds_and_computes(
     assert roots == ["Mul"] * 3  # not rounded
 
 
+@pytest.mark.slow
 def test_what_does_not_build_is_said(
     python: Path, tmp_path: Path, pictures: Path, capsys: pytest.CaptureFixture
 ) -> None:

@@ -115,6 +115,7 @@ def test_short_sides_have_no_ms_ssim(tmp_path: Path, photos: list[Path], capsys)
     assert curve["results"]["ms-ssim-rgb"] == [pytest.approx(float(rows(out)[0]["ms_ssim"]))]
 
 
+@pytest.mark.slow
 def test_rate_distortion_of_local_teachers_and_their_students(
     folder: Path, tmp_path: Path, local_teachers: list[Path], student_of, capsys
 ) -> None:
@@ -154,6 +155,7 @@ def test_few_points_have_no_bd_rate_and_say_why(folder: Path, local_teachers: li
     assert "no BD-rate and no BD-PSNR, it needs 4 points of either curve and there are 2" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_compressai_draws_the_files(folder: Path, tmp_path: Path, student_of) -> None:
     student = student_of("tiny", "upsample", "run/last.pt")
     assert evaluate(folder, "--checkpoint", student, "--anchors", "30,60", "--output", tmp_path / "out") == 0

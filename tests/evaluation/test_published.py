@@ -72,6 +72,7 @@ def kodak(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_the_zoo_on_kodak_is_compared(kodak: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     def small(teacher: Teacher) -> FactorizedPrior:
         torch.manual_seed(teacher.quality)

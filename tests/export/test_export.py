@@ -127,6 +127,7 @@ def test_files_that_differ_from_pytorch_replace_nothing(
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
+@pytest.mark.slow
 def test_files_of_the_codec_before_are_removed_and_no_others(tmp_path: Path, pictures: Path) -> None:
     assert export("--output", tmp_path, "--images", pictures) == 0
     (tmp_path / "notes.txt").write_text("mine")
@@ -137,6 +138,7 @@ def test_files_of_the_codec_before_are_removed_and_no_others(tmp_path: Path, pic
     assert {path.name for path in tmp_path.iterdir()} == written | {"notes.txt"}
 
 
+@pytest.mark.slow
 def test_the_functions_of_the_package_are_not_hidden_by_its_folders(tmp_path: Path) -> None:
     codec = codecswap.swap(load_codec("tiny"), "subpixel")
     codec = (codec[0] if isinstance(codec, tuple) else codec).requires_grad_(False)

@@ -94,6 +94,7 @@ def test_each_decoder_says_which_arithmetic_a_file_needs(
         bitstream.decode(OnnxCodec(exported("bmshj2018_hyperprior")), in_integers)
 
 
+@pytest.mark.slow
 def test_a_fixed_size_is_a_multiple_of_64_and_goes_in_tiles(
     exported: Callable[[str], Path], picture: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:

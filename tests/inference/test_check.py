@@ -149,6 +149,7 @@ def test_the_probe_knows_saturated_sums(monkeypatch: pytest.MonkeyPatch, most: i
     assert check.saturates.__wrapped__() is saturates
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("bits", "code"), [("7", 0), ("8", 2)])
 def test_an_overflowing_runtime_is_found_out_when_quantizing(
     overflowing: None, tmp_path: Path, capsys: pytest.CaptureFixture, bits: str, code: int

@@ -41,6 +41,7 @@ def test_encode_and_decode_with_openvino(exported: Path, pictures: Path, tmp_pat
     assert (decoded["openvino"] != decoded["onnxruntime"]).mean() < 0.01  # a symbol on a boundary changes some
 
 
+@pytest.mark.slow
 def test_an_overflowing_openvino_is_found_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     codec, _ = swap(load_codec("tiny"), "subpixel")
     samples = list(islice(sample_pictures(None, "", "train", (192, 128)), 2))

@@ -54,7 +54,7 @@ def insert_zeros(x: torch.Tensor, strides: list[int]) -> torch.Tensor:
     return whole
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     st.lists(axes(), min_size=1, max_size=2), st.integers(1, 3), st.integers(1, 2), st.integers(1, 2), st.integers(0, 9)
 )

@@ -101,7 +101,7 @@ def transposed_layers(draw: st.DrawFn) -> nn.Module:
     return kind(*channels, kernel, stride, padding, extra, groups, bias, dilation).double()
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(transposed_layers(), st.lists(st.integers(3, 6), min_size=2, max_size=2))
 def test_any_transposed_convolution_in_any_module(layer: nn.Module, sides: list[int]) -> None:
     module = nn.ModuleDict({"inside": nn.Sequential(nn.ReLU(), layer)})

@@ -113,6 +113,7 @@ def test_pictures_are_encoded_decoded_and_compared(
     assert f"{decibels:.2f} dB against the original" in facts
 
 
+@pytest.mark.slow
 def test_a_codec_with_a_hyperprior(
     visit: Callable, runtime: Path, photos: list[Path], pictures: Path, tmp_path: Path
 ) -> None:

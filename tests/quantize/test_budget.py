@@ -67,6 +67,7 @@ def test_budgets_in_words(text: str | float, decibels: float) -> None:
     assert Budget.of(text, "1.2x") == Budget(decibels, 1.2)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_a_search_holds_on_pictures_that_it_did_not_calibrate_on(teacher: FactorizedPrior, pictures: Path) -> None:
     codec = swap(teacher, "subpixel")[0]
@@ -92,6 +93,7 @@ def test_a_search_holds_on_pictures_that_it_did_not_calibrate_on(teacher: Factor
     assert not none.frontier.held
 
 
+@pytest.mark.slow
 def test_remedies_are_recorded_with_the_codec_and_through_training(
     teacher: FactorizedPrior, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:

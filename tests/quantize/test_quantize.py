@@ -73,7 +73,14 @@ def test_rounding_with_compensation_beats_rounding_to_nearest(stride: int) -> No
     assert (levels - levels.round()).abs().max() < 1e-4 and levels.abs().max() < 7.001
 
 
-@pytest.mark.parametrize(("precision", "least"), [("w8a8", 38), ("mixed", 44), ("w8a16", 46)])
+@pytest.mark.parametrize(
+    ("precision", "least"),
+    [
+        ("w8a8", 38),
+        pytest.param("mixed", 44, marks=pytest.mark.slow),
+        pytest.param("w8a16", 46, marks=pytest.mark.slow),
+    ],
+)
 def test_the_command_makes_a_codec_that_decodes_what_the_teacher_wrote(
     teacher: FactorizedPrior,
     pictures: Path,
