@@ -1,4 +1,4 @@
-"""The base install, from the wheel, in an environment of its own: no PyTorch, numpy 2, and Python 3.13 where there is one."""
+"""The base install, from the wheel, in an environment of its own: no PyTorch, numpy 2, and newer Pythons where they are."""
 
 import os
 import shutil
@@ -14,17 +14,17 @@ from codecswap import cli
 ROOT = Path(__file__).parents[2]
 
 
-def find_newer() -> str | None:
-    """Python 3.13, where one on the path runs (pyenv's needs to be told that it may)."""
-    ask = ["python3.13", "-c", "import sys, venv; print(sys.executable)"]
+def find(release: str) -> str | None:
+    """A Python of this release, where one on the path runs (pyenv's needs to be told that it may)."""
+    ask = [f"python{release}", "-c", "import sys, venv; print(sys.executable)"]
     try:
-        done = subprocess.run(ask, capture_output=True, text=True, env=os.environ | {"PYENV_VERSION": "3.13"})
+        done = subprocess.run(ask, capture_output=True, text=True, env=os.environ | {"PYENV_VERSION": release})
     except FileNotFoundError:
         return None
     return done.stdout.strip() or None
 
 
-NEWER = find_newer()
+NEWER = {release: find(release) for release in ("3.13", "3.14")}
 
 
 def call(program: Path | str, *words: object, code: int = 0) -> str:
@@ -52,7 +52,10 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     "python",
     [
         pytest.param(sys.executable, id="this"),
-        pytest.param(NEWER, id="3.13", marks=pytest.mark.skipif(not NEWER, reason="no Python 3.13 here")),
+        *(
+            pytest.param(path, id=release, marks=pytest.mark.skipif(not path, reason=f"no Python {release} here"))
+            for release, path in NEWER.items()
+        ),
     ],
 )
 def test_encode_and_decode_in_the_base_install(python: str, wheel: Path, pictures: Path, tmp_path: Path) -> None:
@@ -84,4 +87,4 @@ def test_encode_and_decode_in_the_base_install(python: str, wheel: Path, picture
     assert len(list((tmp_path / "crops").rglob("*.jpg"))) == 10
     refused = call(bare / "codecswap", "distill", "--coco_dir", pictures, code=2)
     assert "which is not installed" in refused and refused.count("\n") == 1
-    assert ("with Python 3.11 or 3.12" in refused) == (python == NEWER)
+    assert ("with Python 3.11 or 3.12" in refused) == (python in NEWER.values())
