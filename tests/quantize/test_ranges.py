@@ -155,7 +155,9 @@ def swapped(gdn: str, samples: Sequence[np.ndarray]) -> Codec:
     return codec
 
 
-@pytest.mark.parametrize("gdn", ["gdn1", "relu", "none"])
+@pytest.mark.parametrize(
+    "gdn", [pytest.param("gdn1", marks=pytest.mark.slow), "relu", pytest.param("none", marks=pytest.mark.slow)]
+)
 def test_every_form_of_gdn_has_an_8_bit_file(tmp_path: Path, gdn: str) -> None:
     samples = list(islice(sample_pictures(None, "", "train", (128, 128)), 8))
     codec = swapped(gdn, samples)
