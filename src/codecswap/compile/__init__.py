@@ -1,5 +1,6 @@
 """Table of toolchains. To add one, add a file here and a line in the table."""
 
+from codecswap.compile.coreml import COREML
 from codecswap.compile.drp_ai import DRP_AI
 from codecswap.compile.engines import MNN, NCNN
 from codecswap.compile.ethos_u import VELA
@@ -10,6 +11,7 @@ from codecswap.compile.rknn import RKNN
 from codecswap.compile.toolchain import Toolchain
 
 TOOLCHAINS: dict[str, Toolchain] = {
+    "coreml": COREML,
     "drp-ai": DRP_AI,
     "mnn": MNN,
     "ncnn": NCNN,

@@ -1,6 +1,7 @@
 """`codecswap compile` as a function: compile a codec's networks for an NPU, and measure them in the NPU's arithmetic."""
 
 import json
+import shutil
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -137,7 +138,10 @@ def compile(
             result = replace(result, report=report, encoder=other)
         (made / REPORT).write_text(json.dumps(result.report, indent=2) + "\n", "utf-8")
     for file in before - set(result.report["files"]):
-        (output / file).unlink(missing_ok=True)
+        if (output / file).is_dir():
+            shutil.rmtree(output / file)
+        else:
+            (output / file).unlink(missing_ok=True)
     return result
 
 
