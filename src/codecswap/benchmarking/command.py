@@ -67,7 +67,7 @@ def _load(options: BenchmarkOptions) -> tuple[Codec, Codec, str]:
     if not options.checkpoint:
         codec = source.load()
         return codec, codec, source.name
-    loaded = read_student(options.checkpoint)
+    loaded = read_student(options.checkpoint, [source])
     if loaded.record and not options.given & {"teacher", "model", "quality", "metric"}:
         source = Teacher.of(loaded.record)
     return loaded.student.requires_grad_(False), source.load(), loaded.path.name

@@ -3,7 +3,7 @@
 import hashlib
 import urllib.error
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
@@ -14,10 +14,11 @@ from torch.hub import download_url_to_file
 
 from codecswap.codecs.architectures import ARCHITECTURES, check, untrained
 from codecswap.codecs.bottleneck import rebuild_outdated
+from codecswap.codecs.from_code import from_code
 from codecswap.codecs.protocol import Codec
 from codecswap.codecs.safe_load import read_state
 from codecswap.codecs.weights import find_weights, load_weights, no_codec
-from codecswap.config import ZOO
+from codecswap.config import ZOO, names_code
 from codecswap.console import warn
 from codecswap.errors import UserError
 
@@ -31,18 +32,22 @@ class Teacher:
     """A pretrained codec, as named by the options ``--teacher``, ``--model``, ``--quality`` and ``--metric``."""
 
     path: str | None = None
-    """``tiny`` or ``tiny_hyper`` (embedded), a ``.pth``, ``.pth.tar`` or ``.safetensors`` file of any N and M, or None: zoo."""
+    """``tiny`` or ``tiny_hyper`` (embedded), a ``.pth``, ``.pth.tar`` or ``.safetensors`` file of any N and M, code
+    (`codecswap.codecs.from_code`), or None: zoo."""
     quality: int = 8
     """Quality in the zoo, 1 to 8."""
     metric: str = "mse"
     """``mse`` or ``ms-ssim``, what the zoo's codec was trained for."""
     model: str = ZOO
     """The zoo's architecture, a name in `codecswap.codecs.architectures.ARCHITECTURES`."""
+    run_code: bool = field(default=False, compare=False)
+    """Whether code that ``path`` names is run: only if the user named it, never because a file does."""
 
     @classmethod
     def of(cls, options: Any) -> "Teacher":
         """Build from the attributes ``teacher``, ``model``, ``quality`` and ``metric`` of options or of a student's record."""
-        return cls(options.teacher, options.quality, options.metric, options.model)
+        typed = "teacher" in getattr(options, "given", ())
+        return cls(options.teacher, options.quality, options.metric, options.model, typed)
 
     @property
     def name(self) -> str:
@@ -51,7 +56,13 @@ class Teacher:
 
     def load(self) -> Codec:
         """Load the codec; returns and raises as `load_codec`."""
-        if self.path in (EMBEDDED, EMBEDDED_HYPERPRIOR):
+        if self.path and names_code(self.path):
+            if not self.run_code:
+                raise UserError(
+                    f"{self.path} is code, which runs only if you name it yourself: add --teacher {self.path}."
+                )
+            codec = from_code(self.path)
+        elif self.path in (EMBEDDED, EMBEDDED_HYPERPRIOR):
             codec = _from_state(_embedded(self.path), self.path)
         else:
             file = _from_zoo(self.model, self.quality, self.metric) if self.path is None else Path(self.path)
@@ -65,7 +76,8 @@ def load_codec(teacher: str | None = None, quality: int = 8, metric: str = "mse"
 
     Args:
         teacher: ``tiny`` or ``tiny_hyper`` (inside the package), or a ``.pth``, ``.pth.tar`` or ``.safetensors`` file of any N
-            and M; None: CompressAI's model zoo, which is downloaded once.
+            and M; ``file.py:function`` or ``package.module:function``, which is run (`codecswap.codecs.from_code`); None:
+            CompressAI's model zoo, which is downloaded once.
         quality: of the zoo, 1 (fewest bits) to 8.
         metric: what the zoo's codec was trained for, ``mse`` or ``ms-ssim``.
         model: the zoo's architecture, a name in `codecswap.codecs.architectures.ARCHITECTURES`.
@@ -73,9 +85,10 @@ def load_codec(teacher: str | None = None, quality: int = 8, metric: str = "mse"
     Returns: the codec, in eval mode, with entropy tables ready for real coding.
 
     Raises:
-        UserError: the file is missing, is not a checkpoint, has an unknown architecture, or the download failed.
+        UserError: the file is missing, is not a checkpoint, has an unknown architecture, the download failed, or the code
+            cannot be run or returns no such codec.
     """
-    return Teacher(teacher, quality, metric, model).load()
+    return Teacher(teacher, quality, metric, model, run_code=True).load()
 
 
 def fingerprint(codec: nn.Module) -> str:

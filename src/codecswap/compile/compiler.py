@@ -14,7 +14,7 @@ from codecswap.config import Form, Part
 from codecswap.console import Track, silent
 from codecswap.data.samples import calibration_pictures, held_out_pictures
 from codecswap.errors import UserError
-from codecswap.export.folder import check_size
+from codecswap.export.folder import check_operators, check_size
 from codecswap.export.operators import complaints
 from codecswap.inference.manifest import replaced_folder
 from codecswap.quantize.budget import Budget, search
@@ -106,6 +106,7 @@ def compile(
     """
     chosen, size, output = choose_target(target, precision), (height, width), Path(output)
     check_codec(codec, size, chosen, part)
+    check_operators(codec, part, form or chosen.form, size)
     before, toolchain = _files(output), TOOLCHAINS[chosen.toolchain or ""]
     with replaced_folder(output) as made:
         job = make_job(

@@ -30,6 +30,7 @@ from codecswap.config.shared import (
     Replacement,
     TeacherOptions,
     check_at_least,
+    names_code,
 )
 from codecswap.config.training import DistillOptions, FinetuneOptions, TrainingOptions
 
@@ -65,4 +66,5 @@ __all__ = [
     "TrainingOptions",
     "VerifyOptions",
     "check_at_least",
+    "names_code",
 ]

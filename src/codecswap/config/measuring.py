@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import ClassVar, Literal, get_args
 
 from codecswap.config.shared import (
-    EMBEDDED,
     ZOO,
     Form,
     Model,
@@ -18,6 +17,7 @@ from codecswap.config.shared import (
     check_file,
     check_folder,
     check_source,
+    check_teacher,
 )
 from codecswap.errors import UserError
 from codecswap.identify import no_folder
@@ -28,7 +28,8 @@ class EvalOptions(PictureOptions):
     """Compare students with their teacher and with JPEG, WebP and AVIF: quality, real bytes and times."""
 
     teacher: list[str] = field(default_factory=list)
-    """A codec file, tiny or tiny_hyper (in the package). Several make a curve. Default: CompressAI's model zoo."""
+    """A codec file, tiny or tiny_hyper (in the package), or file.py:function (code of yours that is run). Several make a curve.
+    Default: CompressAI's model zoo."""
     model: Model = ZOO
     """Architecture of the model zoo's codec."""
     quality: int | str = 8
@@ -72,7 +73,7 @@ class EvalOptions(PictureOptions):
     def check_paths(self) -> None:  # noqa: D102
         check_source(self, "images")
         check_folder(self, "archive", "the coded pictures")
-        check_file(self, "teacher", *EMBEDDED)
+        check_teacher(self)
         check_file(self, "checkpoint")
         check_codec(self)
         super().check_paths()

@@ -70,6 +70,24 @@ def check_file(options: Any, name: str, *other: str, what: str = "checkpoint") -
             raise UserError(f"There is no {what} {path}: check --{name}.")
 
 
+CODE = r"(.*\.py|[A-Za-z_][\w.]*):[A-Za-z_]\w*"
+"""What names a function: ``file.py:function`` or ``package.module:function``."""
+
+
+def names_code(teacher: str | None) -> bool:
+    """Whether ``--teacher`` names a function of the user's, whose code is run, and not a file."""
+    return teacher is not None and re.fullmatch(CODE, teacher, re.DOTALL) is not None and not Path(teacher).exists()
+
+
+def check_teacher(options: Any) -> None:
+    """Refuse a missing ``teacher``; of one that `names_code` the Python file."""
+    given = options.teacher if isinstance(options.teacher, list) else [options.teacher]
+    for teacher in given:
+        path = teacher.rpartition(":")[0] if names_code(teacher) else teacher
+        if path not in (None, *EMBEDDED) and not Path(path).exists() and (path == teacher or path.endswith(".py")):
+            raise UserError(f"There is no {'file' if path != teacher else 'checkpoint'} {path}: check --teacher.")
+
+
 def check_codec(options: Any, *other: str) -> None:
     """Refuse a missing ``codec``, and a file inside an exported folder or a zip instead of the folder."""
     check_file(options, "codec", *other, what="codec")
@@ -170,10 +188,11 @@ class TeacherOptions(ZooOptions):
     """The pretrained codec to start from."""
 
     teacher: str | None = None
-    """A codec file (.pth, .pth.tar or .safetensors), tiny or tiny_hyper (in the package). Default: CompressAI's model zoo."""
+    """A codec file (.pth, .pth.tar or .safetensors), tiny or tiny_hyper (in the package), or file.py:function, code of yours
+    that is run and returns a codec (docs/models.md). Default: CompressAI's model zoo."""
 
     def check_paths(self) -> None:  # noqa: D102
-        check_file(self, "teacher", *EMBEDDED)
+        check_teacher(self)
         super().check_paths()
 
 

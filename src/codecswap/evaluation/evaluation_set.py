@@ -79,7 +79,10 @@ def build_evaluation_set(
             a folder has no encoder and no teacher has its entropy tables.
     """
     paths = list(dict.fromkeys(options.checkpoint))
-    loaded = dict(zip(_names(paths, parts=2, single="student"), [read_student(path) for path in paths], strict=True))
+    named = _named(options)
+    loaded = dict(
+        zip(_names(paths, parts=2, single="student"), [read_student(path, named) for path in paths], strict=True)
+    )
     teachers = _teachers(options, list(loaded.values()))
     codecs = [each.load() for each in teachers]
     identities = [fingerprint(codec) for codec in codecs]
@@ -118,11 +121,17 @@ def build_evaluation_set(
     return EvaluationSet(teachers, measured, loaded, {folder.name: folder for folder in folders})
 
 
+def _named(options: EvalOptions) -> list[Teacher]:
+    """The teachers of ``--teacher``."""
+    paths = dict.fromkeys(options.teacher)
+    return [Teacher(path, options.qualities[0], options.metric, run_code=True) for path in paths]
+
+
 def _teachers(options: EvalOptions, students: list[StudentCheckpoint]) -> list[Teacher]:
     """The teachers of the options, or the one that the students' checkpoints name; empty if only folders are named."""
     qualities = options.qualities
     if options.teacher:
-        return [Teacher(path, qualities[0], options.metric) for path in dict.fromkeys(options.teacher)]
+        return _named(options)
     if options.codec and not students and not options.given & {"quality", "metric", "model"}:
         return []
     recorded = [student for student in students if student.record]

@@ -11,7 +11,7 @@ from codecswap.config import Form, Part
 from codecswap.console import Track, silent
 from codecswap.data.samples import calibration_pictures, held_out_pictures
 from codecswap.export.backends.onnx import DecoderInput
-from codecswap.export.folder import add_checks, check_size, write_float, write_quantized
+from codecswap.export.folder import add_checks, check_operators, check_size, write_float, write_quantized
 from codecswap.export.verify import Differences, verify
 from codecswap.inference.manifest import Manifest, replaced_folder
 from codecswap.quantize import codec as library
@@ -103,6 +103,7 @@ def quantize(
     """
     size = (height, width) if height and width else None
     check_size(codec, size)
+    check_operators(codec, part, form, size)
     scheme = Scheme(precision, activations, weight_bits, equalize, refit, tuple(keep))
     library.check_layers(codec, scheme)
     if calibration_images is None or isinstance(calibration_images, str):

@@ -31,7 +31,8 @@ from codecswap.inference.manifest import (
 from codecswap.inference.runtime import OnnxCodec
 from codecswap.inference.split_inputs import SplitInputs
 from codecswap.quantize.codec import QuantizedCodec, QuantizedNetwork, Samples
-from codecswap.quantize.hyper_synthesis import integer_network
+from codecswap.quantize.hyper_synthesis import integer_layers, integer_network
+from codecswap.quantized.synthesis import QuantizedSynthesis
 from codecswap.students.record import describe_swaps
 
 Size = tuple[int, int]
@@ -53,6 +54,25 @@ def check_size(codec: Codec, size: Size | None) -> None:
         if length % codec.multiple:
             padded = -(-length // codec.multiple) * codec.multiple
             raise UserError(f"--{name} is a multiple of {codec.multiple} for this codec, not {length}: take {padded}.")
+
+
+def check_operators(codec: Codec, part: Part, form: Form, size: Size | None) -> None:
+    """Refuse a codec with a layer that files cannot have, before anything is computed.
+
+    Args:
+        part, form, size: what will be written, as in `write_float`.
+
+    Raises:
+        UserError: there is such a layer; the first is named.
+    """
+    if part != "encoder" and not isinstance(codec.g_s, QuantizedSynthesis):
+        decoder_graph(codec, form=form, size=size)
+    if part != "decoder":
+        encoder_graph(codec, size)
+    if codec.hyperprior:
+        hyper_encoder_graph(codec.hyperprior, size)
+        if not codec.has_context:
+            integer_layers(codec.hyperprior)
 
 
 def write_float(

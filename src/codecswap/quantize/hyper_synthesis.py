@@ -39,7 +39,7 @@ def integer_network(codec: HyperCodec, samples: Sequence[np.ndarray]) -> Integer
         UserError: a layer has no integer version.
     """
     tables = codec.entropy_tables()
-    steps = _steps(codec.h_s)
+    steps = integer_layers(codec)
     inputs = [torch.from_numpy(tables.to_latents(one))[None] for one in samples]
     largest = _largest(codec.h_s, inputs)
     widest = max(_widest(tables), HEADROOM * max(x.abs().max().item() for x in inputs))
@@ -69,13 +69,21 @@ def latent_bits(codec: HyperCodec) -> int:
 
 def _mean_bits(codec: HyperCodec) -> int | None:
     """Fractional bits of means; None: all are 0."""
-    return MEAN_BITS if _steps(codec.h_s)[-1][0].out_channels == 2 * codec.M else None
+    return MEAN_BITS if integer_layers(codec)[-1][0].out_channels == 2 * codec.M else None
 
 
-def _steps(transform: nn.Module) -> list[tuple[nn.Conv2d | nn.ConvTranspose2d, float]]:
-    """Each convolution, and the negative slope of the activation after it (1: none)."""
+def integer_layers(codec: HyperCodec) -> list[tuple[nn.Conv2d | nn.ConvTranspose2d, float]]:
+    """Each convolution of the hyper-synthesis, and the negative slope of the activation after it (1: none).
+
+    Raises:
+        UserError: a layer has no integer version.
+    """
     steps: list[tuple[nn.Conv2d | nn.ConvTranspose2d, float]] = []
-    for name, layer in transform.named_children():
+    if not isinstance(codec.h_s, nn.Sequential):
+        raise UserError(
+            f"h_s is a {type(codec.h_s).__name__}, not a Sequential, and has no integer version: the codec cannot be exported."
+        )
+    for name, layer in codec.h_s.named_children():
         if isinstance(layer, nn.ReLU | nn.LeakyReLU) and steps and steps[-1][1] == 1:
             steps[-1] = (steps[-1][0], layer.negative_slope if isinstance(layer, nn.LeakyReLU) else 0.0)
         elif isinstance(layer, nn.Conv2d | nn.ConvTranspose2d) and _is_plain(layer):

@@ -1,5 +1,7 @@
 """Write and read checkpoints of students."""
 
+import copy
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ from codecswap.codecs.architectures import ARCHITECTURES, check, untrained
 from codecswap.codecs.protocol import Codec
 from codecswap.codecs.safe_load import read_state
 from codecswap.codecs.source import Teacher, state_digest
+from codecswap.config import names_code
 from codecswap.errors import UserError
 from codecswap.files import atomic_write
 from codecswap.quantized.synthesis import QuantizedSynthesis
@@ -87,11 +90,12 @@ def save_student(student: Codec, path: str | Path, teacher: Codec | None = None)
         raise UserError(f"{path} cannot be written ({error.strerror}): name another file.") from error
 
 
-def load_student(path: str | Path) -> Codec:
+def load_student(path: str | Path, teacher: str | None = None) -> Codec:
     """Rebuild a student from a file.
 
     Args:
         path: what `save_student`, ``distill``, ``finetune`` or the original recipe wrote.
+        teacher: ``file.py:function`` of a student of such a teacher; it is run (`codecswap.codecs.from_code`).
 
     Returns: the codec, in eval mode; its ``record`` (`codecswap.students.record.StudentRecord`) says how it was built and from
     which teacher. It is None for files of the original recipe, which do not name their teacher.
@@ -99,7 +103,7 @@ def load_student(path: str | Path) -> Codec:
     Raises:
         UserError: the file is missing, damaged, no checkpoint, not a student, or of a newer version of codecswap.
     """
-    return read_student(path).student
+    return read_student(path, [Teacher(teacher, run_code=True)]).student
 
 
 def student_content(student: Codec, record: StudentRecord) -> dict[str, Any]:
@@ -113,8 +117,12 @@ def student_content(student: Codec, record: StudentRecord) -> dict[str, Any]:
     }
 
 
-def read_student(path: str | Path) -> StudentCheckpoint:
+def read_student(path: str | Path, teachers: Sequence[Teacher] = ()) -> StudentCheckpoint:
     """Rebuild the student stored in a checkpoint of this project, or of the original recipe (``{'student_state': ...}``).
+
+    Args:
+        path: the file.
+        teachers: those that the user named: what is built by code of theirs is run for a student of it.
 
     Raises:
         UserError: the file is missing, damaged, no checkpoint, not a student, or of a newer version of codecswap.
@@ -134,7 +142,7 @@ def read_student(path: str | Path) -> StudentCheckpoint:
         state = {name.removeprefix("module."): value for name, value in state.items()}
         record = StudentRecord(**content["codec"]) if "codec" in content else None
         with torch.random.fork_rng(devices=[]):  # building a model draws random numbers
-            codec = untrained(state, record.architecture if record else None)
+            codec = _untrained(path, content, record, state, teachers)
             replacement, kernel = _replacement(state, codec, record)
             student = codec
             if replacement != UNSWAPPED:
@@ -161,6 +169,27 @@ def read_student(path: str | Path) -> StudentCheckpoint:
     student.record = record
     student.source = record and Teacher.of(record)
     return StudentCheckpoint(path, student.eval(), replacement, kernel, record, content)
+
+
+def _untrained(
+    path: Path,
+    content: dict[str, Any],
+    record: StudentRecord | None,
+    state: dict[str, Tensor],
+    teachers: Sequence[Teacher],
+) -> Codec:
+    """A codec of the student's architecture; code is run only if the user named it."""
+    recorded = (record.teacher if record else None, content.get("config", {}).get("teacher"))
+    code = next((name for name in recorded if isinstance(name, str) and names_code(name)), None)
+    if code is None:
+        return untrained(state, record.architecture if record else None)
+    named = [teacher for teacher in teachers if teacher.run_code and names_code(teacher.path)]
+    if not named:
+        raise UserError(
+            f"{path} holds a student of {ascii(code)[1:-1]}, which is code and runs only if you name it: add --teacher "
+            f"{ascii(code)[1:-1]}."
+        )
+    return copy.deepcopy(next((one for one in named if one.path == code), named[0]).load())
 
 
 def _names(content: dict[str, Any]) -> set[str]:

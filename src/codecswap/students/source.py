@@ -42,7 +42,7 @@ def load_source(
         if chosen != "none" and (replacement or can_swap(codec, chosen)):
             codec, _ = swap(codec, chosen)
         return codec.requires_grad_(False), Path(teacher.path).name if teacher.path else teacher.name
-    loaded = read_student(checkpoint)
+    loaded = read_student(checkpoint, [teacher])
     if replacement not in (None, loaded.replacement):
         raise UserError(f"{loaded.path} holds a student with --replacement {loaded.replacement}, not {replacement}.")
     return loaded.student.requires_grad_(False), loaded.path.name

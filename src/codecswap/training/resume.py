@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
+from codecswap.codecs.source import Teacher
 from codecswap.console import say, warn
 from codecswap.errors import UserError
 from codecswap.stages.stage import Stage
@@ -67,7 +68,7 @@ def read_run_start(stage: Stage, options: Any) -> RunStart:
     resume = getattr(options, stage.resume)
     student = None
     if resume:
-        student = _newest(stage, Path(options.save_dir)) if resume == AUTO else read_student(resume)
+        student = _newest(stage, options) if resume == AUTO else read_student(resume, [Teacher.of(options)])
     if student and student.from_recipe:
         return _from_recipe(options, student)
     if student:
@@ -94,7 +95,7 @@ def read_run_start(stage: Stage, options: Any) -> RunStart:
         raise UserError(
             f"{stage.name} starts from a student: name its checkpoint with --{stage.student} checkpoints/best_msssim.pt."
         )
-    student = read_student(path)
+    student = read_student(path, [Teacher.of(options)])
     return RunStart(with_teacher_of(options, student), student)
 
 
@@ -109,13 +110,13 @@ def _from_recipe(options: Any, student: StudentCheckpoint) -> RunStart:
     return RunStart(options, student, epochs_done=epochs)
 
 
-def _newest(stage: Stage, folder: Path) -> StudentCheckpoint | None:
+def _newest(stage: Stage, options: Any) -> StudentCheckpoint | None:
     """The undamaged checkpoint of a run's folder with the most progress; prints a message and returns None if there is none."""
-    found = []
+    found, folder = [], Path(options.save_dir)
     for path in (folder / stage.last, folder / stage.best):
         try:
             if path.exists():
-                found.append(read_student(path))
+                found.append(read_student(path, [Teacher.of(options)]))
         except UserError as error:
             warn(f"{error} It is left out.")
     if not found:
