@@ -4,7 +4,7 @@ from setuptools import Extension, setup
 
 coder = Extension(
     "codecswap._coder",
-    ["c/python.c", "c/codecswap.c", "c/hyperprior.c", "c/network.c"],
+    ["c/python.c", "c/codecswap.c", "c/hyperprior.c", "c/network.c", "c/rates.c"],
     depends=["c/codecswap.h", "c/internal.h"],
     py_limited_api=True,
     optional=True,

@@ -38,9 +38,11 @@ const char *csw_error_text(csw_error error)
     case CSW_NOT_FINITE: return "gives values that are not finite: run the network in float32";
     case CSW_RANGE: return "gives a symbol of more than 28 bits";
     case CSW_HYPERPRIOR:
-        return "was written by a codec with a hyperprior, and this one is without one: decode it with that one, or a student of it";
+        return "was written by a codec with a hyperprior and one rate, which this one is not: decode it with that one, or a student of it";
     case CSW_NO_HYPERPRIOR:
         return "was written by a codec without a hyperprior, and this one is with one: decode it with that one, or a student of it";
+    case CSW_VARIABLE_RATE:
+        return "was written by a codec with variable rate, and this one has one rate: decode it with that one, or a student of it";
     case CSW_FLOATING_POINT:
         return "was written in PyTorch, whose floating point an exported folder does not repeat: decode it with `codecswap decode` and "
                "the checkpoint of the codec that wrote it";
@@ -48,19 +50,12 @@ const char *csw_error_text(csw_error error)
         return "is damaged (its latents' tables do not follow from its hyper-latents): encode the picture again";
     case CSW_NETWORK_DAMAGED: return "holds a damaged integer network: export the codec again";
     case CSW_NETWORK_NEWER: return "holds an integer network of a version that this program does not read: update it";
+    case CSW_RATES_DAMAGED: return "holds damaged levels of a variable rate: export the codec again";
+    case CSW_RATES_NEWER: return "holds levels of a variable rate of a version that this program does not read: update it";
+    case CSW_NO_GAIN: return "takes no such gain: choose one between its smallest and its largest";
     case CSW_MIXED: return "holds files or numbers that do not belong together: export the codec again";
     }
     return "gives an error that this program does not know";
-}
-
-/* ---- numbers ---- */
-
-static float load_float(const unsigned char *p)
-{
-    uint32_t bits = load32(p);
-    float value;
-    memcpy(&value, &bits, 4);
-    return value;
 }
 
 /* ---- SHA-256 (FIPS 180-4) and CRC-32 ---- */
@@ -74,12 +69,6 @@ static const uint32_t SHA_K[64] = {
     0xa2bfe8a1, 0xa81a664b, 0xc24b8b70, 0xc76c51a3, 0xd192e819, 0xd6990624, 0xf40e3585, 0x106aa070,
     0x19a4c116, 0x1e376c08, 0x2748774c, 0x34b0bcb5, 0x391c0cb3, 0x4ed8aa4a, 0x5b9cca4f, 0x682e6ff3,
     0x748f82ee, 0x78a5636f, 0x84c87814, 0x8cc70208, 0x90befffa, 0xa4506ceb, 0xbef9a3f7, 0xc67178f2};
-
-typedef struct {
-    uint32_t h[8];
-    unsigned char block[64];
-    uint64_t size;
-} sha;
 
 static uint32_t turn(uint32_t x, int by) { return x >> by | x << (32 - by); }
 
@@ -104,7 +93,7 @@ static void sha_block(uint32_t *h, const unsigned char *p)
     for (i = 0; i < 8; i++) h[i] += v[i];
 }
 
-static void sha_start(sha *s)
+void csw_sha_start(sha *s)
 {
     static const uint32_t first[8] = {0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a,
                                       0x510e527f, 0x9b05688c, 0x1f83d9ab, 0x5be0cd19};
@@ -112,7 +101,7 @@ static void sha_start(sha *s)
     s->size = 0;
 }
 
-static void sha_add(sha *s, const unsigned char *p, size_t size)
+void csw_sha_add(sha *s, const unsigned char *p, size_t size)
 {
     while (size) {
         size_t held = (size_t)(s->size % 64), taken = 64 - held < size ? 64 - held : size;
@@ -124,24 +113,24 @@ static void sha_add(sha *s, const unsigned char *p, size_t size)
     }
 }
 
-static void sha_end(sha *s, unsigned char digest[32])
+void csw_sha_end(sha *s, unsigned char digest[32])
 {
     static const unsigned char padding[64] = {0x80};
     unsigned char bits[8];
     uint64_t size = s->size;
     int i;
     for (i = 0; i < 8; i++) bits[i] = (unsigned char)(size * 8 >> (56 - 8 * i));
-    sha_add(s, padding, (size_t)(64 - (size + 8) % 64));
-    sha_add(s, bits, 8);
+    csw_sha_add(s, padding, (size_t)(64 - (size + 8) % 64));
+    csw_sha_add(s, bits, 8);
     for (i = 0; i < 32; i++) digest[i] = (unsigned char)(s->h[i / 4] >> (24 - 8 * (i % 4)));
 }
 
 void csw_sha256(const void *bytes, size_t size, unsigned char digest[32])
 {
     sha s;
-    sha_start(&s);
-    sha_add(&s, bytes, size);
-    sha_end(&s, digest);
+    csw_sha_start(&s);
+    csw_sha_add(&s, bytes, size);
+    csw_sha_end(&s, digest);
 }
 
 /* Its table is made anew, 1 KiB of stack, in about a microsecond. */
@@ -219,6 +208,12 @@ static uint64_t fewest_bits(uint32_t widest)
     return log < 16 << 16 ? (uint64_t)((16 << 16) - log) : 0;
 }
 
+size_t csw_tables_size(const unsigned char *bytes, size_t size)
+{
+    const uint64_t whole = size < TABLES_HEADER ? UINT64_MAX : TABLES_HEADER + 12 * (uint64_t)load32(bytes + 8) + 4 * (uint64_t)load32(bytes + 12);
+    return whole > size ? 0 : (size_t)whole;
+}
+
 csw_error csw_tables_open(csw_tables *tables, const void *bytes, size_t size)
 {
     static const char before[] = "codecswap factorized prior, ", after[] = " channels";
@@ -235,17 +230,18 @@ csw_error csw_tables_open(csw_tables *tables, const void *bytes, size_t size)
     tables->channels = load32(p + 8);
     tables->entries = load32(p + 12);
     tables->fewest_bits = 0;
+    tables->step = 1.0f;
     if (p[6] || p[7] || !tables->channels || tables->channels > MOST_CHANNELS || tables->entries > MOST_ENTRIES)
         return CSW_TABLES_DAMAGED;
     if (size != TABLES_HEADER + 12 * (size_t)tables->channels + 4 * (size_t)tables->entries) return CSW_TABLES_DAMAGED;
 
-    sha_start(&s);
-    sha_add(&s, (const unsigned char *)before, sizeof before - 1);
+    csw_sha_start(&s);
+    csw_sha_add(&s, (const unsigned char *)before, sizeof before - 1);
     for (number = tables->channels; number; number /= 10) digits[7 - count++] = (unsigned char)('0' + number % 10);
-    sha_add(&s, digits + 8 - count, count);
-    sha_add(&s, (const unsigned char *)after, sizeof after - 1);
-    sha_add(&s, p + TABLES_HEADER, size - TABLES_HEADER);
-    sha_end(&s, digest);
+    csw_sha_add(&s, digits + 8 - count, count);
+    csw_sha_add(&s, (const unsigned char *)after, sizeof after - 1);
+    csw_sha_add(&s, p + TABLES_HEADER, size - TABLES_HEADER);
+    csw_sha_end(&s, digest);
     if (memcmp(digest, p + 16, 32)) return CSW_TABLES_DAMAGED;
 
     cdf = first_row(tables);
@@ -290,6 +286,10 @@ csw_error csw_codec_open(csw_codec *codec, uint32_t factor, uint32_t margin, con
     codec->channels = codec->tables.channels;
     codec->hyper_factor = 1;
     codec->inputs = NULL;
+    codec->input_bits = 0;
+    codec->rates = NULL;
+    codec->levels = codec->steps = 0;
+    codec->gain = 1.0f;
     memcpy(codec->digest, csw_tables_digest(&codec->tables), sizeof codec->digest);
     return CSW_OK;
 }
@@ -622,19 +622,29 @@ csw_error csw_open(csw_file *file, const csw_codec *codec, const void *bytes, si
 {
     const unsigned char *p = bytes;
     const int hyper = codec->hyper_factor > 1;
-    const size_t overhead = hyper ? CSW_HYPER_OVERHEAD : CSW_OVERHEAD;
+    const unsigned char format = codec->levels ? CSW_GAIN_FORMAT : hyper ? CSW_HYPER_FORMAT : CSW_FORMAT;
+    const size_t overhead = hyper ? hyper_header(codec) + 4 : CSW_OVERHEAD;
     const uint64_t first = hyper ? 42 : 30; /* where the length of the first string stands */
-    uint64_t places;
+    uint64_t places, fewest_bits = codec->tables.fewest_bits;
     csw_error error;
     if (size < 4 || memcmp(p, FILE_MAGIC, 4)) return CSW_NO_CSW;
-    if (size > 4 && p[4] != (hyper ? CSW_HYPER_FORMAT : CSW_FORMAT))
-        return p[4] == CSW_HYPER_FORMAT ? CSW_HYPERPRIOR : p[4] == CSW_FORMAT ? CSW_NO_HYPERPRIOR : CSW_NEWER;
+    if (size > 4 && p[4] != format) {
+        if (p[4] == CSW_FORMAT) return CSW_NO_HYPERPRIOR;
+        return p[4] == CSW_HYPER_FORMAT ? CSW_HYPERPRIOR : p[4] == CSW_GAIN_FORMAT ? CSW_VARIABLE_RATE : CSW_NEWER;
+    }
     if (size < overhead || csw_crc32(p, size - 4) != load32(p + size - 4)) return CSW_ALTERED;
     file->hyper_length = hyper ? load32(p + first) : 0;
     file->length = load32(p + (hyper ? first + 4 : first));
     if ((uint64_t)file->hyper_length + file->length != size - overhead || (!hyper && p[5])) return CSW_CONTRADICTS;
     if (hyper && p[5] != 1) return p[5] ? CSW_NEWER : CSW_FLOATING_POINT;
     if (memcmp(p + 14, codec->digest, 16)) return CSW_OTHER_TABLES;
+    file->gain = 1.0f;
+    if (codec->levels) {
+        csw_rate at;
+        file->gain = load_float(p + 50);
+        if (csw_rate_at(&at, codec, file->gain)) return CSW_CONTRADICTS;
+        fewest_bits = at.tables.fewest_bits;
+    }
     error = csw_size_of(&file->size, codec, load32(p + 6), load32(p + 10));
     if (error) return error;
     file->hyper_string = p + overhead - 4;
@@ -644,7 +654,7 @@ csw_error csw_open(csw_file *file, const csw_codec *codec, const void *bytes, si
         return CSW_CONTRADICTS;
     /* before memory is taken for a huge picture */
     places = (uint64_t)file->size.rows * file->size.columns / (codec->hyper_factor * codec->hyper_factor);
-    if ((8 * (uint64_t)(hyper ? file->hyper_length : file->length) + 64) << 16 < codec->tables.fewest_bits * places) return CSW_TOO_SHORT;
+    if ((8 * (uint64_t)(hyper ? file->hyper_length : file->length) + 64) << 16 < fewest_bits * places) return CSW_TOO_SHORT;
     return CSW_OK;
 }
 
@@ -751,13 +761,13 @@ uint64_t csw_write_size(const csw_codec *codec, const csw_size *size)
     /* 16 bits for an interval, 4 for the count of groups, 28 for the groups; and what the states hold */
     uint64_t places = (uint64_t)size->rows * size->columns, symbols = codec->channels * places;
     if (codec->hyper_factor > 1) symbols += codec->tables.channels * (places / (codec->hyper_factor * codec->hyper_factor));
-    return symbols * 6 + CSW_HYPER_OVERHEAD + 32;
+    return symbols * 6 + CSW_GAIN_OVERHEAD + 32;
 }
 
 void csw_write_start(const csw_codec *codec, const csw_size *size, unsigned char *p)
 {
     memcpy(p, FILE_MAGIC, 4);
-    p[4] = codec->hyper_factor > 1 ? CSW_HYPER_FORMAT : CSW_FORMAT;
+    p[4] = codec->levels ? CSW_GAIN_FORMAT : codec->hyper_factor > 1 ? CSW_HYPER_FORMAT : CSW_FORMAT;
     p[5] = codec->hyper_factor > 1; /* integer arithmetic */
     store32(p + 6, size->height);
     store32(p + 10, size->width);
@@ -858,6 +868,7 @@ csw_error csw_to_symbols(const csw_tables *tables, const csw_size *size, const c
             for (x = tile->first_column; x < tile->end_column; x++) {
                 size_t from = channel * s.plane + ((size_t)(y - tile->top) * s.width + x - tile->left) * s.pixel;
                 float centerd = latents[from] - median; /* (an assignment rounds to float on every machine) */
+                centerd = centerd / tables->step;
                 if (!(centerd > -CSW_BOUND && centerd < CSW_BOUND)) return CSW_NOT_FINITE;
                 symbols[((size_t)channel * size->rows + y) * size->columns + x] = round_even(centerd);
             }

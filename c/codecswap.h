@@ -17,9 +17,12 @@ extern "C" {
 #endif
 
 #define CSW_FORMAT 1               /* the version of the files of codecs without a hyperprior */
-#define CSW_HYPER_FORMAT 2         /* and with one */
+#define CSW_HYPER_FORMAT 2         /* with one */
+#define CSW_GAIN_FORMAT 3          /* and with variable rate, too */
 #define CSW_OVERHEAD 38            /* bytes of a file beside its string */
 #define CSW_HYPER_OVERHEAD 54      /* and beside its two */
+#define CSW_GAIN_OVERHEAD 58
+#define CSW_MOST_LEVELS 64         /* of a variable rate */
 #define CSW_MOST_LAYERS 8          /* of a hyper-synthesis */
 #define CSW_MOST_PIXELS 120000000  /* of a picture, padding included */
 
@@ -38,13 +41,17 @@ typedef enum {
     CSW_ROOM,            /* the caller's buffer is too small */
     CSW_NOT_FINITE,      /* a network gave values that are no numbers, or latents beyond 2^24 */
     CSW_RANGE,           /* a symbol of more than 28 bits */
-    CSW_HYPERPRIOR,      /* of a codec with a hyperprior; this one has none */
+    CSW_HYPERPRIOR,      /* of a codec with a hyperprior and one rate; this one has no hyperprior, or several rates */
     CSW_NO_HYPERPRIOR,   /* of a codec without a hyperprior; this one has one */
     CSW_FLOATING_POINT,  /* its tables were chosen in floating point, by PyTorch */
     CSW_OTHER_INDEXES,   /* its latents' tables do not follow from its hyper-latents */
     CSW_NETWORK_DAMAGED, /* hyper_decoder.bin is not what `codecswap export` wrote */
     CSW_NETWORK_NEWER,   /* hyper_decoder.bin is of a version that this library does not read */
-    CSW_MIXED            /* the files or the numbers of a folder do not belong together */
+    CSW_MIXED,           /* the files or the numbers of a folder do not belong together */
+    CSW_VARIABLE_RATE,   /* of a codec with variable rate; this one has one rate */
+    CSW_RATES_DAMAGED,   /* rates.bin is not what `codecswap export` wrote */
+    CSW_RATES_NEWER,     /* rates.bin is of a version that this library does not read */
+    CSW_NO_GAIN          /* the gain is not between the codec's smallest and largest, or it has one rate */
 } csw_error;
 
 /* A sentence in English that goes on from the name of the file, without a full stop. Never NULL. */
@@ -59,6 +66,7 @@ typedef struct {
     uint32_t entries;      /* of all channels' cumulative frequencies together */
     uint32_t split_inputs; /* channels of a decoder's 8-bit split inputs, the constant one included */
     uint64_t fewest_bits;  /* of one place of the latents, all channels together, in 1/65536 bit */
+    float step;            /* a latent is symbol * step + median; 1 but for hyper-latents of a variable rate */
 } csw_tables;
 
 /* Open entropy.bin, of `size` bytes. Everything in it is checked, its SHA-256 too. Nothing is copied: `bytes` may lie in flash.
@@ -97,8 +105,10 @@ csw_error csw_network_open(csw_network *network, const void *bytes, size_t size)
 uint64_t csw_predict_size(const csw_network *network, uint32_t rows, uint32_t columns);
 
 /* CDF indexes and means, each (M, factor rows, factor columns), from the symbols (N, rows, columns) of hyper-latents: integer arithmetic,
- * the same on every machine. `work`: memory aligned for int16_t; less of it makes smaller tiles, CSW_ROOM where it is too little. */
-csw_error csw_predict(const csw_network *network, const int32_t *symbols, uint32_t rows, uint32_t columns,
+ * the same on every machine. `work`: memory aligned for int16_t; less of it makes smaller tiles, CSW_ROOM where it is too little.
+ * gain, step: of a variable rate, what scales are multiplied by, and the hyper-latents' step in units of 2^-fractional_bits. 1 and 0
+ * where there is one rate. */
+csw_error csw_predict(const csw_network *network, float gain, uint32_t step, const int32_t *symbols, uint32_t rows, uint32_t columns,
                       unsigned char *indexes, float *means, void *work, size_t capacity);
 
 /* ---- a codec ---- */
@@ -109,9 +119,14 @@ typedef struct {
     uint32_t channels;          /* M */
     uint32_t hyper_factor;      /* latents per hyper-latent on either axis; 1 without a hyperprior */
     const uint16_t *inputs;     /* with a hyperprior, set by the caller: how many split inputs each of the M channels has; NULL: one */
+    uint32_t input_bits;        /* split inputs are in units of 2^-input_bits; with variable rate set by the caller, too (`fractional_bits`) */
     csw_tables tables;          /* of the latents; with a hyperprior, of the hyper-latents */
     csw_tables gaussians;       /* with a hyperprior: one row for each CDF index */
     csw_network network;
+    csw_tables last;            /* of the largest gain's hyper-latents, and the bytes of rates.bin: for csw_codec_gain() */
+    const unsigned char *rates;
+    uint32_t levels, steps;     /* of a variable rate, 0 where there is one rate; steps: 1, or as many */
+    float gain;                 /* that files are written with */
     unsigned char digest[32];   /* of everything that must match between two codecs */
 } csw_codec;
 
@@ -121,6 +136,14 @@ csw_error csw_codec_open(csw_codec *codec, uint32_t factor, uint32_t margin, con
 /* Then, where the manifest has `side`: gaussians.bin and hyper_decoder.bin. Their passes are hyper-latents, then all latents at once. */
 csw_error csw_codec_hyperprior(csw_codec *codec, const void *gaussians, size_t gaussians_size, const void *network,
                                size_t network_size);
+
+/* Then, where the manifest has `rates`: rates.bin. The gain is the largest afterwards. */
+csw_error csw_codec_rates(csw_codec *codec, const void *bytes, size_t size);
+
+/* Set the gain of the files that are written: from csw_level_gain(codec, 0), the fewest bits, to that of the last level, levels - 1.
+ * It changes `tables`: round hyper-latents afterwards. Files are read at their own gain, whatever this one is. */
+csw_error csw_codec_gain(csw_codec *codec, float gain);
+float csw_level_gain(const csw_codec *codec, uint32_t level);
 
 /* ---- sizes and tiles ---- */
 
@@ -161,6 +184,7 @@ typedef struct {
     const unsigned char *string, *hyper_string;
     uint32_t length, hyper_length;
     uint32_t indexes_crc;
+    float gain; /* 1 of a codec of one rate */
 } csw_file;
 
 /* Check everything that can be checked without decoding. */
@@ -169,7 +193,7 @@ csw_error csw_open(csw_file *file, const csw_codec *codec, const void *bytes, si
 typedef enum {
     CSW_SYMBOLS,           /* int32_t */
     CSW_SYMBOLS_FLOAT,     /* the same as float: a decoder whose input is `symbols` */
-    CSW_LATENTS,           /* float, symbol + median or mean: a decoder whose input is `latents` */
+    CSW_LATENTS,           /* float, symbol + median or mean, or what a gain makes of them: a decoder whose input is `latents` */
     CSW_SPLIT_INPUTS,      /* int8_t, whole numbers in +-127: a decoder whose input is `split_inputs` */
     CSW_SPLIT_INPUTS_FLOAT /* the same as float */
 } csw_form;
@@ -211,7 +235,7 @@ uint64_t csw_write_size(const csw_codec *codec, const csw_size *size);
 csw_error csw_write(const csw_codec *codec, const csw_size *size, const int32_t *symbols, void *out, size_t capacity,
                     size_t *written);
 
-/* With a hyperprior: symbols (N, rows, columns) of the hyper-latents, from csw_to_symbols() of csw_hyper_size(), and latents
+/* With a hyperprior, at the codec's gain: symbols (N, rows, columns) of the hyper-latents, from csw_to_symbols() of csw_hyper_size(), and latents
  * (M, rows, columns), from csw_paste(). `work` as in csw_read(). */
 csw_error csw_write_hyper(const csw_codec *codec, const csw_size *size, const int32_t *hyper_symbols, const float *latents,
                           void *out, size_t capacity, size_t *written, void *work, size_t work_capacity);

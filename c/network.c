@@ -41,6 +41,27 @@ static int64_t scaled(int64_t value, int32_t shift)
     return shift > 0 ? (value + ((int64_t)1 << (shift - 1))) >> shift : value * ((int64_t)1 << -shift);
 }
 
+/* The largest integer that is not above value / gain, within +-2^62; exact, as a float is an integer times a power of two. */
+static int64_t divided(int64_t value, float gain)
+{
+    const int64_t most = (int64_t)1 << 62;
+    uint32_t bits, shift;
+    int64_t mantissa, quotient, rest;
+    memcpy(&bits, &gain, 4);
+    mantissa = (bits & 0x7fffff) | 0x800000;
+    shift = 150 - (bits >> 23 & 255); /* from 12 to 35 where the gain is between 2^-12 and 2^12 */
+    quotient = value / mantissa;
+    rest = value % mantissa;
+    if (rest < 0) {
+        rest += mantissa;
+        quotient--;
+    }
+    if (quotient > most >> shift) return most;
+    if (quotient < -(most >> shift)) return -most;
+    quotient = quotient * ((int64_t)1 << shift) + rest * ((int64_t)1 << shift) / mantissa;
+    return quotient > most ? most : quotient < -most ? -most : quotient;
+}
+
 /* ---- reading ---- */
 
 /* Whether no sum of this output can leave 2^52, or 2^62 once multiplied. */
@@ -433,7 +454,7 @@ static void run_layer(const csw_layer *layer, const plane *from, plane *next, co
 
 /* ---- a picture ---- */
 
-static void fill_first(const csw_network *network, plane *to, const int32_t *symbols, uint32_t rows, uint32_t columns,
+static void fill_first(const csw_network *network, int64_t step, plane *to, const int32_t *symbols, uint32_t rows, uint32_t columns,
                        uint32_t top, uint32_t left)
 {
     uint32_t channel, y, x;
@@ -442,7 +463,7 @@ static void fill_first(const csw_network *network, plane *to, const int32_t *sym
         for (y = 0; y < to->rows; y++)
             for (x = 0; x < to->columns; x++) {
                 int64_t value = symbols[((size_t)channel * rows + top + y) * columns + left + x];
-                value = value * ((int64_t)1 << network->fractional_bits) + median;
+                value = value * step + median;
                 value = value < -LIMIT ? -LIMIT : value > LIMIT ? LIMIT : value;
                 plane_at(to, y, x)[channel] = (int16_t)value;
                 if (magnitude(value) > to->largest) to->largest = (int32_t)magnitude(value);
@@ -450,7 +471,7 @@ static void fill_first(const csw_network *network, plane *to, const int32_t *sym
     }
 }
 
-csw_error csw_predict(const csw_network *network, const int32_t *symbols, uint32_t rows, uint32_t columns,
+csw_error csw_predict(const csw_network *network, float gain, uint32_t step, const int32_t *symbols, uint32_t rows, uint32_t columns,
                       unsigned char *indexes, float *means, void *work, size_t capacity)
 {
     const dots sum_products = fastest_dots();
@@ -473,7 +494,7 @@ csw_error csw_predict(const csw_network *network, const int32_t *symbols, uint32
     to.unit = 1.0 / (double)(1 << network->mean_bits);
     for (to.step = 1; 2 * to.step - 1 < network->thresholds; to.step *= 2) {}
     for (index = 0; index < MOST_THRESHOLDS; index++)
-        to.limits[index] = index < network->thresholds ? load64(network->limits + 8 * (size_t)index) : INT64_MAX;
+        to.limits[index] = index < network->thresholds ? divided(load64(network->limits + 8 * (size_t)index), gain) : INT64_MAX;
     to.rows = (size_t)rows * network->factor;
     to.columns = (size_t)columns * network->factor;
     if (!network->has_means && means) memset(means, 0, network->channels * to.rows * to.columns * sizeof *means); /* all bits 0 is 0.0 */
@@ -488,7 +509,7 @@ csw_error csw_predict(const csw_network *network, const int32_t *symbols, uint32
         to.end_row = (tile.end_row - tile.top) * network->factor;
         to.first_column = (tile.first_column - tile.left) * network->factor;
         to.end_column = (tile.end_column - tile.left) * network->factor;
-        fill_first(network, &from, symbols, rows, columns, tile.top, tile.left);
+        fill_first(network, step ? step : (int64_t)1 << network->fractional_bits, &from, symbols, rows, columns, tile.top, tile.left);
         for (i = 0; i < network->count; i++) {
             const csw_layer *layer = &network->layers[i];
             const int last = i + 1 == network->count;

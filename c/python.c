@@ -235,9 +235,9 @@ static PyObject *predict(PyObject *module, PyObject *arguments)
     PyObject *capsule, *result = NULL;
     Py_buffer symbols, indexes, means;
     opened_network *o;
-    unsigned int rows, columns;
+    unsigned int rows, columns, step = 0;
     (void)module;
-    if (!PyArg_ParseTuple(arguments, "Oy*IIw*w*", &capsule, &symbols, &rows, &columns, &indexes, &means)) return NULL;
+    if (!PyArg_ParseTuple(arguments, "Oy*IIw*w*|I", &capsule, &symbols, &rows, &columns, &indexes, &means, &step)) return NULL;
     if ((o = PyCapsule_GetPointer(capsule, NETWORK))) {
         const uint64_t places = (uint64_t)rows * columns;
         const uint64_t values = places * o->network.factor * o->network.factor * o->network.channels;
@@ -249,7 +249,7 @@ static PyObject *predict(PyObject *module, PyObject *arguments)
             csw_error error = CSW_ROOM;
             void *work = size > SIZE_MAX ? NULL : malloc((size_t)size);
             Py_BEGIN_ALLOW_THREADS
-            if (work) error = csw_predict(&o->network, symbols.buf, rows, columns, indexes.buf, means.buf, work, (size_t)size);
+            if (work) error = csw_predict(&o->network, 1.0f, step, symbols.buf, rows, columns, indexes.buf, means.buf, work, (size_t)size);
             Py_END_ALLOW_THREADS
             free(work);
             if (!work) PyErr_NoMemory();
@@ -270,7 +270,7 @@ static PyMethodDef METHODS[] = {
     {"encode_rows", encode_rows, METH_VARARGS, "encode_rows(tables, rows, symbols) -> bytes: a row of bytes for each int32."},
     {"decode_rows", decode_rows, METH_VARARGS, "decode_rows(tables, rows, string, symbols): fills a buffer of int32."},
     {"open_network", open_network, METH_O, "open_network(bytes) -> network: hyper_decoder.bin's content."},
-    {"predict", predict, METH_VARARGS, "predict(network, symbols, rows, columns, indexes, means): fills buffers of bytes and floats."},
+    {"predict", predict, METH_VARARGS, "predict(network, symbols, rows, columns, indexes, means[, step]): fills buffers of bytes and floats."},
     {NULL, NULL, 0, NULL}};
 
 static struct PyModuleDef MODULE = {PyModuleDef_HEAD_INIT, "_coder", "The entropy coder, in C.", 0, METHODS, NULL, NULL, NULL, NULL};

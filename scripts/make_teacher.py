@@ -13,6 +13,11 @@ smaller), and the entropy model, too, where it is of the same architecture; ``--
 alone, so that what it saves is measured on the very same latents. (The embedded ``tiny_hyper`` is
 ``tiny`` with another entropy model.)
 
+A codec with variable rate takes several lambdas, in ascending order, one for each level; its gains are
+``sqrt(lambda / STARTS)``, since a uniform quantizer's best step goes with ``1 / sqrt(lambda)``. (CompressAI's are such, too,
+and its training keeps them.) It starts well from a codec of one rate: at a gain of 1 it is that codec. (The embedded
+``tiny_vbr`` was made so from ``tiny_hyper``.)
+
 The same command goes on where a stopped one was: its state lies beside the output until the codec is written.
 (The embedded ``tiny`` was made so, in 14,900 steps: N=48, M=80, lambda 0.0075 after 6,800 steps at 0.015.)
 """
@@ -34,6 +39,7 @@ from torchvision.transforms.v2.functional import pil_to_tensor
 from codecswap.codecs.architectures import ARCHITECTURES
 from codecswap.codecs.protocol import Codec, HyperCodec
 from codecswap.codecs.source import load_codec
+from codecswap.codecs.variable_rate import VariableRate
 from codecswap.data.discovery import scan
 from codecswap.data.pictures import load_picture
 from codecswap.files import atomic_write
@@ -54,6 +60,8 @@ PEAK, WARMUP, COOL_DOWN = 1e-3, 200, 0.25
 AVERAGED = 0.999
 """Decay of the average over steps that the finished codec is."""
 SAVE_SECONDS = 120
+STARTS = 0.0075
+"""The lambda at which a codec with variable rate has the gain 1: that of the embedded ``tiny``, from which one may start."""
 
 
 def pyramid(path: Path, side: int) -> list[Tensor]:
@@ -154,7 +162,7 @@ def start_from_codec(codec: Codec, start: Codec, x: Tensor) -> None:
     Of its latents the M that cost most bits on ``x`` are kept.
     """
     weights = start.state_dict()
-    if type(start) is not type(codec) or start.M != codec.M:
+    if not isinstance(codec, type(start)) or start.M != codec.M:
         likelihoods = start.entropy_bottleneck(start.g_a(x), training=False)[1]
         bits = -likelihoods.log2().sum(dim=(0, 2, 3))
         kept = bits.argsort(descending=True)[: codec.M].sort().values
@@ -169,15 +177,36 @@ def start_from_codec(codec: Codec, start: Codec, x: Tensor) -> None:
         start_entropy(codec, _start_hyperprior(codec.hyperprior, codec.g_a(x)))
 
 
+def set_levels(codec: VariableRate, lmbdas: list[float]) -> None:
+    """Give a codec with variable rate the levels of these lambdas, and no offsets to begin with."""
+    codec.Gain = nn.Parameter(torch.tensor(lmbdas).div(STARTS).sqrt().half().float(), requires_grad=False)
+    codec.gain = codec.gains[-1]
+    nn.init.zeros_(codec.QuantABCD[-1].weight)
+    nn.init.zeros_(codec.QuantABCD[-1].bias)
+
+
+def rounded(codec: Codec, y: Tensor) -> Tensor:
+    """Latents as a file carries them; straight through for ``y``, while offsets of a codec with variable rate learn."""
+    if not isinstance(codec, VariableRate):
+        return y + (codec.quantize(y) - y).detach()
+    with torch.no_grad():
+        step = codec.passes[-1]
+        scales, means = codec.gaussians(codec._side_information(y)[0], y, step, step.region(*y.shape[-2:]))
+    return codec.round(y.detach(), scales, means) + y - y.detach()
+
+
 class Training:
     """A codec in training: minimize ``lmbda * 255^2 * MSE + bits per pixel`` for a time.
+
+    Levels of a variable rate take turns. Each is weighted by ``1 / sqrt(lambda)``: with equal weights the highest rate would
+    decide, with ``1 / lambda`` the lowest.
 
     The likelihoods see noise and the decoder rounded latents, straight through (Minnen and Singh, "Channel-wise
     autoregressive entropy models for learned image compression", 2020): it meets in training what a file gives it.
     """
 
-    def __init__(self, codec: Codec, lmbda: float, keep_transforms: bool = False) -> None:
-        self.codec, self.lmbda = codec, lmbda
+    def __init__(self, codec: Codec, lmbdas: list[float], peak: float = PEAK, keep_transforms: bool = False) -> None:
+        self.codec, self.lmbdas, self.peak = codec, lmbdas, peak
         if keep_transforms:
             codec.g_a.requires_grad_(False)
             codec.g_s.requires_grad_(False)
@@ -185,7 +214,7 @@ class Training:
         quantiles = codec.entropy_bottleneck.quantiles
         trained = (parameter for parameter in codec.parameters() if parameter.requires_grad)
         self.weights = [parameter for parameter in trained if parameter is not quantiles]
-        self.optimizer = SOAP(self.weights, lr=PEAK, weight_decay=0.0)
+        self.optimizer = SOAP(self.weights, lr=peak, weight_decay=0.0)
         self.quantiles = torch.optim.Adam([quantiles], lr=1e-3)
         self.generator = torch.Generator().manual_seed(0)
         self.step, self.seconds = 0, 0.0
@@ -193,20 +222,23 @@ class Training:
     def learning_rate(self, share: float) -> float:
         """Up, level, and down along a cosine at the end of the time (``share``: of it, in [0, 1])."""
         left = min(1.0, (1 - share) / COOL_DOWN)
-        return PEAK * min(1.0, (self.step + 1) / WARMUP) * 0.5 * (1 - math.cos(math.pi * left))
+        return self.peak * min(1.0, (self.step + 1) / WARMUP) * 0.5 * (1 - math.cos(math.pi * left))
 
     def advance(self, pictures: list[list[Tensor]], share: float) -> tuple[float, float]:
         """One step; returns the batch's PSNR in dB and its bits per pixel."""
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate(share)
-        codec = self.codec
+        codec, lmbda = self.codec, self.lmbdas[self.step % len(self.lmbdas)]
+        if isinstance(codec, VariableRate):
+            codec.gain = codec.gains[self.step % len(self.lmbdas)]
         x = crops(pictures, *CROPS[codec.multiple], self.generator)
         y = codec.g_a(x)
         bpp = bits_per_pixel(codec.bits(y, noisy=True), x)
-        error = (codec.g_s(y + (codec.quantize(y) - y).detach()) - x).square().mean()
+        error = (codec.g_s(rounded(codec, y)) - x).square().mean()
         self.optimizer.zero_grad()
         self.quantiles.zero_grad()
-        (self.lmbda * 255**2 * error + bpp + codec.aux_loss()).backward()
+        weight = math.sqrt(self.lmbdas[0] / lmbda)
+        (weight * (lmbda * 255**2 * error + bpp) + codec.aux_loss()).backward()
         nn.utils.clip_grad_norm_(self.weights, 1.0)
         self.optimizer.step()
         self.quantiles.step()
@@ -292,7 +324,10 @@ def main() -> None:
     parser.add_argument("--architecture", choices=ARCHITECTURES, default="bmshj2018_factorized")
     parser.add_argument("--N", type=int, default=48)
     parser.add_argument("--M", type=int, default=80)
-    parser.add_argument("--lmbda", type=float, default=0.02)
+    parser.add_argument("--lmbda", type=float, nargs="+", default=[0.02], help="several: levels of a variable rate")
+    parser.add_argument(
+        "--learning_rate", type=float, default=PEAK, help="the highest; a good start takes a third of it"
+    )
     parser.add_argument("--minutes", type=float, default=100)
     parser.add_argument("--start", metavar="CODEC", help="tiny, or a checkpoint, whose transforms are taken over")
     parser.add_argument("--keep_transforms", action="store_true", help="train the entropy model alone")
@@ -306,8 +341,10 @@ def main() -> None:
     if options.start:
         start_from_codec(codec, load_codec(options.start), first)
     else:
-        start_from_components(codec, first, options.lmbda)
-    training = Training(codec, options.lmbda, options.keep_transforms)
+        start_from_components(codec, first, options.lmbda[-1])
+    if isinstance(codec, VariableRate):
+        set_levels(codec, options.lmbda)
+    training = Training(codec, options.lmbda, options.learning_rate, options.keep_transforms)
     state = options.output.with_name(options.output.name + ".state")
     if state.exists():
         training.restore(torch.load(state, weights_only=True))
@@ -316,7 +353,8 @@ def main() -> None:
     finished = training.averaged
     if options.asset:
         round_to_half(finished)
-    finished.update(force=True, update_quantiles=True)
+    finished.entropy_bottleneck.update(force=True, update_quantiles=True)
+    finished.make_tables()
     state_dict = asset(finished, options.keep_transforms) if options.asset else finished.state_dict()
     with atomic_write(options.output) as beside:
         tensors = {name: value.contiguous() for name, value in state_dict.items()}

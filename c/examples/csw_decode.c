@@ -73,12 +73,14 @@ static void check_digest(const unsigned char digest[32], const char *wanted, con
     if (strcmp(hex, wanted)) fail(name, "is not the one that codec.json was written with: export the codec again");
 }
 
-/* A codec with a hyperprior has two files more, and may have several split inputs for a channel of the latents. */
+/* A codec with a hyperprior has two files more, with variable rate three, and may have several split inputs for a channel of the
+ * latents. */
 static void open_hyperprior(csw_codec *codec, const char *folder, const cJSON *root)
 {
     const cJSON *side = cJSON_GetObjectItemCaseSensitive(root, "side"), *item;
-    const cJSON *channels = cJSON_GetObjectItemCaseSensitive(cJSON_GetObjectItemCaseSensitive(root, "split_inputs"), "channels");
-    content gaussians, network;
+    const cJSON *split = cJSON_GetObjectItemCaseSensitive(root, "split_inputs");
+    const cJSON *channels = cJSON_GetObjectItemCaseSensitive(split, "channels");
+    content gaussians, network, rates;
     csw_error error;
     uint16_t *inputs;
     if (cJSON_GetArraySize(cJSON_GetObjectItemCaseSensitive(root, "passes")) != 2)
@@ -89,7 +91,12 @@ static void open_hyperprior(csw_codec *codec, const char *folder, const cJSON *r
         fail(folder, csw_error_text(error));
     check_digest(csw_tables_digest(&codec->gaussians), text_of(side, "gaussians_sha256"), "gaussians.bin");
     check_digest(codec->network.digest, text_of(side, "prediction_sha256"), "hyper_decoder.bin");
+    if (cJSON_IsObject(cJSON_GetObjectItemCaseSensitive(root, "rates"))) {
+        rates = read_file(folder, "rates.bin");
+        if ((error = csw_codec_rates(codec, rates.bytes, rates.size))) fail("rates.bin", csw_error_text(error));
+    }
     if (!cJSON_IsArray(channels)) return;
+    if (codec->levels) codec->input_bits = number_of(split, "fractional_bits");
     inputs = take(codec->channels * sizeof *inputs);
     memset(inputs, 0, codec->channels * sizeof *inputs);
     cJSON_ArrayForEach(item, channels) {

@@ -14,7 +14,7 @@ from codecswap.entropy.tables import EntropyTables
 
 HERE = Path(__file__).parent
 LIBRARY = HERE.parents[1] / "c"
-SOURCES = ("codecswap.c", "hyperprior.c", "network.c")
+SOURCES = ("codecswap.c", "hyperprior.c", "network.c", "rates.c")
 WARNINGS = ["-std=c99", "-Wall", "-Wextra", "-Werror", "-pedantic", "-Wconversion", "-Wno-sign-conversion"]
 SANITIZED = ["-g", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 VALGRIND = ["valgrind", "--quiet", "--error-exitcode=99", "--leak-check=full"]
@@ -48,6 +48,7 @@ FLOAT, UINT8 = range(2)
 ERRORS = ["ok", "tables_damaged", "tables_newer", "no_csw", "newer", "altered", "contradicts", "other_tables", "size"]
 ERRORS += ["too_short", "corrupt", "room", "not_finite", "range", "hyperprior", "no_hyperprior", "floating_point"]
 ERRORS += ["other_indexes", "network_damaged", "network_newer", "mixed"]
+ERRORS += ["variable_rate", "rates_damaged", "rates_newer", "no_gain"]
 OPERATIONS = [
     "tables",
     "read",
@@ -83,6 +84,7 @@ class Library:
         tables: bytes = b"",
         gaussians: bytes = b"",
         network: bytes = b"",
+        rates: bytes = b"",
         data: bytes = b"",
         factor: int = 16,
         margin: int = 2,
@@ -90,10 +92,10 @@ class Library:
         """One answer; raises `CswError` where it is an error."""
         pipe_in, pipe_out = self.process.stdin, self.process.stdout
         assert pipe_in and pipe_out
-        parts = (tables, gaussians, network, data)
+        parts = (tables, gaussians, network, rates, data)
         numbers = [OPERATIONS.index(operation) + 1, *arguments, *[0] * (6 - len(arguments)), factor, margin]
         try:
-            pipe_in.write(struct.pack("<13I", *numbers, *map(len, parts)) + b"".join(parts))
+            pipe_in.write(struct.pack("<14I", *numbers, *map(len, parts)) + b"".join(parts))
             pipe_in.flush()
             error, length = struct.unpack("<2I", pipe_out.read(8))
         except (BrokenPipeError, struct.error):

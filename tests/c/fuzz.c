@@ -20,12 +20,12 @@ static void seal_tables(unsigned char *bytes, size_t size)
     channels = load32(bytes + 8);
     for (place = channels; place > 9; place /= 10) digits++;
     for (place = digits; place--; channels /= 10) text[place] = (unsigned char)('0' + channels % 10);
-    sha_start(&s);
-    sha_add(&s, (const unsigned char *)before, sizeof before - 1);
-    sha_add(&s, text, digits);
-    sha_add(&s, (const unsigned char *)after, sizeof after - 1);
-    sha_add(&s, bytes + TABLES_HEADER, size - TABLES_HEADER);
-    sha_end(&s, bytes + 16);
+    csw_sha_start(&s);
+    csw_sha_add(&s, (const unsigned char *)before, sizeof before - 1);
+    csw_sha_add(&s, text, digits);
+    csw_sha_add(&s, (const unsigned char *)after, sizeof after - 1);
+    csw_sha_add(&s, bytes + TABLES_HEADER, size - TABLES_HEADER);
+    csw_sha_end(&s, bytes + 16);
 }
 
 static void seal_file(const csw_codec *codec, unsigned char *bytes, size_t size)

@@ -1,6 +1,6 @@
 /* The library as a process: requests on standard input, answers on standard output, numbers little-endian on any machine.
- * A request is an operation, six arguments, the codec's factor and margin, and the lengths of tables, Gaussians, network and data
- * (13 x 32 bits), then those four.
+ * A request is an operation, six arguments, the codec's factor and margin, and the lengths of tables, Gaussians, network, rates and
+ * data (14 x 32 bits), then those five. A gain is an argument, the bits of a float.
  * An answer is an error and a length (2 x 32 bits), then bytes. Every buffer has exactly its size, so that AddressSanitizer and
  * valgrind see a step beyond it. Memory that runs out ends the process. */
 #include "codecswap.h"
@@ -47,6 +47,13 @@ static void turn_back(void *values, size_t size)
         uint32_t value = get(p);
         memcpy(p, &value, 4);
     }
+}
+
+static float float_of(uint32_t bits)
+{
+    float value;
+    memcpy(&value, &bits, 4);
+    return value;
 }
 
 static void answer(csw_error error, const void *bytes, size_t size)
@@ -135,7 +142,7 @@ static void predict(const csw_network *network, const uint32_t *a, void *data, s
     void *work = take(room);
     csw_error error;
     turn_back(data, size);
-    error = csw_predict(network, data, a[0], a[1], indexes, means, work, room);
+    error = csw_predict(network, a[3] ? float_of(a[3]) : 1.0f, a[4], data, a[0], a[1], indexes, means, work, room);
     if (!error) {
         turn(means, 4 * count);
         memcpy(out, indexes, count);
@@ -224,10 +231,10 @@ static void tiles(uint32_t operation, const csw_codec *codec, const uint32_t *a,
     free(out);
 }
 
-static void handle(uint32_t operation, const uint32_t *a, unsigned char *parts[4], const uint32_t sizes[4])
+static void handle(uint32_t operation, const uint32_t *a, unsigned char *parts[5], const uint32_t sizes[5])
 {
-    unsigned char digest[60], *data = parts[3];
-    const size_t size = sizes[3];
+    unsigned char digest[60], *data = parts[4];
+    const size_t size = sizes[4];
     csw_codec codec;
     csw_network network;
     csw_error error = CSW_OK;
@@ -238,6 +245,8 @@ static void handle(uint32_t operation, const uint32_t *a, unsigned char *parts[4
     if (operation == PREDICT) error = csw_network_open(&network, parts[2], sizes[2]);
     else if (sizes[0] || operation == TABLES) error = csw_codec_open(&codec, a[6], a[7], parts[0], sizes[0]);
     if (!error && operation != PREDICT && (sizes[1] || sizes[2])) error = csw_codec_hyperprior(&codec, parts[1], sizes[1], parts[2], sizes[2]);
+    if (!error && sizes[3]) error = csw_codec_rates(&codec, parts[3], sizes[3]);
+    if (!error && operation == WRITE_HYPER && a[4]) error = csw_codec_gain(&codec, float_of(a[4]));
     if (error) {
         answer(error, NULL, 0);
     } else if (operation == TABLES) {
@@ -266,19 +275,19 @@ static void handle(uint32_t operation, const uint32_t *a, unsigned char *parts[4
 
 int main(void)
 {
-    unsigned char head[52];
+    unsigned char head[56];
     while (fread(head, 1, sizeof head, stdin) == sizeof head) {
-        uint32_t a[8], sizes[4];
-        unsigned char *parts[4];
+        uint32_t a[8], sizes[5];
+        unsigned char *parts[5];
         int i;
         for (i = 0; i < 8; i++) a[i] = get(head + 4 + 4 * i);
-        for (i = 0; i < 4; i++) {
+        for (i = 0; i < 5; i++) {
             sizes[i] = get(head + 36 + 4 * i);
             parts[i] = take(sizes[i]);
             if (fread(parts[i], 1, sizes[i], stdin) != sizes[i]) return 2;
         }
         handle(get(head), a, parts, sizes);
-        for (i = 0; i < 4; i++) free(parts[i]);
+        for (i = 0; i < 5; i++) free(parts[i]);
     }
     return 0;
 }

@@ -131,7 +131,9 @@ def drawn(rng: np.random.Generator, entropy: EntropyModel, sides: tuple[int, int
     first, last = entropy.tables.offsets, entropy.tables.offsets + entropy.tables.lengths - 3
     shape = (entropy.tables.channels, *sides)
     symbols = rng.integers(first[:, None, None], last[:, None, None] + 1, shape, dtype=np.int32)
-    latents = rng.standard_normal((entropy.predictor.channels, 4 * sides[0], 4 * sides[1])) * 10 ** rng.uniform(-1, 3)
+    latents = rng.standard_normal((entropy.passes[-1].channels[1], 4 * sides[0], 4 * sides[1])) * 10 ** rng.uniform(
+        -1, 3
+    )
     return symbols, latents.astype("<f4")
 
 
@@ -188,7 +190,8 @@ def test_bad_files_are_refused_with_the_reason(library: Library, entropy: Entrop
         ("altered", CODED[:-5]),
         ("altered", CODED[:70] + bytes([CODED[70] ^ 1]) + CODED[71:]),
         ("no_hyperprior", CODED[:4] + b"\x01" + CODED[5:]),
-        ("newer", CODED[:4] + b"\x03" + CODED[5:]),
+        ("variable_rate", CODED[:4] + b"\x03" + CODED[5:]),
+        ("newer", CODED[:4] + b"\x04" + CODED[5:]),
         ("newer", changed(5, b"\x02")),
         ("floating_point", changed(5, b"\x00")),
         ("contradicts", changed(42, struct.pack("<I", first + 4))),

@@ -146,14 +146,14 @@ def test_an_exported_folder_codes_at_any_gain(checkpoint: Path, picture: Image.I
         same = (quantized.symbols == x.symbols) & (np.abs(quantized.means - x.means) < 0.05 / gain)
         assert same.mean() > 0.9, "h_s in integers predicts nearly the same, and offsets go with CDF indexes"
         assert bitstream.decode(folder, data).size == picture.size
-    for name in ("entropy_2.json", "codec.json"):
-        content = (tmp_path / "e" / name).read_text()
-        (tmp_path / "e" / name).write_text(
-            content.replace('"step":', '"stop":').replace('"gains": [', '"gains": [9.0,')
+    for name in ("entropy_2.json", "codec.json", "rates.bin"):
+        content = (tmp_path / "e" / name).read_bytes()
+        (tmp_path / "e" / name).write_bytes(
+            content.replace(b'"step":', b'"stop":').replace(b'"gains": [', b'"gains": [9.0,').replace(b"CSR", b"CSr")
         )
-        with pytest.raises(UserError, match=r"damaged|not those"):
+        with pytest.raises(UserError, match=r"damaged|not those|not the one"):
             OnnxCodec(tmp_path / "e")
-        (tmp_path / "e" / name).write_text(content)
+        (tmp_path / "e" / name).write_bytes(content)
 
 
 def test_sizes_on_request(
@@ -181,6 +181,18 @@ def test_sizes_on_request(
     ):
         assert main([*given, *more]) == 2
         assert re.search(sentence, capsys.readouterr().err)
+
+
+def test_the_level_is_the_closest_by_ratio_and_offsets_lie_between_those_of_two(random_tables: Callable) -> None:
+    gains = tuple(np.float32([0.1, 0.2, 0.4, 1.0]).tolist())
+    tables = tuple(random_tables(np.random.default_rng(seed), 2) for seed in range(4))
+    rates = Rates(gains, tables, np.float32([[0, 1], [0.5, 0], [0.25, -1], [0, 0]]))
+    for gain in np.geomspace(0.1, 1, 60):
+        assert rates.level(gain) == np.abs(np.log(gains) - math.log(gain)).argmin()
+        wanted = [np.interp(gain, gains, column) for column in rates.offsets.T]
+        np.testing.assert_allclose(rates.offsets_at(gain), wanted, atol=1e-6)
+    for gain, row in zip(gains, rates.offsets, strict=True):
+        assert (rates.offsets_at(gain) == row).all()
 
 
 @pytest.mark.parametrize("bend", [-0.3, 0.0, 0.3])

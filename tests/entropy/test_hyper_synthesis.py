@@ -59,6 +59,21 @@ def test_files_of_version_1_and_2_decode_to_what_they_did(entropy: EntropyModel)
     assert (sha(quantized.symbols), sha(quantized.means)) == (EXPECTED["v2"]["symbols"], EXPECTED["v2"]["means"])
 
 
+def test_a_file_of_version_3_decodes_to_what_it_did(attack: ModuleType) -> None:
+    entropy, coded = attack.open_entropy(GOLDEN / "v3"), (GOLDEN / "v3.csw").read_bytes()
+    quantized, size = bitstream.read(coded, entropy, 16)
+    latents = quantized.symbols.astype(np.float32) + quantized.means
+    assert size == (140, 205) and len(np.unique(quantized.symbols)) == EXPECTED["v3"]["unique"] > 10
+    assert (sha(quantized.symbols), sha(latents)) == (EXPECTED["v3"]["symbols"], EXPECTED["v3"]["latents"])
+    assert entropy.rates and entropy.rates.binary == (GOLDEN / "v3" / "rates.bin").read_bytes()
+    rng = np.random.default_rng(0)
+    for gain in (0.1, 0.33, 0.9):  # the C library at another step and other thresholds, where it was compiled
+        at_gain = entropy.at(gain).predictor.at_gain
+        symbols = rng.integers(-20, 21, (entropy.tables.channels, 3, 4)).astype(np.int32)
+        for ours, numpys in zip(at_gain(symbols), at_gain.in_numpy(symbols), strict=True):
+            assert (ours == numpys).all()
+
+
 def test_random_hyper_latents_give_what_they_gave_elsewhere(attack: ModuleType, entropy: EntropyModel) -> None:
     assert attack.digest(entropy, 200) == EXPECTED["v2"]["random_200"]
     rows = np.concatenate([entropy.predictor(symbols)[0].ravel() for symbols in attack.hyper_latents(entropy, 20)])

@@ -26,6 +26,10 @@ FOLDERS = {  # how each is exported
 }
 
 
+IDLE = "#cards[aria-busy=false]"
+"""All files are done; scripts may not be evaluated to wait for it, says the page's policy."""
+
+
 def call(*arguments: object) -> None:
     assert cli.main(list(map(str, arguments))) == 0
 

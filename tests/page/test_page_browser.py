@@ -3,7 +3,7 @@
 import json
 import shutil
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from chromium import SIZES, luminance
-from page_folders import FOLDERS, call, pixels
+from page_folders import FOLDERS, IDLE, call, pixels
 from PIL import Image
 
 from codecswap.entropy import bitstream
@@ -20,9 +20,6 @@ from codecswap.inference.manifest import describe_network, read_folder
 from codecswap.inference.runtime import open_codec
 from codecswap.inference.tiles import windows
 from codecswap.page.document import page as make_page
-
-IDLE = "#cards[aria-busy=false]"
-"""All files are done; scripts may not be evaluated to wait for it, says the page's policy."""
 
 
 @pytest.fixture(scope="session")
@@ -32,32 +29,6 @@ def pages(folders: dict[str, Path], runtime: Path, tmp_path_factory: pytest.Temp
     for name, folder in folders.items():
         (root / f"{name}.html").write_text(make_page(folder, runtime), encoding="utf-8")
     return {name: root / f"{name}.html" for name in folders}
-
-
-@pytest.fixture
-def visit(browser: Any) -> Iterator[Callable]:
-    """Opens a page and waits for the codec; at the end, no console message, no error and no request may have come of it."""
-    contexts, faults = [], []
-
-    def visit(address: Path | str, size: str = "desk", **settings: Any) -> Any:
-        address = address.as_uri() if isinstance(address, Path) else address
-        width, height = SIZES[size]
-        context = browser.new_context(viewport={"width": width, "height": height}, **({"locale": "en-US"} | settings))
-        contexts.append(context)
-        page = context.new_page()
-        page.set_default_timeout(60_000)
-        page.on("console", lambda message: faults.append(f"{message.type}: {message.text}"))
-        page.on("pageerror", lambda error: faults.append(str(error)))
-        own = ("blob:", "data:", address)
-        context.on("request", lambda one: None if one.url.startswith(own) else faults.append(one.url))
-        page.goto(address)
-        page.wait_for_selector(IDLE, state="attached")
-        return page
-
-    yield visit
-    for context in contexts:
-        context.close()
-    assert not faults
 
 
 def drop(page: Any, *paths: Path) -> None:

@@ -1,6 +1,8 @@
 """The C library in WebAssembly, as the page calls it (csw.js): the file in the package, and one built from the sources here."""
 
 import base64
+import hashlib
+import json
 import shutil
 import subprocess
 import zlib
@@ -41,6 +43,11 @@ WRITE_HYPER = """(csw, bytes, values, symbols, latents, height, width) => {
   const made = csw.write(csw.size(height, width), csw.put(bytes(symbols)), csw.put(bytes(latents)));
   return btoa(Array.from(made, (byte) => String.fromCharCode(byte)).join(""));
 }"""
+WRITE_AT_GAIN = """(csw, bytes, values, symbols, latents, height, width, gain) => {
+  csw.setGain(gain);
+  const coded = csw.write(csw.size(height, width), csw.put(bytes(symbols)), csw.put(bytes(latents)));
+  return [csw.gain(csw.open(coded)), btoa(Array.from(coded, (byte) => String.fromCharCode(byte)).join(""))];
+}"""
 TILES = """(csw, bytes, values, height, width, tall, wide) => csw.tiles(csw.size(height, width), tall, wide).map(
   (tile) => [...new Uint32Array(csw.c.memory.buffer, tile, 8)])"""
 
@@ -79,7 +86,11 @@ def call(request: pytest.FixtureRequest, browser: Any) -> Iterator[Callable]:
         return base64.b64encode(value).decode() if isinstance(value, bytes) else value
 
     def call(codec: EntropyTables | bytes | EntropyModel, script: str, *arguments: Any) -> Any:
-        if isinstance(codec, EntropyModel):
+        if isinstance(codec, EntropyModel) and codec.rates:
+            parts = {"entropy": codec.rates.tables[-1], "gaussians": codec.gaussians, "rates": codec.rates}
+            files = {name: part.binary for name, part in parts.items()}
+            files["network"] = (GOLDEN / "v3" / "hyper_decoder.bin").read_bytes()
+        elif isinstance(codec, EntropyModel):
             parts = {"entropy": codec.tables, "gaussians": codec.gaussians, "network": codec.predictor}
             files = {name: part.binary for name, part in parts.items()}
         else:
@@ -135,6 +146,30 @@ def test_files_with_a_hyperprior_are_pythons_byte_for_byte(call: Callable) -> No
     altered[38] ^= 1
     with pytest.raises(Exception, match="do not follow from its hyper-latents"):
         call(entropy, READ, bytes(altered) + zlib.crc32(altered).to_bytes(4, "little"), 1)
+
+
+def test_files_of_a_variable_rate_are_pythons_byte_for_byte(call: Callable) -> None:
+    entropy = read_entropy(GOLDEN / "v3", *read_folder(GOLDEN / "v3"))
+    coded = (GOLDEN / "v3.csw").read_bytes()
+    *size, read = call(entropy, READ, coded, 2)
+    latents = json.loads((GOLDEN / "expected.json").read_text())["v3"]["latents"]
+    assert size == [140, 205] and hashlib.sha256(base64.b64decode(read)).hexdigest() == latents
+    rng = np.random.default_rng(3)
+    hyper = rng.integers(-9, 10, (entropy.tables.channels, 2, 3)).astype(np.int32)
+    latents = (rng.standard_normal((6, 8, 12)) * 5).astype("<f4")
+    for gain in (0.1, 0.3, 0.77, 1.0):
+        at = entropy.at(gain)
+        strings = at.encode(latents, lambda _, at=at: at.tables.to_latents(hyper))
+        said, made = call(entropy, WRITE_AT_GAIN, hyper.tobytes(), latents.tobytes(), 100, 150, gain)
+        assert base64.b64decode(made) == bitstream.write(strings, (100, 150), at, 16)
+        assert said == np.float32(gain)
+    with pytest.raises(Exception, match="choose one between its smallest and its largest"):
+        call(entropy, WRITE_AT_GAIN, hyper.tobytes(), latents.tobytes(), 100, 150, 1.5)
+    one_rate = read_entropy(GOLDEN / "v2", *read_folder(GOLDEN / "v2"))
+    with pytest.raises(Exception, match="by a codec with variable rate, and this one has one rate"):
+        call(one_rate, READ, coded, 2)
+    with pytest.raises(Exception, match="truncated or altered"):
+        call(entropy, READ, coded[:-3], 2)
 
 
 @pytest.mark.slow

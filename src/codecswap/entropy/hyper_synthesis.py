@@ -194,13 +194,13 @@ class IntegerNetwork:
 
     def __call__(self, symbols: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Compute CDF indexes, uint8, and means, float32, each ``(M, f h, f w)``, from symbols ``(N, h, w)``, int32."""
-        # no compiler, the extension of an earlier version, or another step, which the C library does not know
-        if not hasattr(coder, "predict") or self.step is not None:
+        if not hasattr(coder, "predict"):  # no compiler, or the extension of an earlier version
             return self.in_numpy(symbols)
         height, width = symbols.shape[1:]
         shape = (self.channels, self.factor * height, self.factor * width)
         indexes, means = np.empty(shape, np.uint8), np.empty(shape, np.float32)
-        coder.predict(self._opened, np.ascontiguousarray(symbols, np.int32), height, width, indexes, means)
+        step = [] if self.step in (None, 1 << self.fractional_bits) else [self.step]
+        coder.predict(self._opened, np.ascontiguousarray(symbols, np.int32), height, width, indexes, means, *step)
         return indexes, means
 
     @cached_property
@@ -280,7 +280,7 @@ class NetworkAtGain:
     """A network at a gain of a codec with variable rate, a `codecswap.entropy.model.Predictor`.
 
     A scale s times the gain exceeds a threshold t where s exceeds ``floor(t / gain)``: both are integers, and the gain, a
-    float32 number, is a ratio of integers. So the CDF indexes are exact here, too.
+    float32 number, is a ratio of integers. So the CDF indexes are exact here, too. (Scales are below 2^62.)
     """
 
     arithmetic = INTEGER
@@ -288,8 +288,9 @@ class NetworkAtGain:
     def __init__(self, network: IntegerNetwork, gain: float, rates: Rates) -> None:
         self.digest, self._network = network.digest, network
         numerator, denominator = gain.as_integer_ratio()
-        thresholds = [max(int(each) * denominator // numerator, -(1 << 62)) for each in network.thresholds]
-        step = round(rates.tables_at(gain).step * (1 << network.fractional_bits))
+        most = 1 << 62
+        thresholds = [min(max(int(each) * denominator // numerator, -most), most) for each in network.thresholds]
+        step = max(1, round(rates.tables_at(gain).step * (1 << network.fractional_bits)))
         self.at_gain = replace(network, thresholds=np.array(thresholds, np.int64), step=step)
         self._offsets = rates.offsets_at(gain)
 

@@ -7,13 +7,18 @@ Source: Kamisli, Racape and Choi, "Variable-rate learned image compression with 
 quantization-reconstruction offsets", 2024.
 """
 
-import math
+import hashlib
+import struct
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
 from codecswap.entropy.tables import EntropyTables
 from codecswap.errors import UserError
+
+_BINARY = struct.Struct("<4sB3xIII32s")
+"""Header of the binary format: magic, version, levels, steps, CDFs, SHA-256 of what follows."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +35,7 @@ class Rates:
     """Tables of the hyper-latents, with their step: one for each level, or one for all."""
     offsets: np.ndarray | None = None
     """``(levels, CDFs)``, float32: what is added to the magnitude of a symbol that is not 0, by the CDF index of its latent
-    (`EntropyModel`); interpolated linearly in the logarithm of the gain. None: the predictor computes them."""
+    (`EntropyModel`); interpolated linearly in the gain. None: the predictor computes them."""
 
     def __post_init__(self) -> None:
         levels, gains = len(self.gains), np.array(self.gains)
@@ -58,16 +63,30 @@ class Rates:
         return value
 
     def level(self, gain: float) -> int:
-        """The level whose gain is closest, by ratio."""
-        return int(np.abs(np.log(self.gains) - math.log(gain)).argmin())
+        """The level whose gain is closest, by ratio; of two that are equally close, the lower one."""
+        gains = np.array(self.gains)  # products of two float32 numbers are exact in float64
+        return int(np.count_nonzero(np.square(np.float64(gain)) > gains[1:] * gains[:-1]))
 
     def tables_at(self, gain: float) -> EntropyTables:
         """Tables of the hyper-latents: those of the closest level."""
         return self.tables[self.level(gain) if len(self.tables) > 1 else 0]
 
     def offsets_at(self, gain: float) -> np.ndarray | None:
-        """The offset of each CDF index, ``(CDFs,)``, float32."""
+        """The offset of each CDF index, ``(CDFs,)``, float32: in these operations, each rounded, as in every implementation."""
         if self.offsets is None:
             return None
-        columns = (np.interp(math.log(gain), np.log(self.gains), column) for column in self.offsets.T)
-        return np.fromiter(columns, np.float32)
+        gains, value = np.array(self.gains, np.float32), np.float32(gain)
+        level = np.count_nonzero(gains <= value) - 1
+        if level + 1 == len(gains):
+            return self.offsets[level]
+        share = (value - gains[level]) / (gains[level + 1] - gains[level])
+        return self.offsets[level] + share * (self.offsets[level + 1] - self.offsets[level])
+
+    @cached_property
+    def binary(self) -> bytes:
+        """The binary format that the C library reads (docs/bitstream.md): all but the last tables, which it has already."""
+        assert self.offsets is not None
+        numbers = (*self.gains, *(each.step for each in self.tables), *self.offsets.ravel())
+        content = np.array(numbers, "<f4").tobytes() + b"".join(each.binary for each in self.tables[:-1])
+        sizes = len(self.gains), len(self.tables), self.offsets.shape[1]
+        return _BINARY.pack(b"\x89CSR", 1, *sizes, hashlib.sha256(content).digest()) + content

@@ -29,6 +29,7 @@ VERSION = 1
 """Version of codec.json."""
 MANIFEST, TABLES, BINARY_TABLES = "codec.json", "entropy.json", "entropy.bin"
 GAUSSIANS, BINARY_GAUSSIANS, PREDICTION = "gaussians.json", "gaussians.bin", "hyper_decoder.bin"
+BINARY_RATES = "rates.bin"
 INPUTS = ("picture", "latents", "symbols", "split_inputs")
 """Possible inputs of a network."""
 
@@ -68,7 +69,7 @@ class RateLevels:
     """`EntropyTables.digest` of the tables of each step; the last are those of entropy.json (`rate_tables`)."""
     offsets: tuple[tuple[float, ...], ...]
     """For each level and CDF index: what is added to the magnitude of a symbol other than 0, before it is divided by the gain.
-    Between two levels it is linear in the logarithm of the gain."""
+    Between two levels it is linear in the gain."""
 
     @classmethod
     def of(cls, rates: Rates) -> "RateLevels":
@@ -181,7 +182,7 @@ def _files(folder: Path) -> set[str]:
     except UserError:
         return set()
     side = {GAUSSIANS, BINARY_GAUSSIANS, PREDICTION} if manifest.side else set()
-    side |= set(rate_tables(manifest.rates))
+    side |= {*rate_tables(manifest.rates), BINARY_RATES} if manifest.rates else set()
     return {network.file for network in manifest.networks} | side | set(manifest.checks or ())
 
 
@@ -201,6 +202,9 @@ def write_folder(
     for name, each in zip(rate_tables(manifest.rates), rates.tables if rates else (), strict=False):
         with atomic_write(folder / name) as path:
             path.write_text(each.to_json(), encoding="utf-8")
+    if rates:
+        with atomic_write(folder / BINARY_RATES) as path:  # for the C library
+            path.write_bytes(rates.binary)
     if side:
         with atomic_write(folder / GAUSSIANS) as path:
             path.write_text(side[0].to_json(), encoding="utf-8")
@@ -258,9 +262,9 @@ def read_folder(folder: Path) -> tuple[Manifest, EntropyTables]:
     return manifest, tables
 
 
-def _check_binary(path: Path, tables: EntropyTables) -> None:
-    """Refuse other tables than these in a file that only the C library needs."""
-    if path.is_file() and path.read_bytes() != tables.binary:
+def _check_binary(path: Path, content: EntropyTables | Rates) -> None:
+    """Refuse another content than this one in a file that only the C library needs."""
+    if path.is_file() and path.read_bytes() != content.binary:
         raise UserError(
             f"{path} is not the one that {path.parent / MANIFEST} was written with: export the codec again."
         )
@@ -302,6 +306,7 @@ def read_entropy(folder: Path, manifest: Manifest, tables: EntropyTables) -> Ent
     if manifest.rates is None:
         return model
     rates = _read_rates(folder, manifest.rates, tables, gaussians)
+    _check_binary(folder / BINARY_RATES, rates)
     return replace(model, rates=rates).at(rates.gains[-1])
 
 

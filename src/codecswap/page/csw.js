@@ -14,9 +14,10 @@ class CswError extends Error {
 }
 
 /* The library with one codec's tables, for one picture: its memory grows, and goes with it.
- * `files`: entropy, and with a hyperprior gaussians and network; `inputs`: how many split inputs each channel of the latents has, or null. */
+ * `files`: entropy, with a hyperprior gaussians and network, with variable rate rates; `inputs`: how many split inputs each channel of
+ * the latents has, or null, in units of 2^-`bits`. */
 class Csw {
-  constructor(module, { factor, margin, inputs }, files) {
+  constructor(module, { factor, margin, inputs, bits }, files) {
     this.c = new WebAssembly.Instance(module).exports;
     this.top = this.c.__heap_base.value;
     this.codec = this.take(1024);
@@ -24,17 +25,16 @@ class Csw {
     this.check(this.c.csw_codec_open(this.codec, factor, margin, this.put(files.entropy), files.entropy.length));
     this.hyper = Boolean(files.network);
     if (this.hyper) {
-      const { gaussians, network } = files;
+      const { gaussians, network, rates } = files;
       this.check(this.c.csw_codec_hyperprior(this.codec, this.put(gaussians), gaussians.length, this.put(network), network.length));
-      if (inputs) {
-        const counts = this.put(Uint16Array.from(inputs));
-        this.codecWords()[4] = counts;
-      }
+      if (rates) this.check(this.c.csw_codec_rates(this.codec, this.put(rates), rates.length));
+      const counts = inputs && this.put(Uint16Array.from(inputs));
+      if (inputs) this.codecWords().set([counts, bits], 4);
     }
   }
 
-  /* factor, margin, M, latents per hyper-latent, and where the counts of split inputs stand. */
-  codecWords() { return new Uint32Array(this.c.memory.buffer, this.codec, 5); }
+  /* factor, margin, M, latents per hyper-latent, where the counts of split inputs stand, and their fractional bits. */
+  codecWords() { return new Uint32Array(this.c.memory.buffer, this.codec, 6); }
 
   check(code) {
     if (!code) return;
@@ -72,6 +72,12 @@ class Csw {
     this.check(this.c.csw_open(file, this.codec, this.put(coded), coded.length));
     return file;
   }
+
+  /* Gain of an opened file; 1 of a codec of one rate. */
+  gain(file) { return this.floats(file + 44, 1)[0]; }
+
+  /* What is written from now on has this gain. */
+  setGain(gain) { this.check(this.c.csw_codec_gain(this.codec, gain)); }
 
   size(height, width) {
     const size = this.take(24);

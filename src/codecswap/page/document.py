@@ -14,10 +14,9 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from codecswap.entropy.hyper_synthesis import IntegerNetwork
 from codecswap.errors import UserError
 from codecswap.inference.check import AGREEMENT, check_names
-from codecswap.inference.manifest import Manifest, file_bytes, network_bytes, read_entropy, read_folder
+from codecswap.inference.manifest import PREDICTION, Manifest, file_bytes, network_bytes, read_entropy, read_folder
 from codecswap.page import onnxruntime_web
 
 NETWORKS = ("decoder", "encoder", "hyper_encoder")
@@ -38,13 +37,13 @@ def page(folder: Path, runtime_folder: Path | None = None) -> str:
     manifest, tables = read_folder(folder)
     if manifest.decoder is None:
         raise UserError(f"{folder} holds no decoder: export it with --part both or --part decoder.")
-    if manifest.rates:
-        raise UserError(f"{folder} has a variable rate, which no page decodes yet: use `codecswap decode`.")
     entropy = read_entropy(folder, manifest, tables)
     script, program = onnxruntime_web.load(runtime_folder)
     parts = {"runtime": script, "runtime_wasm": program, "csw": _read("codecswap.wasm"), "entropy": tables.binary}
-    if isinstance(entropy.predictor, IntegerNetwork) and entropy.gaussians:
-        parts |= {"gaussians": entropy.gaussians.binary, "network": entropy.predictor.binary}
+    if entropy.gaussians:
+        parts |= {"gaussians": entropy.gaussians.binary, "network": (folder / PREDICTION).read_bytes()}
+    if entropy.rates:
+        parts["rates"] = entropy.rates.binary
     for part in NETWORKS:
         if network := getattr(manifest, part):
             parts[part] = network_bytes(folder, network)
@@ -94,6 +93,8 @@ def _codec(manifest: Manifest) -> dict[str, Any]:
             "hyper_channels": manifest.N if manifest.side else 0,
             "inputs": inputs and [inputs.count(channel) for channel in range(manifest.M)],
             "tables": manifest.tables_sha256[:8],
+            "bits": manifest.split_inputs.fractional_bits if manifest.split_inputs else 0,
+            "gains": manifest.rates and manifest.rates.gains,
             "form": networks["decoder"]["input"],
             "constant": manifest.split_inputs.constant if manifest.split_inputs else 0,
             "tile": sides,

@@ -10,6 +10,19 @@
   const stem = (name) => name.replace(/\.[^.]*$/, "").toLowerCase();
   const cards = new Set();
 
+  // ---- variable rate: the gain of pictures that are encoded from now on; even steps of the slider are even ratios
+  const rate = at("#gain"), slider = at("input", rate), gains = codec.gains ?? [1];
+  const gain = () => gains[0] * (gains.at(-1) / gains[0]) ** (slider.value / 100);
+  const gainWord = (value) => word("gain_is", { gain: number(value, 2) });
+
+  function showGain() {
+    rate.hidden = !codec.gains || !codec.encoder;
+    at("output", rate).textContent = gainWord(gain());
+    slider.setAttribute("aria-valuetext", gainWord(gain()));
+  }
+
+  slider.addEventListener("input", showGain);
+
   // ---- language
   let state = { key: "starting" }, warning = null;
 
@@ -18,6 +31,7 @@
     for (const element of all("[data-word]")) element.textContent = word(element.dataset.word);
     for (const element of all("[data-label]")) element.setAttribute("aria-label", word(element.dataset.label));
     for (const button of all("[data-language]")) button.setAttribute("aria-pressed", button.dataset.language === language);
+    showGain();
     at("#hint").textContent = word(codec.encoder ? "hint_both" : "hint_decoder");
     list(at("#codec"), [
       ["fact_name", codec.name],
@@ -171,6 +185,7 @@
       list(this.part(".facts"), [
         ["size", word("size_is", { width, height })],
         ["rate", word("rate_is", { bytes: number(bytes, 0), bpp: number(8 * bytes / (width * height), 3) })],
+        ["gain", codec.gains && number(result.gain, 3)],
         ["psnr", fits && (equal ? word("psnr_equal") : word("psnr_is", { psnr: number(result.psnr, 2) }))],
         ["encoding", result.encoding !== null && word("encoding_is", { time: seconds(result.encoding) })],
         ["time", word("time_is", { time: seconds(result.time), coder: number(result.coder, 1) })],
@@ -197,6 +212,7 @@
     }
 
     queue() {
+      this.gain = gain();
       this.say({ key: "waiting" });
       enqueue(() => this.run());
     }
@@ -206,7 +222,7 @@
       this.say({ key: "working" });
       const bar = this.part("progress");
       try {
-        const result = await send({ coded: this.coded, original: this.original }, (done, total) => {
+        const result = await send({ coded: this.coded, original: this.original, gain: this.gain }, (done, total) => {
           if (total === 1) return;
           Object.assign(bar, { max: total, value: done });
           this.say({ key: "working_at", done: done + 1, total });

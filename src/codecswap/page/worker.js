@@ -1,6 +1,7 @@
 /* The codec, beside the page's own thread. It is sent its parts first, then pictures, one at a time.
  *
- * A picture: {id, coded: Uint8Array or null, original: {rgba, width, height} or null}; without `coded`, the original is encoded first.
+ * A picture: {id, coded: Uint8Array or null, original: {rgba, width, height} or null, gain}; without `coded`, the original is encoded
+ * first, with variable rate at `gain`.
  * Answers: {id, done, total} while it works; then {id, result} or {id, problem: {code, word, text}}. */
 let parts;
 
@@ -20,7 +21,7 @@ async function unpack(text) {
 }
 
 async function start({ codec, files }) {
-  const names = ["runtime", "runtime_wasm", "csw", "entropy", "gaussians", "network", "decoder", "encoder", "hyper_encoder"];
+  const names = ["runtime", "runtime_wasm", "csw", "entropy", "gaussians", "network", "rates", "decoder", "encoder", "hyper_encoder"];
   const unpacked = await Promise.all(names.map((name) => files[name] && unpack(files[name])));
   const { runtime, runtime_wasm: wasm, csw, ...rest } = Object.fromEntries(names.map((name, index) => [name, unpacked[index]]));
   const ort = await import(URL.createObjectURL(new Blob([runtime], { type: "text/javascript" })));
@@ -79,8 +80,9 @@ async function hyperSymbols(csw, size, latents) {
   return symbols;
 }
 
-async function encode(original, progress) {
+async function encode(original, gain, progress) {
   const csw = new Csw(parts.module, parts.codec, parts.files), size = csw.size(original.height, original.width);
+  if (parts.codec.gains) csw.setGain(gain);
   const tiles = cover(csw, size), { rows: tall, columns: wide } = csw.sides(size), { factor } = parts.codec;
   const [rows, columns] = csw.window(tiles[0]), channels = csw.channels(FORMS.latents);
   const inside = 3 * rows * columns * factor * factor, outside = channels * rows * columns;
@@ -120,7 +122,7 @@ async function decode(coded, progress) {
     rgba[to + 2] = pixels[from + 2];
     rgba[to + 3] = 255;
   }
-  return { height, width, rgba, coder, time: performance.now() - begun };
+  return { height, width, rgba, gain: csw.gain(file), coder, time: performance.now() - begun };
 }
 
 /* In dB, over the three channels. */
@@ -133,8 +135,8 @@ function psnr(a, b) {
   return 10 * Math.log10(255 * 255 / (sum / (0.75 * a.length)));
 }
 
-async function work({ coded, original }, progress) {
-  const begun = performance.now(), bytes = coded ?? await encode(original, progress);
+async function work({ coded, original, gain }, progress) {
+  const begun = performance.now(), bytes = coded ?? await encode(original, gain, progress);
   const encoding = coded ? null : performance.now() - begun;
   const result = await decode(bytes, (done, total) => (coded ? progress(done, total) : progress(total + done, 2 * total)));
   const fits = original && original.width === result.width && original.height === result.height;
