@@ -61,7 +61,7 @@ def test_a_hyperprior_learns_to_spend_fewer_bits(program, photos) -> None:
     torch.manual_seed(0)
     codec = ARCHITECTURES["mbt2018_mean"](16, 24)
     program.start_from_components(codec, program.crops(pictures, 256, 4, torch.Generator().manual_seed(1)), 0.02)
-    training = program.Training(codec, 0.02)
+    training = program.Training(codec, [0.02])
     losses = [
         0.02 * 255**2 * 10 ** (-psnr / 10) + bpp for psnr, bpp in (training.advance(pictures, 0.0) for _ in range(40))
     ]
@@ -75,7 +75,7 @@ def test_a_stopped_training_goes_on_as_if_it_had_not(program, photos) -> None:
         torch.manual_seed(0)
         codec = FactorizedPrior(8, 8)
         program.start_from_components(codec, program.crops(pictures, 128, 4, torch.Generator().manual_seed(1)), 0.02)
-        return program.Training(codec, 0.02)
+        return program.Training(codec, [0.02])
 
     first, second = begun(), begun()
     for _ in range(2):
