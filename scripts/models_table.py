@@ -37,7 +37,6 @@ TARGETS = ("rk3588", "openvino", "ethos-u55")
 REASONS = {
     "there is nothing to swap": "nothing to swap",
     "context model, which PyTorch alone computes": "no: context model",
-    "has a variable rate, which no page decodes yet": "not yet",
 }
 """What refusals say, and what the table says."""
 
