@@ -14,8 +14,9 @@ from codecswap import cli
 from codecswap.codecs.factorized import FactorizedPrior
 from codecswap.codecs.source import load_codec
 from codecswap.compile.compiler import SIZE
+from codecswap.compile.folder import without_output_padding
 from codecswap.compile.measure import measure_decoder
-from codecswap.compile.rknn import _without_output_padding, read_memory, read_operators
+from codecswap.compile.rknn import read_memory, read_operators
 from codecswap.export.backends.onnx import export_decoder
 from codecswap.inference.runtime import open_session
 
@@ -88,7 +89,7 @@ def test_less_padding_at_the_end_is_output_padding(teacher: FactorizedPrior, tmp
     model = onnx.load(tmp_path / "decoder.onnx")
     given = {"latents": np.random.default_rng(0).normal(0, 3, (1, 80, 4, 4)).astype(np.float32)}
     before = open_session(model.SerializeToString()).run(None, given)[0]
-    _without_output_padding(model)
+    without_output_padding(model)
     assert "output_padding" not in str(model.graph.node) and str(model.graph.node).count("ConvTranspose") > 3
     onnx.checker.check_model(model, full_check=True)
     np.testing.assert_allclose(open_session(model.SerializeToString()).run(None, given)[0], before, atol=1e-6)

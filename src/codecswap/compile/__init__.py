@@ -8,6 +8,7 @@ from codecswap.compile.openvino import OPENVINO
 from codecswap.compile.pack import PACK
 from codecswap.compile.qnn import QNN
 from codecswap.compile.rknn import RKNN
+from codecswap.compile.tensorrt import TENSORRT
 from codecswap.compile.toolchain import Toolchain
 
 TOOLCHAINS: dict[str, Toolchain] = {
@@ -19,6 +20,7 @@ TOOLCHAINS: dict[str, Toolchain] = {
     "qnn": QNN,
     "openvino": OPENVINO,
     "rknn": RKNN,
+    "tensorrt": TENSORRT,
     "vela": VELA,
 }
 """Toolchains by their names in the files of targets (targets/*.toml)."""

@@ -83,3 +83,13 @@ def write_model(
     facts: dict[str, Any] = {"name": job.name, "precision": precision, "remedies": tuple(given.items())}
     write_codec(job.folder, job.codec, models, **facts, size=job.size, split_inputs=split_inputs)
     return job.folder / f"{job.part}.onnx"
+
+
+def without_output_padding(model: ModelProto) -> None:
+    """Replace ``output_padding`` of transposed convolutions by less padding at the end, which is equivalent."""
+    for node in model.graph.node:
+        attributes = {item.name: item for item in node.attribute}
+        if node.op_type == "ConvTranspose" and "output_padding" in attributes:
+            more, pads = attributes["output_padding"].ints, attributes["pads"].ints
+            pads[len(more) :] = [pad - extra for pad, extra in zip(pads[len(more) :], more, strict=True)]
+            node.attribute.remove(attributes["output_padding"])

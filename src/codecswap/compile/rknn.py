@@ -17,9 +17,8 @@ from pathlib import Path
 from typing import IO
 
 import numpy as np
-from onnx import ModelProto
 
-from codecswap.compile.folder import write_float, write_quantized
+from codecswap.compile.folder import without_output_padding, write_float, write_quantized
 from codecswap.compile.toolchain import Compiled, CompiledOperator, Job
 from codecswap.errors import UserError
 from codecswap.graph.onnx_graph import layer_in
@@ -57,7 +56,7 @@ class Rknn:
     def compile(self, job: Job) -> Compiled:
         """Write e.g. decoder.onnx and, with the toolkit, decoder.rknn."""
         compiler = self.installed(job.python)  # report a wrong --toolchain_python first
-        in_float, change = job.precision not in PRECISIONS, _without_output_padding
+        in_float, change = job.precision not in PRECISIONS, without_output_padding
         written = write_float(job, change) if in_float else write_quantized(job, change)[0]
         path = written.path
         if compiler is None:
@@ -151,16 +150,6 @@ def read_memory(log: str) -> int | None:
     """Bytes of activations and weights, from the toolkit's log."""
     found = re.findall(r"Total (?:Internal|Weight) Memory Size: ([\d.]+)KB", log)
     return round(1024 * sum(map(float, found))) or None
-
-
-def _without_output_padding(model: ModelProto) -> None:
-    """Replace ``output_padding`` of transposed convolutions by less padding at the end, which is equivalent."""
-    for node in model.graph.node:
-        attributes = {item.name: item for item in node.attribute}
-        if node.op_type == "ConvTranspose" and "output_padding" in attributes:
-            more, pads = attributes["output_padding"].ints, attributes["pads"].ints
-            pads[len(more) :] = [pad - extra for pad, extra in zip(pads[len(more) :], more, strict=True)]
-            node.attribute.remove(attributes["output_padding"])
 
 
 def _end(process: "subprocess.Popen[str]") -> None:
