@@ -1,7 +1,4 @@
-"""A codec that this package does not know, as a teacher: ``codecswap export --teacher examples/bls2017.py:codec``.
-
-Balle, Laparra and Simoncelli, "End-to-end optimized image compression", 2017, of CompressAI's layers; bls2017.pth has weights.
-"""
+"""Balle's codec of 2017, which this package does not know: ``codecswap export --teacher examples/bls2017.py:codec``."""
 
 from pathlib import Path
 
@@ -13,6 +10,8 @@ from torch.nn import Conv2d, ConvTranspose2d, Sequential
 
 
 class BLS2017(CompressionModel):
+    """Convolutions of strides 4, 2 and 2, GDN between them, and a table for each channel."""
+
     def __init__(self, N: int = 128) -> None:
         super().__init__()
         down = [Conv2d(3, N, 9, 4, 4), Conv2d(N, N, 5, 2, 2), Conv2d(N, N, 5, 2, 2, bias=False)]
@@ -23,6 +22,7 @@ class BLS2017(CompressionModel):
 
 
 def codec() -> BLS2017:
+    """The teacher, with your weights, which are beside this file."""
     state = torch.load(Path(__file__).with_name("bls2017.pth"), weights_only=True)
     model = BLS2017(len(state["g_a.0.weight"]))
     model.load_state_dict(state)
