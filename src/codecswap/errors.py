@@ -30,7 +30,7 @@ class Interrupted(UserError):
 def how_to_install(extra: str | None) -> str:
     """The end of a sentence about a missing package: what to type for an extra, or for none."""
     command = f"pip install '.[{extra}]' in the repository's folder" if extra else "install codecswap again"
-    if extra not in (None, "rewrite", "archive") and sys.version_info >= (3, 13):  # those need no CompressAI
+    if extra not in (None, "rewrite", "archive", "ray") and sys.version_info >= (3, 13):  # those need no CompressAI
         return (
             f"{command}, with Python 3.11 or 3.12 (for 3.13 CompressAI, which asks for numpy<2, is not to be had that way: "
             "there, also pip install --no-deps compressai==1.2.8)"

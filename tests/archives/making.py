@@ -73,7 +73,7 @@ def content(archive: Path) -> dict[str, bytes]:
     }
 
 
-def start(arguments: list[str], *, kill_at: int = 0, **environment: str) -> subprocess.Popen:
+def start(arguments: list[str], *, kill_at: int = 0, cwd: Path | None = None, **environment: str) -> subprocess.Popen:
     """Start ``codecswap ARGUMENTS`` in a process of its own."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM", "RANK", "WORLD_SIZE"))}
     return subprocess.Popen(
@@ -81,6 +81,7 @@ def start(arguments: list[str], *, kill_at: int = 0, **environment: str) -> subp
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        cwd=cwd,
         env=clean | environment,
     )
 

@@ -20,12 +20,12 @@ def ahead(function: Callable[[T], R], items: Iterable[T], pool: ThreadPoolExecut
         yield pending.popleft().result()
 
 
-def as_completed(submit: Callable[[T], "Future[R]"], items: Iterable[T], depth: int) -> Iterator[R]:
-    """Results in the order of completion, with at most ``depth`` items submitted at a time."""
+def as_completed(submit: Callable[[T], "Future[R]"], items: Iterable[T], depth: Callable[[], int]) -> Iterator[R]:
+    """Results in the order of completion, with at most ``depth()`` items submitted at a time."""
     pending: set[Future[R]] = set()
     for item in items:
         pending.add(submit(item))
-        if len(pending) >= depth:
+        if len(pending) >= depth():
             done, pending = wait(pending, return_when=FIRST_COMPLETED)
             yield from (future.result() for future in done)
     while pending:

@@ -1,4 +1,4 @@
-"""Where shards are made: in this process, or in several."""
+"""Where shards are made: in this process, or in several (`codecswap.archives.cluster`: on several machines)."""
 
 import multiprocessing
 import signal
@@ -60,7 +60,7 @@ def run_processes(task: Task, shards: Iterable[Shard], jobs: int) -> Iterator[tu
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(jobs, context, _begin)
     try:
-        yield from as_completed(lambda shard: pool.submit(task, shard), shards, jobs + 1)
+        yield from as_completed(lambda shard: pool.submit(task, shard), shards, lambda: jobs + 1)
     except BrokenProcessPool:
         raise RunFailure(
             "A worker process was killed, perhaps for lack of memory: the same command goes on, with fewer --jobs if need be."

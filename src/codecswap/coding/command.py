@@ -4,6 +4,7 @@ import os
 from functools import partial
 from pathlib import Path
 
+from codecswap.archives.cluster import run_ray
 from codecswap.archives.engine import Task, run_here, run_processes
 from codecswap.archives.folder import Archive, Recipe
 from codecswap.archives.index import Summary
@@ -75,7 +76,7 @@ def _archive(options: CodingOptions, output: Path) -> int:
     region = options.box if isinstance(options, DecodeOptions) else None
     share = Share.of(options.shard, os.environ)
     jobs = options.jobs or cores()
-    source = _source(options, jobs)
+    source = _source(options, cores() if options.engine == "ray" else jobs)
     recipe = Recipe(
         content="csw" if encodes else "png",
         layout=options.archive or "tree",
@@ -89,8 +90,9 @@ def _archive(options: CodingOptions, output: Path) -> int:
     job: Job = partial(encode_shard, rate=rate) if encodes else partial(decode_shard, region=region)
     part = "encoder" if encodes else "decoder"
     task = Task(job, source, part, archive)
-    engine: Engine = partial(run_here, task) if jobs == 1 else partial(run_processes, task, jobs=jobs)
-    totals = make_archive(archive, options.input, ENDINGS if encodes else {CODED}, share, engine, _report)
+    totals = make_archive(
+        archive, options.input, ENDINGS if encodes else {CODED}, share, _engine(options, task, jobs), _report
+    )
     for why, count in totals.left_out.items():
         warn(f"{count:,} files of the source were left out: {why}.")
     bpp = f", {8 * totals.bytes / totals.pixels:.3f} bits per pixel" if encodes and totals.pixels else ""
@@ -105,6 +107,12 @@ def _archive(options: CodingOptions, output: Path) -> int:
             everywhere=True,
         )
     return ERRORS if totals.errors else 0
+
+
+def _engine(options: CodingOptions, task: Task, jobs: int) -> Engine:
+    if options.engine == "ray":
+        return partial(run_ray, task, jobs=options.jobs)
+    return partial(run_here, task) if jobs == 1 else partial(run_processes, task, jobs=jobs)
 
 
 def _report(name: str, summary: Summary, seconds: float) -> None:

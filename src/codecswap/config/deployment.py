@@ -122,15 +122,17 @@ class CodingOptions(ZooOptions):
     """Files in a shard of an archive. Tar files keep their members."""
     shard: str | None = None
     """Make this share of an archive's shards, e.g. 0/16 to 15/16. Default: all, or that of SLURM's job array or of RANK."""
+    engine: Literal["processes", "ray"] = "processes"
+    """Make an archive's shards in processes of this machine, or on the nodes of a running Ray cluster (docs/archives.md)."""
     jobs: int | None = None
-    """Number of processes for several files. Default: 1; for an archive one per core."""
+    """Number of processes for several files. Default: 1; for an archive one per core, of the whole cluster with Ray."""
     threads: int | None = None
-    """Threads per process. Default: the number of cores divided by --jobs."""
+    """Threads per process. Default: the number of cores divided by --jobs; with Ray 1."""
     runtime: Literal["onnxruntime", "openvino"] = "onnxruntime"
     """Runtime of an exported folder. OpenVINO, a separate package, is faster on many x86 processors."""
 
     writes: ClassVar[str | None] = None
-    of_archives: ClassVar[tuple[str, ...]] = ("shard_size", "shard")
+    of_archives: ClassVar[tuple[str, ...]] = ("shard_size", "shard", "engine")
     """Options that only archives have."""
 
     def __post_init__(self) -> None:
