@@ -12,7 +12,11 @@ from codecswap.codecs.architectures import ARCHITECTURES
 from codecswap.codecs.factorized import FactorizedPrior
 from codecswap.codecs.source import Teacher
 from codecswap.config import ZOO
+from codecswap.evaluation.evaluation_set import EvaluationSet
+from codecswap.evaluation.measure import TeacherAndStudents
 from codecswap.evaluation.published import distance, is_kodak, published
+from codecswap.evaluation.result import Coded
+from codecswap.evaluation.summary import against_published
 
 NAMES = [f"kodim{number:02d}" for number in range(1, 25)]
 
@@ -49,6 +53,27 @@ def test_each_model_of_the_zoo_has_its_own() -> None:
             figures["name"] == f"{model.replace('_', '-')}-mse, published" and "results/image" in figures["description"]
         )
         assert distance({"psnr": psnr, "ms_ssim": 1.0, "bpp": bpp}, 5, model)["psnr"] == pytest.approx(0, abs=1e-3)
+
+
+def test_curves_of_one_checkpoint_and_of_a_paper() -> None:
+    at_1 = {"bmshj2018_hyperprior_vbr": (0.1382, 27.413), "mbt2018_mean_vbr": (0.1360, 27.763)}
+    at_1 |= {"mbt2018_vbr": (0.1310, 27.628), "elic2022_official": (0.1235, 29.113)}
+    for model, (bpp, psnr) in at_1.items():
+        figures = published(model)
+        assert figures["results"]["bpp"][0] == pytest.approx(bpp, abs=6e-5)
+        assert figures["results"]["psnr-rgb"][0] == pytest.approx(psnr, abs=6e-4)
+        assert all(values == sorted(values) for values in figures["results"].values())
+        assert {len(values) for values in figures["results"].values()} == {6 if "elic" in model else 16}
+        assert "github.com/InterDigitalInc/CompressAI, results/image/kodak/" in figures["description"]
+
+
+@pytest.mark.parametrize("model", ["mbt2018_mean", "mbt2018_mean_vbr"])
+def test_a_point_of_variable_rate_is_compared_with_no_quality(model: str) -> None:
+    codec, quality = ARCHITECTURES[model](4, 4), 8
+    measured = TeacherAndStudents(codec, {})
+    measured.results[0].coded.append(Coded("a", 0.5, {"psnr": 30.0, "ms_ssim": 0.9}, 1.0, 1.0, None))
+    codecs = EvaluationSet([Teacher(None, quality, "mse", model)], [measured], {}, {})
+    assert len(against_published(codecs)) == (model == "mbt2018_mean")
 
 
 def test_kodak_is_recognized_by_names_and_sizes() -> None:

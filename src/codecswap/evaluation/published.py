@@ -12,9 +12,10 @@ from codecswap.config import ZOO
 
 @cache
 def published(model: str) -> dict[str, Any]:
-    """Published results of a model (mse), qualities 1 to 8 on Kodak, in CompressAI's results format.
+    """Published results of a model (mse) on Kodak, in CompressAI's results format: a point for each quality of the zoo, from 1;
+    of a codec with variable rate for each of several gains; of ``elic2022_official`` those of its paper.
 
-    The results of an architecture that the zoo does not have are empty.
+    The results of other architectures are empty.
     """
     path = files("codecswap") / "assets" / "published" / f"compressai-{model.replace('_', '-')}-mse-kodak.json"
     return json.loads(path.read_text("utf-8")) if path.is_file() else {"results": {}}

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from codecswap.evaluation.evaluation_set import EvaluationSet
+from codecswap.evaluation.measure import TeacherAndStudents
 from codecswap.evaluation.published import distance, published
 from codecswap.evaluation.rate_distortion import Delta, bd_psnr, bd_rate, curves
 from codecswap.evaluation.result import CodecResult
@@ -67,10 +68,14 @@ def _sentence(what: str, delta: Delta, unit: str) -> str:
 
 
 def against_published(codecs: EvaluationSet) -> list[dict[str, Any]]:
-    """Differences of the zoo's codecs (trained for MSE) from CompressAI's results on Kodak, as in ``summary.json``."""
+    """Differences of the zoo's codecs (trained for MSE) from CompressAI's results on Kodak, as in ``summary.json``.
+
+    A codec with variable rate has a published curve, at gains other than its levels.
+    """
     entries = []
     for teacher, measured in zip(codecs.teachers, codecs.measured, strict=False):
-        if teacher.path is None and teacher.metric == "mse" and published(teacher.model)["results"]:
+        variable = isinstance(measured, TeacherAndStudents) and measured.codecs[0].gains
+        if teacher.path is None and teacher.metric == "mse" and published(teacher.model)["results"] and not variable:
             result, quality = measured.results[0], teacher.quality
             theirs = {key: values[quality - 1] for key, values in published(teacher.model)["results"].items()}
             found = distance(result.mean(), quality, teacher.model)
