@@ -94,6 +94,11 @@ def test_codecs_with_a_hyperprior_write_the_strings_of_the_same_known_codec(
     assert (codec.N, codec.M, codec.margin, codec.multiple) == (8, 12, 2, 64)
     y = known.g_a(torch.rand(1, 3, 64, 64))
     assert codec.compress_latents(y) == known.compress_latents(y)
+    student, _ = codecswap.swap(codec, "subpixel")
+    codecswap.save_student(student, tmp_path / "student.pt", codec)
+    loaded = load_student(tmp_path / "student.pt", codec.source.path)
+    assert loaded.same_latents(known) and type(loaded) is type(codec)
+    assert torch.equal(loaded.g_s(y), student.g_s(y))
 
 
 @pytest.mark.parametrize(
@@ -175,6 +180,12 @@ def test_it_goes_through_every_stage(
         assert cli.main([command, *teacher, *val, "--output", str(tmp_path / command)]) == 0
         codec = codecswap.open_codec(tmp_path / command)
         assert codec.manifest.name == "bls2017.py:codec" and codec.manifest.margin == 2
+    capsys.readouterr()
+    assert cli.main(["advise", *teacher, *val]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "cannot be replaced by upsample: its stride is (4, 4), not 2. subpixel and masked equal the teacher" in said
+    assert cli.main(["report", first, "--output", str(tmp_path / "report.html")]) == 0
+    assert "is code, which runs only if you name it yourself" in (tmp_path / "report.html").read_text("utf-8")
     given = [
         "--checkpoint",
         f"{first}/last.pt",

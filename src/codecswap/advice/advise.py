@@ -75,6 +75,8 @@ class Advice:
     """ONNX operators that the target supports; None if no target was named."""
     codecs: dict[str, Codec]
     """The teacher and its students, by the names of ``upsampling``."""
+    refused: tuple[str, ...] = ()
+    """Why a replacement that is not exact is not among them, as sentences."""
 
     @property
     def replacement(self) -> str | None:
@@ -83,7 +85,7 @@ class Advice:
 
     def sentences(self) -> list[str]:
         """Recommendations, as sentences."""
-        return [*self._lacking(), self._recommendation()]
+        return [*self.refused, *self._lacking(), self._recommendation()]
 
     def _lacking(self) -> Iterable[str]:
         if self.accepted is None:
@@ -151,7 +153,7 @@ def advise(
     seen, latents = encode(codec, calibration), encode(codec, measured)
     names = [*OPERATORS, *(GDN_OPERATORS if has_gdn(codec) else ())]
     codecs: dict[str, Codec] = {}
-    upsampling, gdns = [], []
+    upsampling, gdns, refused = [], [], []
 
     def choice(made: Codec, name: str, exact: bool, needed: tuple[str, ...], pieces: int | None = None) -> Choice:
         shown = made.g_s(latents)
@@ -163,7 +165,13 @@ def advise(
 
     wanted = codec.g_s(latents)
     for name, needed in OPERATORS.items():
-        made = codec if name == TRANSPOSED else swap(codec, name)[0]
+        try:
+            made = codec if name == TRANSPOSED else swap(codec, name)[0]
+        except UserError as error:
+            if is_exact(name):
+                raise
+            refused.append(str(error))
+            continue
         if not is_exact(name):
             calibrate(codec, made, seen)
         codecs[name] = made
@@ -174,7 +182,7 @@ def advise(
         exact = name == UNCHANGED or GDN_SWAPS[name].exact
         gdns.append(choice(made, name, exact, GDN_OPERATORS[name], pieces))
         progress(len(upsampling) + len(gdns), len(names))
-    return Advice(len(measured), tuple(upsampling), tuple(gdns), other, accepted, codecs)
+    return Advice(len(measured), tuple(upsampling), tuple(gdns), other, accepted, codecs, tuple(refused))
 
 
 def multiply_adds(decoder: nn.Module, latents: Tensor, *, folded: bool = True) -> float:
