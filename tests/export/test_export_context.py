@@ -12,6 +12,7 @@ from small_codecs import small_codec
 
 from codecswap import cli
 from codecswap.codecs.protocol import HyperCodec
+from codecswap.codecs.source import load_codec
 from codecswap.codecs.torch_codec import TorchCodec
 from codecswap.data.pictures import to_array, to_picture
 from codecswap.entropy import bitstream
@@ -19,6 +20,7 @@ from codecswap.errors import UserError
 from codecswap.export.codec import quantize
 from codecswap.export.folder import write_float
 from codecswap.inference.runtime import OnnxCodec
+from codecswap.students.checkpoint import save_student
 
 NAMES = ["elic2022_chandelier", "cheng2020_attn", "cheng2020_anchor_checkerboard", "mbt2018", "mbt2018_vbr"]
 FILES = {"codec.json", "entropy.json", "entropy.bin", "decoder.onnx", "encoder.onnx", "hyper_encoder.onnx"}
@@ -134,6 +136,24 @@ def test_where_there_is_nothing_to_swap(tmp_path: Path, capsys: pytest.CaptureFi
     for command in (["export"], ["quantize"], ["compile", "--target", "ethos-u55"]):
         assert cli.main([*command, *given, "--output", str(tmp_path / "out")]) == 2
         assert capsys.readouterr().err.endswith("there is nothing to swap.\n") and not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_a_decoder_without_anything_to_swap_trains_in_integers(
+    pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    torch.save(small_codec("cheng2020_anchor_checkerboard").state_dict(), tmp_path / "a.pth")
+    codec = load_codec(str(tmp_path / "a.pth"))
+    save_student(codec, tmp_path / "start.pt", codec)
+    given = ["--coco_dir", str(pictures), "--batch_size", "4", "--num_workers", "0", "--accelerator", "cpu"]
+    given += ["--epochs", "1", "--recon_every", "0", "--quantized", "w8a8", "--save_dir", str(tmp_path / "f")]
+    assert cli.main(["finetune", "--resume_student", str(tmp_path / "start.pt"), *given]) == 0
+    trained = ["--checkpoint", str(tmp_path / "f" / "ft_last.pt"), "--images", str(pictures / "val")]
+    assert cli.main(["quantize", *trained, "--output", str(tmp_path / "q")]) == 0
+    opened = OnnxCodec(tmp_path / "q").with_entropy(TorchCodec(codec).entropy)
+    assert opened.manifest.replacement == "none, w8a8" and opened.manifest.split_inputs
+    picture = to_picture(arrays(pictures / "val")[0], (240, 240))
+    assert opened.decompress(codec.compress(picture)).size == (240, 240)
 
 
 def test_a_folder_that_contradicts_itself_is_refused(tmp_path: Path) -> None:
