@@ -197,7 +197,7 @@ def test_it_goes_through_every_stage(
     given += [*val, "--num_workers", "0", "--anchors", "none", "--accelerator", "cpu"]
     assert cli.main(["eval", *teacher, *given]) == 0
     found = [one["mean"]["bpp"] for one in json.loads((tmp_path / "eval" / "summary.json").read_text())["codecs"]]
-    assert len(found) == 3 and found[0] == found[1] == pytest.approx(found[2], rel=0.01)
+    assert len(found) == 3 and found[0] == found[1] == pytest.approx(found[2], rel=0.03)
     capsys.readouterr()
     for words in (["eval", *given], ["finetune", *few, *student, "--save_dir", str(tmp_path / "x")]):
         assert cli.main(words) == 2
