@@ -4,16 +4,18 @@ import os
 import shutil
 import sys
 import unicodedata
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import ExifTags, Image
 
+from codecswap.data import transforms
 from codecswap.data.datasets import EpochSampler, TrainingPictures, ValidationPictures, collate
 from codecswap.data.discovery import find_pictures
-from codecswap.data.pictures import load_picture
+from codecswap.data.pictures import load_picture, load_reduced
 from codecswap.data.transforms import first_readable, training_crop, validation_crop
 from codecswap.errors import UserError
 
@@ -115,6 +117,25 @@ def test_crops_depend_on_seed_epoch_and_name_alone(tmp_path: Path) -> None:
         training_crop(moved, seed=1, epoch=2),
     ):
         assert not torch.equal(crop, other)
+
+
+@pytest.mark.parametrize("size", [(1600, 1100), (1101, 1603), (1023, 1500)])
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_large_pictures_are_decoded_at_reduced_size_and_give_the_same_crops(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: tuple[int, int], orientation: int
+) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (12, 12, 3), dtype=np.uint8)
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    Image.fromarray(noise).resize(size, Image.Resampling.BICUBIC).save(tmp_path / "a.jpg", quality=95, exif=exif)
+    reduced = load_reduced(tmp_path / "a.jpg", transforms.AT_LEAST)[0]
+    assert (max(reduced.size) < 1000) == (min(size) >= 1024)
+    for crop in (validation_crop, *(partial(training_crop, seed=seed, epoch=0) for seed in range(4))):
+        near = crop(tmp_path / "a.jpg")
+        with monkeypatch.context() as patch:
+            patch.setattr(transforms, "AT_LEAST", None)
+            full = crop(tmp_path / "a.jpg")
+        assert (near - full).square().mean() < 1e-4, "40 dB"
 
 
 def test_prepared_crops_are_used_as_they_are(tmp_path: Path) -> None:

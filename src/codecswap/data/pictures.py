@@ -53,16 +53,23 @@ def load_picture(path: str | Path | bytes, *, at_least: int | None = None) -> Im
         OSError, ValueError, SyntaxError, EOFError, PIL.Image.DecompressionBombError: it cannot be read
             (`UNREADABLE`), or it tells no range of gray levels.
     """
+    return load_reduced(path, at_least)[0]
+
+
+def load_reduced(path: str | Path | bytes, at_least: int | None) -> tuple[Image.Image, tuple[int, int]]:
+    """A picture as `load_picture` reads it, and the width and height of the whole picture, upright."""
     with _opened(path) as file:
         picture: Image.Image = file
         whole = file.size
         if at_least is not None:
             file.draft(None, (at_least, at_least))
+        reduced = file.size != whole
         _refuse_bomb(path, whole if "progressive" in file.info else file.size, "progressive" in file.info)
         picture.load()
-        if (turn := UPRIGHT.get(_orientation(picture))) is not None:
+        if (turn := UPRIGHT.get(orientation := _orientation(picture))) is not None:
             picture = picture.transpose(turn)
-        return _to_rgb(picture, file)
+        upright = whole[::-1] if reduced and orientation >= 5 else whole
+        return _to_rgb(picture, file), upright if reduced else picture.size
 
 
 def picture_size(path: str | Path) -> tuple[int, int]:

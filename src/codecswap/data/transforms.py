@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from codecswap.data.discovery import CROP, normal
-from codecswap.data.pictures import UNREADABLE, load_picture, to_array
+from codecswap.data.pictures import UNREADABLE, load_picture, load_reduced, to_array
 
 AREA, RATIO = (0.8, 1.0), (0.9, 1.1)
 """Share of a picture's area that a random crop has, and its width divided by its height."""
@@ -20,6 +20,9 @@ TRIES = 10
 """Crops drawn until one fits into the picture; then its center is taken."""
 RESIZED = 256
 """Shorter side of a picture before its center is cut out for validation."""
+AT_LEAST = 2 * RESIZED
+"""A JPEG is decoded at 1/2, 1/4 or 1/8 of its size if both sides keep this many pixels, twice what a crop needs: that changes
+crops by less than JPEG itself, 45 dB and more (benchmarks/loader.py)."""
 LONGEST = 4
 """Longer sides than four shorter ones are cut around the center before a picture is enlarged: a line of 40,000x1 pixels
 would take 10 GB."""
@@ -35,9 +38,13 @@ def training_crop(path: Path, *, seed: int, epoch: int) -> Tensor:
     with torch.random.fork_rng(devices=[]):
         digest = hashlib.sha256(f"{seed}/{epoch}/{normal(path.stem)}".encode("utf-8", "surrogateescape")).digest()
         torch.manual_seed(int.from_bytes(digest[:8], "little") >> 1)
-        picture = load_picture(path)
-        left, top, width, height = _random_box(*picture.size)
-        crop = picture.crop((left, top, left + width, top + height)).resize((CROP, CROP), Image.Resampling.BILINEAR)
+        picture, size = load_reduced(path, AT_LEAST)
+        left, top, width, height = _random_box(*size)
+        reduction = round(size[0] / picture.width)
+        box = left / reduction, top / reduction, (left + width) / reduction, (top + height) / reduction
+        if reduction == 1:  # cut before it is resized, so that no pixel outside has a part in it
+            picture, box = picture.crop((left, top, left + width, top + height)), (0, 0, width, height)
+        crop = picture.resize((CROP, CROP), Image.Resampling.BILINEAR, box)
         return _to_tensor(crop.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if torch.rand(1) < 0.5 else crop)
 
 
@@ -56,7 +63,7 @@ def _random_box(width: int, height: int) -> tuple[int, int, int, int]:
 
 def validation_crop(path: Path) -> Tensor:
     """The center of a picture, ``(3, 224, 224)`` in [0, 1]; a prepared crop as it is."""
-    picture = load_picture(path)
+    picture = load_picture(path, at_least=AT_LEAST)
     if picture.size == (CROP, CROP):
         return _to_tensor(picture)
     shorter = min(picture.size)
