@@ -9,8 +9,10 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
+from codecswap.config import DistillOptions
 from codecswap.data.datasets import EpochSampler, TrainingPictures, collate
-from codecswap.data.discovery import base_name, position
+from codecswap.data.discovery import Pictures, base_name, position
+from codecswap.data.loaders import PictureLoaders
 
 
 def test_workers_that_are_spawned_read_the_same_pictures(tmp_path: Path) -> None:
@@ -29,6 +31,20 @@ def test_workers_that_are_spawned_read_the_same_pictures(tmp_path: Path) -> None
         )
         batches.append(torch.cat([batch.images for batch in loader]))
     assert torch.equal(*batches)
+
+
+def test_workers_stay_from_epoch_to_epoch(tmp_path: Path) -> None:
+    for index in range(4):
+        Image.new("RGB", (224, 224), (60 * index, 9, 9)).save(tmp_path / f"{index}.png")
+    paths = sorted(tmp_path.iterdir())
+    loaders = PictureLoaders(Pictures("prepared", paths, paths), DistillOptions(batch_size=2, num_workers=1))
+    before = set(multiprocessing.active_children())
+    for loader in (loaders.train(), loaders.val()):
+        workers = []
+        for _ in range(2):
+            assert sum(len(batch.images) for batch in loader) == 4
+            workers.append({child.pid for child in set(multiprocessing.active_children()) - before})
+        assert workers[0] and workers[0] == workers[1]
 
 
 @pytest.mark.parametrize("name", ["000000000009.jpg", unicodedata.normalize("NFD", "\u00e9t\u00e9~2.png")])

@@ -1,4 +1,5 @@
-"""Lightning, imported without what it loads besides: torchmetrics (with torchvision, scipy, matplotlib) and torch._dynamo.
+"""Lightning, imported without what it loads besides: torchmetrics (with torchvision, scipy, matplotlib), torch._dynamo, and the
+counter of operations, which imports Triton.
 
 Their import takes three times as long as Lightning's own. They are replaced by empty modules meanwhile, so that a program can
 still import the real ones later; what is already imported is left alone. The same for PyTorch's optimizers, which import
@@ -11,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from types import ModuleType
+from typing import Any
 
 import torch
 
@@ -23,11 +25,21 @@ class OptimizedModule(torch.nn.Module):
     """Stands for torch._dynamo's class: Lightning asks whether a model is one. Training compiles only parts of it."""
 
 
+class FlopCounterMode:
+    """Stands for PyTorch's class, and makes one when Lightning summarizes a model, which training does not ask for."""
+
+    def __new__(cls, *given: Any, **more: Any) -> Any:
+        from torch.utils import flop_counter
+
+        return flop_counter.FlopCounterMode(*given, **more)
+
+
 def _stand_ins() -> dict[str, ModuleType]:
-    torchmetrics, dynamo = ModuleType("torchmetrics"), ModuleType("torch._dynamo")
+    torchmetrics, dynamo, flops = map(ModuleType, ("torchmetrics", "torch._dynamo", "torch.utils.flop_counter"))
     vars(torchmetrics).update(Metric=Metric, MetricCollection=Metric, __version__=version("torchmetrics"))
     vars(dynamo).update(OptimizedModule=OptimizedModule, disable=lambda function=None, *given, **more: function)
-    return {module.__name__: module for module in (torchmetrics, dynamo)}
+    vars(flops).update(FlopCounterMode=FlopCounterMode)
+    return {module.__name__: module for module in (torchmetrics, dynamo, flops)}
 
 
 @contextmanager
