@@ -74,7 +74,9 @@ def main() -> None:
     """Make, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pictures", type=Path, required=True, help="folder of Kodak's pictures")
-    parser.add_argument("--teachers", nargs="+", default=["tiny"], help="codec files, tiny or tiny_hyper")
+    parser.add_argument(
+        "--teachers", nargs="+", default=["tiny"], help="codec files, tiny or tiny_hyper (codecs of one rate)"
+    )
     parser.add_argument("--checkpoints", nargs="*", default=[], help="students of these teachers")
     parser.add_argument("--ablations", action="store_true", help="quantize the first teacher in other ways too")
     parser.add_argument("--encoders", action="store_true", help="measure quantized encoders instead, all else in float")

@@ -21,6 +21,7 @@ FOLDERS = {  # how each is exported
     "hyperprior": ["export", "--replacement", "subpixel"],
     "split_inputs": ["quantize", "--replacement", "subpixel", "--calibration_count", "2", "--refit", "false"],
     "hyperprior, split inputs": ["quantize", "--calibration_count", "2", "--refit", "false"],
+    "variable rate": ["export", "--replacement", "subpixel"],
 }
 
 
@@ -42,7 +43,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory, pictures: Path) -> dict[st
     root = tmp_path_factory.mktemp("folders")
     for name, (command, *more) in FOLDERS.items():
         images = ["--images", str(pictures / "val")]
-        teacher = "tiny_hyper" if name.startswith("hyperprior") else "tiny"
+        teacher = {"hyperprior": "tiny_hyper", "variable rate": "tiny_vbr"}.get(name.split(",")[0], "tiny")
         assert cli.main([command, "--teacher", teacher, *more, "--output", str(root / name), *images]) == 0
     return {name: root / name for name in FOLDERS}
 
@@ -57,8 +58,10 @@ def test_pictures_are_those_of_codecswap_decode(
 ) -> None:
     load_picture(photos[0]).crop((0, 0, 301, 215)).save(tmp_path / "a.png")
     files = ["--input", str(tmp_path / "a.png"), "--output", str(tmp_path / "a.csw")]
-    encoder = str(folders["hyperprior"]) if kind.startswith("hyperprior") else "tiny"
-    assert cli.main(["encode", "--codec", encoder, *files]) == 0
+    encoder, gain = str(folders[kind.split(",")[0]]) if kind.startswith(("hyperprior", "variable rate")) else "tiny", []
+    if kind.startswith("variable rate"):
+        gain = ["--gain", "0.8"]
+    assert cli.main(["encode", "--codec", encoder, *gain, *files]) == 0
     files = ["--input", str(tmp_path / "a.csw"), "--output", str(tmp_path / "python.png")]
     assert cli.main(["decode", "--codec", str(folders[kind]), *files]) == 0
     done = run(csw_decode, folders[kind], tmp_path / "a.csw", tmp_path / "c.png")

@@ -4,6 +4,7 @@ import pickle
 import urllib.error
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from compressai import models
@@ -11,7 +12,9 @@ from safetensors.torch import save_file
 
 from codecswap.codecs import source as codecs
 from codecswap.codecs.factorized import FactorizedPrior
+from codecswap.codecs.protocol import Codec
 from codecswap.codecs.source import fingerprint, load_codec
+from codecswap.codecs.variable_rate import VariableRate
 from codecswap.data.transforms import whole_picture
 from codecswap.errors import UserError
 
@@ -37,6 +40,25 @@ def test_the_embedded_hyperprior_shares_the_transforms_and_saves_bits(
     assert spent < 0.97 * before
     decoded = codec.decompress_latents(strings[0], [side // 16 for side in size])
     torch.testing.assert_close(decoded, mine, rtol=0, atol=0.501)
+
+
+def test_the_embedded_variable_rate_covers_a_range_and_reaches_the_hyperprior(photos: list[Path]) -> None:
+    codec, one_rate = load_codec("tiny_vbr"), load_codec("tiny_hyper")
+    assert isinstance(codec, VariableRate) and (codec.N, codec.M, len(codec.gains)) == (48, 80, 6)
+    x = whole_picture(photos[0])[None, :, :256, :256]
+
+    def measured(which: Codec) -> tuple[float, float]:
+        y = which.g_a(x)
+        return which.bits(y).item(), (which.g_s(which.quantize(y)).clamp(0, 1) - x).square().mean().item()
+
+    points = []
+    for codec.gain in codec.gains:
+        points.append(measured(codec))
+    bits, errors = np.array(points).T
+    assert (np.diff(bits) > 0).all() and bits[-1] > 2.5 * bits[0]
+    assert (np.diff(errors) < 0).all() and errors[-1] < 0.7 * errors[0]
+    wanted, error = measured(one_rate)
+    assert np.interp(wanted, bits, errors) < 1.05 * error
 
 
 @pytest.mark.parametrize("form", ["safetensors", "plain", "compressai", "parallel", "no tables"])

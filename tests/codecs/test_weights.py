@@ -93,7 +93,7 @@ def test_tables_older_than_the_weights_are_made_anew(codec: Codec, tmp_path: Pat
 
 
 def test_the_packages_own_tables_are_up_to_date(capsys: Any) -> None:
-    for name in ("tiny", "tiny_hyper"):
+    for name in ("tiny", "tiny_hyper", "tiny_vbr"):
         load_codec(name)
     assert not capsys.readouterr().err
 

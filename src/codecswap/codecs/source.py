@@ -22,9 +22,10 @@ from codecswap.config import ZOO, names_code
 from codecswap.console import warn
 from codecswap.errors import UserError
 
-EMBEDDED, EMBEDDED_HYPERPRIOR = "tiny", "tiny_hyper"
-"""Values of ``--teacher`` for the codecs inside the package (N=48, M=80): a factorized prior, and the same
-transforms with a mean-scale hyperprior, whose file holds only the entropy model."""
+EMBEDDED, EMBEDDED_HYPERPRIOR, EMBEDDED_VARIABLE_RATE = "tiny", "tiny_hyper", "tiny_vbr"
+"""Values of ``--teacher`` for the codecs inside the package (N=48, M=80): a factorized prior, the same
+transforms with a mean-scale hyperprior, whose file holds only the entropy model, and one with variable rate that was
+trained from it."""
 
 
 @dataclass(frozen=True)
@@ -32,8 +33,8 @@ class Teacher:
     """A pretrained codec, as named by the options ``--teacher``, ``--model``, ``--quality`` and ``--metric``."""
 
     path: str | None = None
-    """``tiny`` or ``tiny_hyper`` (embedded), a ``.pth``, ``.pth.tar`` or ``.safetensors`` file of any N and M, code
-    (`codecswap.codecs.from_code`), or None: zoo."""
+    """``tiny``, ``tiny_hyper`` or ``tiny_vbr`` (embedded), a ``.pth``, ``.pth.tar`` or ``.safetensors`` file of any N and M,
+    code (`codecswap.codecs.from_code`), or None: zoo."""
     quality: int = 8
     """Quality in the zoo, 1 to 8."""
     metric: str = "mse"
@@ -62,7 +63,7 @@ class Teacher:
                     f"{self.path} is code, which runs only if you name it yourself: add --teacher {self.path}."
                 )
             codec = from_code(self.path)
-        elif self.path in (EMBEDDED, EMBEDDED_HYPERPRIOR):
+        elif self.path in (EMBEDDED, EMBEDDED_HYPERPRIOR, EMBEDDED_VARIABLE_RATE):
             codec = _from_state(_embedded(self.path), self.path)
         else:
             file = _from_zoo(self.model, self.quality, self.metric) if self.path is None else Path(self.path)
@@ -75,8 +76,8 @@ def load_codec(teacher: str | None = None, quality: int = 8, metric: str = "mse"
     """Load a pretrained codec.
 
     Args:
-        teacher: ``tiny`` or ``tiny_hyper`` (inside the package), or a ``.pth``, ``.pth.tar`` or ``.safetensors`` file of any N
-            and M; ``file.py:function`` or ``package.module:function``, which is run (`codecswap.codecs.from_code`); None:
+        teacher: ``tiny``, ``tiny_hyper`` or ``tiny_vbr`` (inside the package), or a ``.pth``, ``.pth.tar`` or ``.safetensors``
+            file of any N and M; ``file.py:function`` or ``package.module:function``, which is run (`codecswap.codecs.from_code`); None:
             CompressAI's model zoo, which is downloaded once.
         quality: of the zoo, 1 (fewest bits) to 8.
         metric: what the zoo's codec was trained for, ``mse`` or ``ms-ssim``.

@@ -134,7 +134,7 @@ def check_share(val_ratio: float, max_images: int | None) -> None:
 
 LOSS, COST = r"\d*\.?\d+%?", r"\d*\.?\d+x?"
 """What --max_loss and --max_cost look like."""
-EMBEDDED = ("tiny", "tiny_hyper")
+EMBEDDED = ("tiny", "tiny_hyper", "tiny_vbr")
 """Codecs inside the package."""
 
 
@@ -188,8 +188,8 @@ class TeacherOptions(ZooOptions):
     """The pretrained codec to start from."""
 
     teacher: str | None = None
-    """A codec file (.pth, .pth.tar or .safetensors), tiny or tiny_hyper (in the package), or file.py:function, code of yours
-    that is run and returns a codec (docs/models.md). Default: CompressAI's model zoo."""
+    """A codec file (.pth, .pth.tar or .safetensors), tiny, tiny_hyper or tiny_vbr (in the package), or file.py:function, code of
+    yours that is run and returns a codec (docs/models.md). Default: CompressAI's model zoo."""
 
     def check_paths(self) -> None:  # noqa: D102
         check_teacher(self)
