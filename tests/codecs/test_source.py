@@ -52,7 +52,8 @@ def test_the_embedded_variable_rate_covers_a_range_and_reaches_the_hyperprior(ph
         return which.bits(y).item(), (which.g_s(which.quantize(y)).clamp(0, 1) - x).square().mean().item()
 
     points = []
-    for codec.gain in codec.gains:
+    for gain in codec.gains:
+        codec.gain = gain
         points.append(measured(codec))
     bits, errors = np.array(points).T
     assert (np.diff(bits) > 0).all() and bits[-1] > 2.5 * bits[0]

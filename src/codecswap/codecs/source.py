@@ -77,8 +77,8 @@ def load_codec(teacher: str | None = None, quality: int = 8, metric: str = "mse"
 
     Args:
         teacher: ``tiny``, ``tiny_hyper`` or ``tiny_vbr`` (inside the package), or a ``.pth``, ``.pth.tar`` or ``.safetensors``
-            file of any N and M; ``file.py:function`` or ``package.module:function``, which is run (`codecswap.codecs.from_code`); None:
-            CompressAI's model zoo, which is downloaded once.
+            file of any N and M; ``file.py:function`` or ``package.module:function``, which is run
+            (`codecswap.codecs.from_code`); None: CompressAI's model zoo, which is downloaded once.
         quality: of the zoo, 1 (fewest bits) to 8.
         metric: what the zoo's codec was trained for, ``mse`` or ``ms-ssim``.
         model: the zoo's architecture, a name in `codecswap.codecs.architectures.ARCHITECTURES`.

@@ -28,8 +28,8 @@ class EvalOptions(PictureOptions):
     """Compare students with their teacher and with JPEG, WebP and AVIF: quality, real bytes and times."""
 
     teacher: list[str] = field(default_factory=list)
-    """A codec file, tiny, tiny_hyper or tiny_vbr (in the package), or file.py:function (code of yours that is run). Several make
-    a curve. Default: CompressAI's model zoo."""
+    """A codec file, tiny, tiny_hyper or tiny_vbr (in the package), or file.py:function (code of yours that is run). Several
+    make a curve. Default: CompressAI's model zoo."""
     model: Model = ZOO
     """Architecture of the model zoo's codec."""
     quality: int | str = 8

@@ -188,8 +188,8 @@ class TeacherOptions(ZooOptions):
     """The pretrained codec to start from."""
 
     teacher: str | None = None
-    """A codec file (.pth, .pth.tar or .safetensors), tiny, tiny_hyper or tiny_vbr (in the package), or file.py:function, code of
-    yours that is run and returns a codec (docs/models.md). Default: CompressAI's model zoo."""
+    """A codec file (.pth, .pth.tar or .safetensors), tiny, tiny_hyper or tiny_vbr (in the package), or file.py:function, code
+    of yours that is run and returns a codec (docs/models.md). Default: CompressAI's model zoo."""
 
     def check_paths(self) -> None:  # noqa: D102
         check_teacher(self)
