@@ -230,14 +230,14 @@ static PyObject *open_network(PyObject *module, PyObject *bytes)
     return capsule;
 }
 
-static PyObject *predict(PyObject *module, PyObject *arguments)
+static PyObject *hyper_synthesis(PyObject *module, PyObject *arguments)
 {
     PyObject *capsule, *result = NULL;
     Py_buffer symbols, indexes, means;
     opened_network *o;
-    unsigned int rows, columns, step = 0;
+    unsigned int rows, columns, step;
     (void)module;
-    if (!PyArg_ParseTuple(arguments, "Oy*IIw*w*|I", &capsule, &symbols, &rows, &columns, &indexes, &means, &step)) return NULL;
+    if (!PyArg_ParseTuple(arguments, "Oy*IIIw*w*", &capsule, &symbols, &rows, &columns, &step, &indexes, &means)) return NULL;
     if ((o = PyCapsule_GetPointer(capsule, NETWORK))) {
         const uint64_t places = (uint64_t)rows * columns;
         const uint64_t values = places * o->network.factor * o->network.factor * o->network.channels;
@@ -270,7 +270,8 @@ static PyMethodDef METHODS[] = {
     {"encode_rows", encode_rows, METH_VARARGS, "encode_rows(tables, rows, symbols) -> bytes: a row of bytes for each int32."},
     {"decode_rows", decode_rows, METH_VARARGS, "decode_rows(tables, rows, string, symbols): fills a buffer of int32."},
     {"open_network", open_network, METH_O, "open_network(bytes) -> network: hyper_decoder.bin's content."},
-    {"predict", predict, METH_VARARGS, "predict(network, symbols, rows, columns, indexes, means[, step]): fills buffers of bytes and floats."},
+    {"hyper_synthesis", hyper_synthesis, METH_VARARGS,
+     "hyper_synthesis(network, symbols, rows, columns, step, indexes, means): fills buffers of bytes and floats; step 0: 1."},
     {NULL, NULL, 0, NULL}};
 
 static struct PyModuleDef MODULE = {PyModuleDef_HEAD_INIT, "_coder", "The entropy coder, in C.", 0, METHODS, NULL, NULL, NULL, NULL};

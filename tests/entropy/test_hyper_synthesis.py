@@ -81,7 +81,7 @@ def test_random_hyper_latents_give_what_they_gave_elsewhere(attack: ModuleType, 
 
 
 def test_numpy_computes_what_the_c_library_does(attack: ModuleType, entropy: EntropyModel) -> None:
-    if not hasattr(coder, "predict"):
+    if not hasattr(coder, "hyper_synthesis"):
         pytest.skip("the extension is not compiled")
     large = np.random.default_rng(0).integers(-30, 31, (entropy.tables.channels, 70, 45)).astype(np.int32)
     for symbols in [*attack.hyper_latents(entropy, 40), large]:

@@ -194,13 +194,13 @@ class IntegerNetwork:
 
     def __call__(self, symbols: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Compute CDF indexes, uint8, and means, float32, each ``(M, f h, f w)``, from symbols ``(N, h, w)``, int32."""
-        if not hasattr(coder, "predict"):  # no compiler, or the extension of an earlier version
+        if not hasattr(coder, "hyper_synthesis"):  # no compiler, or the extension of an earlier version
             return self.in_numpy(symbols)
         height, width = symbols.shape[1:]
         shape = (self.channels, self.factor * height, self.factor * width)
         indexes, means = np.empty(shape, np.uint8), np.empty(shape, np.float32)
-        step = [] if self.step in (None, 1 << self.fractional_bits) else [self.step]
-        coder.predict(self._opened, np.ascontiguousarray(symbols, np.int32), height, width, indexes, means, *step)
+        x = np.ascontiguousarray(symbols, np.int32)
+        coder.hyper_synthesis(self._opened, x, height, width, self.step or 0, indexes, means)
         return indexes, means
 
     @cached_property
