@@ -23,6 +23,9 @@ TEST_PACKAGES := chromium gcc clang lld libclang-rt-dev cmake valgrind libc6-dbg
 test-deps: .venv/installed  ## what tests need besides (Debian and Ubuntu; asks for root where packages are missing)
 	dpkg --status $(TEST_PACKAGES) >/dev/null 2>&1 || { sudo=$$(test "$$(id -u)" = 0 || echo sudo); \
 		$$sudo apt-get update -qq && $$sudo apt-get install -yqq --no-install-recommends $(TEST_PACKAGES); }
+	dpkg --status openssh-server >/dev/null 2>&1 || { sudo=$$(test "$$(id -u)" = 0 || echo sudo); \
+		$$sudo apt-get update -qq && $$sudo apt-get install -yqq --no-install-recommends openssh-server; \
+		$$sudo systemctl disable --now ssh >/dev/null 2>&1 || true; }  # tests start their own, on loopback
 	$(BIN)/python scripts/onnxruntime_c.py .venv/onnxruntime
 	$(BIN)/python -c "from codecswap.page import onnxruntime_web; onnxruntime_web.load()"
 

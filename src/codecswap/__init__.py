@@ -19,6 +19,7 @@ The public API, imported when it is first used (so that a device without PyTorch
 """
 
 import importlib
+import os
 import sys
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -37,6 +38,10 @@ if TYPE_CHECKING:
     from codecswap.swaps.apply import swap
     from codecswap.swaps.calibrate import calibrate
     from codecswap.training.train import distill, finetune
+
+os.environ.setdefault(
+    "ORT_DISABLE_TELEMETRY", "1"
+)  # ONNX Runtime 1.32 writes an id to the home folder and reports to its makers
 
 __version__ = "0.1.0"
 __all__ = [

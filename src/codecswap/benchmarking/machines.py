@@ -82,13 +82,13 @@ def board(host: str, modules: Sequence[str]) -> Machine:
 def ask_here(request: bytes, threads: int) -> tuple[bytes, str]:
     """Run the runner in a process of its own on this machine."""
     command = [sys.executable, str(Path(runner.__file__))]
-    done = subprocess.run(command, input=request, capture_output=True, env=os.environ | _limits(threads))
+    done = subprocess.run(command, input=request, capture_output=True, env=os.environ | _environment(threads))
     return done.stdout, ended(done.returncode, done.stderr)
 
 
 def _ask_over_ssh(host: str, request: bytes, threads: int) -> tuple[bytes, str]:
     program = Path(runner.__file__).read_bytes()
-    there = ["env", *(f"{name}={value}" for name, value in _limits(threads).items()), "python3", "-c", START]
+    there = ["env", *(f"{name}={value}" for name, value in _environment(threads).items()), "python3", "-c", START]
     done = subprocess.run(
         ["ssh", *SSH, "--", host, shlex.join(there)],
         input=b"%d\n%s%s" % (len(program), program, request),
@@ -105,8 +105,9 @@ def _ask_over_ssh(host: str, request: bytes, threads: int) -> tuple[bytes, str]:
     return done.stdout, ended(done.returncode, done.stderr)
 
 
-def _limits(threads: int) -> dict[str, str]:
-    return dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), str(threads))
+def _environment(threads: int) -> dict[str, str]:
+    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+    return dict.fromkeys(names, str(threads)) | {"ORT_DISABLE_TELEMETRY": "1"}  # which would write on the board
 
 
 def _saturates(ask: Ask) -> bool:
