@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -51,6 +52,7 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
     from ray.cluster_utils import Cluster
 
+    before = signal.getsignal(signal.SIGTERM)  # Ray sets its own
     small = {"object_store_memory": 80 << 20, "include_dashboard": False}
     with TemporaryDirectory(prefix="ray", dir="/tmp") as folder:  # its sockets' paths must be short
         monkeypatch.setenv("RAY_TMPDIR", folder)
@@ -62,6 +64,7 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
             yield started
         finally:
             started.shutdown()
+            signal.signal(signal.SIGTERM, before)
 
 
 def waited_for(look: Callable[[], Any]) -> Any:
