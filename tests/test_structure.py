@@ -97,6 +97,7 @@ ALLOWED = {
         "students",
         "runner",
         "targets",
+        "compile",
         "export",
         "rewrite",
     },

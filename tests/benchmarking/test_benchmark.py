@@ -17,6 +17,7 @@ from onnx import TensorProto, helper
 from codecswap import runner
 from codecswap.benchmarking import command, contenders, machines, measure, runtimes
 from codecswap.benchmarking.contenders import Contender, Forms, of_codec, of_folder, resized
+from codecswap.benchmarking.estimates import estimate
 from codecswap.benchmarking.machines import ask_here, ended, this_machine
 from codecswap.benchmarking.measure import HeldOut, Sample, Times
 from codecswap.cli import main
@@ -136,6 +137,15 @@ def test_an_engine_decodes_what_pytorch_does(codec: FactorizedPrior, photographs
     sizes = {row.precision: row.bytes or 0 for row in rows if row.form == "native"}
     assert sizes["float16"] < 0.7 * sizes["float32"]
     assert all((row.to_reference or 0) > (40 if row.precision == "float16" else 80) for row in rows)
+
+
+def test_integer_files_are_estimated_for_ethos_u(codec: FactorizedPrior) -> None:
+    pytest.importorskip("ai_edge_litert")
+    pytest.importorskip("ethosu.vela")
+    precisions, runtimes_ = ["float32", "w8a8"], ["onnxruntime", "litert"]
+    found = estimate(list(of_codec(codec, "it", ("subpixel",), precisions, runtimes_, Forms(codec), HERE)), [SMALL])
+    assert [(one.precision, one.chip) for one in found] == [("w8a8", "ethos-u55-256"), ("w8a8", "ethos-u85-1024")]
+    assert all(one.cycles > 0 and one.milliseconds > 0 and one.memory > 0 and one.on_cpu == 0 for one in found)
 
 
 def test_masks_of_another_size_are_those_of_the_float_file(codec: FactorizedPrior) -> None:

@@ -4,18 +4,22 @@ import shlex
 import sys
 import tempfile
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from rich.filesize import decimal
 
 from codecswap.benchmarking import results
 from codecswap.benchmarking.contenders import Contender, Forms, Size, of_codec, of_folder
+from codecswap.benchmarking.estimates import Estimate, estimate, has_files
 from codecswap.benchmarking.machines import Machine, ask_here, board, this_machine
 from codecswap.benchmarking.measure import HIGHEST, OK, RUNS, HeldOut, Row, Samples, label, measure, text
 from codecswap.benchmarking.onnx_file import PHASES, OnnxFile
 from codecswap.benchmarking.runtimes import MODULES, RUNTIMES
 from codecswap.codecs.protocol import Codec
 from codecswap.codecs.source import Teacher
+from codecswap.compile.ethos_u import VELA
 from codecswap.config import BenchmarkOptions, Form
 from codecswap.console import bar, say, show_table
 from codecswap.students.checkpoint import read_student
@@ -41,9 +45,28 @@ def main(options: BenchmarkOptions) -> None:
             )
     head = results.facts(shlex.join(["codecswap", "benchmark", *sys.argv[2:]]), machine.description)
     _show(rows, sizes, machine.description, options)
-    settings = {"threads": options.threads, "rounds": options.rounds, "runs": options.rounds * RUNS}
+    found = _estimates(contenders, sizes)
+    settings: dict[str, Any] = {"threads": options.threads, "rounds": options.rounds, "runs": options.rounds * RUNS}
+    settings |= {"estimates": [asdict(one) for one in found]}
     results.write(options.output, head, settings, rows)
     say(f"Written: {options.output / results.JSON} and {results.CSV}.")
+
+
+def _estimates(contenders: Sequence[Contender], sizes: Sequence[Size]) -> list[Estimate]:
+    """Estimate what Arm's compiler can, and show it."""
+    if not any(map(has_files, contenders)):
+        return []
+    if (compiler := VELA.installed(None)) is None:
+        say(f"Ethos-U: not estimated. Not installed: {VELA.install}.")
+        return []
+    found = estimate(contenders, sizes)
+    lines = []
+    for one in found:
+        figures = f"{one.cycles / 1e6:.2f}", f"{one.milliseconds:.1f}", decimal(one.memory), str(one.on_cpu)
+        lines.append([f"{one.form}, {one.precision}", one.chip, one.size, *figures])
+    columns = ["decoder", "NPU", "picture", "10^6 cycles", "ms", "memory", "operators on the CPU"]
+    show_table(f"The same TFLite files on Arm's NPUs, as {compiler} estimates", columns, lines)
+    return found
 
 
 def _contenders(options: BenchmarkOptions, scratch: Path, machine: Machine) -> tuple[list[Contender], Samples]:
