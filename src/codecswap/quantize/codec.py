@@ -161,7 +161,7 @@ def quantize(
         chosen = scheme if _precision(scheme).is_wide else replace(scheme, keep=(*scheme.keep, *finer))
         known = _round(lowered, inputs, name, input, chosen, weight)
         advance(1)
-        made = _quantized(lowered, inputs, name, known, chosen, reference, finer)
+        made = _quantized(lowered, inputs, name, known, chosen, reference, finer, weight)
         stopped = {f"{prefix}.{layer}": why for layer, why in start.stopped.items()}
         networks[name] = replace(made, stopped=stopped, finer=tuple(finer))
         advance(1)
@@ -349,6 +349,7 @@ def _quantized(
     scheme: Scheme,
     reference: TransformGraph,
     finer: Sequence[str],
+    weight: Tensor | None,
 ) -> QuantizedNetwork:
     precision, (prefix, _, output), input = _precision(scheme), TRANSFORMS[part], reference.input
     keep = _kept(lowered, part, input, scheme)
@@ -365,6 +366,8 @@ def _quantized(
         gdns=[name for name in gdns if name not in finer],
         keep=keep,
         wide=scheme.layers(WIDE),
+        clip=True,
+        weight=weight,
     )
     if scheme.reduced_range:
         transform = reduce_ranges(transform)

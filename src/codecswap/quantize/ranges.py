@@ -1,7 +1,7 @@
 """Quantize a float graph: estimate ranges of activations on real pictures, and choose scales of weights and biases."""
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from codecswap.quantize.clipping import Range, clipped_ranges
 from codecswap.quantize.float_and_rounded import is_inside
 from codecswap.quantized.compute import compute
 from codecswap.quantized.precision import WIDE, Precision
@@ -32,18 +33,19 @@ SMALLEST_SCALE = 1e-20
 """Scale of weights that are all zero."""
 LEAST_DIVISOR = 2
 """Smallest value, in quantization steps, that a tensor may have which is divided by, or whose root is."""
-Range = tuple[float, float]
 
 
 def quantize_graph(
     graph: TransformGraph,
-    feeds: Iterable[np.ndarray],
+    feeds: Sequence[np.ndarray],
     precision: Precision,
     *,
     known: Mapping[str, Quantization] = MappingProxyType({}),
     gdns: Collection[str] = (),
     keep: Collection[str] = (),
     wide: Collection[str] = (),
+    clip: bool = False,
+    weight: Tensor | None = None,
 ) -> TransformGraph:
     """Quantize a float graph: int8 weights per channel, activations per tensor, int32 biases.
 
@@ -57,6 +59,8 @@ def quantize_graph(
         gdns: GDN layers, e.g. ``g_s.1``: tensors that only they read have the precision's type for the inside of GDNs.
         keep: layers (or modules) left in float. Inputs and outputs of other layers are rounded.
         wide: layers (or modules) whose outputs have 16 bits.
+        clip: clip rare large values of 8-bit tensors where that lowers the error of the output (`clipped_ranges`).
+        weight: weights of its squared errors; None: 1.
     """
     graph = _with_own_weights(graph)
     found, inner = estimate_ranges(graph, feeds), inner_tensors(graph, gdns)
@@ -64,13 +68,21 @@ def quantize_graph(
     touched = {name for step in steps for name in (*step.inputs, step.output)} & found.keys()
     widened = {step.output for step in graph.operations if is_inside(step.layer, wide)}
     activations: dict[str, Quantization] = {}
+    kinds: dict[_Group, str] = {}
     for group in _groups(graph):
         chosen = next((known[name] for name in group.tensors if name in known), None)
         if chosen is None:
             kind = precision.inside if inner.issuperset(group.tensors) else precision.between
-            kind = WIDE.get(kind, kind) if widened & group.tensors else kind
-            chosen = group.rounding(found, kind)
-        activations |= {name: chosen for name in group.tensors if name in touched}
+            kinds[group] = WIDE.get(kind, kind) if widened & group.tensors else kind
+        else:
+            activations |= dict.fromkeys(group.tensors & touched, chosen)
+    if clip:
+        narrow = [group for group, kind in kinds.items() if kind in WIDE and not group.unit]
+        names = touched & {name for group in narrow for name in group.tensors - group.cut}
+        found |= clipped_ranges(graph, feeds, {name: found[name] for name in names}, weight)
+    for group, kind in kinds.items():
+        chosen = group.rounding(found, kind)
+        activations |= dict.fromkeys(group.tensors & touched, chosen)
     constants = dict(graph.constants)
     for step in steps:
         if step.operator in CONVOLUTIONS:

@@ -28,6 +28,8 @@ POSITIONS = 32768
 """Number of output positions, drawn from all samples, that a layer is fitted to."""
 RIDGE = 1e-3
 """Ridge regularization towards the current weights, relative to the mean energy of the inputs."""
+INDEPENDENT = 0.5
+"""Share of the positions that counts as independent of the others: neighboring ones see the same inputs."""
 DAMPING = 0.01
 """Added to the diagonal of a metric, relative to its mean."""
 ROW_BLOCKS = 32
@@ -191,7 +193,7 @@ def _refit_and_round(
         for part in parts:
             all_of_it = len(taps.parts) == 1 and len(part.inputs) == len(gram)  # avoid a large copy
             own = gram if all_of_it else gram[part.inputs[:, None], part.inputs]
-            fits.append(_refitted(own, cross[part.inputs[:, None], part.outputs], weight[part.weights]))
+            fits.append(_refitted(own, cross[part.inputs[:, None], part.outputs], weight[part.weights], sums.count))
         made = [fit.weight for fit in fits]
         if rounding:
             metric = rounding.metric
@@ -205,10 +207,17 @@ def _refit_and_round(
     return scales.to(conv.weight.dtype)
 
 
-def _refitted(gram: Tensor, cross: Tensor, weight: Tensor) -> _Fit:
-    """Least squares with a ridge towards ``weight: (O, K)``; ``gram: (K, K)`` is changed in place."""
+def _refitted(gram: Tensor, cross: Tensor, weight: Tensor, count: int) -> _Fit:
+    """Least squares with a ridge towards ``weight: (O, K)``; ``gram: (K, K)`` is changed in place.
+
+    Correlations of K inputs, estimated at ``count`` positions, are shrunk towards 0 the more, the fewer positions there are
+    for each input (Ledoit and Wolf, "A well-conditioned estimator for large-dimensional covariance matrices", 2004): otherwise
+    weights would compensate each other on the calibration pictures, and not on others.
+    """
     ridge = RIDGE * gram.diagonal().mean().clamp_min(0) + 1e-12
     missing, added = cross - gram @ weight.T, torch.zeros_like(ridge)
+    energy = gram.diagonal().clone()
+    gram.mul_(1 - len(gram) / (len(gram) + INDEPENDENT * count)).diagonal().copy_(energy)
     while True:
         try:
             step, factor = ridge_step(gram, missing, ridge - added)
