@@ -2,8 +2,9 @@
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,32 @@ def chromium() -> Iterator[Any]:
         browser = playwright.chromium.launch(executable_path=path, args=QUIET)
         yield browser
         browser.close()
+
+
+@contextmanager
+def visits(browser: Any, ready: str, seconds: float) -> Iterator[Callable]:
+    """Opens pages and waits for a selector; at the end, no console message, no error and no request may have come of it."""
+    contexts, faults = [], []
+
+    def visit(address: Path | str, size: str = "desk", **settings: Any) -> Any:
+        address = address.as_uri() if isinstance(address, Path) else address
+        width, height = SIZES[size]
+        context = browser.new_context(viewport={"width": width, "height": height}, **({"locale": "en-US"} | settings))
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(1000 * seconds)
+        page.on("console", lambda message: faults.append(f"{message.type}: {message.text}"))
+        page.on("pageerror", lambda error: faults.append(str(error)))
+        own = ("blob:", "data:", address)
+        context.on("request", lambda one: None if one.url.startswith(own) else faults.append(one.url))
+        page.goto(address)
+        page.wait_for_selector(ready, state="attached")
+        return page
+
+    yield visit
+    for context in contexts:
+        context.close()
+    assert not faults
 
 
 def missing(reason: str) -> None:

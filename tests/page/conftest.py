@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from chromium import SIZES, missing
+from chromium import missing, visits
 from page_folders import FOLDERS, IDLE, call
 from PIL import Image
 
@@ -47,25 +47,6 @@ def runtime() -> Path:
 
 @pytest.fixture
 def visit(browser: Any) -> Iterator[Callable]:
-    """Opens a page and waits for the codec; at the end, no console message, no error and no request may have come of it."""
-    contexts, faults = [], []
-
-    def visit(address: Path | str, size: str = "desk", **settings: Any) -> Any:
-        address = address.as_uri() if isinstance(address, Path) else address
-        width, height = SIZES[size]
-        context = browser.new_context(viewport={"width": width, "height": height}, **({"locale": "en-US"} | settings))
-        contexts.append(context)
-        page = context.new_page()
-        page.set_default_timeout(60_000)
-        page.on("console", lambda message: faults.append(f"{message.type}: {message.text}"))
-        page.on("pageerror", lambda error: faults.append(str(error)))
-        own = ("blob:", "data:", address)
-        context.on("request", lambda one: None if one.url.startswith(own) else faults.append(one.url))
-        page.goto(address)
-        page.wait_for_selector(IDLE, state="attached")
-        return page
-
-    yield visit
-    for context in contexts:
-        context.close()
-    assert not faults
+    """Opens a page and waits for the codec."""
+    with visits(browser, IDLE, 60) as visit:
+        yield visit

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from chromium import SIZES
+from chromium import SIZES, visits
 from chromium import luminance as luminance_of
 from PIL import Image
 
@@ -18,29 +18,9 @@ from codecswap.report.pictures import to_pixels
 
 @pytest.fixture
 def visit(browser) -> Iterator[Callable]:
-    """Opens a file at a size; at the end, no console message, no error and no request may have come of it."""
-    contexts, faults = [], []
-
-    def visit(path: Path, size: str = "desk", **settings):
-        width, height = SIZES[size]
-        context = browser.new_context(viewport={"width": width, "height": height}, **({"locale": "en-US"} | settings))
-        contexts.append(context)
-        page = context.new_page()
-        page.set_default_timeout(10_000)
-        page.on("console", lambda message: faults.append(f"{message.type}: {message.text}"))
-        page.on("pageerror", lambda error: faults.append(str(error)))
-        page.on(
-            "request",
-            lambda request: faults.append(request.url) if not request.url.startswith(("file:", "data:")) else None,
-        )
-        page.goto(path.as_uri())
-        page.wait_for_selector("#viewer:not([hidden])")
-        return page
-
-    yield visit
-    for context in contexts:
-        context.close()
-    assert not faults
+    """Opens a file at a size and waits for its viewer."""
+    with visits(browser, "#viewer:not([hidden])", 10) as visit:
+        yield visit
 
 
 sizes = pytest.mark.parametrize("size", SIZES)

@@ -27,7 +27,7 @@ class Estimate:
     chip: str
     """Vela's name of the accelerator's configuration."""
     size: str
-    """Of the picture, ``WIDTHxHEIGHT``."""
+    """Size of the picture, ``WIDTHxHEIGHT``."""
     cycles: float
     milliseconds: float
     memory: int

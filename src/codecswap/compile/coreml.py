@@ -3,13 +3,12 @@
 import logging
 from collections import Counter
 from contextlib import redirect_stderr
-from importlib.metadata import PackageNotFoundError, version
 from io import StringIO
 from pathlib import Path
 from typing import Any
 
 from codecswap.compile.folder import write_float
-from codecswap.compile.toolchain import Compiled, Job
+from codecswap.compile.toolchain import Compiled, Job, name_and_version
 from codecswap.export.backends.onnx import decoder_graph, encoder_graph
 
 NAME = "coremltools"
@@ -22,10 +21,7 @@ class CoreMl:
 
     def installed(self, python: Path | None) -> str | None:
         """Name and version."""
-        try:
-            return f"{NAME} {version(NAME)}"
-        except PackageNotFoundError:
-            return None
+        return name_and_version(NAME)
 
     def compile(self, job: Job) -> Compiled:
         """Write e.g. decoder.onnx and, with coremltools, decoder.mlpackage."""

@@ -9,14 +9,13 @@ import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass, replace
-from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 
 from codecswap.compile.folder import write_quantized
-from codecswap.compile.toolchain import Compiled, CompiledOperator, Job, Run
+from codecswap.compile.toolchain import Compiled, CompiledOperator, Job, Run, name_and_version
 from codecswap.errors import UserError
 from codecswap.graph.onnx_graph import layer_in
 from codecswap.quantized.representation import TransformGraph
@@ -33,10 +32,7 @@ class Vela:
 
     def installed(self, python: Path | None) -> str | None:
         """Name and version of Vela, if Vela and LiteRT are installed."""
-        try:
-            return f"{NAME} {version(NAME)}" if find_spec("ai_edge_litert") else None
-        except PackageNotFoundError:
-            return None
+        return name_and_version(NAME) if find_spec("ai_edge_litert") else None
 
     def compile(self, job: Job) -> Compiled:
         """Write e.g. decoder.onnx (QDQ); with Vela, decoder.tflite and decoder_vela.tflite, which the NPU's driver loads."""

@@ -5,14 +5,13 @@ activations, it is as good as the file's reference execution; in mixed it comput
 different types, in float. A convolution with 8-bit input and 16-bit output it does not take.
 """
 
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import numpy as np
 import onnxruntime
 
 from codecswap.compile.folder import write_quantized
-from codecswap.compile.toolchain import Compiled, CompiledOperator, Job
+from codecswap.compile.toolchain import Compiled, CompiledOperator, Job, name_and_version
 from codecswap.errors import UserError
 from codecswap.graph.onnx_graph import layer_in
 
@@ -31,10 +30,7 @@ class Qnn:
 
     def installed(self, python: Path | None) -> str | None:
         """Its name and version."""
-        try:
-            return f"{NAME} {version(NAME)}"
-        except PackageNotFoundError:
-            return None
+        return name_and_version(NAME)
 
     def compile(self, job: Job) -> Compiled:
         """Write e.g. decoder.onnx, and decoder_htp.onnx for the HTP if all of it runs there."""

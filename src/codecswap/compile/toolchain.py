@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -94,3 +95,11 @@ class Toolchain(Protocol):
         Raises:
             UserError: the codec, the lowering or the size is not supported.
         """
+
+
+def name_and_version(package: str) -> str | None:
+    """Name and version of an installed package, or None."""
+    try:
+        return f"{package} {version(package)}"
+    except PackageNotFoundError:
+        return None
