@@ -11,7 +11,7 @@ from codecswap.quantized.representation import TransformGraph
 
 Range = tuple[float, float]
 """Smallest and largest value of a tensor."""
-SHARES = (1.0, 0.95, 0.9, 0.85, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.15, 0.1)
+SHARES = (1.0, 0.95, 0.9, 0.85, 0.8, 0.7, 0.6, 0.5)
 """Shares of the whole range that are tried."""
 PICTURES = 8
 """Number of inputs on which errors are estimated."""

@@ -59,7 +59,9 @@ def quantize_graph(
         gdns: GDN layers, e.g. ``g_s.1``: tensors that only they read have the precision's type for the inside of GDNs.
         keep: layers (or modules) left in float. Inputs and outputs of other layers are rounded.
         wide: layers (or modules) whose outputs have 16 bits.
-        clip: clip rare large values of 8-bit tensors where that lowers the error of the output (`clipped_ranges`).
+        clip: clip rare large values of 8-bit norms and roots of GDNs where that lowers the error of the output
+            (`clipped_ranges`). Signals are not clipped: a picture may have larger ones than those that were looked at, and
+            loses them.
         weight: weights of its squared errors; None: 1.
     """
     graph = _with_own_weights(graph)
@@ -78,7 +80,8 @@ def quantize_graph(
             activations |= dict.fromkeys(group.tensors & touched, chosen)
     if clip:
         narrow = [group for group, kind in kinds.items() if kind in WIDE and not group.unit]
-        names = touched & {name for group in narrow for name in group.tensors - group.cut}
+        squares = {step.output for step in graph.operations if step.operator == "Mul"}
+        names = touched & inner - squares & {name for group in narrow for name in group.tensors - group.cut}
         found |= clipped_ranges(graph, feeds, {name: found[name] for name in names}, weight)
     for group, kind in kinds.items():
         chosen = group.rounding(found, kind)
