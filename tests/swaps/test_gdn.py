@@ -91,6 +91,16 @@ def test_the_closed_form_on_pictures_it_was_not_fitted_to(
     assert loss.symbols < 0.1 and abs(loss.percent) < 0.5 and loss.decibels < 0.12
 
 
+@pytest.mark.parametrize("gdn", ["ramps", "gdn1"])
+def test_a_student_with_upsample_keeps_its_kernels(
+    teacher: FactorizedPrior, crops: tuple[Tensor, Tensor], gdn: str
+) -> None:
+    student, _ = swap(teacher, "upsample")
+    made, _, _ = swap_and_fit(student, gdn, "decoder", crops[0][:4], tolerance=0.1)
+    assert torch.equal(made.g_s[2].conv.weight, student.g_s[2].conv.weight) and made.g_s[2] is not student.g_s[2]
+    assert measure(student, made, crops[0][:4].split(1)).decibels < (0.2 if gdn == "ramps" else 6)
+
+
 def test_a_smaller_tolerance_takes_more_pieces(teacher: FactorizedPrior, crops: tuple[Tensor, Tensor]) -> None:
     counts = []
     for tolerance in (1.0, 0.003):

@@ -87,7 +87,7 @@ def calibrate(
     fits: list[LayerFit] = []
     chunks = latents.split(batch_size)
     mine, theirs = student.get_submodule(transform), teacher.get_submodule(transform)
-    layers = _fitted_layers(mine, latents[:1].to(next(student.parameters())))
+    layers = _fitted_layers(mine, theirs, latents[:1].to(next(student.parameters())))
     steps = len(layers) * (len(chunks) + 1)  # one more for a layer's solution
     for name, calls, calibration in layers:
         layer, original = mine.get_submodule(name), theirs.get_submodule(name)
@@ -105,10 +105,13 @@ def calibrate(
     return fits
 
 
-def _fitted_layers(student: nn.Module, x: Tensor) -> list[tuple[str, int, Callable[[Any, Any], Calibration]]]:
+def _fitted_layers(
+    student: nn.Module, teacher: nn.Module, x: Tensor
+) -> list[tuple[str, int, Callable[[Any, Any], Calibration]]]:
     """Layers to fit, in order of execution: name, number of calls, and the class of the fit.
 
-    These are layers of inexact swaps, and convolutions behind a swap that needs training.
+    These are layers of inexact swaps, and convolutions behind a swap that needs training; not those that the teacher, itself a
+    student, has as well.
     """
     layers, inexact = [], False
     inside: tuple[str, ...] = ()  # modules inside a layer belong to it
@@ -122,6 +125,8 @@ def _fitted_layers(student: nn.Module, x: Tensor) -> list[tuple[str, int, Callab
         fit = made_by.calibration if made_by else None
         if fit is None and inexact and not is_activation and ConvolutionFit.takes(layer):
             fit = KernelFit if isinstance(layer, UpsampleConv2d) else ConvolutionFit
+        if fit is KernelFit and isinstance(teacher.get_submodule(name), UpsampleConv2d):
+            fit = None
         if fit:
             layers.append((name, calls, fit))
         inexact = inexact or bool(made_by and made_by.trained and is_activation)
