@@ -112,7 +112,10 @@ def test_a_killed_node_changes_nothing(codec: Path, source: Path, tmp_path: Path
     run = start([*words, "on ray", "--engine", "ray"], cwd=tmp_path)
     pipe = waited_for(lambda: writer(stuck))
     nodes = list(cluster.worker_nodes)
-    at_work = [node for node in nodes if any(reads(child, stuck) for child in raylet(node).children(recursive=True))]
+    # A waiting reader gets its descriptor only after the writer came.
+    at_work = waited_for(
+        lambda: [node for node in nodes if any(reads(child, stuck) for child in raylet(node).children(recursive=True))]
+    )
     assert len(at_work) == 1
     aside.replace(stuck)
     cluster.remove_node(at_work[0], allow_graceful=False)
