@@ -320,7 +320,7 @@ def _round(
 
 
 def _precision(scheme: Scheme) -> Precision:
-    return Precision.of(scheme.precision, scheme.activations, scheme.weight_bits)
+    return Precision.of(scheme.precision, scheme.activations, scheme.weight_bits, scheme.largest_weight)
 
 
 def _kept(lowered: nn.Module, part: str, input: str, scheme: Scheme) -> list[str]:

@@ -36,6 +36,8 @@ class Scheme:
     """ONNX operators whose results stay in float."""
     reduced_range: bool = False
     """Activations except input and output use 7 of 8 bits."""
+    largest_weight: int = 127
+    """Largest magnitude of 8-bit weights."""
     remedies: tuple[tuple[str, str], ...] = ()
     """Layers that are not quantized as the others, and the name in `REMEDIES` of what they get instead."""
 

@@ -31,16 +31,19 @@ class Precision:
     """Keep layers that read or write real-valued latents in float: the channel with the largest range would set the scale."""
     weight_bits: int = 8
     """Bits of weights, 7 or 8."""
+    largest_weight: int = 127
+    """Largest magnitude of 8-bit weights."""
 
     @classmethod
-    def of(cls, name: str, activations: str = "uint8", weight_bits: int = 8) -> "Precision":
+    def of(cls, name: str, activations: str = "uint8", weight_bits: int = 8, largest_weight: int = 127) -> "Precision":
         """The entry ``name`` of `PRECISIONS` with signed or unsigned activations.
 
         Args:
             activations: ``uint8`` or ``int8``; 16-bit types follow it (`WIDE`), and int16 is symmetric around 0.
             weight_bits: 7 or 8.
+            largest_weight: largest magnitude of 8-bit weights, if a device does not have all.
         """
-        found = replace(PRECISIONS[name], weight_bits=weight_bits)
+        found = replace(PRECISIONS[name], weight_bits=weight_bits, largest_weight=largest_weight)
         if activations != "uint8":
             signed = {"uint8": activations, WIDE["uint8"]: WIDE[activations]}
             found = replace(found, between=signed[found.between], inside=signed[found.inside])
@@ -54,7 +57,7 @@ class Precision:
     @property
     def weight_levels(self) -> int:
         """Largest magnitude of the integer weights."""
-        return LEVELS[self.weight_bits]
+        return min(LEVELS[self.weight_bits], self.largest_weight)
 
     @property
     def steps(self) -> int:

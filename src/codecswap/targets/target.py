@@ -164,6 +164,8 @@ def _scheme(content: dict[str, Any]) -> Scheme:
             raise ValueError(f"[scheme] has no such {name}: it has {', '.join(known)}")
     if values.get("weight_bits", 8) not in (7, 8) or values.get("activations", "int8") not in ("uint8", "int8"):
         raise ValueError("[scheme] has weight_bits 7 or 8 and activations uint8 or int8")
+    if not 1 <= values.get("largest_weight", 127) <= 127:
+        raise ValueError("[scheme] has a largest_weight of 1 to 127")
     return Scheme(**values)
 
 
