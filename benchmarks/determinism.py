@@ -20,7 +20,7 @@ import numpy as np
 
 from codecswap.console import say, show_table
 from codecswap.entropy.model import EntropyModel
-from codecswap.inference.manifest import read_entropy, read_folder
+from codecswap.inference.folder import read_entropy, read_folder
 
 KERNELS = {"AVX-512": "SkylakeX", "AVX2": "Haswell", "AVX": "Sandybridge", "SSE3": "Prescott"}
 """OpenBLAS's names of processors whose kernels it can be told to take."""

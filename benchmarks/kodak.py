@@ -32,7 +32,7 @@ from codecswap.evaluation.measure import Exported, TeacherAndStudents
 from codecswap.evaluation.rate_distortion import bd_rate
 from codecswap.evaluation.result import CodecResult
 from codecswap.export.codec import export, quantize
-from codecswap.inference.manifest import read_folder, write_folder
+from codecswap.inference.folder import read_folder, write_folder
 from codecswap.inference.runtime import OnnxCodec
 from codecswap.processes import cores
 from codecswap.students.checkpoint import read_student

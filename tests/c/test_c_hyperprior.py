@@ -14,7 +14,7 @@ from codecswap.entropy import bitstream
 from codecswap.entropy.hyper_synthesis import LIMIT, SLOPE_BITS, IntegerNetwork, Layer
 from codecswap.entropy.model import EntropyModel
 from codecswap.errors import UserError
-from codecswap.inference.manifest import read_entropy, read_folder
+from codecswap.inference.folder import read_entropy, read_folder
 
 GOLDEN = Path(__file__).parents[1] / "entropy" / "golden"
 CODED = (GOLDEN / "v2.csw").read_bytes()

@@ -15,7 +15,7 @@ from codecswap.entropy import bitstream
 from codecswap.entropy.hyper_synthesis import NetworkAtGain
 from codecswap.entropy.model import EntropyModel
 from codecswap.entropy.rates import Rates
-from codecswap.inference.manifest import read_entropy, read_folder
+from codecswap.inference.folder import read_entropy, read_folder
 
 GOLDEN = Path(__file__).parents[1] / "entropy" / "golden"
 CODED = (GOLDEN / "v3.csw").read_bytes()

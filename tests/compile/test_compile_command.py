@@ -13,7 +13,7 @@ from codecswap.compile import TOOLCHAINS
 from codecswap.compile.folder import write_float
 from codecswap.compile.toolchain import Compiled, CompiledOperator, Job
 from codecswap.errors import UserError
-from codecswap.inference.manifest import read_folder
+from codecswap.inference.folder import read_folder
 
 TARGET = """
 operators = ["Conv", "Mul", "Sqrt", "DepthToSpace"]

@@ -16,7 +16,7 @@ from codecswap.codecs.torch_codec import TorchCodec
 from codecswap.data.pictures import to_array
 from codecswap.entropy import bitstream
 from codecswap.errors import UserError
-from codecswap.inference.manifest import read_folder
+from codecswap.inference.folder import read_folder
 from codecswap.inference.runtime import OnnxCodec
 
 PARALLEL = ["bmshj2018_hyperprior", "mbt2018_mean"]

@@ -22,7 +22,8 @@ from codecswap.export.backends.onnx import write_onnx
 from codecswap.export.folder import write_float
 from codecswap.graph.lower import lower, take_split_inputs
 from codecswap.graph.trace import open_shape, trace
-from codecswap.inference.manifest import Manifest, describe_network, read_folder, write_folder
+from codecswap.inference.folder import read_folder, write_folder
+from codecswap.inference.manifest import Manifest, describe_network
 from codecswap.inference.split_inputs import SplitInputs
 from codecswap.swaps.apply import swap
 

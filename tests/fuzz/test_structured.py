@@ -17,7 +17,7 @@ from codecswap import cli
 from codecswap.entropy import bitstream, rans
 from codecswap.entropy.tables import PRECISION, EntropyTables
 from codecswap.errors import UserError
-from codecswap.inference.manifest import read_folder
+from codecswap.inference.folder import read_folder
 
 quick = settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 numbers = st.integers() | st.integers(-3, 70000) | st.floats(width=64)

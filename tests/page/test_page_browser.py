@@ -16,7 +16,8 @@ from page_folders import FOLDERS, IDLE, call, pixels
 from PIL import Image
 
 from codecswap.entropy import bitstream
-from codecswap.inference.manifest import describe_network, read_folder
+from codecswap.inference.folder import read_folder
+from codecswap.inference.manifest import describe_network
 from codecswap.inference.runtime import open_codec
 from codecswap.inference.tiles import windows
 from codecswap.page.document import page as make_page

@@ -18,7 +18,7 @@ from chromium import missing
 from codecswap.entropy import bitstream
 from codecswap.entropy.model import EntropyModel
 from codecswap.entropy.tables import EntropyTables
-from codecswap.inference.manifest import read_entropy, read_folder
+from codecswap.inference.folder import read_entropy, read_folder
 from codecswap.inference.split_inputs import SplitInputs
 from codecswap.inference.tiles import windows
 

@@ -19,7 +19,7 @@ from codecswap.export.codec import quantize
 from codecswap.export.folder import write_float
 from codecswap.export.tables import show_quality
 from codecswap.graph.lower import lower, take_split_inputs
-from codecswap.inference.manifest import MANIFEST
+from codecswap.inference.folder import MANIFEST
 from codecswap.inference.runtime import OnnxCodec
 from codecswap.inference.split_inputs import LARGEST, SplitInputs
 from codecswap.swaps.apply import swap

@@ -21,7 +21,7 @@ from codecswap.export.backends.engines import ENGINES, file_of
 from codecswap.export.backends.onnx import decoder_graph, to_onnx
 from codecswap.export.backends.onnx_qdq import qdq_model
 from codecswap.export.folder import to_float16
-from codecswap.inference.manifest import network_bytes
+from codecswap.inference.folder import network_bytes
 from codecswap.inference.runtime import OnnxCodec
 from codecswap.inference.split_inputs import SplitInputs
 from codecswap.inference.wide_activations import in_float

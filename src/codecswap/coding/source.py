@@ -6,7 +6,7 @@ from pathlib import Path
 
 from codecswap.entropy import bitstream
 from codecswap.errors import UserError, how_to_install
-from codecswap.inference.manifest import MANIFEST
+from codecswap.inference.folder import MANIFEST
 from codecswap.inference.runtime import OnnxCodec
 
 

@@ -16,7 +16,7 @@ from codecswap.data.samples import calibration_pictures, held_out_pictures
 from codecswap.errors import UserError
 from codecswap.export.folder import check_operators, check_size
 from codecswap.export.operators import complaints
-from codecswap.inference.manifest import replaced_folder
+from codecswap.inference.folder import replaced_folder
 from codecswap.quantize.budget import Budget, search
 from codecswap.quantize.codec import QuantizedCodec, encode_samples
 from codecswap.quantized.precision import PRECISIONS

@@ -18,7 +18,7 @@ from codecswap.export.folder import (
     finer_sentence,
     write_codec,
 )
-from codecswap.inference.manifest import MANIFEST, read_folder
+from codecswap.inference.folder import MANIFEST, read_folder
 from codecswap.inference.split_inputs import SplitInputs
 from codecswap.quantize.codec import quantize
 from codecswap.quantized.representation import TransformGraph

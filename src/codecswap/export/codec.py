@@ -13,7 +13,8 @@ from codecswap.data.samples import calibration_pictures, held_out_pictures
 from codecswap.export.backends.onnx import DecoderInput
 from codecswap.export.folder import add_checks, check_operators, check_size, write_float, write_quantized
 from codecswap.export.verify import Differences, verify
-from codecswap.inference.manifest import Manifest, replaced_folder
+from codecswap.inference.folder import replaced_folder
+from codecswap.inference.manifest import Manifest
 from codecswap.quantize import codec as library
 from codecswap.quantize.budget import Budget, search
 from codecswap.quantize.codec import QuantizedCodec, encode_samples

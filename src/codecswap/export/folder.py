@@ -20,14 +20,8 @@ from codecswap.export.backends.onnx_qdq import qdq_model
 from codecswap.files import atomic_write
 from codecswap.graph import onnx_graph
 from codecswap.inference.check import measure_agreement, require_agreement, write_checks
-from codecswap.inference.manifest import (
-    Manifest,
-    RateLevels,
-    describe_network,
-    describe_side,
-    read_folder,
-    write_folder,
-)
+from codecswap.inference.folder import read_folder, write_folder
+from codecswap.inference.manifest import Manifest, RateLevels, describe_network, describe_side
 from codecswap.inference.runtime import OnnxCodec
 from codecswap.inference.split_inputs import SplitInputs
 from codecswap.quantize.codec import QuantizedCodec, QuantizedNetwork, Samples

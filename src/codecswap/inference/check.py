@@ -25,7 +25,8 @@ from codecswap.entropy import bitstream
 from codecswap.entropy.model import Quantized
 from codecswap.errors import UserError
 from codecswap.inference import openvino
-from codecswap.inference.manifest import MANIFEST, Manifest, check_names, file_bytes
+from codecswap.inference.folder import MANIFEST, file_bytes
+from codecswap.inference.manifest import Manifest, check_names
 
 AGREEMENT = 35.0
 """Lowest PSNR in dB of a runtime's result against the reference execution that is accepted.

@@ -12,7 +12,8 @@ from codecswap.entropy.bitstream import CodesPictures
 from codecswap.entropy.model import EntropyModel
 from codecswap.errors import UserError
 from codecswap.inference.check import run_check, saturates
-from codecswap.inference.manifest import Network, network_bytes, read_entropy, read_folder
+from codecswap.inference.folder import network_bytes, read_entropy, read_folder
+from codecswap.inference.manifest import Network
 from codecswap.inference.openvino import OpenVinoSession
 from codecswap.inference.tiles import TILE, Region, Size, in_tiles
 from codecswap.inference.wide_activations import in_float

@@ -16,7 +16,8 @@ from typing import Any
 
 from codecswap.errors import UserError
 from codecswap.inference.check import AGREEMENT, check_names
-from codecswap.inference.manifest import PREDICTION, Manifest, file_bytes, network_bytes, read_entropy, read_folder
+from codecswap.inference.folder import PREDICTION, file_bytes, network_bytes, read_entropy, read_folder
+from codecswap.inference.manifest import Manifest
 from codecswap.page import onnxruntime_web
 
 NETWORKS = ("decoder", "encoder", "hyper_encoder")

@@ -9,7 +9,7 @@ from codecswap.data.samples import VERIFIED_ON, calibration_pictures, held_out_p
 from codecswap.export.codec import quantize
 from codecswap.export.folder import agreement_sentences, equalization_sentences, finer_sentence
 from codecswap.export.tables import show_costs, show_facts, show_frontier, show_gdn, show_quality
-from codecswap.inference.manifest import read_folder
+from codecswap.inference.folder import read_folder
 from codecswap.quantize.budget import CANDIDATES
 from codecswap.quantize.codec import STEPS, QuantizedCodec
 from codecswap.quantize.loss import BAD_LOSS, complaint

@@ -7,7 +7,8 @@ import pytest
 
 from codecswap.codecs.factorized import FactorizedPrior
 from codecswap.errors import UserError
-from codecswap.inference.manifest import MANIFEST, Manifest, read_folder, write_folder
+from codecswap.inference.folder import MANIFEST, read_folder, write_folder
+from codecswap.inference.manifest import Manifest
 from codecswap.inference.runtime import OnnxCodec
 
 
