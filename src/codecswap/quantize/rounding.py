@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -295,19 +296,23 @@ def _rounded_rows(fits: Sequence[_Fit], levels: int) -> tuple[Tensor, list[Tenso
 
 
 def _compensated(fit: _Fit, rows: Tensor | slice, scales: Tensor, levels: int) -> Tensor:
-    """Round some rows to integers in +-``levels`` times their ``scales``, the costliest inputs first."""
-    weight, upper, step = fit.weight[rows][:, fit.order], fit.upper, scales[:, None]
+    """Round some rows to integers in +-``levels`` times their ``scales``, the costliest inputs first.
+
+    Column by column these are operations of a few numbers, which NumPy starts faster than PyTorch.
+    """
+    weight, step = fit.weight[rows][:, fit.order], scales.cpu().numpy()
     for start in range(0, weight.shape[1], BLOCK):
         stop = min(start + BLOCK, weight.shape[1])
-        errors = torch.empty_like(weight[:, start:stop])
-        for place in range(start, stop):
-            column = weight[:, place : place + 1]
-            exact = column.clone()
-            column.copy_((exact / step).round().clamp(-levels, levels) * step)
-            error = (exact - column) / upper[place, place]
-            weight[:, place + 1 : stop] -= error * upper[place, place + 1 : stop]
-            errors[:, place - start] = error[:, 0]
-        weight[:, stop:] -= errors @ upper[start:stop, stop:]
+        columns = weight[:, start:stop].T.contiguous().cpu().numpy()
+        upper = fit.upper[start:stop, start:stop].cpu().numpy()
+        errors = np.empty_like(columns)
+        for place, column in enumerate(columns):
+            exact = column.copy()
+            column[:] = np.minimum(np.maximum(np.rint(exact / step), -levels), levels) * step
+            errors[place] = (exact - column) / upper[place, place]
+            columns[place + 1 :] -= upper[place, place + 1 :, None] * errors[place]
+        weight[:, start:stop] = torch.from_numpy(columns.T)
+        weight[:, stop:] -= torch.from_numpy(errors.T).to(weight.device) @ fit.upper[start:stop, stop:]
     result = torch.empty_like(weight)
     result[:, fit.order] = weight
     return result
