@@ -5,7 +5,7 @@ BIN := .venv/bin
 # made by test-deps; tests of the C example need it
 export CODECSWAP_ORT ?= $(wildcard $(CURDIR)/.venv/onnxruntime)
 
-.PHONY: demo test test-all test-deps docs check c wasm dist rknn lock upgrade clean
+.PHONY: demo test test-all test-deps docs check c wasm dist rknn executorch lock upgrade clean
 
 demo: .venv/installed  ## the whole recipe on embedded data, offline
 	$(BIN)/codecswap demo
@@ -55,6 +55,16 @@ rknn:  ## Rockchip's compiler and simulator in .venv-rknn, 1.5 GB, for codecswap
 	.venv-rknn/bin/python -m pip install --quiet --no-deps --extra-index-url https://download.pytorch.org/whl/cpu torch==2.13.0+cpu
 	.venv-rknn/bin/python -c "from rknn.api import RKNN"
 
+# It asks for NumPy 2, which CompressAI does not take; again, what it asks for and does not need here is left out.
+EXECUTORCH := executorch==1.4.1 torchao==0.18.0 numpy==2.2.6 onnx==1.18.0 protobuf==7.36.2 flatbuffers packaging typing_extensions \
+	filelock sympy mpmath networkx jinja2 markupsafe fsspec tabulate pyyaml ruamel.yaml
+executorch:  ## ExecuTorch in .venv-executorch, 1.3 GB, for codecswap compile --target executorch
+	@test -n "$(PYTHON)" || { echo "ExecuTorch needs Python 3.11 or 3.12: name one with make PYTHON=/path/to/python"; exit 2; }
+	$(PYTHON) -m venv .venv-executorch
+	.venv-executorch/bin/python -m pip install --quiet --no-deps $(EXECUTORCH)
+	.venv-executorch/bin/python -m pip install --quiet --no-deps --extra-index-url https://download.pytorch.org/whl/cpu torch==2.13.0+cpu
+	.venv-executorch/bin/python -c "import onnx; from executorch.runtime import Runtime"
+
 check: .venv/installed  ## style, types and known vulnerabilities
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -79,4 +89,4 @@ upgrade:  ## locks the newest releases that pyproject.toml allows (UV_CONSTRAINT
 	$(LOCK) --upgrade
 
 clean:
-	rm -rf .venv .venv-rknn demo_run site c/build dist
+	rm -rf .venv .venv-rknn .venv-executorch demo_run site c/build dist

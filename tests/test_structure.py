@@ -16,6 +16,7 @@ ALLOWED = {
     "config": {"errors", "identify"},
     "identify": {"errors"},
     "processes": set(),
+    "environments": {"errors"},
     "runner": set(),
     "files": {"errors"},
     "metrics": {"errors", "console"},
@@ -52,6 +53,7 @@ ALLOWED = {
     | {"devices", "stages", "metrics", "data", "entropy", "inference", "codecs", "students", "archives"},
     "export": BASE
     | {
+        "environments",
         "metrics",
         "data",
         "layers",
@@ -68,6 +70,7 @@ ALLOWED = {
     },
     "compile": BASE
     | {
+        "environments",
         "metrics",
         "data",
         "layers",

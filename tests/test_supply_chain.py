@@ -65,7 +65,11 @@ LAST_BAD = {
 # would look like. The lock is above them too. So PyTorch 2.10 to 2.12 may stay where it comes with the machine.
 NOT_CALLED = {
     "CVE-2025-3000": ("torch", "2.12.1", r"torch\.jit\b|\bjit\.script|from torch import .*\bjit\b"),
-    "CVE-2026-4538": ("torch", "2.10.0", r"torch\.export\b|from torch import .*\bexport\b|\.pt2\b|aoti?_load"),
+    "CVE-2026-4538": (
+        "torch",
+        "2.10.0",
+        r"torch\.export\.load|from torch(\.export)? import .*\b(load|export)\b|\.pt2\b|aoti?_load",
+    ),
 }
 
 

@@ -337,6 +337,32 @@ class Mnn(Network):
         return result.getNumpyData().copy()
 
 
+class ExecuTorch(Network):
+    """An ExecuTorch program of one method, of one input and one output."""
+
+    def __init__(self, content: bytes, threads: int, config: dict[str, Any]) -> None:
+        from importlib.metadata import version
+
+        import torch
+        from executorch.extension.pybindings.portable_lib import _unsafe_reset_threadpool
+        from executorch.runtime import Runtime
+
+        _unsafe_reset_threadpool(threads)
+        self.torch, self.version = torch, f"executorch {version('executorch')}"
+        self.program = Runtime.get().load_program(content)
+        self.method = self.program.load_method("forward")
+
+    def given(self, feeds: dict[str, Any]) -> Any:  # noqa: D102
+        (values,) = feeds.values()
+        return [self.torch.from_numpy(values).contiguous()]
+
+    def run(self, given: Any) -> Any:  # noqa: D102
+        return self.method.execute(given)[0]
+
+    def array(self, result: Any) -> Any:  # noqa: D102
+        return result.detach().numpy().copy()
+
+
 def two_files(first: bytes, second: bytes) -> bytes:
     """Two files as one: a line with the length of the first, then both."""
     return b"%d\n%s%s" % (len(first), first, second)
@@ -360,6 +386,7 @@ RUNTIMES = {
     "litert": LiteRt,
     "ncnn": Ncnn,
     "mnn": Mnn,
+    "executorch": ExecuTorch,
 }
 """By the ``runtime`` of a request."""
 

@@ -165,7 +165,7 @@ def test_masks_of_another_size_are_those_of_the_float_file(codec: FactorizedPrio
 def test_rounds_take_turns_and_quartiles_are_of_all_runs() -> None:
     seen = []
 
-    def ask(request: bytes, threads: int) -> tuple[bytes, str]:
+    def ask(request: bytes, threads: int, python: Path | None) -> tuple[bytes, str]:
         facts, arrays = runner.unpack(request)
         seen.append((arrays["64x64"].tobytes().decode(), len(facts["tasks"])))
         later = len(seen) > 3
@@ -201,7 +201,7 @@ def test_quartiles() -> None:
 )
 def test_a_runtime_that_fails_is_a_row(codec: FactorizedPrior, answer: bytes, how: str, said: str) -> None:
     found = list(of_codec(codec, "it", ("native",), ["float32"], ["onnxruntime"], Forms(codec), HERE))
-    (row,) = measure.measure(found, [SMALL], HeldOut(codec, codec), lambda request, threads: (answer, how), rounds=1)
+    (row,) = measure.measure(found, [SMALL], HeldOut(codec, codec), lambda *given: (answer, how), rounds=1)
     assert said in row.status and row.lost is None and not row.times and row.bytes
 
 
@@ -320,7 +320,7 @@ def test_an_interrupt_leaves_files_as_they_were(
     there.mkdir()
     (there / "benchmark.json").write_text("old")
 
-    def interrupted(request: bytes, threads: int) -> tuple[bytes, str]:
+    def interrupted(request: bytes, threads: int, python: Path | None) -> tuple[bytes, str]:
         turns.append(0)
         if len(turns) > turn:
             raise KeyboardInterrupt

@@ -102,7 +102,7 @@ class Forms:
     def engine(self, name: str, form: Form, precision: str, size: Size) -> bytes:
         """The decoder as an engine's files, in one (`codecswap.export.backends.engines`)."""
         model = to_onnx(self.transform(form, None, size), OPSET)
-        return file_of(ENGINES[name].convert(model, half=precision == "float16"))
+        return file_of(ENGINES[name].convert(model, half=precision == "float16").files)
 
     def module(self, form: Form) -> bytes:
         """The decoder of PyTorch, pickled."""

@@ -18,8 +18,9 @@ from codecswap import runner
 from codecswap.errors import RunFailure, UserError
 from codecswap.inference.check import PROBE, PROBE_FEEDS, PROBE_RESULT, saturates
 
-Ask = Callable[[bytes, int], tuple[bytes, str]]
-"""Sends a request to a new runner with a number of threads; returns its answer, and why there is none."""
+Ask = Callable[[bytes, int, Path | None], tuple[bytes, str]]
+"""Sends a request to a new runner with a number of threads; returns its answer, and why there is none. The last argument is the
+Python interpreter of the runtime's own environment on this machine (None: it needs none); boards have one for all."""
 HOST = re.compile(r"[A-Za-z0-9_][\w.@:%\[\]-]*")
 """A name for ssh, which is no option of it."""
 SSH_FAILED = 255
@@ -68,20 +69,20 @@ def board(host: str, modules: Sequence[str]) -> Machine:
     if shutil.which("ssh") is None:
         raise UserError("--host needs the program ssh, which is not there: install OpenSSH's client.")
 
-    def ask(request: bytes, threads: int) -> tuple[bytes, str]:
+    def ask(request: bytes, threads: int, python: Path | None) -> tuple[bytes, str]:
         return _ask_over_ssh(host, request, threads)
 
     try:
-        facts, _ = runner.answer(*ask(runner.pack({"tasks": [], "modules": [*modules]}, {}), 1))
+        facts, _ = runner.answer(*ask(runner.pack({"tasks": [], "modules": [*modules]}, {}), 1, None))
     except runner.NoAnswer as error:
         raise UserError(f"{host} cannot run the measurement: {error}.") from None
     there = frozenset(facts["modules"])
     return Machine(ask, facts["machine"], there, "onnxruntime" in there and _saturates(ask), True)
 
 
-def ask_here(request: bytes, threads: int) -> tuple[bytes, str]:
+def ask_here(request: bytes, threads: int, python: Path | None = None) -> tuple[bytes, str]:
     """Run the runner in a process of its own on this machine."""
-    command = [sys.executable, str(Path(runner.__file__))]
+    command = [str(python or sys.executable), str(Path(runner.__file__))]
     done = subprocess.run(command, input=request, capture_output=True, env=os.environ | _environment(threads))
     return done.stdout, ended(done.returncode, done.stderr)
 
@@ -117,7 +118,7 @@ def _saturates(ask: Ask) -> bool:
     facts = {"runtime": "onnxruntime", "threads": 1, "config": config, "tasks": [task]}
     request = runner.pack(facts, {"probe": np.frombuffer(PROBE, np.uint8), **PROBE_FEEDS})
     try:
-        _, results = runner.answer(*ask(request, 1))
+        _, results = runner.answer(*ask(request, 1, None))
     except runner.NoAnswer:  # the rows will say so
         return True
     return bool((results["0"] != PROBE_RESULT).any())

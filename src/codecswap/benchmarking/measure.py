@@ -12,7 +12,7 @@ import torch
 from codecswap import runner
 from codecswap.benchmarking.contenders import Contender, Feeds, Size
 from codecswap.benchmarking.machines import Ask
-from codecswap.benchmarking.runtimes import RUNTIMES
+from codecswap.benchmarking.runtimes import RUNTIMES, own_python
 from codecswap.codecs.protocol import Codec
 from codecswap.codecs.torch_codec import TorchCodec
 from codecswap.data.samples import held_out_pictures
@@ -193,10 +193,10 @@ class Visit:
             task(self.largest, self._fed(sample), 0, True)
         for size in self.sizes:
             task(size, self._feeds[size], RUNS, False)
-        known = RUNTIMES[self.contender.runtime]
+        known, python = RUNTIMES[self.contender.runtime], own_python(self.contender.runtime)
         facts = {"runtime": known.runner, "threads": threads, "config": self.contender.config, "tasks": tasks}
         try:
-            answer, results = runner.answer(*ask(runner.pack(facts, arrays), threads))
+            answer, results = runner.answer(*ask(runner.pack(facts, arrays), threads, python))
         except runner.NoAnswer as error:
             raise UserError(f"Failed: {error}.") from None
         self.version, self.memory = answer["version"], max(self.memory, answer["peak_bytes"] or 0)
@@ -210,7 +210,7 @@ class Visit:
         if here and shown:
             facts["tasks"] = tasks[: len(shown)]
             with suppress(runner.NoAnswer):  # the runtime is not there
-                _, wanted = runner.answer(*here(runner.pack(facts, arrays), threads))
+                _, wanted = runner.answer(*here(runner.pack(facts, arrays), threads, python))
                 for index, sample in enumerate(shown):
                     pair = (results[str(index)] / sample.peak, wanted[str(index)] / sample.peak)
                     self.to_here.append(min(_psnr(*pair), HIGHEST))

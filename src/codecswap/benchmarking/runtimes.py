@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from codecswap.benchmarking.machines import Machine
@@ -81,6 +82,7 @@ RUNTIMES = {
     ),
     "ncnn": Runtime("ncnn", "ncnn", "ncnn", ("float32", "float16"), ENGINES["ncnn"].install),
     "mnn": Runtime("mnn", "MNN", "mnn", ("float32", "float16"), ENGINES["mnn"].install),
+    "executorch": Runtime("executorch", "executorch", "executorch", ("float32",), ENGINES["executorch"].install),
 }
 """By their names in ``--runtime``."""
 MODULES = sorted({name for one in RUNTIMES.values() for name in (one.package, one.other) if name})
@@ -95,6 +97,8 @@ def missing(name: str, machine: Machine) -> str | None:
         machine: asked for `MODULES`.
     """
     runtime = RUNTIMES[name]
+    if not machine.is_board and own_python(name):
+        return None if ENGINES[runtime.file].installed() else f"Not installed: {runtime.install}."
     if not machine.modules & {runtime.package, runtime.other}:
         return f"Not installed: {runtime.install}."
     if machine.is_board:
@@ -109,6 +113,12 @@ def missing(name: str, machine: Machine) -> str | None:
         there = CUDA_PROVIDER in onnxruntime.get_available_providers()
         return None if there else f"No CUDA device, or an ONNX Runtime without CUDA: {runtime.install}."
     return None
+
+
+def own_python(name: str) -> Path | None:
+    """Python interpreter of a runtime's own environment on this machine; None: it needs none."""
+    engine = ENGINES.get(RUNTIMES[name].file)
+    return Path(engine.interpreter()) if engine and engine.environment else None
 
 
 def configuration(name: str, precision: str, wide_sums: bool) -> dict[str, Any]:

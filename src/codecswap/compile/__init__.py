@@ -4,6 +4,7 @@ from codecswap.compile.coreml import COREML
 from codecswap.compile.drp_ai import DRP_AI
 from codecswap.compile.engines import MNN, NCNN
 from codecswap.compile.ethos_u import VELA
+from codecswap.compile.executorch import EXECUTORCH
 from codecswap.compile.openvino import OPENVINO
 from codecswap.compile.pack import PACK
 from codecswap.compile.qnn import QNN
@@ -14,6 +15,7 @@ from codecswap.compile.toolchain import Toolchain
 TOOLCHAINS: dict[str, Toolchain] = {
     "coreml": COREML,
     "drp-ai": DRP_AI,
+    "executorch": EXECUTORCH,
     "mnn": MNN,
     "ncnn": NCNN,
     "pack": PACK,

@@ -36,7 +36,7 @@ class EngineToolchain:
         path = written.path
         if (compiler := engine.installed()) is None:
             return Compiled((path,), None, notes=written.notes)
-        parts = engine.convert(onnx.load(path), half)
+        parts = engine.convert(onnx.load(path), half).files
         made = [path.with_suffix(suffix) for suffix in engine.suffixes]
         for file, part in zip(made, parts, strict=True):
             file.write_bytes(part)

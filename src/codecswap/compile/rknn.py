@@ -12,29 +12,26 @@ as large. Biases and all other activations keep their values. `for_toolkit` give
 
 import json
 import re
-import subprocess
 import tempfile
-import weakref
 from collections.abc import Iterator
 from dataclasses import replace
 from importlib.resources import as_file, files
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 import onnx
 
 from codecswap.compile.folder import OPSET, without_output_padding, write_float, write_quantized
 from codecswap.compile.toolchain import Compiled, CompiledOperator, Job
+from codecswap.environments import Environment, Worker
 from codecswap.errors import UserError
 from codecswap.export.backends.onnx_qdq import qdq_model
 from codecswap.graph.onnx_graph import layer_in
 from codecswap.quantized.precision import PRECISIONS
 from codecswap.quantized.representation import Constant, Quantization, TransformGraph
 
-FOUND_IN = Path(".venv-rknn/bin/python")
-"""Python interpreter that ``make rknn`` installs."""
 NAME = "rknn-toolkit2"
+ENVIRONMENT = Environment(NAME, "rknn")
 ENDS = ("InputOperator", "OutputOperator")
 """The compiler's names of data transfers by the CPU, which compute nothing."""
 
@@ -42,24 +39,11 @@ ENDS = ("InputOperator", "OutputOperator")
 class Rknn:
     """rknn-toolkit2."""
 
-    install = f"{NAME}: `make rknn` makes an environment with it, or name the Python of yours with --toolchain_python"
+    install = f"{ENVIRONMENT.install}, or name the Python of yours with --toolchain_python"
 
     def installed(self, python: Path | None) -> str | None:
-        """Name and version, if there is a Python that has it.
-
-        Raises:
-            UserError: ``python`` is not a Python interpreter, or has no rknn-toolkit2.
-        """
-        asked = f"from importlib.metadata import version; print(version({NAME!r}))"
-        try:
-            answer = subprocess.run([str(python or FOUND_IN), "-c", asked], capture_output=True, text=True, check=True)
-        except (OSError, subprocess.CalledProcessError):
-            if python:
-                raise UserError(
-                    f"--toolchain_python {python} is no Python with {NAME}: name another, or make one with `make rknn`."
-                ) from None
-            return None
-        return f"{NAME} {answer.stdout.strip()}"
+        """Name and version, if there is a Python that has it; errors as of `Environment.installed`."""
+        return ENVIRONMENT.installed(python)
 
     def compile(self, job: Job) -> Compiled:
         """Write e.g. decoder.onnx and, with the toolkit, decoder.rknn."""
@@ -104,18 +88,13 @@ class Simulator:
         if model:
             path = Path(self._scratch.name) / path.name
             onnx.save(model, path)
-        python = job.python or FOUND_IN
+        python = job.python or ENVIRONMENT.python
         with as_file(files("codecswap.compile") / "rknn_worker.py") as worker:
-            words = [worker, job.target.chip, path.resolve(), self.built.resolve(), self._log]
-            self._process = subprocess.Popen(
-                [str(python.absolute()), *map(str, words)],
-                cwd=self._scratch.name,  # the toolkit writes files to its working directory
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                text=True,
-            )
-            weakref.finalize(self, _end, self._process)
-            answer = json.loads(self._answer())
+            words = [python.absolute(), worker, job.target.chip, path.resolve(), self.built.resolve(), self._log]
+            # the toolkit writes files to its working directory
+            scratch = Path(self._scratch.name)
+            self._worker = Worker([*map(str, words)], scratch, lambda: UserError(self._sentence("its simulator")))
+            answer = json.loads(self._worker.answer())
         if answer["code"]:
             raise UserError(self._sentence(answer["stage"]))
         log = self._log.read_text("utf-8", errors="replace")
@@ -124,21 +103,7 @@ class Simulator:
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
         """Compute the network's output, float32, for its input ``(C, h, w)``."""
-        path = Path(self._scratch.name) / "given.npy"
-        np.save(path, x[None])
-        assert self._process.stdin
-        try:
-            self._process.stdin.write(f"{path}\n")
-            self._process.stdin.flush()
-        except BrokenPipeError:
-            raise UserError(self._sentence("its simulator")) from None
-        return np.load(self._answer())[0]
-
-    def _answer(self) -> str:
-        assert self._process.stdout
-        if not (line := self._process.stdout.readline()):
-            raise UserError(self._sentence("its simulator"))
-        return line.rstrip("\n")
+        return self._worker(x)
 
     def _sentence(self, stage: str) -> str:
         lines = self._log.read_text("utf-8", errors="replace").splitlines() if self._log.is_file() else []
@@ -188,14 +153,6 @@ def read_memory(log: str) -> int | None:
     """Bytes of activations and weights, from the toolkit's log."""
     found = re.findall(r"Total (?:Internal|Weight) Memory Size: ([\d.]+)KB", log)
     return round(1024 * sum(map(float, found))) or None
-
-
-def _end(process: "subprocess.Popen[str]") -> None:
-    pipes: list[IO[str] | None] = [process.stdin, process.stdout]
-    for pipe in pipes:
-        if pipe:
-            pipe.close()
-    process.wait()
 
 
 RKNN = Rknn()

@@ -284,7 +284,8 @@ class CompileOptions(DeployOptions, BudgetOptions):
     width: int | None = 256
     """Width of the pictures or tiles, a multiple of 16."""
     toolchain_python: Path | None = None
-    """Python interpreter of the compiler's own environment, if it needs one (rknn-toolkit2). Default: that of `make rknn`."""
+    """Python interpreter of the compiler's own environment, if it needs one (rknn-toolkit2, executorch). Default: that
+    of `make rknn` or `make executorch`."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

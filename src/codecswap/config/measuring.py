@@ -170,7 +170,9 @@ class AdviseOptions(TeacherOptions):
         super().check_paths()
 
 
-RuntimeName = Literal["pytorch", "pytorch-cuda", "onnxruntime", "onnxruntime-cuda", "openvino", "litert", "ncnn", "mnn"]
+RuntimeName = Literal[
+    "pytorch", "pytorch-cuda", "onnxruntime", "onnxruntime-cuda", "openvino", "litert", "ncnn", "mnn", "executorch"
+]
 """Names in `codecswap.benchmarking.runtimes.RUNTIMES`."""
 PrecisionName = Literal["float32", "float16", "w8a8", "mixed", "w8a16"]
 LONGEST_SIDE = 8192
