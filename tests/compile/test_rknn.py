@@ -1,5 +1,6 @@
 """Rockchip: what the toolkit's log says, the process that runs it, and (slow) the real one against its promises."""
 
+import inspect
 import json
 import stat
 import subprocess
@@ -13,10 +14,12 @@ import pytest
 from codecswap import cli
 from codecswap.codecs.factorized import FactorizedPrior
 from codecswap.compile.folder import without_output_padding
-from codecswap.compile.rknn import for_toolkit, read_memory, read_operators
+from codecswap.compile.rknn import read_memory, read_operators
+from codecswap.compile.rknn_graph import group_depth_to_space, own_integers
 from codecswap.export.backends.onnx import export_decoder
+from codecswap.export.backends.onnx_qdq import qdq_model
 from codecswap.inference.runtime import open_session
-from codecswap.quantized.representation import Constant, Quantization, TransformGraph
+from codecswap.quantized.representation import Constant, Operation, Quantization, TransformGraph
 
 ROOT = Path(__file__).parents[2]
 HEAD = "D RKNN: [02:14:45.250] "
@@ -35,32 +38,16 @@ LOG = f"""
 """  # noqa: E501
 FAKE = '''
 """rknn.api with ONNX Runtime inside: what its documents promise of the functions that are called, and its ranges."""
-import numpy, onnx, onnxruntime
-from onnx import numpy_helper
-def as_ranges(model):
-    stored = {one.name: numpy_helper.to_array(one) for one in model.graph.initializer}
-    made = {}
-    for node in model.graph.node:
-        if node.op_type != "DequantizeLinear":
-            continue
-        values, scale, zero_point = (stored.get(name) for name in node.input)
-        name = node.input[1] + "_read"
-        if values is not None and values.dtype == numpy.int8:  # 127 steps for the 128 of the type
-            made[node.input[0]] = numpy.rint(values * (127 / 128)).astype(numpy.int8)
-        elif values is not None or zero_point != 128:  # symmetric
-            continue
-        made[name], node.input[1] = (scale * (128 / 127)).astype(numpy.float32), name
-    for one in [one for one in model.graph.initializer if one.name in made]:
-        model.graph.initializer.remove(one)
-    model.graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in made.items())
-    return model.SerializeToString()
+import numpy as np
+import onnx
+import onnxruntime
 class RKNN:
     def __init__(self, verbose): print("W chatter on standard output")
     def config(self, target_platform): self.chip = target_platform; return 0
     def load_onnx(self, model):
         options = onnxruntime.SessionOptions()
         options.add_session_config_entry("session.x64quantprecision", "1")  # right on every processor
-        self.session = onnxruntime.InferenceSession(as_ranges(onnx.load(model)), options)
+        self.session = onnxruntime.InferenceSession(as_ranges(onnx.load(model)).SerializeToString(), options)
         return 0
     def build(self, do_quantization):
         assert do_quantization is False
@@ -72,13 +59,33 @@ class RKNN:
 '''
 
 
+def as_ranges(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The function that the toolkit computes for a QDQ file, as measured."""
+    stored = {one.name: onnx.numpy_helper.to_array(one) for one in model.graph.initializer}
+    made = {}
+    for node in model.graph.node:
+        if node.op_type != "DequantizeLinear":
+            continue
+        values, scale, zero_point = (stored.get(name) for name in node.input)
+        name = node.input[1] + "_read"
+        if values is not None and values.dtype == np.int8:  # 127 steps for the 128 of the type
+            made[node.input[0]] = np.rint(values * (127 / 128)).astype(np.int8)
+        elif values is not None or zero_point != 128:  # 128: symmetric
+            continue
+        made[name], node.input[1] = (scale * (128 / 127)).astype(np.float32), name
+    for one in [one for one in model.graph.initializer if one.name in made]:
+        model.graph.initializer.remove(one)
+    model.graph.initializer.extend(onnx.numpy_helper.from_array(value, name) for name, value in made.items())
+    return model
+
+
 @pytest.fixture
 def python(tmp_path: Path) -> Path:
     """A Python that has a toolkit of this interface."""
     package = tmp_path / "site" / "rknn"
     package.mkdir(parents=True)
     (package / "__init__.py").touch()
-    (package / "api.py").write_text(FAKE + f"LOG = {LOG!r}\n")
+    (package / "api.py").write_text(FAKE + inspect.getsource(as_ranges) + f"LOG = {LOG!r}\n")
     (info := tmp_path / "site" / "rknn_toolkit2-2.5.0.dist-info").mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: rknn-toolkit2\nVersion: 2.5.0\n")
     path = tmp_path / ".venv-rknn" / "bin" / "python"
@@ -106,13 +113,31 @@ def test_the_toolkits_ranges_of_the_integers_that_it_gets_are_our_integers() -> 
     scale = np.linspace(0.001, 0.02, 11, dtype=np.float32)
     of_weights = Quantization(scale, np.zeros(11, np.int8), 0)
     middle, other = (Quantization(np.array(0.1, np.float32), np.array(at, np.uint8)) for at in (128, 3))
-    given = for_toolkit(
+    given = own_integers(
         TransformGraph("x", (), "y", (), (), {"w": Constant(weights, of_weights)}, {"x": middle, "y": other})
     )
     handed = given.constants["w"]
     assert handed.quantization and given.activations["x"].zero_point != 128 and given.activations["y"] is other
     np.testing.assert_array_equal(np.rint(handed.values * (127 / 128)), weights)
     np.testing.assert_allclose(handed.quantization.scale * (128 / 127), scale, rtol=1e-6)
+
+
+@pytest.mark.parametrize("precision", ["float16", "w8a8"])
+def test_depth_to_space_in_groups_is_the_same_function(precision: str) -> None:
+    activations: dict[str, Quantization] = {}
+    if precision == "w8a8":
+        activations = dict.fromkeys(("x", "y"), Quantization(np.array(0.02, np.float32), np.array(127, np.uint8)))
+    step = Operation("g_s.0/1/DepthToSpace", "g_s.0", "DepthToSpace", {"blocksize": 2, "mode": "CRD"}, ("x",), "y")
+    graph = TransformGraph("x", (1, 192, 4, 6), "y", (1, 48, 8, 12), (step,), {}, activations)
+    model = qdq_model(graph, 13)
+    given = {"x": np.random.default_rng(0).normal(0, 0.5, (1, 192, 4, 6)).astype(np.float32)}
+    before = open_session(model.SerializeToString()).run(None, given)[0]
+    group_depth_to_space(model)
+    onnx.checker.check_model(model, full_check=True)
+    kernels = [node for node in model.graph.node if node.op_type in ("DepthToSpace", "ConvTranspose")]
+    assert [(node.op_type, node.name) for node in kernels] == [("ConvTranspose", "g_s.0/1/DepthToSpace")]
+    read = as_ranges(model) if precision == "w8a8" else model
+    np.testing.assert_allclose(open_session(read.SerializeToString()).run(None, given)[0], before, atol=1e-6)
 
 
 def test_less_padding_at_the_end_is_output_padding(teacher: FactorizedPrior, tmp_path: Path) -> None:

@@ -2,19 +2,14 @@
 
 What is known of version 2.5.0, from running it: everything runs on the NPU in float16. In 8 bits every square root goes to
 the CPU, unless its output is not quantized: then it is computed in float16, on the NPU. On the rk3588 a transposed convolution
-with ``output_padding`` does not build.
-
-It does not take the integers of a QDQ file as they are, but makes ranges of them. Of int8 weights with scale s it makes the
-range of the type, 128 s, with 127 steps: all are rounded again, to integers of scale 128 / 127 s. An activation whose zero
-point is in the middle (128 of uint8) is taken for a symmetric one of the same range: what is read from it is 128 / 127 times
-as large. Biases and all other activations keep their values. `for_toolkit` gives it other integers, of which it makes ours.
+with ``output_padding`` does not build. What else it takes otherwise than meant, and is given instead:
+`codecswap.compile.rknn_graph`.
 """
 
 import json
 import re
 import tempfile
 from collections.abc import Iterator
-from dataclasses import replace
 from importlib.resources import as_file, files
 from pathlib import Path
 
@@ -22,13 +17,13 @@ import numpy as np
 import onnx
 
 from codecswap.compile.folder import OPSET, without_output_padding, write_float, write_quantized
+from codecswap.compile.rknn_graph import group_depth_to_space, own_integers
 from codecswap.compile.toolchain import Compiled, CompiledOperator, Job
 from codecswap.environments import Environment, Worker
 from codecswap.errors import UserError
 from codecswap.export.backends.onnx_qdq import qdq_model
 from codecswap.graph.onnx_graph import layer_in
 from codecswap.quantized.precision import PRECISIONS
-from codecswap.quantized.representation import Constant, Quantization, TransformGraph
 
 NAME = "rknn-toolkit2"
 ENVIRONMENT = Environment(NAME, "rknn")
@@ -48,12 +43,14 @@ class Rknn:
     def compile(self, job: Job) -> Compiled:
         """Write e.g. decoder.onnx and, with the toolkit, decoder.rknn."""
         compiler = self.installed(job.python)  # report a wrong --toolchain_python first
-        change, model = without_output_padding, None
+        change = without_output_padding
         if job.precision in PRECISIONS:
             written, transform = write_quantized(job, change)
-            change(model := qdq_model(for_toolkit(transform), OPSET))
+            change(model := qdq_model(own_integers(transform), OPSET))
         else:
             written = write_float(job, change)
+            model = onnx.load(written.path)
+        group_depth_to_space(model)
         path = written.path
         if compiler is None:
             return Compiled((path,), None, notes=written.notes)
@@ -75,22 +72,21 @@ class Simulator:
     Args:
         job: the job.
         path: the job's network, e.g. decoder.onnx.
-        model: what the toolkit reads instead, if it would take that file for another function.
+        model: what the toolkit reads instead.
 
     Raises:
         UserError: it was not built.
     """
 
-    def __init__(self, job: Job, path: Path, model: onnx.ModelProto | None = None) -> None:
+    def __init__(self, job: Job, path: Path, model: onnx.ModelProto) -> None:
         self.built = path.with_suffix(".rknn")
         self._scratch = tempfile.TemporaryDirectory()
         self._log = Path(self._scratch.name) / "build.log"
-        if model:
-            path = Path(self._scratch.name) / path.name
-            onnx.save(model, path)
+        given = Path(self._scratch.name) / path.name
+        onnx.save(model, given)
         python = job.python or ENVIRONMENT.python
         with as_file(files("codecswap.compile") / "rknn_worker.py") as worker:
-            words = [python.absolute(), worker, job.target.chip, path.resolve(), self.built.resolve(), self._log]
+            words = [python.absolute(), worker, job.target.chip, given, self.built.resolve(), self._log]
             # the toolkit writes files to its working directory
             scratch = Path(self._scratch.name)
             self._worker = Worker([*map(str, words)], scratch, lambda: UserError(self._sentence("its simulator")))
@@ -110,28 +106,6 @@ class Simulator:
         said = [re.sub(r"\x1b\[[\d;]*m", "", line).strip() for line in lines]
         errors = [line for line in said if line.startswith("E ") or "Error" in line] or said[-1:]
         return f"{NAME} failed in {stage} ({' / '.join(errors)[:500]}): try another --form or --precision."
-
-
-def for_toolkit(transform: TransformGraph) -> TransformGraph:
-    """Change the integers of a transform such that the toolkit makes the transform's own of them (see above).
-
-    Weights are integers in +-126; a larger one is clipped. Where the zero point moves, the lowest level is lost.
-    """
-    constants, activations = dict(transform.constants), dict(transform.activations)
-    for name, constant in constants.items():
-        if constant.quantization and constant.values.dtype == np.int8:
-            wider = np.rint(constant.values * (128 / 127)).clip(-128, 127).astype(np.int8)
-            scale = constant.quantization.scale * np.float32(127 / 128)
-            constants[name] = Constant(wider, replace(constant.quantization, scale=scale))
-    for name, one in activations.items():
-        if one.zero_point == _middle(one):
-            activations[name] = replace(one, zero_point=one.zero_point - one.zero_point.dtype.type(1))
-    return replace(transform, constants=constants, activations=activations)
-
-
-def _middle(one: Quantization) -> int:
-    limits = np.iinfo(one.zero_point.dtype)
-    return (int(limits.min) + int(limits.max) + 1) // 2
 
 
 def read_operators(log: str) -> Iterator[CompiledOperator]:
