@@ -143,7 +143,9 @@ def test_integer_files_are_estimated_for_ethos_u(codec: FactorizedPrior) -> None
     pytest.importorskip("ai_edge_litert")
     pytest.importorskip("ethosu.vela")
     precisions, runtimes_ = ["float32", "w8a8"], ["onnxruntime", "litert"]
-    found = estimate(list(of_codec(codec, "it", ("subpixel",), precisions, runtimes_, Forms(codec), HERE)), [SMALL])
+    found = estimate(
+        list(of_codec(codec, "it", ("subpixel",), precisions, runtimes_, Forms(codec), HERE)), [SMALL], "vela 1"
+    )
     assert [(one.precision, one.chip) for one in found] == [("w8a8", "ethos-u55-256"), ("w8a8", "ethos-u85-1024")]
     assert all(one.cycles > 0 and one.milliseconds > 0 and one.memory > 0 and one.on_cpu == 0 for one in found)
 

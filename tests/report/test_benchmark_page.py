@@ -28,7 +28,15 @@ ROW = {
 SLOW = {**ROW, "form": "<masked>", "times": {"64x64": {**TIMES, "median": 50.0}}, "to_here": 150.0}
 NONE = {**ROW, "runtime": "openvino", "status": "Not installed: pip install openvino.", "times": {}, "lost": None}
 HEAD = {"format": "codecswap benchmark", "version": 1, "command": "codecswap benchmark", "codecswap": "0.1.0"}
-HEAD |= {"commit": "abc", "date": "2026-01-01", "machine": "a board, 4 cores", "threads": 2, "rounds": 3, "runs": 9}
+HEAD |= {
+    "commit": "abc",
+    "date": "2026-01-01",
+    "machine": "a board, 4 cores",
+    "threads": 2,
+    "rounds": 3,
+    "runs": 9,
+    "estimates": [],
+}
 
 
 def folder(path: Path, *rows: dict[str, Any]) -> str:
@@ -50,6 +58,65 @@ def test_rows_stand_on_the_page(tmp_path: Path) -> None:
     assert cells[1][1].count("<td>–</td>") == 1 and "<td>=</td>" in cells[1][1]
     assert "Not installed: pip install openvino." in first and "44.000" in second
     assert "デコーダーの比較" in text and "a board, 4 cores" in text and "<script>alert" not in text
+
+
+ESTIMATE = {"source": "tiny", "form": "native", "precision": "w8a8", "chip": "ethos-u55-128", "size": "64x64"}
+ESTIMATE |= {"cycles": 2.5e6, "milliseconds": 5.04, "memory": 2_000_000, "on_cpu": 0, "compiler": "vela 1"}
+COMPILED = {
+    "codec": "tiny",
+    "part": "decoder",
+    "form": "subpixel",
+    "precision": "w8a8",
+    "chip": "rk3588",
+    "height": 256,
+}
+COMPILED |= {"width": 256, "cycles": 3_470_000, "milliseconds": None, "memory": None, "compiler": "rknn-toolkit2 2.5.0"}
+COMPILED |= {
+    "operators": [{"on_npu": True}, {"on_npu": False}],
+    "quality": {"float32": 30.0, "file": 29.9, "compiled": 29.75},
+}
+
+
+def compiled(path: Path, **changes: Any) -> str:
+    path.mkdir()
+    (path / "report.json").write_text(json.dumps(COMPILED | changes), "utf-8")
+    return str(path)
+
+
+def test_estimates_stand_below_what_was_measured(tmp_path: Path) -> None:
+    page, measured = tmp_path / "page.html", folder(tmp_path / "a", ROW)
+    content = json.loads((tmp_path / "a" / "benchmark.json").read_text("utf-8"))
+    content["estimates"] = [ESTIMATE, ESTIMATE | {"size": "768x512", "milliseconds": 120.0, "cycles": 6e7}]
+    (tmp_path / "a" / "benchmark.json").write_text(json.dumps(content), "utf-8")
+    assert main(["report", measured, compiled(tmp_path / "b"), "--output", str(page)]) == 0
+    text = page.read_text("utf-8")
+    assert re.findall(r'<th scope="col">.*?(\d+x\d+)', text) == ["64x64", "768x512", "256x256"]
+    rows = dict(re.findall(r"<tr><th scope=\"row\">(.*?)</th>(.*?)</tr>", text, re.DOTALL))
+    assert list(rows) == ["native, w8a8, onnxruntime", "native, w8a8, ethos-u55-128", "subpixel, w8a8, rk3588"]
+    vela, rockchip = (re.findall(r"<td>(.*?)</td>", rows[name], re.DOTALL) for name in list(rows)[1:])
+    assert (
+        vela[2].startswith("5.0<") and "2.50·10⁶ cycles" in vela[2] and vela[3].startswith("120.0<") and vela[4] == "–"
+    )
+    assert "2.0 MB" in vela[5] and "vela 1" in vela[6] and "bar" not in rows["native, w8a8, ethos-u55-128"]
+    assert rockchip[1] == "0.250" and rockchip[2:4] == ["–", "–"] and "3.47·10⁶ cycles" in rockchip[4]
+    assert "operators on the CPU: 1" in rockchip[6] and "実機での測定ではありません" in text
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"chip": "CPU"}, "measure it with `codecswap benchmark --codec"),
+        ({"part": "encoder"}, "an encoder only"),
+        ({"operators": 1}, "is damaged"),
+    ],
+)
+def test_a_folder_without_estimates_is_one_sentence(
+    changes: dict[str, Any], said: str, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    folders = [folder(tmp_path / "a", ROW), compiled(tmp_path / "b", **changes)]
+    assert main(["report", *folders, "--output", str(tmp_path / "page.html")]) == 2
+    captured = capsys.readouterr().err
+    assert said in captured and captured.count("\n") == 1 and not (tmp_path / "page.html").exists()
 
 
 @pytest.mark.parametrize("damage", ["rows", "machine", "format"])

@@ -59,7 +59,7 @@ def _estimates(contenders: Sequence[Contender], sizes: Sequence[Size]) -> list[E
     if (compiler := VELA.installed(None)) is None:
         say(f"Ethos-U: not estimated. Not installed: {VELA.install}.")
         return []
-    found = estimate(contenders, sizes)
+    found = estimate(contenders, sizes, compiler)
     lines = []
     for one in found:
         figures = f"{one.cycles / 1e6:.2f}", f"{one.milliseconds:.1f}", decimal(one.memory), str(one.on_cpu)

@@ -34,6 +34,8 @@ class Estimate:
     """Peak of SRAM and DRAM, in bytes."""
     on_cpu: int
     """Number of operators that the NPU does not run."""
+    compiler: str
+    """Name and version."""
 
 
 def has_files(contender: Contender) -> bool:
@@ -41,8 +43,14 @@ def has_files(contender: Contender) -> bool:
     return RUNTIMES[contender.runtime].file == "tflite" and not contender.refused and contender.precision in PRECISIONS
 
 
-def estimate(contenders: Sequence[Contender], sizes: Sequence[Size]) -> list[Estimate]:
-    """Estimates for all files that have them, for each size and each of `TARGETS`; those that Vela refuses have none."""
+def estimate(contenders: Sequence[Contender], sizes: Sequence[Size], compiler: str) -> list[Estimate]:
+    """Estimates for all files that have them, for each size and each of `TARGETS`; those that Vela refuses have none.
+
+    Args:
+        contenders: the rows.
+        sizes: widths and heights of pictures.
+        compiler: Vela's name and version.
+    """
     found = []
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "decoder.tflite"
@@ -65,6 +73,7 @@ def estimate(contenders: Sequence[Contender], sizes: Sequence[Size]) -> list[Est
                             made.milliseconds,
                             made.sram + made.dram,
                             sum(not one.on_npu for one in made.operators),
+                            compiler,
                         )
                     )
     return found

@@ -111,8 +111,8 @@ class ReportOptions(Options):
     """Write an HTML file about a run: the result, curves, reconstructions over time, and how to repeat it."""
 
     runs: list[str] = field(default_factory=list)
-    """Run folders of one student, e.g. checkpoints checkpoints_ft, or folders of `codecswap benchmark`. May be given as
-    positional arguments."""
+    """Run folders of one student, e.g. checkpoints checkpoints_ft, or folders of `codecswap benchmark`, and of
+    `codecswap compile` to stand beside them. May be given as positional arguments."""
     output: Path = Path("report.html")
     """HTML file to write, or a folder for report.html; below 20 MB. It needs no network."""
     pictures: int = 32

@@ -1,7 +1,7 @@
-"""Results of `codecswap benchmark` as one page: a table for each machine or codec, with bars."""
+"""Results of `codecswap benchmark` as one page: a table for each machine or codec, and what compilers estimate."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,26 +14,44 @@ from codecswap.report.formats import number
 from codecswap.report.page import render
 
 FILE = "benchmark.json"
+COMPILED = "report.json"
+"""File of a folder of `codecswap compile`."""
 FORMAT = "codecswap benchmark"
+CPU = "CPU"
+"""Chip of targets whose files are run here, so that nothing is estimated."""
 HIGHEST = 150.0
 """Decibels that stand for equal results."""
 FACTS = ("machine", "command", "date", "commit", "codecswap", "threads", "runs")
 
 
 @dataclass(frozen=True)
+class Time:
+    """Time of one picture."""
+
+    ms: str
+    """Milliseconds, with quartiles where they were measured; empty: unknown."""
+    share: float | None = None
+    """Share of the slowest decoder's; None: it was not measured."""
+    cycles: str = ""
+    """Millions of cycles as estimated; empty: unknown."""
+
+
+@dataclass(frozen=True)
 class Line:
-    """One measured decoder."""
+    """One measured decoder, or what a compiler estimates."""
 
     name: str
     size: str
     loss: str
     """dB lost against the float teacher; without pictures dB to the reference."""
-    times: tuple[tuple[str, float] | None, ...]
-    """For each size of pictures, the time as text, and its share of the slowest decoder's."""
+    times: dict[str, Time]
+    """By size of pictures."""
     near: str | None
     """Comparison of a board with the machine that asked; None: there was none."""
     memory: str
     version: str
+    on_cpu: int | None = None
+    """Number of operators that the NPU does not run; None: it was measured."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +64,8 @@ class Benchmark:
     has_pictures: bool
     compared: bool
     lines: tuple[Line, ...]
+    estimates: tuple[Line, ...]
+    """What compilers say."""
     others: tuple[tuple[str, str], ...]
     """Rows without figures: name and reason."""
 
@@ -59,19 +79,26 @@ def write_benchmarks(folders: Sequence[str]) -> str:
     """The whole page.
 
     Args:
-        folders: each with a benchmark.json.
+        folders: each with a benchmark.json, or of `codecswap compile`: those stand below every benchmark's rows.
 
     Raises:
-        UserError: one of them has none, or a damaged one.
+        UserError: one of them is neither, or has a damaged file.
     """
-    found = [read_benchmark(Path(folder)) for folder in folders]
+    paths = [Path(folder) for folder in folders]
+    compiled = [read_compiled(path) for path in paths if not is_benchmark(str(path)) and (path / COMPILED).is_file()]
+    measured = [path for path in paths if is_benchmark(str(path)) or not (path / COMPILED).is_file()]
+    found = [read_benchmark(path, compiled) for path in measured]
     written = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
-    title = ", ".join(Path(folder).resolve().name for folder in folders)
+    title = ", ".join(path.resolve().name for path in paths)
     return render("benchmark.html.j2", {}, benchmarks=found, title=title, written=written, watched=False)
 
 
-def read_benchmark(folder: Path) -> Benchmark:
+def read_benchmark(folder: Path, compiled: Sequence[Mapping[str, Any]] = ()) -> Benchmark:
     """Read benchmark.json.
+
+    Args:
+        folder: its folder.
+        compiled: estimates beside its own, of `read_compiled`.
 
     Raises:
         UserError: there is none, or it is damaged.
@@ -83,21 +110,54 @@ def read_benchmark(folder: Path) -> Benchmark:
         content = json.loads(path.read_bytes())
         if content["format"] != FORMAT:
             raise ValueError(content["format"])
-        return _benchmark(content)
+        return _benchmark(content, compiled)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path} is damaged or of another program: run `codecswap benchmark` again.") from error
 
 
-def _benchmark(content: dict[str, Any]) -> Benchmark:
+def read_compiled(folder: Path) -> dict[str, Any]:
+    """What a folder of `codecswap compile` says of its decoder, like an entry of benchmark.json's ``estimates``.
+
+    Raises:
+        UserError: report.json is damaged, of an encoder, or for a CPU.
+    """
+    path = folder / COMPILED
+    try:
+        content = json.loads(path.read_bytes())
+        if content["part"] != "decoder":
+            raise UserError(f"{folder} has an encoder only: benchmarks are of decoders.")
+        if content["chip"] == CPU:
+            raise UserError(f"{folder} is for a CPU: measure it with `codecswap benchmark --codec {folder}`.")
+        found = {key: content[key] for key in ("form", "precision", "cycles", "milliseconds", "memory", "compiler")}
+        quality = content["quality"]
+        after = quality and (quality["file"] if quality["compiled"] is None else quality["compiled"])
+        return found | {
+            "source": content["codec"],
+            "chip": content["chip"],
+            "size": f"{content['width']}x{content['height']}",
+            "on_cpu": sum(not one["on_npu"] for one in content["operators"]),
+            "lost": quality and quality["float32"] - after,
+        }
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path} is damaged or of another program: run `codecswap compile` again.") from error
+
+
+def _benchmark(content: dict[str, Any], compiled: Sequence[Mapping[str, Any]]) -> Benchmark:
     done = [row for row in content["rows"] if row["status"] == "ok"]
-    sizes = tuple(dict.fromkeys(size for row in done for size in row["times"]))
-    slowest = {size: max(row["times"][size]["median"] for row in done if size in row["times"]) for size in sizes}
+    measured = dict.fromkeys(size for row in done for size in row["times"])
+    slowest = {size: max(row["times"][size]["median"] for row in done if size in row["times"]) for size in measured}
     has_pictures = any(row["lost"] is not None for row in done)
     sources = dict.fromkeys(str(row["source"]) for row in content["rows"])
+    found = [*content["estimates"], *compiled]
+    several = len(sources | dict.fromkeys(one["source"] for one in found)) > 1
 
-    def name(row: dict[str, Any]) -> str:
-        words = [row["form"], row["precision"], row["runtime"]]
-        return ", ".join(filter(None, [row["source"] if len(sources) > 1 else "", *words]))
+    def name(row: Mapping[str, Any], where: str = "runtime") -> str:
+        return ", ".join(filter(None, [row["source"] if several else "", row["form"], row["precision"], row[where]]))
+
+    estimates: dict[tuple[str, str], Line] = {}
+    for one in found:
+        key = name(one, "chip"), str(one["compiler"] or "")
+        estimates[key] = _estimate(*key, one, estimates[key].times if key in estimates else {})
 
     lines = []
     for row in done:
@@ -107,7 +167,7 @@ def _benchmark(content: dict[str, Any]) -> Benchmark:
                 name(row),
                 decimal(row["bytes"]),
                 number(None if loss is None else round(loss, 3) + 0.0, 3),
-                tuple(_time(row["times"].get(size), slowest[size]) for size in sizes),
+                {size: _time(times, slowest[size]) for size, times in row["times"].items()},
                 None if near is None else "=" if near >= HIGHEST else number(near, 1, "\u00a0dB"),
                 decimal(row["memory"]) if row["memory"] else number(None, 0),
                 str(row["version"]),
@@ -116,17 +176,36 @@ def _benchmark(content: dict[str, Any]) -> Benchmark:
     return Benchmark(
         ", ".join(sources),
         {fact: str(content[fact]) for fact in FACTS},
-        sizes,
+        tuple(measured | {size: None for line in estimates.values() for size in line.times}),
         has_pictures,
         any(line.near is not None for line in lines),
         tuple(lines),
+        tuple(estimates.values()),
         tuple((name(row), str(row["status"])) for row in content["rows"] if row["status"] != "ok"),
     )
 
 
-def _time(times: dict[str, float] | None, slowest: float) -> tuple[str, float] | None:
-    if times is None:
-        return None
+def _estimate(name: str, compiler: str, one: Mapping[str, Any], others: dict[str, Time]) -> Line:
+    """A line for an estimate; ``others``: those of the same decoder and chip for other sizes of pictures."""
+    ms, cycles, memory, lost = one["milliseconds"], one["cycles"], one["memory"], one.get("lost")
+    time = Time("" if ms is None else _ms(ms), cycles="" if cycles is None else f"{cycles / 1e6:.2f}")
+    return Line(
+        name,
+        number(None, 0),
+        number(None if lost is None else round(lost, 3) + 0.0, 3),
+        others | {str(one["size"]): time},
+        None,
+        decimal(memory) if memory else number(None, 0),
+        compiler,
+        int(one["on_cpu"]),
+    )
+
+
+def _time(times: dict[str, float], slowest: float) -> Time:
     median, lower, upper = (float(times[key]) for key in ("median", "lower", "upper"))
     digits = 1 if median >= 1 else 3
-    return f"{median:.{digits}f} ({lower:.{digits}f}–{upper:.{digits}f})", median / max(slowest, 1e-9)
+    return Time(f"{median:.{digits}f} ({lower:.{digits}f}–{upper:.{digits}f})", median / max(slowest, 1e-9))
+
+
+def _ms(value: float) -> str:
+    return f"{value:.{1 if value >= 1 else 3}f}"
