@@ -29,10 +29,15 @@ from codecswap.errors import UserError
 from codecswap.targets.target import chips, load_target
 
 DOCS = figures.ROOT / "docs"
-PAGES = {"rockchip.md": ("rknn",), "qualcomm.md": ("qnn",), "openvino.md": ("openvino",), "phones.md": ("ncnn", "mnn")}
+PAGES = {
+    "rockchip.md": ("rknn",),
+    "qualcomm.md": ("qnn",),
+    "openvino.md": ("openvino",),
+    "phones.md": ("ncnn", "mnn", "executorch"),
+}
 """Pages of families, and their target files."""
 RESULTS = figures.DATA / "npu.csv"
-ALL_RESULTS = (RESULTS, figures.DATA / "phones.csv")
+ALL_RESULTS = (RESULTS, figures.DATA / "phones.csv", figures.DATA / "executorch.csv")
 """Files that the tables are made from."""
 CODE = "src/codecswap/compile src/codecswap/quantize src/codecswap/quantized src/codecswap/export src/codecswap/targets"
 BEGIN, END = "<!-- made by benchmarks/npu.py -->", "<!-- end -->"
