@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from chromium import SIZES, luminance, visits
 
 from codecswap.cli import main
 
@@ -45,13 +46,19 @@ def folder(path: Path, *rows: dict[str, Any]) -> str:
     return str(path)
 
 
+def rows_of(text: str) -> list[tuple[str, str]]:
+    """Names and cells of the tables' rows."""
+    found = re.findall(r"<tr><th scope=\"row\">(.*?)</th>(.*?)</tr>", text, re.DOTALL)
+    return [(re.sub(r"<.*?>", "", name), cells) for name, cells in found]
+
+
 def test_rows_stand_on_the_page(tmp_path: Path) -> None:
     page = tmp_path / "page.html"
     folders = [folder(tmp_path / "a", ROW, SLOW, NONE), folder(tmp_path / "b", {**ROW, "lost": None})]
     assert main(["report", *folders, "--output", str(page)]) == 0
     text = page.read_text("utf-8")
     first, second = text.split('id="benchmark-2"')
-    cells = re.findall(r"<tr><th scope=\"row\">(.*?)</th>(.*?)</tr>", first)
+    cells = rows_of(first)
     assert [name for name, _ in cells] == ["native, w8a8, onnxruntime", "&lt;masked&gt;, w8a8, onnxruntime"]
     assert "346.9 kB" in cells[0][1] and "<td>0.064</td>" in cells[0][1] and "12.5 (12.0–13.0)" in cells[0][1]
     assert re.findall(r"width: ([\d.]+)%\"></span>", first) == ["25.0", "100.0", "100.0"]
@@ -91,7 +98,7 @@ def test_estimates_stand_below_what_was_measured(tmp_path: Path) -> None:
     assert main(["report", measured, compiled(tmp_path / "b"), "--output", str(page)]) == 0
     text = page.read_text("utf-8")
     assert re.findall(r'<th scope="col">.*?(\d+x\d+)', text) == ["64x64", "768x512", "256x256"]
-    rows = dict(re.findall(r"<tr><th scope=\"row\">(.*?)</th>(.*?)</tr>", text, re.DOTALL))
+    rows = dict(rows_of(text))
     assert list(rows) == ["native, w8a8, onnxruntime", "native, w8a8, ethos-u55-128", "subpixel, w8a8, rk3588"]
     vela, rockchip = (re.findall(r"<td>(.*?)</td>", rows[name], re.DOTALL) for name in list(rows)[1:])
     assert (
@@ -138,3 +145,28 @@ def test_benchmarks_and_runs_are_pages_of_their_own(tmp_path: Path, capsys: pyte
     assert main(words) == 2
     assert main(["report", str(tmp_path / "a"), "--watch", "--output", str(tmp_path / "page.html")]) == 2
     assert capsys.readouterr().err.count("\n") == 2
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_names_stay_in_view_where_a_table_is_wider_than_the_screen(browser: Any, tmp_path: Path, size: str) -> None:
+    page = tmp_path / "page.html"
+    rows = [ROW, SLOW, {**NONE, "status": "Not installed: " + "a" * 200}]
+    assert main(["report", folder(tmp_path / "a", *rows), compiled(tmp_path / "b"), "--output", str(page)]) == 0
+    with visits(browser, "table.pinned", 30) as visit:
+        for scheme in ("light", "dark"):
+            shown = visit(page, size, color_scheme=scheme)
+            shown.click("summary")
+            assert shown.evaluate("document.documentElement.scrollWidth") == SIZES[size][0]
+            wider = shown.evaluate("(box => box.scrollWidth > box.clientWidth)(document.querySelector('.scroll'))")
+            assert wider == (size == "phone")
+            shown.evaluate("document.querySelector('.scroll').scrollLeft = 200")
+            left = shown.locator(".scroll").bounding_box()["x"]
+            for name in ("thead th >> nth=0", "th[scope=row] >> nth=0", "th[scope=rowgroup] > span"):
+                place = shown.locator(name).bounding_box()
+                assert place["x"] == pytest.approx(left, abs=1) and place["x"] + place["width"] <= SIZES[size][0]
+            color, paper = (
+                shown.eval_on_selector(name, f"element => getComputedStyle(element).{property}")
+                for name, property in ((".under", "color"), ("th[scope=row]", "backgroundColor"))
+            )
+            lighter, darker = sorted((luminance(color), luminance(paper)), reverse=True)
+            assert (lighter + 0.05) / (darker + 0.05) >= 4.5

@@ -204,8 +204,8 @@ def _estimate(name: str, compiler: str, one: Mapping[str, Any], others: dict[str
 def _time(times: dict[str, float], slowest: float) -> Time:
     median, lower, upper = (float(times[key]) for key in ("median", "lower", "upper"))
     digits = 1 if median >= 1 else 3
-    return Time(f"{median:.{digits}f} ({lower:.{digits}f}–{upper:.{digits}f})", median / max(slowest, 1e-9))
+    return Time(f"{median:,.{digits}f} ({lower:,.{digits}f}–{upper:,.{digits}f})", median / max(slowest, 1e-9))
 
 
 def _ms(value: float) -> str:
-    return f"{value:.{1 if value >= 1 else 3}f}"
+    return f"{value:,.{1 if value >= 1 else 3}f}"
