@@ -230,14 +230,15 @@ static PyObject *open_network(PyObject *module, PyObject *bytes)
     return capsule;
 }
 
-static PyObject *hyper_synthesis(PyObject *module, PyObject *arguments)
+static PyObject *predict(PyObject *module, PyObject *arguments)
 {
     PyObject *capsule, *result = NULL;
     Py_buffer symbols, indexes, means;
     opened_network *o;
     unsigned int rows, columns, step;
+    float gain;
     (void)module;
-    if (!PyArg_ParseTuple(arguments, "Oy*IIIw*w*", &capsule, &symbols, &rows, &columns, &step, &indexes, &means)) return NULL;
+    if (!PyArg_ParseTuple(arguments, "Oy*IIfIw*w*", &capsule, &symbols, &rows, &columns, &gain, &step, &indexes, &means)) return NULL;
     if ((o = PyCapsule_GetPointer(capsule, NETWORK))) {
         const uint64_t places = (uint64_t)rows * columns;
         const uint64_t values = places * o->network.factor * o->network.factor * o->network.channels;
@@ -249,7 +250,7 @@ static PyObject *hyper_synthesis(PyObject *module, PyObject *arguments)
             csw_error error = CSW_ROOM;
             void *work = size > SIZE_MAX ? NULL : malloc((size_t)size);
             Py_BEGIN_ALLOW_THREADS
-            if (work) error = csw_predict(&o->network, 1.0f, step, symbols.buf, rows, columns, indexes.buf, means.buf, work, (size_t)size);
+            if (work) error = csw_predict(&o->network, gain, step, symbols.buf, rows, columns, indexes.buf, means.buf, work, (size_t)size);
             Py_END_ALLOW_THREADS
             free(work);
             if (!work) PyErr_NoMemory();
@@ -270,8 +271,8 @@ static PyMethodDef METHODS[] = {
     {"encode_rows", encode_rows, METH_VARARGS, "encode_rows(tables, rows, symbols) -> bytes: a row of bytes for each int32."},
     {"decode_rows", decode_rows, METH_VARARGS, "decode_rows(tables, rows, string, symbols): fills a buffer of int32."},
     {"open_network", open_network, METH_O, "open_network(bytes) -> network: hyper_decoder.bin's content."},
-    {"hyper_synthesis", hyper_synthesis, METH_VARARGS,
-     "hyper_synthesis(network, symbols, rows, columns, step, indexes, means): fills buffers of bytes and floats; step 0: 1."},
+    {"predict", predict, METH_VARARGS,
+     "predict(network, symbols, rows, columns, gain, step, indexes, means): fills buffers of bytes and floats; step 0: 1."},
     {NULL, NULL, 0, NULL}};
 
 static struct PyModuleDef MODULE = {PyModuleDef_HEAD_INIT, "_coder", "The entropy coder, in C.", 0, METHODS, NULL, NULL, NULL, NULL};

@@ -50,7 +50,7 @@ def test_files_are_read_in_every_form(
     wanted = {
         Form.SYMBOLS: quantized.symbols,
         Form.LATENTS: latents,
-        Form.SPLIT_INPUTS: in_units(latents, entropy.predictor.at_gain.mean_bits),
+        Form.SPLIT_INPUTS: in_units(latents, entropy.predictor.network.mean_bits),
     }
     for form, values in wanted.items():
         answer = library.ask("read", form, layout, 3, **files, data=CODED)
@@ -86,13 +86,13 @@ def test_tables_and_means_at_a_gain_are_those_of_numpy(library: Library, entropy
     for _ in range(8):
         network, gain = random_network(rng, largest=largest), float(np.float32(2 ** rng.uniform(-11.9, 11.9)))
         table = replace(entropy.tables, step=float(np.float32(2 ** rng.uniform(-3, 8))))
-        at = NetworkAtGain(network, gain, Rates((gain,), (table,))).at_gain
+        at = NetworkAtGain(network, gain, Rates((gain,), (table,)))
         shape = (len(network.medians), *map(int, rng.integers(1, 6, 2)))
         symbols = rng.integers(-40, 41, shape).astype(np.int32)
         answer = library.ask(
             "predict", *shape[1:], 0, bits(gain), at.step, network=network.binary, data=symbols.astype("<i4").tobytes()
         )
-        indexes, means = at.in_numpy(symbols)
+        indexes, means = network.in_numpy(symbols, gain, at.step)
         assert answer == indexes.tobytes() + means.astype("<f4").tobytes()
 
 

@@ -11,8 +11,8 @@ Source of the idea: Balle, Johnston and Minnen, "Integer networks for data compr
 
 import hashlib
 import struct
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import dataclass
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -137,8 +137,6 @@ class IntegerNetwork:
     """``(R - 1,)``, int64, ascending, in units of 2^-16: a CDF index is the number of thresholds below the scale."""
     mean_bits: int | None
     """The last layer computes M scales, then M means with so many fractional bits; None: M scales, and all means are 0."""
-    step: int | None = None
-    """Quantization step of the hyper-latents in units of 2^-fractional_bits; None: 2^fractional_bits, a step of 1."""
 
     arithmetic = INTEGER
 
@@ -192,33 +190,45 @@ class IntegerNetwork:
         """The network at a gain of a codec with variable rate."""
         return NetworkAtGain(self, gain, rates)
 
-    def __call__(self, symbols: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Compute CDF indexes, uint8, and means, float32, each ``(M, f h, f w)``, from symbols ``(N, h, w)``, int32."""
-        if not hasattr(coder, "hyper_synthesis"):  # no compiler, or the extension of an earlier version
-            return self.in_numpy(symbols)
+    def __call__(self, symbols: np.ndarray, gain: float = 1.0, step: int = 0) -> tuple[np.ndarray, np.ndarray]:
+        """Compute CDF indexes, uint8, and means, float32, each ``(M, f h, f w)``, from symbols ``(N, h, w)``, int32.
+
+        Args:
+            gain: a float32 number that scales are multiplied by before they are compared with thresholds.
+            step: quantization step of the hyper-latents in units of 2^-fractional_bits; 0: a step of 1.
+        """
+        if not hasattr(coder, "predict"):  # no compiler, or the extension of an earlier version
+            return self.in_numpy(symbols, gain, step)
         height, width = symbols.shape[1:]
         shape = (self.channels, self.factor * height, self.factor * width)
         indexes, means = np.empty(shape, np.uint8), np.empty(shape, np.float32)
         x = np.ascontiguousarray(symbols, np.int32)
-        coder.hyper_synthesis(self._opened, x, height, width, self.step or 0, indexes, means)
+        coder.predict(self._opened, x, height, width, gain, step, indexes, means)
         return indexes, means
 
     @cached_property
     def _opened(self) -> Any:
         return coder.open_network(self.binary)
 
-    def in_numpy(self, symbols: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Compute what a call does, without the C library."""
-        result = in_tiles(self._results, symbols, (TILE, TILE), MARGIN, scale_in=1, scale_out=self.factor)
-        indexes = np.searchsorted(self.thresholds, result[: self.channels]).astype(np.uint8)
+    def in_numpy(self, symbols: np.ndarray, gain: float = 1.0, step: int = 0) -> tuple[np.ndarray, np.ndarray]:
+        """Compute what a call does, without the C library.
+
+        A scale s times the gain exceeds a threshold t where s exceeds ``floor(t / gain)``: both are integers, and the gain is
+        a ratio of integers. So the CDF indexes are exact at any gain. (Scales are below 2^62.)
+        """
+        numerator, denominator = gain.as_integer_ratio()
+        most = 1 << 62
+        thresholds = [min(max(int(each) * denominator // numerator, -most), most) for each in self.thresholds]
+        results = partial(self._results, step=step)
+        result = in_tiles(results, symbols, (TILE, TILE), MARGIN, scale_in=1, scale_out=self.factor)
+        indexes = np.searchsorted(np.array(thresholds, np.int64), result[: self.channels]).astype(np.uint8)
         if self.mean_bits is None:
             return indexes, np.zeros(indexes.shape, np.float32)
         return indexes, (result[self.channels :].astype(np.float64) / (1 << self.mean_bits)).astype(np.float32)
 
-    def _results(self, symbols: np.ndarray) -> np.ndarray:
+    def _results(self, symbols: np.ndarray, step: int = 0) -> np.ndarray:
         """Output of the last layer, int64: scales in units of 2^-16, means in units of 2^-mean_bits."""
-        step = 1 << self.fractional_bits if self.step is None else self.step
-        x = symbols.astype(np.int64) * step + self.medians[:, None, None]
+        x = symbols.astype(np.int64) * (step or 1 << self.fractional_bits) + self.medians[:, None, None]
         x = x.clip(-LIMIT, LIMIT)
         for layer in self.layers[:-1]:
             x = layer(x, LIMIT)
@@ -277,30 +287,22 @@ class IntegerNetwork:
 
 
 class NetworkAtGain:
-    """A network at a gain of a codec with variable rate, a `codecswap.entropy.model.Predictor`.
-
-    A scale s times the gain exceeds a threshold t where s exceeds ``floor(t / gain)``: both are integers, and the gain, a
-    float32 number, is a ratio of integers. So the CDF indexes are exact here, too. (Scales are below 2^62.)
-    """
+    """A network at a gain of a codec with variable rate, a `codecswap.entropy.model.Predictor`."""
 
     arithmetic = INTEGER
 
     def __init__(self, network: IntegerNetwork, gain: float, rates: Rates) -> None:
-        self.digest, self._network = network.digest, network
-        numerator, denominator = gain.as_integer_ratio()
-        most = 1 << 62
-        thresholds = [min(max(int(each) * denominator // numerator, -most), most) for each in network.thresholds]
-        step = max(1, round(rates.tables_at(gain).step * (1 << network.fractional_bits)))
-        self.at_gain = replace(network, thresholds=np.array(thresholds, np.int64), step=step)
+        self.digest, self.network, self.gain = network.digest, network, gain
+        self.step = max(1, round(rates.tables_at(gain).step * (1 << network.fractional_bits)))
         self._offsets = rates.offsets_at(gain)
 
     def at(self, gain: float, rates: Rates) -> "NetworkAtGain":
         """The same network at another gain."""
-        return self._network.at(gain, rates)
+        return self.network.at(gain, rates)
 
     def begin(self, hyper_symbols: np.ndarray) -> Parameters:
         """Compute CDF indexes and means of the whole picture at once, and look up the offsets."""
-        indexes, means = self.at_gain(hyper_symbols)
+        indexes, means = self.network(hyper_symbols, self.gain, self.step)
         found = (indexes, means) if self._offsets is None else (indexes, means, self._offsets[indexes])
         return lambda step, region, decoded: tuple(each[region] for each in found)
 
