@@ -35,7 +35,7 @@ def test_the_frontier_has_the_best_sets_of_remedies() -> None:
     layers = ["a", "b", "c", "d"]
     tensors = [Cost(layer, "weights", rng.random() / 50, layer, frozenset([layer])) for layer in layers]
     tensors += [Cost(one, "Conv", rng.random() / 50, one, frozenset([one, other])) for one, other in pairwise(layers)]
-    model = _Model(tensors, dict(zip(layers, (1.0, 4.0, 2.0, 0.5), strict=True)), PRICES, layers)
+    model = _Model(tensors, dict(zip(layers, (1.0, 4.0, 2.0, 0.5), strict=True)), {}, PRICES, layers)
     found = model.frontier()
     assert found[0].remedies == () and found[0].cost == 1
     assert [point.cost for point in found] == sorted({point.cost for point in found})
@@ -45,6 +45,16 @@ def test_the_frontier_has_the_best_sets_of_remedies() -> None:
             if model.cost(remedies) <= point.cost + 1e-9:
                 assert model.loss(remedies) > 0.7 * point.predicted - 1e-9
     assert found[-1].predicted < 1e-9
+
+
+def test_a_compilers_cycles_in_float_are_taken_for_its_price() -> None:
+    tensors = [Cost(layer, "weights", 0.01, layer, frozenset([layer])) for layer in "ab"]
+    model = _Model(tensors, {"a": 1.0, "b": 3.0}, {"a": 1.0, "b": 9.0}, PRICES, "ab")
+    assert [(point.remedies, point.cost) for point in model.frontier()] == [
+        ((), 1.0),
+        ((("a", "float"),), 1.0),
+        ((("a", "float"), ("b", "split")), 1.75),
+    ]
 
 
 def test_the_cheapest_measured_point_within_the_budget_is_taken() -> None:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import tempfile
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from codecswap.codecs.protocol import Codec
 from codecswap.compile import TOOLCHAINS
 from codecswap.compile.measure import EncoderQuality, Quality, measure_decoder, measure_encoder
-from codecswap.compile.toolchain import Compiled, Job, Network
+from codecswap.compile.toolchain import Compiled, Job, Network, Toolchain
 from codecswap.config import Form, Part
 from codecswap.console import Track, silent
 from codecswap.data.samples import calibration_pictures, held_out_pictures
@@ -19,6 +20,7 @@ from codecswap.export.operators import complaints
 from codecswap.inference.folder import replaced_folder
 from codecswap.quantize.budget import Budget, search
 from codecswap.quantize.codec import QuantizedCodec, encode_samples
+from codecswap.quantize.scheme import FLOAT
 from codecswap.quantized.precision import PRECISIONS
 from codecswap.quantized.synthesis import QuantizedSynthesis
 from codecswap.students.record import describe_swaps
@@ -28,6 +30,8 @@ SIZE = (256, 256)
 """Default height and width of the pictures or tiles."""
 NETWORKS: tuple[Network, ...] = ("decoder", "encoder")
 """In the order in which they are compiled."""
+IN_FLOAT = "float16"
+"""Precision of layers with the remedy `FLOAT`."""
 ONLY_DECODERS = ("pack", "drp-ai")
 """Toolchains whose files have inputs of decoders."""
 REPORT = "report.json"
@@ -125,7 +129,7 @@ def compile(
         for network in [one for one in NETWORKS if part in (one, "both")]:
             job = replace(job, part=network, quantized=None)
             if max_loss is not None or max_cost is not None:
-                job = replace(job, quantized=_to_budget(job, Budget.of(max_loss, max_cost), images))
+                job = replace(job, quantized=_to_budget(job, Budget.of(max_loss, max_cost), images, toolchain))
             compiled, quality = toolchain.compile(job), None
             if measured:
                 measure = measure_decoder if network == "decoder" else measure_encoder
@@ -210,14 +214,31 @@ def make_job(
     return Job(codec, name, folder, target, precision, form or target.form, size, samples, python)
 
 
-def _to_budget(job: Job, budget: Budget, images: str | None) -> QuantizedCodec:
+def _to_budget(job: Job, budget: Budget, images: str | None, toolchain: Toolchain) -> QuantizedCodec:
     if job.precision not in PRECISIONS:
         raise UserError(
             f"--max_loss and --max_cost are for integers: take --precision {' or '.join(job.target.quantized)}."
         )
     held_out = held_out_pictures(images, job.size[::-1], job.codec.multiple)
     how: dict[str, Any] = {"form": job.form, "size": job.size, "prices": job.target.prices}
+    how["cycles"] = _cycles(job, toolchain)
     return search(job.codec, job.samples, held_out, job.target.scheme(job.precision), budget, part=job.part, **how)
+
+
+def _cycles(job: Job, toolchain: Toolchain) -> tuple[dict[str, float], dict[str, float]] | None:
+    """The compiler's cycles for each layer, in the job's precision and in float16; None if it has none."""
+    if FLOAT not in job.target.prices or IN_FLOAT not in job.target.precisions or not toolchain.installed(job.python):
+        return None
+    quickly = replace(job.target, base=replace(job.target.base, refit=False))  # other weights take as long
+    found = []
+    for precision in (job.precision, IN_FLOAT):
+        with tempfile.TemporaryDirectory() as folder:
+            made = toolchain.compile(replace(job, target=quickly, precision=precision, folder=Path(folder)))
+        layers: dict[str, float] = {}
+        for one in made.operators:
+            layers[one.layer] = layers.get(one.layer, 0) + (one.cycles or 0)
+        found.append(layers)
+    return (found[0], found[1]) if any(found[0].values()) else None
 
 
 def _report(job: Job, compiled: Compiled, quality: Quality | EncoderQuality | None) -> dict[str, Any]:

@@ -31,6 +31,7 @@ from codecswap.quantize.codec import (
     trainable,
 )
 from codecswap.quantize.gains import DECIBELS, latent_weight
+from codecswap.quantize.ranges import MOVING
 from codecswap.quantize.scheme import FLOAT, REMEDIES, SPLIT, WIDE, Frontier, Point, Scheme
 from codecswap.quantize.sensitivity import WEIGHTS, Cost, costs
 from codecswap.quantized.compute import compute
@@ -93,6 +94,7 @@ def search(
     part: Part = "decoder",
     form: Form = "native",
     size: tuple[int, int] | None = None,
+    cycles: tuple[Mapping[str, float], Mapping[str, float]] | None = None,
     advance: Callable[[int], None] = lambda steps: None,
 ) -> QuantizedCodec:
     """Find the cheapest remedies that hold a budget, and quantize with them.
@@ -104,6 +106,7 @@ def search(
         samples, scheme, part, form, size: as in `codecswap.quantize.codec.quantize`.
         held_out: pictures ``(3, H, W)`` that are not among the samples, float32 in [0, 1], sides multiples of `Codec.multiple`.
         prices: cost of a multiply-add with each remedy that the target has, by name, in shares of the scheme's own.
+        cycles: a compiler's estimate for each layer, in the scheme and in float; None: multiply-adds.
         advance: called with 1 after each candidate, at most `CANDIDATES` times.
 
     Raises:
@@ -134,9 +137,8 @@ def search(
     work: dict[str, float] = {}
     for network in networks.values():
         work |= _multiply_adds(network.transform)
-    model = _Model(
-        tensors, work, {name: price for name, price in prices.items() if name in REMEDIES}, layer_names(codec)
-    )
+    known_prices = {name: price for name, price in prices.items() if name in REMEDIES}
+    model = _Model(tensors, *(cycles or (work, {})), known_prices, layer_names(codec))
     points = model.frontier()
     tried[()] = (tried[()][0], replace(points[0], loss=plain.loss))
     best = _choose(points, measured, budget)
@@ -184,8 +186,6 @@ def _choose(points: Sequence[Point], measured: Callable[[Point], Point], budget:
         scale = (nearest.loss or 0) / nearest.predicted if nearest.predicted > 0 else 1
         between = range(low + 1, high)
         fits = [place for place in between if allowed[place].predicted * scale <= budget.loss]
-        if good and (not fits or fits[0] >= high):
-            break
         place = fits[0] if fits else high - 1
         found[place] = measured(allowed[place])
     held = [point for point in found.values() if budget.holds(point)]
@@ -201,7 +201,9 @@ class _Model:
     tensors: Sequence[Cost]
     """Their errors are in shares of the distortion."""
     work: Mapping[str, float]
-    """Multiply-adds of each layer."""
+    """Multiply-adds or cycles of each layer."""
+    in_float: Mapping[str, float]
+    """The same of layers in float, where it is known better than by the price."""
     prices: Mapping[str, float]
     known: Collection[str]
     """Layers of the codec."""
@@ -222,11 +224,12 @@ class _Model:
         return remedy == WIDE or all(chosen.get(layer) == FLOAT for layer in one.touching)
 
     def cost(self, chosen: Mapping[str, str]) -> float:
-        """Multiply-adds in shares of the plain scheme's."""
+        """Multiply-adds or cycles in shares of the plain scheme's."""
         total = 0.0
         for layer, work in self.work.items():
             remedy = chosen.get(layer)
-            total += work * (self.prices[remedy] if remedy else 1)
+            priced = work * (self.prices[remedy] if remedy else 1)
+            total += self.in_float.get(layer, priced) if remedy == FLOAT else priced
         return total / sum(self.work.values())
 
     def frontier(self) -> list[Point]:
@@ -235,9 +238,9 @@ class _Model:
         found = {(): Point((), 1.0, self.loss({}))}
         for price in np.geomspace(100, 1e-4, STEPS):  # in dB for the work of the plain scheme
             chosen = self._descend(chosen, float(price), found)
-        result: list[Point] = []
+        result = [found[()]]
         for point in sorted(found.values(), key=lambda point: (point.cost, point.predicted, point.remedies)):
-            if not result or point.predicted < result[-1].predicted * LESS - 1e-6:
+            if point.predicted < result[-1].predicted * LESS - 1e-6:
                 result.append(point)
         return result
 
@@ -316,8 +319,18 @@ def _tensors(codec: Codec, samples: Samples, part: str, network: QuantizedNetwor
     assert network.float_transform is not None
     weight = _picture_weight(network.float_transform, feed, x) if part == "decoder" else latent_weight(codec, x)
     found = costs(network.float_transform, network.transform, feed, weight)
-    # the picture is rounded to 8 bits anyway
-    return [one for one in found if part == "encoder" or one.name != network.transform.output]
+    if part == "encoder":
+        return found
+    picture = _picture(network.transform)  # it is rounded to 8 bits anyway
+    return [one for one in found if one.tensor == WEIGHTS or one.name not in picture]
+
+
+def _picture(graph: TransformGraph) -> set[str]:
+    """The output, and tensors of the same values that are only moved to become it."""
+    made, found = {step.output: step for step in graph.operations}, [graph.output]
+    while (step := made.get(found[-1])) and step.operator in MOVING:
+        found.append(step.inputs[0])
+    return set(found)
 
 
 def _picture_weight(transform: TransformGraph, feed: np.ndarray, x: Tensor) -> Tensor:
