@@ -39,7 +39,7 @@ wasm:  ## the same for browsers, which is kept in git: src/codecswap/page/codecs
 	$(MAKE) -C c wasm
 
 # Zig is a C compiler for all platforms that the registry has: 100 MB, and needed for nothing else.
-dist: .venv/installed  ## source distribution and wheels with the compiled coder, for Linux and macOS, in dist/
+dist: .venv/installed  ## source distribution and wheels with the compiled coder, for Linux, macOS and Windows, in dist/
 	$(BIN)/python -m pip install --quiet ziglang==0.17.1
 	$(BIN)/python -m scripts.wheels
 

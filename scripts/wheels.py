@@ -1,4 +1,4 @@
-"""Source distribution and wheels with the compiled coder, for Linux and macOS, from one machine: `make dist`.
+"""Source distribution and wheels with the compiled coder, for Linux, macOS and Windows, from one machine: `make dist`.
 
 The coder is cross-compiled by Zig (the registry's package ``ziglang``), which brings the C libraries of all platforms. It uses
 CPython's limited API only, so there is one wheel per platform, for Python 3.11 and newer.
@@ -28,7 +28,25 @@ TARGETS = {  # the wheel's platform: Zig's target
     "musllinux_1_2_armv7l": "arm-linux-musleabihf",
     "macosx_11_0_arm64": "aarch64-macos.11.0",
     "macosx_11_0_x86_64": "x86_64-macos.11.0",
+    "win_amd64": "x86_64-windows-gnu",
 }
+STABLE_ABI = [
+    "_PyArg_ParseTuple_SizeT",
+    "PyBuffer_Release",
+    "PyBytes_AsStringAndSize",
+    "PyBytes_FromStringAndSize",
+    "PyCapsule_GetPointer",
+    "PyCapsule_New",
+    "PyErr_NoMemory",
+    "PyErr_SetString",
+    "PyEval_RestoreThread",
+    "PyEval_SaveThread",
+    "PyModuleDef_Init",
+    "PyObject_GetBuffer",
+    "_Py_Dealloc",
+]
+"""Functions that c/python.c calls, by their names in the stable ABI."""
+STABLE_DATA = ("PyExc_ValueError", "_Py_NoneStruct")
 CONFIGURATION = """\
 #ifdef __APPLE__ /* pymacconfig.h has the sizes */
 #else
@@ -36,6 +54,11 @@ CONFIGURATION = """\
 #define SIZEOF_SIZE_T __SIZEOF_SIZE_T__
 #define SIZEOF_LONG __SIZEOF_LONG__
 #define SIZEOF_LONG_LONG __SIZEOF_LONG_LONG__
+#endif
+#ifdef _WIN32
+#define MS_WINDOWS 1
+#define HAVE_DECLSPEC_DLL 1
+#define Py_ENABLE_SHARED 1
 #endif
 #define SIZEOF_SHORT __SIZEOF_SHORT__
 #define SIZEOF_INT __SIZEOF_INT__
@@ -56,12 +79,23 @@ def compile_coder(target: str, folder: Path) -> Path:
     shutil.copytree(sysconfig.get_path("include"), headers, ignore=shutil.ignore_patterns("pyconfig.h"))
     (headers / "pyconfig.h").write_text(CONFIGURATION)
     sources = sorted((ROOT / "c").glob("*.c"))
-    made = folder / "_coder.abi3.so"
+    made = folder / ("_coder.pyd" if "windows" in target else "_coder.abi3.so")
     more: list[str | Path] = ["-Wl,-s"]
     if "macos" in target:  # Python's functions are found when the module is loaded
         more = ["-Wl,-undefined,dynamic_lookup"]
+    if "windows" in target:
+        more.append(python3_library(folder))
     zig("cc", "-target", target, "-O3", "-shared", "-fPIC", "-I", headers, "-o", made, *sources, *more)
     return made
+
+
+def python3_library(folder: Path) -> Path:
+    """The import library of Windows's python3.dll, which forwards to that of the Python that runs."""
+    definition, library = folder / "python3.def", folder / "libpython3.a"
+    lines = ["LIBRARY python3.dll", "EXPORTS", *STABLE_ABI, *(f"{name} DATA" for name in STABLE_DATA)]
+    definition.write_text("\n".join(lines) + "\n")
+    zig("dlltool", "-m", "i386:x86-64", "-d", definition, "-l", library)
+    return library
 
 
 def write_wheel(source: Path, platform: str, coder: Path, out: Path) -> Path:

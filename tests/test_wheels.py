@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scripts import wheels
 
 from codecswap.entropy import rans
 from codecswap.entropy.tables import EntropyTables
@@ -20,7 +21,7 @@ WHEELS = {
     re.sub(r".*-abi3-([^.]+).*", r"\1", path.name): path for path in (ROOT / "dist").glob("codecswap-*-abi3-*.whl")
 }
 PYTHONS = ROOT / "build" / "pythons"  # scripts/foreign_pythons.sh
-MAGIC = {"linux": b"\x7fELF", "macosx": b"\xcf\xfa\xed\xfe"}
+MAGIC = {"linux": b"\x7fELF", "macosx": b"\xcf\xfa\xed\xfe", "win_": b"MZ"}
 MACHINE = {"x86_64": 62, "aarch64": 183, "armv7l": 40}
 """ELF's numbers of processors."""
 CODE = """
@@ -58,7 +59,7 @@ def test_every_wheel_has_a_coder_of_its_platform(platform: str) -> None:
     with zipfile.ZipFile(WHEELS[platform]) as wheel:
         assert wheel.testzip() is None
         [name] = [name for name in wheel.namelist() if "/_coder." in name]
-        assert name.endswith("_coder.abi3.so")
+        assert name.endswith("_coder.pyd" if platform.startswith("win_") else "_coder.abi3.so")
         content = wheel.read(name)
         [tags] = [wheel.read(name).decode() for name in wheel.namelist() if name.endswith(".dist-info/WHEEL")]
     [magic] = [magic for system, magic in MAGIC.items() if system in platform]
@@ -68,7 +69,43 @@ def test_every_wheel_has_a_coder_of_its_platform(platform: str) -> None:
         assert int.from_bytes(content[18:20], "little") == machine
         versions = {tuple(map(int, one.split(b"."))) for one in re.findall(rb"GLIBC_(\d+\.\d+)", content)}
         assert all(one <= (2, 17) for one in versions) and bool(versions) == ("manylinux" in platform)
+    if platform.startswith("win_"):
+        libraries = imports(content)
+        others = [name for name in libraries if not re.match(r"(?i)python3\.dll|kernel32\.dll|api-ms-win-crt-", name)]
+        assert "python3.dll" in libraries and not others
+        assert set(libraries["python3.dll"]) == {*wheels.STABLE_ABI, *wheels.STABLE_DATA}
     assert f"Tag: cp311-abi3-{platform}\n" in tags
+
+
+def imports(content: bytes) -> dict[str, list[str]]:
+    """Libraries that a 64-bit Windows file wants, and the names that it takes from each, by Microsoft's PE format."""
+
+    def number(place: int, size: int = 4) -> int:
+        return int.from_bytes(content[place : place + size], "little")
+
+    def text(place: int) -> str:
+        return content[place : content.index(b"\0", place)].decode()
+
+    head = number(0x3C)
+    assert content[head : head + 4] == b"PE\0\0" and number(head + 4, 2) == 0x8664
+    table = head + 24 + number(head + 20, 2)
+    sections = [table + 40 * index for index in range(number(head + 6, 2))]
+
+    def place(address: int) -> int:
+        [section] = [
+            one for one in sections if 0 <= address - number(one + 12) < max(number(one + 8), number(one + 16))
+        ]
+        return address - number(section + 12) + number(section + 20)
+
+    found, entry = {}, place(number(head + 24 + 120))
+    while number(entry + 12):
+        names, one = [], place(number(entry))
+        while address := number(one, 8):
+            names.append(text(place(address) + 2))
+            one += 8
+        found[text(place(number(entry + 12)))] = names
+        entry += 20
+    return found
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="of the wheels, Linux's are installed here")
