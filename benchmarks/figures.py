@@ -13,7 +13,8 @@ from codecswap.benchmarking.results import write_csv
 from codecswap.runner import describe_machine
 
 ROOT = Path(__file__).parents[1]
-DATA = ROOT / "docs" / "data"
+DOCS = ROOT / "docs"
+DATA = DOCS / "data"
 HEAD = ("command", "commit", "date", "machine", "code")
 """What each file begins with, one line of ``# name: value`` each; ``code`` is what the figures depend on."""
 
@@ -37,6 +38,21 @@ def read(path: Path) -> tuple[dict[str, str], list[dict[str, str]]]:
     lines = path.read_text("utf-8").splitlines()
     notes = [line.removeprefix("# ").partition(": ") for line in lines[: len(HEAD)]]
     return {name: value for name, _, value in notes}, list(csv.DictReader(lines[len(HEAD) :]))
+
+
+def put(page: str, by: str, content: str) -> None:
+    """Replace what a script wrote into a page of docs/, between ``<!-- made by benchmarks/SCRIPT.py -->`` and ``<!-- end -->``.
+
+    Args:
+        page: e.g. ``npu.md``.
+        by: name of the script.
+        content: the text.
+    """
+    begin, end, document = f"<!-- made by benchmarks/{by}.py -->", "<!-- end -->", DOCS / page
+    before, there, rest = document.read_text("utf-8").partition(begin)
+    assert there, f"{page} has no {begin}"
+    _, _, after = rest.partition(end)
+    document.write_text(f"{before}{begin}\n{content}\n{end}{after}", "utf-8")
 
 
 def older(path: Path) -> str | None:

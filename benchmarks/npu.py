@@ -28,7 +28,6 @@ from codecswap.data.pictures import load_picture
 from codecswap.errors import UserError
 from codecswap.targets.target import chips, load_target
 
-DOCS = figures.ROOT / "docs"
 PAGES = {
     "rockchip.md": ("rknn",),
     "qualcomm.md": ("qnn",),
@@ -40,7 +39,6 @@ RESULTS = figures.DATA / "npu.csv"
 ALL_RESULTS = (RESULTS, figures.DATA / "phones.csv", figures.DATA / "executorch.csv")
 """Files that the tables are made from."""
 CODE = "src/codecswap/compile src/codecswap/quantize src/codecswap/quantized src/codecswap/export src/codecswap/targets"
-BEGIN, END = "<!-- made by benchmarks/npu.py -->", "<!-- end -->"
 FORMS = ("native", "masked", "subpixel")
 KEY = ("target", "form", "precision")
 MEASURED = ("on_npu", "on_cpu", "cpu_operators", "cycles", "milliseconds", "kib", "psnr", "psnr_to_float", "error")
@@ -148,13 +146,15 @@ def write_tables() -> None:
     """Put one row for each family of chips into docs/npu.md, and a family's measured rows into its own page."""
     found = {path: figures.read(path) for path in ALL_RESULTS}
     rows = [row for _, some in found.values() for row in some]
-    _put(
-        "npu.md", f"{_made(ALL_RESULTS)}\n{TITLES}{''.join(family(name, rows, of) for name, of in families().items())}"
+    figures.put(
+        "npu.md",
+        "npu",
+        f"{_made(ALL_RESULTS)}\n{TITLES}{''.join(family(name, rows, of) for name, of in families().items())}",
     )
     for page, names in PAGES.items():
         of = [chip for name in names for chip in families()[name]]
         paths = [path for path, (_, some) in found.items() if any(row["target"] in of for row in some)]
-        _put(page, f"{_made(paths)}\n{MEASURED_TITLES}{measured(rows, of)}")
+        figures.put(page, "npu", f"{_made(paths)}\n{MEASURED_TITLES}{measured(rows, of)}")
 
 
 def _made(paths: Sequence[Path]) -> str:
@@ -164,13 +164,6 @@ def _made(paths: Sequence[Path]) -> str:
         f"Made by `{head['command']}` on the middle of each picture, {head['date']}; every row: [data/{name}](data/{name}).\n"
         for head, name in heads
     )
-
-
-def _put(page: str, content: str) -> None:
-    document = DOCS / page
-    before, _, rest = document.read_text("utf-8").partition(BEGIN)
-    _, _, after = rest.partition(END)
-    document.write_text(f"{before}{BEGIN}\n{content}\n{END}{after}", "utf-8")
 
 
 def families() -> dict[str, list[str]]:

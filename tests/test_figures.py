@@ -5,7 +5,7 @@ from datetime import date
 from pathlib import Path
 
 import pytest
-from benchmarks import figures, npu
+from benchmarks import decoders, figures, npu
 
 FILES = sorted(figures.DATA.glob("*.csv"))
 
@@ -15,8 +15,12 @@ def test_a_file_says_how_it_was_made(path: Path) -> None:
     head, rows = figures.read(path)
     assert tuple(head) == figures.HEAD and rows
     date.fromisoformat(head["date"])
-    module = figures.ROOT.joinpath(*head["command"].split()[2].split("."))
-    assert head["command"].startswith("python -m benchmarks.") and module.with_suffix(".py").is_file()
+    program, *words = head["command"].split()
+    if program == "codecswap":
+        assert words[0] == "benchmark"
+    else:
+        assert program == "python" and words[0] == "-m" and words[1].startswith("benchmarks.")
+        assert figures.ROOT.joinpath(*words[1].split(".")).with_suffix(".py").is_file()
     assert all((figures.ROOT / place).exists() for place in head["code"].split())
 
 
@@ -47,8 +51,38 @@ def test_a_family_has_the_fastest_of_its_best_rows() -> None:
 
 def test_the_tables_of_npus_are_the_files() -> None:
     rows, families = [row for path in npu.ALL_RESULTS for row in figures.read(path)[1]], npu.families()
-    text = (npu.DOCS / "npu.md").read_text("utf-8")
+    text = (figures.DOCS / "npu.md").read_text("utf-8")
     assert all(npu.family(name, rows, of) in text for name, of in families.items())
     for page, names in npu.PAGES.items():
-        text = (npu.DOCS / page).read_text("utf-8")
+        text = (figures.DOCS / page).read_text("utf-8")
         assert npu.measured(rows, [chip for name in names for chip in families[name]]) in text
+
+
+def test_the_tables_of_decoders_are_the_file() -> None:
+    for page in decoders.PAGES:
+        text = (figures.DOCS / page).read_text("utf-8")
+        assert f"{decoders.made()}\n{decoders.table(page)}" in text
+
+
+def test_a_benchmark_becomes_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    times = {size: {"cpu": 1234.56} for size in decoders.SIZES}
+    row = {
+        "form": "native",
+        "precision": "w8a8",
+        "runtime": "ncnn",
+        "version": "ncnn 1",
+        "bytes": 890_000,
+        "status": "ok",
+    }
+    row |= {"memory": 90_000_000, "lost": -1e-7, "to_reference": 44.04, "times": times}
+    head = {
+        "command": "codecswap benchmark --teacher tiny --output x",
+        "commit": "a",
+        "date": "2026-01-02",
+        "machine": "m",
+    }
+    monkeypatch.setattr(decoders, "RESULTS", tmp_path / "decoders.csv")
+    decoders.write([head | {"rows": [row, row | {"status": "no"}]}, head | {"date": "2026-01-01", "rows": []}])
+    assert "| native, w8a8 | ncnn | 0.89 | 0.000 | 1,235 | 1,235 | 90 |" in decoders.table("phones.md")
+    assert decoders.table("benchmarks.md") == decoders.TITLES and "2026-01-02" in decoders.made()
+    assert figures.read(decoders.RESULTS)[0]["command"] == "; ".join(["codecswap benchmark --teacher tiny"] * 2)
