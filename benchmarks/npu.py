@@ -38,6 +38,11 @@ PAGES = {
 RESULTS = figures.DATA / "npu.csv"
 ALL_RESULTS = (RESULTS, figures.DATA / "phones.csv", figures.DATA / "executorch.csv")
 """Files that the tables are made from."""
+FLOAT_CODE = (
+    "src/codecswap/compile/engines.py src/codecswap/compile/executorch.py src/codecswap/export/backends "
+    "src/codecswap/graph"
+)
+"""What float files of runtimes depend on."""
 CODE = "src/codecswap/compile src/codecswap/quantize src/codecswap/quantized src/codecswap/export src/codecswap/targets"
 FORMS = ("native", "masked", "subpixel")
 KEY = ("target", "form", "precision")
@@ -119,7 +124,9 @@ def make(given: argparse.Namespace, images: str | None) -> None:
                 rows.append(dict(zip(KEY, (chip, form, precision), strict=True)) | row(report))
                 say(", ".join(f"{name} {value}" for name, value in rows[-1].items() if value))
                 if not given.channels:
-                    figures.write(given.results, rows, command=command, code=CODE)
+                    in_float = all(row["precision"] in ("float32", "float16") for row in rows)
+                    code = FLOAT_CODE if in_float else CODE
+                    figures.write(given.results, rows, command=command, code=code)
 
 
 def row(report: dict[str, Any]) -> dict[str, str]:
