@@ -27,7 +27,7 @@ from codecswap.inference.split_inputs import SplitInputs
 from codecswap.inference.wide_activations import in_float
 from codecswap.layers.upsampling import ConstantMask, MaskedConv, SubpixelConv, UpsampleConv2d
 from codecswap.quantize.codec import QuantizedCodec, encode_samples, quantize
-from codecswap.quantize.scheme import Scheme
+from codecswap.quantize.scheme import COPIES, Scheme
 from codecswap.quantized.precision import PRECISIONS
 from codecswap.quantized.representation import TransformGraph
 from codecswap.quantized.synthesis import QuantizedSynthesis
@@ -199,7 +199,7 @@ def _of_codec(
 ) -> Contender:
     known, scheme = RUNTIMES[runtime], None
     if precision in PRECISIONS:
-        scheme = load_target(known.target).scheme(precision) if known.target else Scheme(precision)
+        scheme = load_target(known.target).scheme(precision) if known.target else Scheme(precision, copies=COPIES)
 
     def network(size: Size) -> bytes:
         if known.file == "module":

@@ -18,7 +18,7 @@ from codecswap.inference.manifest import Manifest
 from codecswap.quantize import codec as library
 from codecswap.quantize.budget import Budget, search
 from codecswap.quantize.codec import QuantizedCodec, encode_samples
-from codecswap.quantize.scheme import PRICES, Scheme
+from codecswap.quantize.scheme import COPIES, PRICES, Scheme
 
 
 def export(
@@ -105,7 +105,7 @@ def quantize(
     size = (height, width) if height and width else None
     check_size(codec, size)
     check_operators(codec, part, form, size)
-    scheme = Scheme(precision, activations, weight_bits, equalize, refit, tuple(keep))
+    scheme = Scheme(precision, activations, weight_bits, equalize, refit, tuple(keep), copies=COPIES)
     library.check_layers(codec, scheme)
     if calibration_images is None or isinstance(calibration_images, str):
         cut = size and size[::-1]

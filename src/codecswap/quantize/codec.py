@@ -20,6 +20,7 @@ from codecswap.inference.split_inputs import SplitInputs
 from codecswap.layers.gdn import PlainActivation
 from codecswap.layers.upsampling import ConstantMask
 from codecswap.quantize.adapt import leave_in_float, reduce_ranges
+from codecswap.quantize.copies import copy_channels
 from codecswap.quantize.equalize import equalize
 from codecswap.quantize.gains import latent_weight
 from codecswap.quantize.hyper_synthesis import latent_bits
@@ -143,7 +144,8 @@ def quantize(
             advance(STEPS)
             continue
         if name == "decoder":
-            start = lowered_decoder(codec, samples, form=form, equalized=scheme.equalize)
+            copies = scheme.copies if not _precision(scheme).is_wide else 0.0
+            start = lowered_decoder(codec, samples, form=form, equalized=scheme.equalize, copies=copies)
             split_inputs = start.split_inputs
         else:
             start = _lowered_encoder(codec, samples, scheme)
@@ -241,7 +243,9 @@ def _latents(size: tuple[int, int] | None, codec: Codec) -> tuple[int, int] | No
     return (size[0] // codec.factor, size[1] // codec.factor) if size else None
 
 
-def lowered_decoder(codec: Codec, samples: Samples, *, form: Form, equalized: bool = True) -> Lowered:
+def lowered_decoder(
+    codec: Codec, samples: Samples, *, form: Form, equalized: bool = True, copies: float = 0.0
+) -> Lowered:
     """The lowered float synthesis transform that is quantized.
 
     It takes split inputs; or latents, where `take_split_inputs` finds no place for them. Latents that a context model predicts
@@ -249,10 +253,14 @@ def lowered_decoder(codec: Codec, samples: Samples, *, form: Form, equalized: bo
 
     Args:
         equalized: equalize the ranges of its channels.
+        copies: `Scheme.copies`.
     """
     lowered, pairs = lower(codec.g_s, form), list(zip(samples.symbols, samples.means, strict=True))
     latents = [symbols.astype(np.float32) + means for symbols, means in pairs]
-    stopped = equalize(lowered, [torch.from_numpy(one)[None] for one in latents]) if equalized else {}
+    given = [torch.from_numpy(one)[None] for one in latents]
+    stopped = equalize(lowered, given) if equalized else {}
+    if copies:
+        copy_channels(lowered, given, copies)
     if (taken := take_split_inputs(lowered, *_layout(codec, latents))) is None:
         return Lowered(lowered, [one[None] for one in latents], stopped=stopped)
     lowered, split_inputs = taken

@@ -32,7 +32,7 @@ PASSED_FUNCTIONS = (torch.relu, F.relu, "relu", F.leaky_relu, F.pixel_shuffle)
 
 
 @dataclass(frozen=True, eq=False)
-class _Layer:
+class Layer:
     """A leaf, or all leaves of a GDN or its replacement."""
 
     path: str
@@ -41,6 +41,7 @@ class _Layer:
 
     @property
     def output(self) -> str:
+        """Name of its last leaf."""
         return self.steps[-1].name
 
     @property
@@ -62,17 +63,18 @@ class _Layer:
 
     @property
     def kind(self) -> str:
+        """Class of the module, or name of the function, for messages."""
         function = self.steps[0].function
         return type(self.module).__name__ if self.module else getattr(function, "__name__", str(function))
 
 
 @dataclass(frozen=True)
-class _Scaling:
+class Scaling:
     """Where a scale per channel is applied, which layers it passes, and where it is undone."""
 
-    source: _Layer
-    passed: list[_Layer]
-    sink: _Layer
+    source: Layer
+    passed: list[Layer]
+    sink: Layer
 
     @property
     def tensor(self) -> str:
@@ -92,17 +94,7 @@ def equalize(transform: nn.Module, samples: Iterable[Tensor]) -> dict[str, str]:
         ``{"1.conv2": "add joins two scales"}``.
     """
     tree = leaves(transform)
-    layers = _layers(transform, tree)
-    shared = {module for module, uses in Counter(id(one.module) for one in layers if one.rescaled).items() if uses > 1}
-    found: list[_Scaling] = []
-    stopped: dict[str, str] = {}
-    for layer in layers:
-        if layer.rescaled:
-            result = _follow(layer, layers, tree, shared)
-            if isinstance(result, _Scaling):
-                found.append(result)
-            elif result:
-                stopped[layer.path] = result
+    found, stopped = scalings(transform, tree)
     largest = _largest(
         tree, [layer.output for scaling in found for layer in (scaling.source, *scaling.passed)], samples
     )
@@ -132,24 +124,40 @@ def equalize(transform: nn.Module, samples: Iterable[Tensor]) -> dict[str, str]:
     return stopped
 
 
-def _layers(transform: nn.Module, tree: Leaves) -> list[_Layer]:
+def scalings(transform: nn.Module, tree: Leaves) -> tuple[list[Scaling], dict[str, str]]:
+    """All scalings of a transform with these leaves, and why outputs of other layers are not rescaled, by the layer's path."""
+    layers = _layers(transform, tree)
+    shared = {module for module, uses in Counter(id(one.module) for one in layers if one.rescaled).items() if uses > 1}
+    found: list[Scaling] = []
+    stopped: dict[str, str] = {}
+    for layer in layers:
+        if layer.rescaled:
+            result = _follow(layer, layers, tree, shared)
+            if isinstance(result, Scaling):
+                found.append(result)
+            elif result:
+                stopped[layer.path] = result
+    return found, stopped
+
+
+def _layers(transform: nn.Module, tree: Leaves) -> list[Layer]:
     """All layers in order of execution."""
     activations = {path: one for path, one in transform.named_modules() if isinstance(one, PlainActivation)}
-    result: list[_Layer] = []
+    result: list[Layer] = []
     for leaf in tree.steps:
         around = next((path for path in activations if leaf.path == path or leaf.path.startswith(f"{path}.")), None)
         if around is None:
-            result.append(_Layer(leaf.path, leaf.module, [leaf]))
+            result.append(Layer(leaf.path, leaf.module, [leaf]))
         elif result and result[-1].path == around:
             result[-1].steps.append(leaf)
         else:
-            result.append(_Layer(around, activations[around], [leaf]))
+            result.append(Layer(around, activations[around], [leaf]))
     return result
 
 
-def _follow(source: _Layer, layers: Collection[_Layer], tree: Leaves, shared: Collection[int]) -> _Scaling | str:
+def _follow(source: Layer, layers: Collection[Layer], tree: Leaves, shared: Collection[int]) -> Scaling | str:
     """How a scale on the outputs of ``source`` is undone, or why it cannot be; empty for the transform's own outputs."""
-    passed: list[_Layer] = []
+    passed: list[Layer] = []
     layer = source
     while True:
         if id(layer.module) in shared:
@@ -161,7 +169,7 @@ def _follow(source: _Layer, layers: Collection[_Layer], tree: Leaves, shared: Co
             return f"{len(readers)} layers read it"
         layer = readers[0]
         if layer.rescaled and id(layer.module) not in shared:
-            return _Scaling(source, passed, layer)
+            return Scaling(source, passed, layer)
         if not layer.passes and not layer.rescaled:
             joins = len({name for leaf in layer.steps for name in leaf.inputs}) > 1
             return f"{layer.kind} joins two scales" if joins else f"no scale passes through {layer.kind}"

@@ -15,6 +15,9 @@ REMEDIES = {
 PRICES = {SPLIT: 2.0, FLOAT: 3.0}
 """Cost of a multiply-add with each remedy that a CPU has, in shares of an 8-bit one's."""
 
+COPIES = 0.03
+"""`Scheme.copies` where no target pads channels to a multiple of 16 or 32, so that a copy costs what it says."""
+
 
 @dataclass(frozen=True)
 class Scheme:
@@ -34,6 +37,8 @@ class Scheme:
     """Layers that stay in float, by their names in the codec, e.g. ``g_s.6``."""
     float_results: tuple[str, ...] = ()
     """ONNX operators whose results stay in float."""
+    copies: float = 0.0
+    """Multiply-adds that copies of costly channels may add to an 8-bit decoder, as a share (`codecswap.quantize.copies`)."""
     reduced_range: bool = False
     """Activations except input and output use 7 of 8 bits."""
     largest_weight: int = 127

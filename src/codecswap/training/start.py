@@ -21,7 +21,7 @@ from codecswap.data.transforms import first_readable
 from codecswap.errors import UserError, how_to_install
 from codecswap.files import atomic_write
 from codecswap.metrics import psnr
-from codecswap.quantize.scheme import PRICES, Scheme, words
+from codecswap.quantize.scheme import COPIES, PRICES, Scheme, words
 from codecswap.quantized.synthesis import QuantizedSynthesis
 from codecswap.stages.stage import Stage
 from codecswap.students.record import StudentRecord
@@ -134,7 +134,7 @@ def _quantized(student: Codec, options: Any, pictures: Pictures) -> QuantizedSyn
             f"--quantized needs {error.name}, which is not installed: {how_to_install('deploy')}."
         ) from None
     target = find_target(options)
-    scheme = target.scheme(options.quantized) if target else Scheme(options.quantized)
+    scheme = target.scheme(options.quantized) if target else Scheme(options.quantized, copies=COPIES)
     form = target.form if target else "native"
     crops, _ = first_readable(pictures.train, RANGE_PICTURES)
     name = target.toolchain if target else None
