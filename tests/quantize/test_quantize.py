@@ -113,7 +113,7 @@ def test_the_command_makes_a_codec_that_decodes_what_the_teacher_wrote(
     )
     weights = graph.weights(onnx.load(folder / "decoder.onnx"))
     assert weights["g_s.2.0.weight_quantized"].dtype == np.int8
-    assert (folder / "decoder.onnx").stat().st_size < 0.3 * 4 * 303_132
+    assert (folder / "decoder.onnx").stat().st_size < 0.32 * 4 * 303_132
     picture = load_picture(scan(pictures / "val")[0]).crop((0, 0, 240, 160))
     data = bitstream.encode(TorchCodec(teacher), picture)
     exact = np.asarray(bitstream.decode(TorchCodec(teacher), data), float)
