@@ -1,9 +1,9 @@
 """Copies of costly channels, which are rounded separately.
 
-Few channels carry most of the error: those that all later layers read, with a wide range. Such a channel becomes two of half
-the weight (Zhao et al., "Improving neural network quantization without retraining using outlier channel splitting", 2019), whose
-values are half a rounding step apart: their mean has half the step. A copy costs one channel's multiply-adds in the
-convolutions before and after it.
+Few channels carry most of the error: those with a wide range that all later layers read. Such a channel becomes two of half
+the weight (Zhao et al., "Improving neural network quantization without retraining using outlier channel splitting", 2019).
+Their values are half a rounding step apart, so that their mean has half the step. A copy costs one channel's multiply-adds in
+the convolutions before and after it.
 """
 
 from collections.abc import Collection, Sequence
