@@ -154,7 +154,8 @@ def _steps(tree: Leaves, samples: Sequence[Tensor], names: Collection[str]) -> d
 
 def _work(tree: Leaves, x: Tensor) -> dict[str, float]:
     """Multiply-adds of each convolution, by its path."""
-    values, found = {INPUT: x} | tree.compute(x), {}
+    values = {INPUT: x} | tree.compute(x)
+    found: dict[str, float] = {}
     for leaf in tree.steps:
         if isinstance(conv := leaf.module, Convolution):
             places = values[leaf.name if isinstance(conv, nn.Conv2d) else leaf.inputs[0]].shape[2:]
