@@ -28,9 +28,12 @@ from codecswap.entropy.tables import EntropyTables
 PHOTOS = Path(str(files("codecswap") / "assets" / "photos"))
 
 
-@pytest.fixture(autouse=True, scope="session")
+@pytest.fixture(autouse=True)
 def one_thread() -> None:
-    """Tests run side by side; one thread each is faster than all fighting for the cores, and makes results repeatable."""
+    """Tests run side by side; one thread each is faster than all fighting for the cores, and makes results repeatable.
+
+    Before each test, because commands that tests run in this process set another number.
+    """
     torch.set_num_threads(1)
 
 
