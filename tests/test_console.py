@@ -42,6 +42,7 @@ def steps(said: str) -> dict[str, tuple[str, str]]:
     return {title: (done.strip(), rest.split(" ")[0]) for title, done, rest in words}
 
 
+@pytest.mark.slow
 def test_advise_and_export_show_their_progress(tmp_path, capsys) -> None:
     assert run("advise", ["--teacher", "tiny"]) == 0
     found = steps(capsys.readouterr().out)

@@ -36,6 +36,7 @@ def test_an_example_has_at_most_30_lines(path: Path) -> None:
     assert len(path.read_text("utf-8").splitlines()) <= 30
 
 
+@pytest.mark.slow
 def test_a_folder_of_pictures_is_coded_without_pytorch(exported: Path, photos: list[Path], tmp_path: Path) -> None:
     (tmp_path / "pictures").mkdir()
     Image.open(photos[0]).convert("RGB").crop((0, 0, 100, 80)).save(tmp_path / "pictures" / "a.png")

@@ -56,6 +56,7 @@ def test_it_makes_a_codec_that_loads_and_has_learnt(
     )
 
 
+@pytest.mark.slow
 def test_a_hyperprior_learns_to_spend_fewer_bits(program, photos) -> None:
     pictures = [program.pyramid(photos[0], 256)]
     torch.manual_seed(0)
@@ -92,6 +93,7 @@ def test_a_stopped_training_goes_on_as_if_it_had_not(program, photos) -> None:
         assert torch.equal(mine, theirs)
 
 
+@pytest.mark.slow
 def test_it_starts_from_a_codec_that_is_there(program, photos, tmp_path: Path, monkeypatch) -> None:
     """The transforms of ``tiny``, with fewer latents, stay as they are; only the new entropy model learns."""
     tiny, output = load_codec("tiny"), tmp_path / "codec.safetensors"

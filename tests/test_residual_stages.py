@@ -45,7 +45,14 @@ def test_export(
 
 
 @pytest.mark.parametrize(
-    ("precision", "part"), [("w8a8", "decoder"), ("w8a8", "both"), ("mixed", "decoder"), ("w8a16", "both")]
+    ("precision", "part"),
+    [
+        ("w8a8", "decoder"),
+        *(
+            pytest.param(*one, marks=pytest.mark.slow)
+            for one in (("w8a8", "both"), ("mixed", "decoder"), ("w8a16", "both"))
+        ),
+    ],
 )
 def test_quantize(
     residual: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture, precision: str, part: str
@@ -60,6 +67,7 @@ def test_quantize(
     assert lost < LOST[precision] and ours.manifest.split_inputs
 
 
+@pytest.mark.slow
 def test_finetune_in_integers(residual: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     common = ["--coco_dir", str(pictures), *FAST]
     start = ["--teacher", str(residual), "--replacement", "subpixel", "--save_dir", str(tmp_path / "d")]

@@ -60,6 +60,7 @@ def test_the_command(capsys: pytest.CaptureFixture) -> None:
     assert "Only --replacement upsample runs" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_target_without_a_root_gets_a_gdn_without_one(capsys: pytest.CaptureFixture) -> None:
     assert run("advise", ["--teacher", "tiny", "--operators", "Conv,DepthToSpace,Mul,Relu"]) == 0
     said = capsys.readouterr().out
@@ -68,6 +69,7 @@ def test_a_target_without_a_root_gets_a_gdn_without_one(capsys: pytest.CaptureFi
     assert float(lost["sqrt"]) == float(lost["rsqrt"]) == 0 < float(lost["ramps"]) < 0.03
 
 
+@pytest.mark.slow
 def test_a_codec_of_blocks_and_without_gdn(residual: Path, pictures: Path, capsys: pytest.CaptureFixture) -> None:
     codec, counted = load_codec(str(residual)), 0.0
 

@@ -26,6 +26,7 @@ def checkpoints(
     return make
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["mbt2018_mean", "mbt2018"])
 def test_a_student_is_distilled_fine_tuned_measured_and_reported(
     name: str, checkpoints: Callable[[str], str], pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture

@@ -105,6 +105,7 @@ def many(coco_pictures, tmp_path_factory):
     return folder, tree(out)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_stopped_while_several_processes_crop(number, tmp_path, many):
     """Ctrl-C leaves whole files and no processes; so does a kill, but for files that begin with a dot."""

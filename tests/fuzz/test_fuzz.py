@@ -16,6 +16,7 @@ from fuzz_mutations import read_seeds
 from codecswap.errors import UserError
 
 
+@pytest.mark.slow
 def test_damaged_inputs_are_refused_in_a_sentence_or_read() -> None:
     counts = judge(dict.fromkeys(FORMATS, 40), seed=8)
     assert [line for count in counts.values() for line in count.violations] == []

@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+import pytest
+
 CODE = """
 import sys
 {before}
@@ -26,12 +28,14 @@ def run(before: str) -> tuple[list[str], str]:
     return done.stdout.splitlines(), done.stderr
 
 
+@pytest.mark.slow
 def test_codecs_load_without_what_they_do_not_use_and_others_get_it_later() -> None:
     lines, errors = run("sys.argv")
     assert lines[:2] == ["[]", "64"], errors
     assert "Center" in lines[2] and "ToTensor" in lines[2] and lines[2].endswith(" 0.0")
 
 
+@pytest.mark.slow
 def test_what_a_program_has_imported_stays_as_it_is() -> None:
     lines, errors = run("import compressai.datasets")
     assert "compressai.datasets" in lines[0] and "torch_geometric" in lines[0] and lines[1] == "64", errors

@@ -121,6 +121,7 @@ def test_the_command_makes_a_codec_that_decodes_what_the_teacher_wrote(
     assert 10 * np.log10(255**2 / np.square(exact - decoded).mean()) > least
 
 
+@pytest.mark.slow
 def test_an_encoder_of_16_bits_writes_almost_the_same(
     teacher: FactorizedPrior, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

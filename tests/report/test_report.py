@@ -364,6 +364,7 @@ def test_ctrl_c_ends_watching_with_a_whole_page(copy: tuple[Path, Path], tmp_pat
     assert "data-refresh" not in page and page.rstrip().endswith("</html>")
 
 
+@pytest.mark.slow
 def test_a_watched_report_measures_only_what_is_new(
     copy: tuple[Path, Path], monkeypatch, tmp_path: Path, capsys
 ) -> None:

@@ -16,6 +16,7 @@ from codecswap.report.page import write_page
 from codecswap.report.run import read_runs
 
 
+@pytest.mark.slow
 def test_it_is_trained_on_measured_and_drawn(hostile: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     entry = replace(
         METRICS["psnr"],

@@ -49,6 +49,7 @@ def every_plan(model: ModelProto) -> list[Plan]:
     return found
 
 
+@pytest.mark.slow
 @settings(max_examples=max(1, CASES // 5), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(nodes())
 def test_every_form_gives_what_onnx_runtime_gives(case: tuple[ModelProto, np.ndarray, dict[str, Any]]) -> None:

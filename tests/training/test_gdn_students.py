@@ -40,6 +40,7 @@ def test_what_trains_with_another_gdn(teacher: FactorizedPrior) -> None:
     assert trained_names(encoder) == {f"g_a.{i}.{kind}" for i in (0, 2, 4, 6) for kind in ("weight", "bias")}
 
 
+@pytest.mark.slow
 def test_a_decoder_without_gdn_through_the_recipe(
     pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
@@ -78,6 +79,7 @@ def test_a_decoder_without_gdn_through_the_recipe(
     assert "holds a student with --gdn relu" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_number_of_pieces_is_kept(pictures: Path, tmp_path: Path) -> None:
     train(
         "distill",
@@ -98,6 +100,7 @@ def test_the_number_of_pieces_is_kept(pictures: Path, tmp_path: Path) -> None:
     assert weights(tmp_path / "last.pt")["g_s.1.norm.weight"].shape == (48 * loaded.record.gdn_pieces, 48, 1, 1)
 
 
+@pytest.mark.slow
 def test_an_encoder_towards_the_teachers_latents(
     teacher: FactorizedPrior, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:

@@ -96,6 +96,7 @@ def test_fine_tuning_moves_towards_the_picture_and_keeps_every_bit(pictures: Pat
     assert torch.equal(read_student(tmp_path / "g" / "ft_last.pt").student.g_s[1].gamma, teacher.g_s[1].gamma)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "extra", [["--train_igdn", "--optimizer", "soap"], ["--unfreeze_all", "--lambda_rate", "0.02"]]
 )
@@ -146,6 +147,7 @@ def test_resuming_takes_the_checkpoints_options_and_reports_those_typed(
     assert "written by distill" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_training_everything_says_so_and_holds_the_rate(pictures: Path, tmp_path: Path, capsys, teacher) -> None:
     train("distill", pictures, tmp_path, "--epochs", "2", "--unfreeze_all")
     said = capsys.readouterr()
@@ -242,6 +244,7 @@ def test_wandb_offline_missing_and_disabled(pictures: Path, tmp_path: Path, monk
     assert "wandb" not in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_wandb_run_goes_on_under_its_id(pictures: Path, tmp_path: Path, monkeypatch) -> None:
     pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_MODE", "offline")
@@ -308,6 +311,7 @@ def test_steps_without_a_finite_loss_are_skipped_and_counted(pictures: Path, tmp
     assert {int(state["step"]) for state in states} == {6}, "Adam knows nothing of the skipped steps"
 
 
+@pytest.mark.slow
 def test_two_runs_are_identical_and_other_thread_counts_nearly(pictures: Path, tmp_path: Path) -> None:
     """On one machine and with one number of threads. Two threads add in another order; a GPU is not tested here."""
     options = ["--epochs", "1", "--lr", "3e-4", "--seed", "5", "--deterministic", "--init", "weights"]
@@ -347,6 +351,7 @@ def test_no_max_images_and_no_epochs_reconstructions(pictures: Path, tmp_path: P
     assert "or 0 for all" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_stage_keeps_what_it_was_given(pictures: Path, tmp_path: Path, monkeypatch) -> None:
     """An epoch at the full default rate after a calibrated start; plain Adam at the former default threw it away."""
     options = ["--batch_size", "2", "--recon_every", "0"]
@@ -370,6 +375,7 @@ def test_directions_are_kept_on_resuming(pictures: Path, tmp_path: Path) -> None
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="no such names there")
 @pytest.mark.parametrize("name", ["a::b", "file:x", "best"])
 def test_a_folder_of_any_name_is_a_folder(

@@ -55,6 +55,7 @@ def test_auto_takes_an_undamaged_checkpoint(pictures: Path, begun: Path, capsys)
         assert read_student(begun / "last.pt").progress == (1, 0)
 
 
+@pytest.mark.slow
 def test_another_teacher_is_refused_unless_forced(pictures: Path, begun: Path, tmp_path: Path, teacher, capsys) -> None:
     with torch.no_grad():
         teacher.g_s[0].bias += 1e-3
@@ -75,6 +76,7 @@ def test_another_teacher_is_refused_unless_forced(pictures: Path, begun: Path, t
     assert read_student(begun / "last.pt").content["forced"] == forced, "it is never forgotten"
 
 
+@pytest.mark.slow
 def test_other_pictures_are_refused_unless_forced(pictures: Path, begun: Path, tmp_path: Path, capsys) -> None:
     moved = tmp_path / "moved"
     shutil.copytree(pictures, moved)

@@ -68,6 +68,7 @@ def test_arguments_are_options_of_the_command(arguments: type, options: type) ->
     assert not files & arguments.__optional_keys__, "the functions write no files"
 
 
+@pytest.mark.slow
 def test_a_residual_codec_through_the_commands(residual: Path, pictures: Path, tmp_path: Path, capsys) -> None:
     common = ["--coco_dir", str(pictures), *FAST[2:], "--batch_size", "2", "--recon_every", "0"]
     first = ["--teacher", str(residual), *common, "--save_dir", str(tmp_path / "d"), "--lr", "2e-4"]
