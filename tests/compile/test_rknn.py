@@ -215,7 +215,8 @@ def toolkit() -> Path:
 def test_float16_runs_whole_on_the_npu_and_is_the_decoder(
     toolkit: Path, tmp_path: Path, pictures: Path, target: str, form: str
 ) -> None:
-    assert compile(target, tmp_path / "out", pictures, "--form", form, "--toolchain_python", toolkit) == 0
+    more = ("--precision", "float16", "--form", form, "--toolchain_python", toolkit)
+    assert compile(target, tmp_path / "out", pictures, *more) == 0
     report = json.loads((tmp_path / "out" / "report.json").read_bytes())
     assert len(report["operators"]) > 15 and report["cycles"] > 1e6 and report["memory"] > 1 << 20
     assert report["quality"]["to_float"] > 70
