@@ -10,7 +10,7 @@ export CODECSWAP_ORT ?= $(wildcard $(CURDIR)/.venv/onnxruntime)
 demo: .venv/installed  ## the whole recipe on embedded data, offline
 	$(BIN)/codecswap demo
 
-test: .venv/installed  ## about ten minutes on two cores
+test: .venv/installed  ## about 12 minutes on two cores
 	$(BIN)/python -m pytest -n 2 -rs -m "not slow"
 
 test-all: .venv/installed  ## the slow ones too
