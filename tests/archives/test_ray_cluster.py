@@ -126,5 +126,11 @@ def test_a_killed_node_changes_nothing(codec: Path, source: Path, tmp_path: Path
     assert content(tmp_path / "on ray") == content(tmp_path / "alone")
     assert not list((tmp_path / "on ray" / ".work").iterdir())
 
+    back = ["decode", "alone", "--codec", os.path.relpath(codec, tmp_path), *SIZE, "-o"]
+    for name, engine in (("back alone", ["--jobs", "1"]), ("back on ray", ["--engine", "ray"])):
+        code, said = finish(start([*back, name, *engine], cwd=tmp_path))
+        assert code == 0, said
+    assert content(tmp_path / "back on ray") == content(tmp_path / "back alone")
+
     code, said = finish(start([*words, "more", "--engine", "ray", "--threads", "2"], cwd=tmp_path))
     assert code == 2 and "No node of the Ray cluster has 2 cores" in said

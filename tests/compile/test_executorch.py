@@ -1,15 +1,14 @@
 """ExecuTorch: its worker's operators against ONNX Runtime, and (slow) the processes of another Python."""
 
 import json
-import stat
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 import torch
+from fake_environment import fake_environment
 from onnx import TensorProto, helper
 
 from codecswap import cli
@@ -51,16 +50,8 @@ class Runtime:
 @pytest.fixture
 def python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A Python that has an ExecuTorch of this interface, where `make executorch` puts it."""
-    for name, text in FAKES.items():
-        path = tmp_path / "site" / "executorch" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-    (info := tmp_path / "site" / "executorch-1.4.1.dist-info").mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: executorch\nVersion: 1.4.1\n")
-    path = tmp_path / ".venv-executorch" / "bin" / "python"
-    path.parent.mkdir(parents=True)
-    path.write_text(f'#!/bin/sh\nPYTHONPATH={tmp_path / "site"} exec {sys.executable} "$@"\n')
-    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+    files = {f"executorch/{name}": text for name, text in FAKES.items()}
+    path = fake_environment(tmp_path, "executorch", "executorch", "1.4.1", files)
     monkeypatch.chdir(tmp_path)
     return path
 

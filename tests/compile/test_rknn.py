@@ -2,14 +2,13 @@
 
 import inspect
 import json
-import stat
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
+from fake_environment import fake_environment
 
 from codecswap import cli
 from codecswap.codecs.factorized import FactorizedPrior
@@ -82,17 +81,9 @@ def as_ranges(model: onnx.ModelProto) -> onnx.ModelProto:
 @pytest.fixture
 def python(tmp_path: Path) -> Path:
     """A Python that has a toolkit of this interface."""
-    package = tmp_path / "site" / "rknn"
-    package.mkdir(parents=True)
-    (package / "__init__.py").touch()
-    (package / "api.py").write_text(FAKE + inspect.getsource(as_ranges) + f"LOG = {LOG!r}\n")
-    (info := tmp_path / "site" / "rknn_toolkit2-2.5.0.dist-info").mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: rknn-toolkit2\nVersion: 2.5.0\n")
-    path = tmp_path / ".venv-rknn" / "bin" / "python"
-    path.parent.mkdir(parents=True)
-    path.write_text(f'#!/bin/sh\nPYTHONPATH={tmp_path / "site"} exec {sys.executable} "$@"\n')
-    path.chmod(path.stat().st_mode | stat.S_IXUSR)
-    return path
+    api = FAKE + inspect.getsource(as_ranges) + f"LOG = {LOG!r}\n"
+    files = {"rknn/__init__.py": "", "rknn/api.py": api}
+    return fake_environment(tmp_path, "rknn", "rknn-toolkit2", "2.5.0", files)
 
 
 def compile(target: str, output: Path, pictures: Path, *more: object) -> int:

@@ -13,7 +13,7 @@ from codecswap.benchmarking.machines import Machine
 from codecswap.benchmarking.runtimes import RUNTIMES, configuration, missing
 from codecswap.codecs.protocol import Codec
 from codecswap.codecs.torch_codec import TorchCodec
-from codecswap.config import ExportOptions, Form
+from codecswap.config import Form, QuantizeOptions
 from codecswap.data.samples import CROP, calibration_pictures
 from codecswap.entropy.bitstream import Quantized
 from codecswap.errors import UserError
@@ -127,7 +127,7 @@ class Forms:
         """Quantized once for all sizes, since ranges do not depend on them."""
         if (key := (form, scheme)) not in self._quantized:
             self._advance(f"Quantize: {form}, {scheme.precision}")
-            pictures = list(calibration_pictures(None, None, ExportOptions.calibration_count))
+            pictures = list(calibration_pictures(None, None, QuantizeOptions.calibration_count))
             fixed = form == "masked" or any(isinstance(one, ConstantMask) for one in self._codec.g_s.modules())
             samples = encode_samples(self._codec, pictures)
             size = CROP[::-1] if fixed else None
