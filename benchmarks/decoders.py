@@ -19,7 +19,7 @@ from codecswap.benchmarking.results import write_csv
 
 RESULTS = figures.DATA / "decoders.csv"
 CODE = (
-    "src/codecswap/runner.py src/codecswap/benchmarking src/codecswap/export src/codecswap/inference src/codecswap/quantize "
+    "src/codecswap/runner src/codecswap/benchmarking src/codecswap/export src/codecswap/inference src/codecswap/quantize "
     "src/codecswap/quantized"
 )
 SIZES = ("256x256", "768x512")

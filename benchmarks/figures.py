@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from codecswap.benchmarking.results import write_csv
-from codecswap.runner import describe_machine
+from codecswap.runner.respond import describe
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -29,7 +29,7 @@ def write(path: Path, rows: Sequence[Mapping[str, object]], *, command: str, cod
         code: files and folders whose change may change them, separated by spaces.
     """
     commit = _git("rev-parse", "--short=10", "HEAD") or "unknown"
-    head = (command, commit, f"{datetime.now(UTC):%Y-%m-%d}", describe_machine(), code)
+    head = (command, commit, f"{datetime.now(UTC):%Y-%m-%d}", describe(), code)
     write_csv(path, dict(zip(HEAD, head, strict=True)), rows)
 
 

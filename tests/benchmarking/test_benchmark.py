@@ -14,7 +14,6 @@ import pytest
 import torch
 from onnx import TensorProto, helper
 
-from codecswap import runner
 from codecswap.benchmarking import command, contenders, machines, measure, runtimes
 from codecswap.benchmarking.contenders import Contender, Forms, of_codec, of_folder, resized
 from codecswap.benchmarking.estimates import estimate
@@ -32,6 +31,7 @@ from codecswap.inference.runtime import OnnxCodec
 from codecswap.quantize.codec import encode_samples
 from codecswap.quantize.codec import quantize as in_memory
 from codecswap.quantize.scheme import Scheme
+from codecswap.runner import messages, networks
 
 SMALL = (64, 64)
 HERE = this_machine(runtimes.MODULES)
@@ -168,13 +168,13 @@ def test_rounds_take_turns_and_quartiles_are_of_all_runs() -> None:
     seen = []
 
     def ask(request: bytes, threads: int, python: Path | None) -> tuple[bytes, str]:
-        facts, arrays = runner.unpack(request)
+        facts, arrays = messages.unpack(request)
         seen.append((arrays["64x64"].tobytes().decode(), len(facts["tasks"])))
         later = len(seen) > 3
         done = [{"ms": [], "cpu_ms": []} for _ in facts["tasks"][:-1]]
         done.append({"ms": [2.0, 4.0] if later else [1.0, 3.0], "cpu_ms": [1.0, 1.0]})
         results = {str(index): np.zeros((1, 3, 2, 2), np.float32) for index in range(len(done) - 1)}
-        return runner.pack({"tasks": done, "version": "v", "peak_bytes": 100 + later}, results), ""
+        return messages.pack({"tasks": done, "version": "v", "peak_bytes": 100 + later}, results), ""
 
     class Zeros:
         def samples(self, size: tuple[int, int]) -> list[Sample]:
@@ -210,21 +210,27 @@ def test_a_runtime_that_fails_is_a_row(codec: FactorizedPrior, answer: bytes, ho
 def test_the_runner_says_what_it_cannot_open() -> None:
     facts = {"runtime": "onnxruntime", "threads": 1, "config": {"provider": "CPUExecutionProvider", "entries": {}}}
     facts["tasks"] = [{"network": "n", "feeds": {}, "repeats": 1, "keep": False}]
-    content, _ = ask_here(runner.pack(facts, {"n": np.zeros(9, np.uint8)}), 1)
+    content, _ = ask_here(messages.pack(facts, {"n": np.zeros(9, np.uint8)}), 1)
     assert json.loads(content)["error"]
 
 
-def test_the_runner_is_one_file() -> None:
-    for node in ast.walk(ast.parse(Path(runner.__file__).read_text("utf-8"))):
-        names = [one.name for one in node.names] if isinstance(node, ast.Import) else []
-        names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
-        assert not any(name.startswith("codecswap") for name in names)
+def test_the_runner_needs_nothing_else_of_the_package_and_an_old_python() -> None:
+    folder = Path(networks.__file__).parent
+    assert {f"{name}.py" for name in (*machines.RUNNER, "__init__")} == {path.name for path in folder.glob("*.py")}
+    sent: set[str] = set()
+    for name in machines.RUNNER:
+        tree = ast.parse((folder / f"{name}.py").read_text("utf-8"), feature_version=(3, 8))
+        for node in ast.walk(tree):
+            names = [one.name for one in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            assert {one for one in names if one.startswith("codecswap")} <= sent
+        sent.add(f"codecswap.runner.{name}")
 
 
 def test_names_of_options_are_those_of_the_tables() -> None:
     assert set(get_args(RuntimeName)) == set(runtimes.RUNTIMES)
     assert {name for one in runtimes.RUNTIMES.values() for name in one.precisions} == set(get_args(PrecisionName))
-    assert {one.runner for one in runtimes.RUNTIMES.values()} == set(runner.RUNTIMES)
+    assert {one.runner for one in runtimes.RUNTIMES.values()} == set(networks.RUNTIMES)
 
 
 def test_the_command_writes_the_rows_twice(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

@@ -133,6 +133,6 @@ def test_a_host_that_is_no_name(host: str, words: list[str], capsys: pytest.Capt
 
 
 def test_a_runtime_that_a_board_lacks_is_a_line() -> None:
-    board = Machine(machines.ask_here, "", frozenset({"onnxruntime", "tflite_runtime"}), False, True)
+    board = Machine(machines.ask_here, "", frozenset({"onnxruntime", "tflite_runtime"}), False, is_board=True)
     assert runtimes.missing("openvino", board) == "Not installed: pip install openvino."
     assert runtimes.missing("litert", board) is None and runtimes.missing("onnxruntime", board) is None

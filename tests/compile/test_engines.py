@@ -17,7 +17,7 @@ from codecswap.errors import UserError
 from codecswap.export.backends import engines
 from codecswap.export.backends.engines import ENGINES
 from codecswap.inference.runtime import OnnxCodec
-from codecswap.runner import RUNTIMES
+from codecswap.runner.networks import RUNTIMES
 
 
 @pytest.fixture(params=["ncnn", "mnn"])

@@ -65,7 +65,7 @@ OWN_BYTES = {"demo.py", "evaluation/anchors.py"}
 """These open the package's own photographs, and what they have just encoded."""
 IN_MEMORY = {"page/onnxruntime_web.py", "archives/folder.py", "archives/verify.py", "data/sources.py"}
 """These write tar files or read their members in memory; nothing is unpacked by the names in them."""
-OWN_MODULE = {"runner.py"}
+OWN_MODULE = {"runner/networks.py"}
 """It loads the module that `codecswap benchmark` has just sent to it, on the same machine."""
 
 

@@ -24,6 +24,7 @@ ROW = {
     "to_reference": 44.0,
     "to_here": None,
     "times": {"64x64": TIMES, "768x512": {**TIMES, "median": 100.0}},
+    "energy": {},
     "memory": 90_000_000,
 }
 SLOW = {**ROW, "form": "<masked>", "times": {"64x64": {**TIMES, "median": 50.0}}, "to_here": 150.0}
@@ -36,6 +37,7 @@ HEAD |= {
     "threads": 2,
     "rounds": 3,
     "runs": 9,
+    "sensor": None,
     "estimates": [],
 }
 
@@ -65,6 +67,16 @@ def test_rows_stand_on_the_page(tmp_path: Path) -> None:
     assert cells[1][1].count("<td>–</td>") == 1 and "<td>=</td>" in cells[1][1]
     assert "Not installed: pip install openvino." in first and "44.000" in second
     assert "デコーダーの比較" in text and "a board, 4 cores" in text and "<script>alert" not in text
+
+
+def test_joules_stand_below_the_times(tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    row = ROW | {"energy": {"64x64": {"joules": 0.51234, "above_idle": 0.2}}}
+    path = Path(folder(tmp_path / "a", row, SLOW)) / "benchmark.json"
+    path.write_text(json.dumps(json.loads(path.read_text("utf-8")) | {"sensor": "a rail"}), "utf-8")
+    assert main(["report", str(path.parent), "--output", str(page)]) == 0
+    text = page.read_text("utf-8")
+    assert text.count("0.512 J, 0.2 above idle") == 1 and "待機時との差 0.2 J" in text and "a rail" in text
 
 
 ESTIMATE = {"source": "tiny", "form": "native", "precision": "w8a8", "chip": "ethos-u55-128", "size": "64x64"}

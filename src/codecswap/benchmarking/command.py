@@ -39,15 +39,18 @@ def main(options: BenchmarkOptions) -> None:
                 held_out,
                 machine.ask,
                 here=ask_here if options.host is not None else None,
+                power=machine.has_sensor,
                 threads=options.threads,
                 rounds=options.rounds,
                 advance=lambda name: advance(1),
             )
     head = results.facts(shlex.join(["codecswap", "benchmark", *sys.argv[2:]]), machine.description)
     _show(rows, sizes, machine.description, options)
+    if any(row.status == OK for row in rows):
+        say(f"Energy: {machine.sensor}." if machine.has_sensor else f"Energy is not measured: {machine.sensor}.")
     found = _estimates(contenders, sizes)
     settings: dict[str, Any] = {"threads": options.threads, "rounds": options.rounds, "runs": options.rounds * RUNS}
-    settings |= {"estimates": [asdict(one) for one in found]}
+    settings |= {"sensor": machine.sensor if machine.has_sensor else None, "estimates": [asdict(one) for one in found]}
     results.write(options.output, head, settings, rows)
     say(f"Written: {options.output / results.JSON} and {results.CSV}.")
 
@@ -97,7 +100,7 @@ def _load(options: BenchmarkOptions) -> tuple[Codec, Codec, str]:
 
 
 def _show(rows: Sequence[Row], sizes: Sequence[Size], machine: str, options: BenchmarkOptions) -> None:
-    lines = []
+    lines, measured = [], any(row.energy for row in rows)
     for row in rows:
         if row.status != OK:
             continue
@@ -106,6 +109,9 @@ def _show(rows: Sequence[Row], sizes: Sequence[Size], machine: str, options: Ben
         for size in sizes:
             times = row.times.get(text(size))
             cells.append(f"{times.median:.1f} ({times.lower:.1f}-{times.upper:.1f})" if times else "")
+            if measured:
+                energy = row.energy.get(text(size))
+                cells.append(f"{energy.joules:.3g} ({energy.above_idle:.3g})" if energy else "")
         if options.host is not None:
             near = "" if row.to_here is None else "equal" if row.to_here == HIGHEST else f"{row.to_here:.1f}"
             cells.append(near)
@@ -113,7 +119,8 @@ def _show(rows: Sequence[Row], sizes: Sequence[Size], machine: str, options: Ben
     sources = list(dict.fromkeys(row.source for row in rows))
     figure = "to the file, dB" if options.onnx else "dB lost"
     there = ["to this machine, dB"] if options.host is not None else []
-    columns = ["decoder", "size", figure, *(f"ms, {text(size)}" for size in sizes), *there, "memory"]
+    timed = [f"{unit}, {text(size)}" for size in sizes for unit in ("ms", *["J (above idle)"] * measured)]
+    columns = ["decoder", "size", figure, *timed, *there, "memory"]
     threads = f"{options.threads} thread{'s' * (options.threads > 1)}"
     where = options.host or machine
     title = f"{', '.join(sources)} on {where}, {threads}: median (and quartiles) of {options.rounds * RUNS} runs"

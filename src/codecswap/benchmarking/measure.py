@@ -9,7 +9,6 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from codecswap import runner
 from codecswap.benchmarking.contenders import Contender, Feeds, Size
 from codecswap.benchmarking.machines import Ask
 from codecswap.benchmarking.runtimes import RUNTIMES, own_python
@@ -19,6 +18,7 @@ from codecswap.data.samples import held_out_pictures
 from codecswap.entropy.bitstream import to_symbols
 from codecswap.errors import RunFailure, UserError
 from codecswap.metrics import psnr, to_8_bits
+from codecswap.runner import messages
 
 OK = "ok"
 """Status of a row that was measured."""
@@ -48,6 +48,16 @@ class Times:
 
 
 @dataclass(frozen=True)
+class Energy:
+    """Joules for one picture, in the mean over a second or more."""
+
+    joules: float
+    """All that the sensor covers (`codecswap.runner.power.find`)."""
+    above_idle: float
+    """The same without what it uses in that time when nothing is computed."""
+
+
+@dataclass(frozen=True)
 class Row:
     """Result for one contender."""
 
@@ -70,6 +80,8 @@ class Row:
     pictures; `HIGHEST`: they are equal, bit for bit; None: not compared."""
     times: dict[str, Times] = field(default_factory=dict)
     """By size, ``WIDTHxHEIGHT``."""
+    energy: dict[str, Energy] = field(default_factory=dict)
+    """By size; empty: the machine has no sensor of power."""
     memory: int | None = None
     """Peak of the resident memory of a process that does nothing else, in bytes; with CUDA of the GPU's."""
 
@@ -167,13 +179,14 @@ class Visit:
         self.version, self.memory = "", 0
         self.lost, self.to_reference, self.to_here = list[float](), list[float](), list[float]()
         self.ms: dict[Size, tuple[list[float], list[float]]] = {size: ([], []) for size in self.sizes}
+        self.energy: dict[Size, Energy] = {}
 
     def _fed(self, sample: Sample) -> Feeds:
         own = self.contender.coded
         return self.contender.feeds(own(sample.latents) if own and sample.latents is not None else sample.coded)
 
-    def go(self, ask: Ask, threads: int, here: Ask | None = None) -> None:
-        """Ask a new process for pictures, in the first round, and for times; ``here`` as in `measure`.
+    def go(self, ask: Ask, threads: int, here: Ask | None = None, power: bool = False) -> None:
+        """Ask a new process for times, in the first round also for pictures and energy; ``here`` and ``power`` as in `measure`.
 
         Raises:
             UserError: it gives no answer.
@@ -195,9 +208,10 @@ class Visit:
             task(size, self._feeds[size], RUNS, False)
         known, python = RUNTIMES[self.contender.runtime], own_python(self.contender.runtime)
         facts = {"runtime": known.runner, "threads": threads, "config": self.contender.config, "tasks": tasks}
+        facts["power"] = power and not self.energy
         try:
-            answer, results = runner.answer(*ask(runner.pack(facts, arrays), threads, python))
-        except runner.NoAnswer as error:
+            answer, results = messages.answer(*ask(messages.pack(facts, arrays), threads, python))
+        except messages.NoAnswer as error:
             raise UserError(f"Failed: {error}.") from None
         self.version, self.memory = answer["version"], max(self.memory, answer["peak_bytes"] or 0)
         for index, sample in enumerate(shown):
@@ -209,14 +223,16 @@ class Visit:
             self.to_reference.append(min(_psnr(result / sample.peak, sample.decoded / sample.peak), HIGHEST))
         if here and shown:
             facts["tasks"] = tasks[: len(shown)]
-            with suppress(runner.NoAnswer):  # the runtime is not there
-                _, wanted = runner.answer(*here(runner.pack(facts, arrays), threads, python))
+            with suppress(messages.NoAnswer):  # the runtime is not there
+                _, wanted = messages.answer(*here(messages.pack(facts, arrays), threads, python))
                 for index, sample in enumerate(shown):
                     pair = (results[str(index)] / sample.peak, wanted[str(index)] / sample.peak)
                     self.to_here.append(min(_psnr(*pair), HIGHEST))
         for size, done in zip(self.sizes, answer["tasks"][len(shown) :], strict=True):
             for found, more in zip(self.ms[size], (done["ms"], done["cpu_ms"]), strict=True):
                 found += more
+            if "joules" in done:
+                self.energy[size] = Energy(done["joules"], done["joules"] - done["idle_joules"])
 
     def row(self) -> Row:
         """Its figures so far."""
@@ -228,6 +244,7 @@ class Visit:
             to_reference=float(np.mean(self.to_reference)),
             to_here=min(self.to_here, default=None),
             times={text(size): Times.of(*self.ms[size]) for size in reversed(self.sizes)},
+            energy={text(size): self.energy[size] for size in reversed(self.sizes) if size in self.energy},
             memory=self.memory or None,
         )
 
@@ -241,6 +258,7 @@ def measure(
     threads: int = 1,
     rounds: int = 3,
     here: Ask | None = None,
+    power: bool = False,
     advance: Callable[[str], None] = lambda text: None,
 ) -> list[Row]:
     """Measure contenders in turns, so that what else the machine does falls on all of them alike.
@@ -255,6 +273,7 @@ def measure(
         threads: threads of each runtime.
         rounds: times that each has its turn.
         here: this machine, whose results those of a board are compared with; None: nothing is compared.
+        power: measure energy, on a machine that has a sensor: a second more for each row, and for each of its sizes.
         advance: called before each turn with its name.
 
     Returns: one row for each contender, in order.
@@ -277,7 +296,7 @@ def measure(
             if isinstance(visit, Visit):
                 advance(label(visit.contender))
                 try:
-                    visit.go(ask, threads, here)
+                    visit.go(ask, threads, here, power)
                 except RunFailure:  # the machine is gone
                     raise
                 except UserError as error:

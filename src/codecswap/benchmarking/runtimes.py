@@ -20,7 +20,7 @@ class Runtime:
     """One runtime, on one device."""
 
     runner: str
-    """Name in `codecswap.runner.RUNTIMES`."""
+    """Name in `codecswap.runner.networks.RUNTIMES`."""
     package: str
     """Its Python module."""
     file: str

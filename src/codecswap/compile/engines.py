@@ -12,12 +12,12 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from codecswap import runner
 from codecswap.compile.folder import write_float
 from codecswap.compile.timing import measure_here
 from codecswap.compile.toolchain import Compiled, Job, Run
 from codecswap.errors import UserError
 from codecswap.export.backends.engines import ENGINES, Engine, engine_settings, file_of
+from codecswap.runner.networks import RUNTIMES
 
 
 class EngineToolchain:
@@ -55,7 +55,7 @@ class EngineToolchain:
 def _opened(engine: Engine, parts: tuple[bytes, ...], half: bool) -> Run:
     with _silence():
         try:
-            network = runner.RUNTIMES[engine.runtime](file_of(parts), 1, engine_settings(half))
+            network = RUNTIMES[engine.runtime](file_of(parts), 1, engine_settings(half))
         except RuntimeError as error:
             raise UserError(
                 f"{engine.packages[0]} does not open what was converted ({error}): try another --form."

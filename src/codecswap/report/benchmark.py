@@ -34,6 +34,8 @@ class Time:
     """Share of the slowest decoder's; None: it was not measured."""
     cycles: str = ""
     """Millions of cycles as estimated; empty: unknown."""
+    joules: tuple[str, str] | None = None
+    """Joules, and those above idle; None: not measured."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,8 @@ class Benchmark:
     sizes: tuple[str, ...]
     has_pictures: bool
     compared: bool
+    sensor: str | None
+    """What joules are of; None: there are none."""
     lines: tuple[Line, ...]
     estimates: tuple[Line, ...]
     """What compilers say."""
@@ -167,7 +171,7 @@ def _benchmark(content: dict[str, Any], compiled: Sequence[Mapping[str, Any]]) -
                 name(row),
                 decimal(row["bytes"]),
                 number(None if loss is None else round(loss, 3) + 0.0, 3),
-                {size: _time(times, slowest[size]) for size, times in row["times"].items()},
+                {size: _time(times, slowest[size], row["energy"].get(size)) for size, times in row["times"].items()},
                 None if near is None else "=" if near >= HIGHEST else number(near, 1, "\u00a0dB"),
                 decimal(row["memory"]) if row["memory"] else number(None, 0),
                 str(row["version"]),
@@ -179,6 +183,7 @@ def _benchmark(content: dict[str, Any], compiled: Sequence[Mapping[str, Any]]) -
         tuple(measured | {size: None for line in estimates.values() for size in line.times}),
         has_pictures,
         any(line.near is not None for line in lines),
+        content["sensor"],
         tuple(lines),
         tuple(estimates.values()),
         tuple((name(row), str(row["status"])) for row in content["rows"] if row["status"] != "ok"),
@@ -201,10 +206,12 @@ def _estimate(name: str, compiler: str, one: Mapping[str, Any], others: dict[str
     )
 
 
-def _time(times: dict[str, float], slowest: float) -> Time:
+def _time(times: dict[str, float], slowest: float, energy: dict[str, float] | None) -> Time:
     median, lower, upper = (float(times[key]) for key in ("median", "lower", "upper"))
     digits = 1 if median >= 1 else 3
-    return Time(f"{median:,.{digits}f} ({lower:,.{digits}f}–{upper:,.{digits}f})", median / max(slowest, 1e-9))
+    joules = energy and (f"{float(energy['joules']):.3g}", f"{float(energy['above_idle']):.3g}")
+    ms = f"{median:,.{digits}f} ({lower:,.{digits}f}–{upper:,.{digits}f})"
+    return Time(ms, median / max(slowest, 1e-9), joules=joules or None)
 
 
 def _ms(value: float) -> str:

@@ -15,7 +15,7 @@ from onnx import ModelProto
 
 from codecswap.environments import Environment
 from codecswap.errors import UserError
-from codecswap.runner import two_files
+from codecswap.runner.networks import two_files
 
 CONVERT_FOR_MNN = "import sys, _tools; sys.exit(not _tools.mnnconvert(sys.argv[1:]))"
 """Calls MNN's converter without its command line, which installs packages and reports what it converts to its makers."""
@@ -41,7 +41,7 @@ class Engine:
     """A runtime with a converter of its own."""
 
     runtime: str
-    """Name in `codecswap.runner.RUNTIMES`."""
+    """Name in `codecswap.runner.networks.RUNTIMES`."""
     packages: tuple[str, ...]
     """Distributions that it and its converter are in; the runtime's is the first."""
     suffixes: tuple[str, ...]
@@ -99,12 +99,12 @@ class Engine:
 
 
 def file_of(parts: tuple[bytes, ...]) -> bytes:
-    """An engine's files as the one that `codecswap.runner` opens."""
+    """An engine's files as the one that `codecswap.runner.networks` opens."""
     return two_files(*parts) if len(parts) == 2 else parts[0]
 
 
 def engine_settings(half: bool) -> dict[str, Any]:
-    """``config`` of `codecswap.runner` for an engine: whether it may compute in 16-bit floats where it can."""
+    """``config`` of `codecswap.runner.networks` for an engine: whether it may compute in 16-bit floats where it can."""
     return {"half": half, "precision": "low" if half else "high"}
 
 

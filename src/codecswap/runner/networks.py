@@ -1,145 +1,11 @@
-"""Run networks a few times in one runtime and say how long they take. One file that imports nothing of this package.
+"""Networks in the runtimes that machines have, all with one interface."""
 
-A request comes on standard input and the answer goes to standard output; both are .npz files (`pack`) of arrays, with
-a JSON text. One process answers one request, so its peak memory is that of one runtime.
-"""
+from __future__ import annotations
 
 import io
-import json
 import os
-import platform
-import sys
 import tempfile
-import time
-import zipfile
-from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
-
-FACTS = "facts"
-"""Name of the JSON text among the arrays, as bytes."""
-
-
-def main() -> None:
-    """Answer one request; an exception becomes the answer ``{"error": ...}``."""
-    output = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # runtimes print
-    try:
-        content = respond(sys.stdin.buffer.read())
-    except Exception as error:
-        text = " ".join(str(error).split())
-        if isinstance(error, ModuleNotFoundError) and error.name == "numpy":
-            text = "NumPy is not installed on this machine (python3 -m pip install numpy)"
-        content = json.dumps({"error": f"{type(error).__name__}: {text}"}).encode()
-    with output:
-        output.write(content)
-    os._exit(0)  # some runtimes crash when they are unloaded, after all is done
-
-
-def pack(facts: dict[str, Any], arrays: dict[str, Any]) -> bytes:
-    """A request or an answer as bytes."""
-    import numpy as np
-
-    file = io.BytesIO()
-    np.savez(file, **arrays, **{FACTS: np.frombuffer(json.dumps(facts).encode(), np.uint8)})
-    return file.getvalue()
-
-
-def unpack(content: bytes) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Facts and arrays of `pack`."""
-    import numpy as np
-
-    with np.load(io.BytesIO(content), allow_pickle=False) as found:
-        arrays = {name: found[name] for name in found.files}
-    return json.loads(arrays.pop(FACTS).tobytes()), arrays
-
-
-def respond(request: bytes) -> bytes:
-    """Do the tasks of a request.
-
-    Its facts: ``runtime``, ``threads``, ``config`` (of the runtime), ``modules`` (Python modules to look for), and ``tasks``:
-    each names the array of its ``network`` and those of its ``feeds``, by input; how often it is run and timed after one run
-    that is not (``repeats``); and whether the result is answered (``keep``).
-
-    Returns: ``machine``, the ``modules`` that are there, the runtime's ``version``, ``peak_bytes`` of this process (None where
-        the system does not tell), of each task ``ms`` and ``cpu_ms`` of every run, and results as arrays, by the task's
-        index.
-    """
-    facts, arrays = unpack(request)
-    networks: dict[str, Any] = {}
-    done, results, network = [], {}, Network()
-    for index, task in enumerate(facts["tasks"]):
-        name = task["network"]
-        if name not in networks:
-            networks.clear()  # one at a time, for its memory
-            networks[name] = RUNTIMES[facts["runtime"]](arrays[name].tobytes(), facts["threads"], facts["config"])
-        network = networks[name]
-        given = network.given({key: arrays[array] for key, array in task["feeds"].items()})
-        result, ms, cpu_ms = network.run(given), [], []
-        for _ in range(task["repeats"]):
-            began, cpu = time.perf_counter(), time.process_time()
-            result = network.run(given)
-            ms.append(1e3 * (time.perf_counter() - began))
-            cpu_ms.append(1e3 * (time.process_time() - cpu))
-        done.append({"ms": ms, "cpu_ms": cpu_ms})
-        if task["keep"]:
-            results[str(index)] = network.array(result)
-    there = [name for name in facts.get("modules", ()) if find_spec(name)]
-    found = {"tasks": done, "version": network.version, "peak_bytes": network.peak() or peak()}
-    return pack({**found, "machine": describe_machine(), "modules": there}, results)
-
-
-def answer(content: bytes, ended: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Facts and results of what a process answered.
-
-    Args:
-        content: the answer.
-        ended: how the process ended, if there is none.
-
-    Raises:
-        NoAnswer: it failed.
-    """
-    if content.startswith(b"PK"):
-        try:
-            return unpack(content)
-        except (ValueError, KeyError, EOFError, OSError, zipfile.BadZipFile):
-            raise NoAnswer("its answer is cut off") from None
-    try:
-        reason = json.loads(content)["error"]
-    except (ValueError, KeyError, TypeError):
-        reason = ended
-    raise NoAnswer(str(reason)[:300].rstrip("."))
-
-
-class NoAnswer(Exception):
-    """The runner failed; the message says why, as a clause."""
-
-
-def describe_machine() -> str:
-    """Processor, cores and system, without the machine's name."""
-    lines: list[str] = []
-    for path in ("/proc/cpuinfo", "/proc/device-tree/model"):  # Arm's kernels name the processor in the second
-        try:
-            text = Path(path).read_text("utf-8", "replace").strip("\0\n")
-        except OSError:
-            continue
-        lines += text.splitlines() if path == "/proc/cpuinfo" else [f"model name: {text}"]
-    model = next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.machine())
-    return f"{model}, {os.cpu_count()} cores, {platform.system()}"
-
-
-def peak() -> int | None:
-    """Largest resident memory of this process so far, in bytes."""
-    try:  # getrusage would count the process that started this one
-        lines = Path("/proc/self/status").read_text("utf-8").splitlines()
-        return next(1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
-    except (OSError, StopIteration):
-        pass
-    try:
-        import resource
-    except ImportError:  # Windows
-        return None
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 class Network:
@@ -389,6 +255,3 @@ RUNTIMES = {
     "executorch": ExecuTorch,
 }
 """By the ``runtime`` of a request."""
-
-if __name__ == "__main__":
-    main()
