@@ -29,12 +29,20 @@ def with_cuda(monkeypatch: pytest.MonkeyPatch, ones: object) -> None:
     monkeypatch.setattr(torch, "ones", ones)
 
 
-def test_a_machine_without_a_gpu(cpu_only: None, capsys: pytest.CaptureFixture) -> None:
+def test_a_machine_without_a_gpu(
+    cpu_only: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
     devices.check_device("auto", "32")
     said = capsys.readouterr()
     assert said.out.startswith("Device: the CPU") and said.out.count("\n") == 1 and not said.err
     devices.check_device("cpu", "16-mixed")
     assert "16-mixed needs a GPU" in capsys.readouterr().err
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
+    devices.check_device("cpu", "bf16-mixed")
+    assert "no fast bfloat16 for this processor" in capsys.readouterr().err
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: True)
+    devices.check_device("cpu", "bf16-mixed")
+    assert not capsys.readouterr().err
     with pytest.raises(UserError, match="has no GPU"):
         devices.check_device("gpu", "32")
 

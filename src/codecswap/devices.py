@@ -39,6 +39,10 @@ def check_device(accelerator: str, amp: str) -> None:
         warn(f"a GPU is there and not used: {reason}.")
     if amp == "16-mixed":
         warn("--amp 16-mixed needs a GPU: on the CPU Lightning computes in bf16-mixed; use 32 for exact results.")
+    if amp != "32" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        warn(
+            f"--amp {amp}: PyTorch has no fast bfloat16 for this processor, where a step takes many times as long; use 32."
+        )
 
 
 def be_deterministic() -> None:

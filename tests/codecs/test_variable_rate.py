@@ -17,6 +17,7 @@ from PIL import Image
 
 from codecswap.cli import main
 from codecswap.codecs.architectures import ARCHITECTURES, untrained
+from codecswap.codecs.bottleneck import quantize_with_likelihoods
 from codecswap.codecs.protocol import encode
 from codecswap.codecs.source import load_codec
 from codecswap.codecs.torch_codec import TorchCodec
@@ -98,6 +99,21 @@ def test_strings_and_pictures_of_each_level_are_those_of_compressai(kind: str) -
         sizes.append(sum(map(len, strings)))
         assert 8 * sizes[-1] == pytest.approx(codec.bits(codec.g_a(x)).item(), rel=0.25)
     assert sizes == sorted(sizes, reverse=True)
+
+
+@pytest.mark.parametrize("level", [0, 7])
+def test_likelihoods_of_hyper_latents_are_those_of_their_step(level: int) -> None:
+    codec = ours(theirs("mbt2018_mean_vbr"))
+    step, bottleneck = codec.step(codec.gains[level]), codec.entropy_bottleneck
+    assert step is not None and step != 1
+    medians = bottleneck.quantiles[:, 0, 1]
+    every = medians[None, :, None] + step * torch.arange(-400, 401)  # (1, N, 801): what rounding can give
+    bottleneck.requires_grad_(True)
+    rounded, likelihoods = quantize_with_likelihoods(bottleneck, every[..., None] + step / 3, noisy=False, step=step)
+    torch.testing.assert_close(rounded, every[..., None])
+    torch.testing.assert_close(likelihoods.sum((0, 2, 3)), torch.ones(len(medians)), rtol=0, atol=1e-3)
+    likelihoods.log().mean().backward()
+    assert bottleneck._matrix0.grad.any(), "the step trains the bottleneck, too"
 
 
 def test_a_file_says_its_gain_and_a_damaged_or_foreign_one_is_refused(checkpoint: Path, picture: Image.Image) -> None:

@@ -9,19 +9,23 @@ from typing import Any
 import pytest
 import torch
 from test_loop import rows, train
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from codecswap.codecs.architectures import ARCHITECTURES
 from codecswap.codecs.bottleneck import quantize_with_likelihoods
 from codecswap.codecs.float32 import BACKENDS, FULL
 from codecswap.codecs.protocol import encode
 from codecswap.codecs.source import load_codec
 from codecswap.config import DistillOptions
+from codecswap.metrics import structure, to_8_bits
+from codecswap.metrics.table import METRICS
 from codecswap.swaps.apply import swap
 from codecswap.training import loop
 from codecswap.training.rotated_adam import RotatedAdam, brightness_directions
 from codecswap.training.state import TrainingState
 from codecswap.training.step import TrainingStep
-from codecswap.training.student import TeacherStudent
+from codecswap.training.student import LatentCost, TeacherStudent
 
 READS = ("item", "tolist", "numpy", "cpu", "__bool__", "__float__", "__int__", "__index__")
 """Methods of a tensor for which the host waits for the device."""
@@ -106,6 +110,100 @@ def test_a_step_reads_no_tensor(
     )
     assert not found
     assert math.isfinite(rows(tmp_path)[-1]["train_loss"])
+
+
+class ImitatedGpu(FakeTensorMode):
+    """PyTorch's imitation of a GPU: shapes and devices without values; it refuses to mix devices and to read values."""
+
+    def __enter__(self) -> "ImitatedGpu":
+        self._forget()
+        super().__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
+        self._forget()
+
+    def _forget(self) -> None:
+        """MS-SSIM keeps its constants by device, and these are none."""
+        structure._weights.cache_clear()
+        structure._window_matrix.cache_clear()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.overloadpacket.__name__ == "_fused_adam_":  # it has no imitation of this one
+            assert {each.device.type for given in args for each in given} == {"cuda"}
+            return None
+        return super().__torch_dispatch__(func, types, args, kwargs)
+
+
+def test_the_imitated_gpu_refuses_other_devices_and_reads() -> None:
+    with ImitatedGpu():
+        x = torch.ones(3, device="cuda")
+        with pytest.raises(RuntimeError, match="same device"):
+            x + torch.ones(3)
+        with pytest.raises(DataDependentOutputException):
+            x.sum().item()
+
+
+def to_imitated_gpu(module: torch.nn.Module) -> None:
+    """Replace parameters and buffers; ``module.to`` cannot move one that two modules share."""
+    for part in module.modules():
+        for held in (part._parameters, part._buffers):
+            for name, value in held.items():
+                if value is not None:
+                    made = torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device="cuda")
+                    held[name] = torch.nn.Parameter(made, value.requires_grad) if held is part._parameters else made
+
+
+@pytest.mark.parametrize(
+    ("name", "how"),
+    [
+        ("tiny", {}),
+        ("tiny", {"part": "both"}),
+        ("tiny_hyper", {"unfreeze_all": True}),
+        ("tiny_vbr", {"unfreeze_all": True}),
+        ("steps that follow the gain", {"unfreeze_all": True}),
+    ],
+)
+def test_a_step_stays_on_its_device(name: str, how: dict[str, Any]) -> None:
+    if name.startswith("steps"):
+        teacher: Any = ARCHITECTURES["mbt2018_mean_vbr"](8, 12, vr_entbttlnck=True).eval()
+        teacher.make_tables()
+    else:
+        teacher = load_codec(name)
+    pair = TeacherStudent(teacher, swap(teacher, "upsample")[0], **how)
+    sample = pictures_of(0)[:, :, :128, :128]
+    if pair.trains_encoder and not pair.unfreeze_all:
+        pair.latent_cost = LatentCost(pair.teacher, sample)
+    directions = brightness_directions(pair.student, sample, pair.both_latents(sample)[1])
+    pair.to(memory_format=torch.channels_last)
+    with ImitatedGpu():
+        to_imitated_gpu(pair)
+        trained = {name: value for name, value in pair.student.named_parameters() if value.requires_grad}
+
+        def backward(loss: torch.Tensor) -> None:  # no GPU, no gradients; they are where the values are
+            assert loss.device.type == "cuda" and loss.requires_grad
+            for value in trained.values():
+                value.grad = torch.zeros_like(value)
+
+        lr = torch.zeros((), device="cuda")
+        optimizer = RotatedAdam(
+            [{"params": [*trained.values()], "lr": lr}],
+            {trained[name]: torch.empty(value.shape, device="cuda") for name, value in directions.items()},
+        )
+        state, weight = TrainingState(), torch.zeros((), device="cuda")
+        step = TrainingStep(
+            pair, DistillOptions(), optimizer, state, distill=True, rate_weight=weight, backward=backward
+        )
+        x = torch.rand(2, 3, 176, 176, device="cuda")
+        for number in range(2):
+            pair.draw_gain(number)
+            step(x)
+        for shown in pair.reconstruct(x):
+            for metric in METRICS.values():
+                if metric.column:
+                    state.add(metric.column, metric.function(to_8_bits(shown), x))
+        assert all(rate.device.type == "cuda" for rate in pair.rates(x))
 
 
 def make_step(kind: str = "adam") -> tuple[TeacherStudent, TrainingStep]:

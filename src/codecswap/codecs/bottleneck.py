@@ -17,16 +17,26 @@ NEARLY = 1e-3
 """Share of the bits that tables may cost more than new ones: two machines that compute the same tables differ by 1e-6."""
 
 
-def quantize_with_likelihoods(bottleneck: Any, x: Tensor, *, noisy: bool) -> tuple[Tensor, Tensor]:
+def quantize_with_likelihoods(
+    bottleneck: Any, x: Tensor, *, noisy: bool, step: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Rounded latents (``noisy``: with uniform noise instead) and their likelihoods, each ``(B, C, h, w)``.
 
     The bottleneck's own ``forward``, bit for bit. That one permutes axes by tensors on the device, for which the host waits.
+
+    Args:
+        step: quantization step of a bottleneck with variable rate, a scalar on the device. Likelihoods are those of intervals
+            of this size, as in its tables; CompressAI's ``forward`` has intervals of 1, and its gradient leaves the
+            bottleneck's weights out.
     """
     by_channel = x.transpose(0, 1).contiguous()
-    outputs = bottleneck.quantize(
-        by_channel.flatten(1)[:, None], "noise" if noisy else "dequantize", bottleneck._get_medians()
-    )
-    likelihoods, _, _ = bottleneck._likelihood(outputs)
+    values, mode = by_channel.flatten(1)[:, None], "noise" if noisy else "dequantize"
+    if step is None:
+        outputs = bottleneck.quantize(values, mode, bottleneck._get_medians())
+        likelihoods, _, _ = bottleneck._likelihood(outputs)
+    else:
+        outputs = bottleneck.quantize_variable(values, mode, bottleneck._get_medians(), step)
+        likelihoods, _, _ = bottleneck._likelihood_variable(outputs, qs=step)
     likelihoods = bottleneck.likelihood_lower_bound(likelihoods)
     rounded, likely = (
         values.reshape(by_channel.shape).transpose(0, 1).contiguous() for values in (outputs, likelihoods)

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from codecswap.codecs.autoregressive import JointAutoregressive
-from codecswap.codecs.bottleneck import tables_of
+from codecswap.codecs.bottleneck import quantize_with_likelihoods, tables_of
 from codecswap.codecs.hyperprior import MeanScaleHyperprior, ScaleHyperprior
 from codecswap.codecs.protocol import HyperCodec, TorchPredictor
 from codecswap.entropy.model import EntropyModel, Parameters
@@ -48,6 +48,7 @@ class VariableRate(HyperCodec):
     entropy_bottleneck: Any
     vr_entbttlnck: bool
     """Whether the step of the hyper-latents follows the gain."""
+    _gains: tuple[float, ...] = ()
 
     @classmethod
     def untrained(cls, state: Mapping[str, Tensor]) -> Any:  # noqa: D102
@@ -67,23 +68,27 @@ class VariableRate(HyperCodec):
                 if isinstance(value := state_dict.get(f"entropy_bottleneck.{table}"), Tensor):
                     setattr(self.entropy_bottleneck, table, torch.empty_like(value))
         loaded = super().load_state_dict({k: v for k, v in state_dict.items() if k != LEFT_OVER}, strict)
+        self._gains = ()
         self.gain = self.gains[-1]
         return loaded
 
     @property
-    def gains(self) -> tuple[float, ...]:  # noqa: D102
-        return tuple(sorted(set(self.Gain.detach().abs().cpu().tolist())))
+    def gains(self) -> tuple[float, ...]:
+        """Gains of the levels, ascending; read from the device once, since training does not change them."""
+        if not self._gains:
+            self._gains = tuple(sorted(set(self.Gain.detach().abs().cpu().tolist())))
+        return self._gains
 
-    def step(self, gain: float) -> float:
-        """Quantization step of the hyper-latents at the level closest to a gain."""
+    @torch.no_grad()
+    def step(self, gain: float) -> Tensor | None:
+        """Quantization step of the hyper-latents at the level closest to a gain, a scalar; None: it is always 1."""
         if not self.vr_entbttlnck:
-            return 1.0
+            return None
         gains = np.array(self.gains)
         level = gains[np.abs(np.log(gains) - np.log(gain)).argmin()]
         network: Any = self
-        with torch.no_grad():
-            inverse = 1.0 / torch.tensor([level], dtype=torch.float32, device=self.Gain.device)
-            return network.lower_bound_zqstep(network.gayn2zqstep(inverse)).item()
+        inverse = 1.0 / torch.full((1,), level, dtype=torch.float32, device=self.Gain.device)
+        return network.lower_bound_zqstep(network.gayn2zqstep(inverse))[0]
 
     def offsets(self, scales: Tensor, gain: float) -> Tensor:
         """What is added to magnitudes of symbols other than 0, of the shape of ``scales``, which are not multiplied yet."""
@@ -99,10 +104,7 @@ class VariableRate(HyperCodec):
         return super().likelihoods(y * self.gain, scales * self.gain, means * self.gain, noisy)
 
     def round_hyper_latents(self, z: Tensor, noisy: bool) -> tuple[Tensor, Tensor]:  # noqa: D102
-        if not self.vr_entbttlnck:
-            return super().round_hyper_latents(z, noisy)
-        step = torch.tensor(self.step(self.gain), device=z.device)
-        return self.entropy_bottleneck(z, training=noisy, qs=step)
+        return quantize_with_likelihoods(self.entropy_bottleneck, z, noisy=noisy, step=self.step(self.gain))
 
     def entropy_tables(self) -> EntropyTables:
         """Tables of the hyper-latents at the largest gain."""
@@ -111,12 +113,13 @@ class VariableRate(HyperCodec):
     @torch.no_grad()
     def _tables(self, gain: float) -> EntropyTables:
         medians = self.entropy_bottleneck.quantiles[:, 0, 1].detach()
-        if not self.vr_entbttlnck:
+        step = self.step(gain)
+        if step is None:
             return tables_of(self.entropy_bottleneck, medians)
-        bottleneck, step = copy.deepcopy(self.entropy_bottleneck), self.step(gain)
-        bottleneck.update_variable(force=True, qs=torch.tensor([step], device=medians.device))
+        bottleneck = copy.deepcopy(self.entropy_bottleneck)
+        bottleneck.update_variable(force=True, qs=step)
         made = tables_of(bottleneck, medians)
-        return EntropyTables(made.cdf, made.lengths, made.offsets, made.medians, step)
+        return EntropyTables(made.cdf, made.lengths, made.offsets, made.medians, step.item())
 
     def _rates(self) -> Rates:
         """The levels, with the tables of the hyper-latents."""
