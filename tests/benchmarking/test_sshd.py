@@ -135,6 +135,18 @@ def test_the_connection_is_cut_in_the_middle_of_an_answer(
     assert count.read_text().count("\n") == 3 and not (tmp_path / "out").exists() and not list(there.iterdir())
 
 
+@pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler here")
+def test_real_files_are_decoded_by_the_c_library_on_a_full_disk(board: Board, full_disk: Path, tmp_path: Path) -> None:
+    board(folder=full_disk)
+    words = ["--teacher", "tiny", "--form", "subpixel", "--precision", "float32", "--runtime", "onnxruntime"]
+    words += ["--sizes", "32x32", "--rounds", "1", "--host", "board", "--output", str(tmp_path / "out")]
+    assert main(["benchmark", *words]) == 0
+    (row,) = json.loads((tmp_path / "out" / "benchmark.json").read_text("utf-8"))["rows"]
+    assert row["status"] == "ok" and not row["files_status"]
+    files = row["files"]
+    assert files["same_inputs"] == files["count"] > 0 and files["to_here"] == 150.0
+
+
 @pytest.mark.slow
 def test_files_are_decoded_to_the_same_bytes_at_the_other_end(
     board: Board, tmp_path: Path, photos: list[Path], monkeypatch: pytest.MonkeyPatch

@@ -25,6 +25,7 @@ ROW = {
     "to_here": None,
     "times": {"64x64": TIMES, "768x512": {**TIMES, "median": 100.0}},
     "energy": {},
+    "files": None,
     "memory": 90_000_000,
 }
 SLOW = {**ROW, "form": "<masked>", "times": {"64x64": {**TIMES, "median": 50.0}}, "to_here": 150.0}
@@ -67,6 +68,20 @@ def test_rows_stand_on_the_page(tmp_path: Path) -> None:
     assert cells[1][1].count("<td>–</td>") == 1 and "<td>=</td>" in cells[1][1]
     assert "Not installed: pip install openvino." in first and "44.000" in second
     assert "デコーダーの比較" in text and "a board, 4 cores" in text and "<script>alert" not in text
+
+
+def test_real_files_are_a_column(tmp_path: Path) -> None:
+    page, files = (
+        tmp_path / "page.html",
+        {"count": 5, "same_inputs": 5, "read_ms": 1.5, "rgb_ms": 0.75, "to_here": 150.0},
+    )
+    near, other = files | {"to_here": 61.24}, files | {"same_inputs": 3}
+    rows = [ROW | {"files": one} for one in (files, near, other, None)]
+    assert main(["report", folder(tmp_path / "a", *rows), "--output", str(page)]) == 0
+    text = page.read_text("utf-8")
+    cells = [re.findall(r"<td>(.*?)</td>", cells, re.DOTALL)[4] for _, cells in rows_of(text)]
+    assert cells == ["2.2, =", "2.2, 61.2\u00a0dB", "2.2, 3/5 ≠", "–"]
+    assert "its .csw files in the C library" in text
 
 
 def test_joules_stand_below_the_times(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 from rich.filesize import decimal
 
 from codecswap.benchmarking import results
+from codecswap.benchmarking.c_library import shared_library
 from codecswap.benchmarking.contenders import Contender, Forms, Size, of_codec, of_folder
 from codecswap.benchmarking.estimates import Estimate, estimate, has_files
 from codecswap.benchmarking.machines import Machine, ask_here, board, this_machine
@@ -22,6 +23,8 @@ from codecswap.codecs.source import Teacher
 from codecswap.compile.ethos_u import VELA
 from codecswap.config import BenchmarkOptions, Form
 from codecswap.console import bar, say, show_table
+from codecswap.errors import UserError
+from codecswap.runner.respond import triple
 from codecswap.students.checkpoint import read_student
 
 
@@ -31,6 +34,7 @@ def main(options: BenchmarkOptions) -> None:
     machine = board(options.host, MODULES) if options.host is not None else this_machine(MODULES)
     with tempfile.TemporaryDirectory() as scratch:
         contenders, held_out = _contenders(options, Path(scratch), machine)
+        library = _library(contenders, machine)
         runnable = sum(not one.refused for one in contenders)
         with bar("Benchmark", runnable * (options.rounds + 1), unit="turns") as advance:
             rows = measure(
@@ -40,6 +44,7 @@ def main(options: BenchmarkOptions) -> None:
                 machine.ask,
                 here=ask_here if options.host is not None else None,
                 power=machine.has_sensor,
+                library=library,
                 threads=options.threads,
                 rounds=options.rounds,
                 advance=lambda name: advance(1),
@@ -100,7 +105,7 @@ def _load(options: BenchmarkOptions) -> tuple[Codec, Codec, str]:
 
 
 def _show(rows: Sequence[Row], sizes: Sequence[Size], machine: str, options: BenchmarkOptions) -> None:
-    lines, measured = [], any(row.energy for row in rows)
+    lines, measured, decoded = [], any(row.energy for row in rows), any(row.files for row in rows)
     for row in rows:
         if row.status != OK:
             continue
@@ -115,10 +120,13 @@ def _show(rows: Sequence[Row], sizes: Sequence[Size], machine: str, options: Ben
         if options.host is not None:
             near = "" if row.to_here is None else "equal" if row.to_here == HIGHEST else f"{row.to_here:.1f}"
             cells.append(near)
+        if decoded:
+            cells.append(_files(row))
         lines.append([*cells, decimal(row.memory) if row.memory else ""])
     sources = list(dict.fromkeys(row.source for row in rows))
     figure = "to the file, dB" if options.onnx else "dB lost"
     there = ["to this machine, dB"] if options.host is not None else []
+    there += ["its .csw files: ms, picture"] * decoded
     timed = [f"{unit}, {text(size)}" for size in sizes for unit in ("ms", *["J (above idle)"] * measured)]
     columns = ["decoder", "size", figure, *timed, *there, "memory"]
     threads = f"{options.threads} thread{'s' * (options.threads > 1)}"
@@ -131,3 +139,26 @@ def _show(rows: Sequence[Row], sizes: Sequence[Size], machine: str, options: Ben
     for row in rows:
         if row.status != OK:
             say(f"{label(row)}: {row.status}")
+    for reason in dict.fromkeys(row.files_status for row in rows if row.files_status):
+        say(f"{', '.join(label(row) for row in rows if row.files_status == reason)}: no .csw files. {reason}")
+
+
+def _files(row: Row) -> str:
+    """Milliseconds of the C library for a file, and how its picture compares with this machine's."""
+    if (files := row.files) is None:
+        return ""
+    near = "" if files.to_here is None else "equal" if files.to_here == HIGHEST else f"{files.to_here:.1f} dB"
+    if files.same_inputs < files.count:
+        near = f"other latents in {files.count - files.same_inputs} of {files.count}"
+    return ", ".join(filter(None, (f"{files.read_ms + files.rgb_ms:.1f}", near)))
+
+
+def _library(contenders: Sequence[Contender], machine: Machine) -> bytes | None:
+    """The C library for the machine, or None and a sentence on the screen."""
+    if not any(one.file_codec and not one.refused for one in contenders):
+        return None
+    try:
+        return shared_library(machine.triple, triple())
+    except UserError as error:
+        say(f"No .csw files are decoded. {error}")
+        return None

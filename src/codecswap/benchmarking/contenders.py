@@ -1,6 +1,7 @@
 """What a benchmark compares: files of one decoder in every form and precision, or folders that are there already."""
 
 import io
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from codecswap.benchmarking.files import FileCodec
 from codecswap.benchmarking.machines import Machine
 from codecswap.benchmarking.runtimes import RUNTIMES, configuration, missing
 from codecswap.codecs.protocol import Codec
@@ -20,7 +22,7 @@ from codecswap.errors import UserError
 from codecswap.export.backends.engines import ENGINES, file_of
 from codecswap.export.backends.onnx import decoder_graph, to_onnx
 from codecswap.export.backends.onnx_qdq import qdq_model
-from codecswap.export.folder import to_float16
+from codecswap.export.folder import to_float16, write_codec
 from codecswap.inference.folder import network_bytes
 from codecswap.inference.runtime import OnnxCodec
 from codecswap.inference.split_inputs import SplitInputs
@@ -65,6 +67,8 @@ class Contender:
     """Inputs of the network, ``(1, C, h, w)``, of rounded latents or of what else a sample has."""
     coded: Callable[[np.ndarray], Quantized] | None = None
     """What it decodes, of latents before rounding; None: the reference's rounded latents."""
+    file_codec: Callable[[], FileCodec] | None = None
+    """What reads and writes .csw files for it; None: it is no codec's."""
     config: Mapping[str, Any] = field(default_factory=dict)
     """For the runner."""
 
@@ -80,6 +84,7 @@ class Forms:
     def __init__(self, codec: Codec, advance: Callable[[str], None] = lambda text: None) -> None:
         self._codec, self._advance = codec, advance
         self._quantized: dict[tuple[str, Scheme], QuantizedCodec] = {}
+        self._folder = tempfile.TemporaryDirectory()
 
     def onnx(self, form: Form, precision: str, scheme: Scheme | None, size: Size) -> bytes:
         """The decoder as ``export`` and ``quantize`` write it, of a fixed size."""
@@ -116,6 +121,17 @@ class Forms:
     def split_inputs(self, form: Form, scheme: Scheme | None) -> SplitInputs | None:
         """Layout of the input of a quantized decoder, if it takes no latents."""
         return self._made(form, scheme).split_inputs if scheme else None
+
+    def file_codec(self, form: Form, scheme: Scheme | None) -> FileCodec:
+        """What reads and writes .csw files for a decoder.
+
+        Raises:
+            UserError: the C library does not read the codec's files.
+        """
+        folder = Path(self._folder.name)
+        if not any(folder.iterdir()):
+            write_codec(folder, self._codec, {}, name="", precision="")
+        return FileCodec(folder, self.split_inputs(form, scheme), TorchCodec(self._codec).hyper_analyze)
 
     def transform(self, form: Form, scheme: Scheme | None, size: Size) -> TransformGraph:
         """The decoder as data, of a fixed size."""
@@ -214,7 +230,17 @@ def _of_codec(
         return {"latents": (coded.symbols.astype(np.float32) + coded.means)[None]}
 
     config, opened = configuration(runtime, precision, wide_sums), in_float if known.file == "onnx" else bytes
-    return Contender(name, form, precision, runtime, network=network, opened=opened, feeds=feeds, config=config)
+    return Contender(
+        name,
+        form,
+        precision,
+        runtime,
+        network=network,
+        opened=opened,
+        feeds=feeds,
+        file_codec=lambda: files.file_codec(form, scheme),
+        config=config,
+    )
 
 
 def of_folder(folder: Path, codec: Codec, runtimes: Sequence[str], machine: Machine) -> Iterator[Contender]:
@@ -253,5 +279,6 @@ def of_folder(folder: Path, codec: Codec, runtimes: Sequence[str], machine: Mach
             opened=in_float if kind == "onnx" else bytes,
             feeds=feeds,
             coded=lambda latents: opened.entropy.quantize(latents, reference.hyper_analyze),
+            file_codec=lambda: FileCodec(folder, manifest.split_inputs, reference.hyper_analyze),
             config=configuration(runtime, manifest.precision, machine.wide_sums),
         )

@@ -31,7 +31,7 @@ SSH = ("-o", "BatchMode=yes", "-o", "ConnectTimeout=15", "-o", "ServerAliveInter
 """No questions, and an end where the other side is silent for 15 seconds."""
 START = "import sys; f = sys.stdin.buffer; exec(f.read(int(f.readline())))"
 """Program that reads the runner from its input, so that nothing is written on the board."""
-RUNNER = ("messages", "networks", "power", "respond")
+RUNNER = ("messages", "networks", "power", "files", "respond")
 """The runner's modules, each after those that it imports."""
 LOAD = b"""\
 import types
@@ -56,6 +56,8 @@ class Machine:
     """Python modules that it has, of those that were asked for."""
     wide_sums: bool
     """As in `codecswap.inference.runtime.open_session`."""
+    triple: str = ""
+    """Its processor and system, as compilers name them; empty: unknown."""
     has_sensor: bool = False
     """Whether it shows how much power it uses."""
     sensor: str = ""

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from codecswap.benchmarking.contenders import Contender, Feeds, Size
+from codecswap.benchmarking.files import Files, compare
 from codecswap.benchmarking.machines import Ask
 from codecswap.benchmarking.runtimes import RUNTIMES, own_python
 from codecswap.codecs.protocol import Codec
@@ -82,6 +83,10 @@ class Row:
     """By size, ``WIDTHxHEIGHT``."""
     energy: dict[str, Energy] = field(default_factory=dict)
     """By size; empty: the machine has no sensor of power."""
+    files: Files | None = None
+    """Real .csw files; None: none were decoded."""
+    files_status: str = ""
+    """Why there are none, as a sentence."""
     memory: int | None = None
     """Peak of the resident memory of a process that does nothing else, in bytes; with CUDA of the GPU's."""
 
@@ -180,6 +185,8 @@ class Visit:
         self.lost, self.to_reference, self.to_here = list[float](), list[float](), list[float]()
         self.ms: dict[Size, tuple[list[float], list[float]]] = {size: ([], []) for size in self.sizes}
         self.energy: dict[Size, Energy] = {}
+        self.files: Files | None = None
+        self.files_status = ""
 
     def _fed(self, sample: Sample) -> Feeds:
         own = self.contender.coded
@@ -234,6 +241,46 @@ class Visit:
             if "joules" in done:
                 self.energy[size] = Energy(done["joules"], done["joules"] - done["idle_joules"])
 
+    def decode_files(self, ask: Ask, threads: int, library: bytes, here: Ask | None) -> None:
+        """Ask a new process to decode a file of each picture; arguments as of `measure`."""
+        try:
+            if self.contender.file_codec:
+                self.files = self._decoded(ask, threads, library, here)
+        except RunFailure:
+            raise
+        except (messages.NoAnswer, UserError) as error:
+            self.files_status = str(error) if isinstance(error, UserError) else f"Failed: {error}."
+
+    def _decoded(self, ask: Ask, threads: int, library: bytes, here: Ask | None) -> Files:
+        assert self.contender.file_codec
+        codec, contents = self.contender.file_codec(), []
+        for sample in self._samples:
+            assert sample.latents is not None and sample.picture is not None
+            contents.append(codec.encode(sample.latents, (sample.picture.shape[1], sample.picture.shape[2])))
+        feeds = [self.contender.feeds(codec.read(content)) for content in contents]
+        known, python = RUNTIMES[self.contender.runtime], own_python(self.contender.runtime)
+        facts = {"runtime": known.runner, "threads": threads, "config": self.contender.config}
+        network = {"network": np.frombuffer(self._files[self.largest], np.uint8)}
+        (input,) = feeds[0]
+        names = [f"{index}.csw" for index in range(len(contents))]
+        given = {**codec.binaries, "library": library, **dict(zip(names, contents, strict=True))}
+        files = {"codec": codec.facts(input), "binaries": [*codec.binaries], "contents": names}
+        request = {**facts, "tasks": [], "files": {**files, "library": "library", "network": "network"}}
+        arrays = network | {name: np.frombuffer(content, np.uint8) for name, content in given.items()}
+        answer, pictures = messages.answer(*ask(messages.pack(request, arrays), threads, python))
+        inputs, wanted = [each[input] for each in feeds], None
+        tasks = [
+            {"network": "network", "feeds": {input: str(index)}, "repeats": 0, "keep": True}
+            for index in range(len(inputs))
+        ]
+        with suppress(messages.NoAnswer):  # the runtime is not there
+            arrays = network | {str(index): values for index, values in enumerate(inputs)}
+            again = messages.pack({**facts, "tasks": tasks}, arrays)
+            _, results = messages.answer(*(here or ask)(again, threads, python))
+            wanted = [results[str(index)][0] for index in range(len(inputs))]
+        shown = [pictures[str(index)] for index in range(len(inputs))]
+        return compare(answer["files"], shown, inputs, wanted, lambda x, y: min(_psnr(x, y), HIGHEST))
+
     def row(self) -> Row:
         """Its figures so far."""
         return replace(
@@ -245,6 +292,8 @@ class Visit:
             to_here=min(self.to_here, default=None),
             times={text(size): Times.of(*self.ms[size]) for size in reversed(self.sizes)},
             energy={text(size): self.energy[size] for size in reversed(self.sizes) if size in self.energy},
+            files=self.files,
+            files_status=self.files_status,
             memory=self.memory or None,
         )
 
@@ -259,6 +308,7 @@ def measure(
     rounds: int = 3,
     here: Ask | None = None,
     power: bool = False,
+    library: bytes | None = None,
     advance: Callable[[str], None] = lambda text: None,
 ) -> list[Row]:
     """Measure contenders in turns, so that what else the machine does falls on all of them alike.
@@ -274,6 +324,8 @@ def measure(
         rounds: times that each has its turn.
         here: this machine, whose results those of a board are compared with; None: nothing is compared.
         power: measure energy, on a machine that has a sensor: a second more for each row, and for each of its sizes.
+        library: the C library for the machine (`codecswap.benchmarking.c_library`), which decodes .csw files there; None: there
+            are no files.
         advance: called before each turn with its name.
 
     Returns: one row for each contender, in order.
@@ -297,6 +349,8 @@ def measure(
                 advance(label(visit.contender))
                 try:
                     visit.go(ask, threads, here, power)
+                    if library and not (visit.files or visit.files_status):
+                        visit.decode_files(ask, threads, library, here)
                 except RunFailure:  # the machine is gone
                     raise
                 except UserError as error:

@@ -85,12 +85,15 @@ def write_csv(path: Path, head: Mapping[str, str], rows: Sequence[Mapping[str, o
 
 def _flat(row: Row) -> dict[str, object]:
     flat: dict[str, object] = {key: "" if value is None else value for key, value in asdict(row).items()}
-    del flat["times"], flat["energy"]
+    for name in ("times", "energy", "files"):
+        del flat[name]
     for size, times in row.times.items():
         for name, value in asdict(times).items():
             flat[f"ms_{size}_{name}"] = f"{value:.3f}"
     for size, energy in row.energy.items():
         flat[f"joules_{size}"], flat[f"joules_{size}_above_idle"] = f"{energy.joules:.4f}", f"{energy.above_idle:.4f}"
+    if row.files:
+        flat |= {f"files_{name}": value for name, value in asdict(row.files).items()}
     for name in ("lost", "to_reference", "to_here"):
         if (known := getattr(row, name)) is not None:
             flat[name] = f"{known:.3f}"

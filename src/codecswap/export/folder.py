@@ -167,7 +167,8 @@ def write_codec(
 
     Args:
         codec: its sizes, tables and hyper-synthesis are written.
-        models: networks by name (``encoder``, ``decoder``, ``hyper_encoder``); each is written as NAME.onnx.
+        models: networks by name (``encoder``, ``decoder``, ``hyper_encoder``); each is written as NAME.onnx. Empty: entropy
+            coding alone.
         name: where the codec comes from, in words.
         precision: precision of the networks.
         size: height and width of the pictures, where they are fixed.
@@ -201,7 +202,7 @@ def write_codec(
         replacement=describe_swaps(codec),
         precision=precision,
         remedies=dict(remedies),
-        opset=max(map(onnx_graph.opset, models.values())),
+        opset=max(map(onnx_graph.opset, models.values()), default=1),
         height=height,
         width=width,
         encoder=networks.get("encoder"),

@@ -52,6 +52,8 @@ class Line:
     """Comparison of a board with the machine that asked; None: there was none."""
     memory: str
     version: str
+    files: str | None = None
+    """Real .csw files: milliseconds of the C library, and the comparison of their pictures; None: none were decoded."""
     on_cpu: int | None = None
     """Number of operators that the NPU does not run; None: it was measured."""
 
@@ -65,6 +67,7 @@ class Benchmark:
     sizes: tuple[str, ...]
     has_pictures: bool
     compared: bool
+    has_files: bool
     sensor: str | None
     """What joules are of; None: there are none."""
     lines: tuple[Line, ...]
@@ -172,9 +175,10 @@ def _benchmark(content: dict[str, Any], compiled: Sequence[Mapping[str, Any]]) -
                 decimal(row["bytes"]),
                 number(None if loss is None else round(loss, 3) + 0.0, 3),
                 {size: _time(times, slowest[size], row["energy"].get(size)) for size, times in row["times"].items()},
-                None if near is None else "=" if near >= HIGHEST else number(near, 1, "\u00a0dB"),
+                _near(near),
                 decimal(row["memory"]) if row["memory"] else number(None, 0),
                 str(row["version"]),
+                _files(row["files"]),
             )
         )
     return Benchmark(
@@ -183,6 +187,7 @@ def _benchmark(content: dict[str, Any], compiled: Sequence[Mapping[str, Any]]) -
         tuple(measured | {size: None for line in estimates.values() for size in line.times}),
         has_pictures,
         any(line.near is not None for line in lines),
+        any(line.files is not None for line in lines),
         content["sensor"],
         tuple(lines),
         tuple(estimates.values()),
@@ -202,7 +207,7 @@ def _estimate(name: str, compiler: str, one: Mapping[str, Any], others: dict[str
         None,
         decimal(memory) if memory else number(None, 0),
         compiler,
-        int(one["on_cpu"]),
+        on_cpu=int(one["on_cpu"]),
     )
 
 
@@ -212,6 +217,19 @@ def _time(times: dict[str, float], slowest: float, energy: dict[str, float] | No
     joules = energy and (f"{float(energy['joules']):.3g}", f"{float(energy['above_idle']):.3g}")
     ms = f"{median:,.{digits}f} ({lower:,.{digits}f}–{upper:,.{digits}f})"
     return Time(ms, median / max(slowest, 1e-9), joules=joules or None)
+
+
+def _near(decibels: float | None) -> str | None:
+    """A comparison of results, which are equal from `HIGHEST` on."""
+    return None if decibels is None else "=" if decibels >= HIGHEST else number(decibels, 1, "\u00a0dB")
+
+
+def _files(files: dict[str, Any] | None) -> str | None:
+    if files is None:
+        return None
+    same, count = int(files["same_inputs"]), int(files["count"])
+    near = _near(files["to_here"]) if same == count else f"{same}/{count} ≠"
+    return ", ".join(filter(None, (_ms(float(files["read_ms"]) + float(files["rgb_ms"])), near)))
 
 
 def _ms(value: float) -> str:

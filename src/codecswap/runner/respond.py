@@ -17,6 +17,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from codecswap.runner.files import Library, decode
 from codecswap.runner.messages import pack, unpack
 from codecswap.runner.networks import RUNTIMES, Network
 from codecswap.runner.power import SYS, find
@@ -45,26 +46,32 @@ def respond(request: bytes, root: Path = SYS) -> bytes:
     (whether energy is measured), and ``tasks``: each names the array of its ``network`` and those of its ``feeds``, by input;
     how often it is run and timed after one run that is not (``repeats``); and whether the result is answered (``keep``).
 
+    Or, without tasks, ``files`` for `codecswap.runner.files`: the ``codec``, and names of the arrays of its ``binaries``, of
+    the ``library``, of ``contents`` (of .csw files) and of the ``network``.
+
     Args:
         request: the request.
         root: folder of the system's sensors.
 
     Returns: ``machine`` (`describe_machine`); the ``modules`` that are there; the runtime's ``version``; ``peak_bytes`` of this
         process (None where the system does not tell); of each task ``ms`` and ``cpu_ms`` of every run, and where energy is
-        measured ``joules`` of one run and ``idle_joules`` of the same time without it; and results as arrays, by the
-        task's index.
+        measured ``joules`` of one run and ``idle_joules`` of the same time without it; ``files``; and
+        results as arrays, by the index of the task or file.
     """
     facts, arrays = unpack(request)
-    networks: dict[str, Any] = {}
-    done, results, network = [], {}, Network()
+    networks: dict[str, Network] = {}
+    done, results, network, files = [], {}, Network(), facts.get("files")
     sensor = find(root)[0] if facts.get("power") else None
     idle = sensor.idle() if sensor else 0.0
-    for index, task in enumerate(facts["tasks"]):
-        name = task["network"]
+
+    def opened(name: str) -> Network:
         if name not in networks:
             networks.clear()  # one at a time, for its memory
             networks[name] = RUNTIMES[facts["runtime"]](arrays[name].tobytes(), facts["threads"], facts["config"])
-        network = networks[name]
+        return networks[name]
+
+    for index, task in enumerate(facts["tasks"]):
+        network = opened(task["network"])
         given = network.given({key: arrays[array] for key, array in task["feeds"].items()})
         result, ms, cpu_ms = network.run(given), [], []
         for _ in range(task["repeats"]):
@@ -79,8 +86,15 @@ def respond(request: bytes, root: Path = SYS) -> bytes:
         done.append(measured)
         if task["keep"]:
             results[str(index)] = network.array(result)
+    decoded: list[dict[str, Any]] = []
+    if files:
+        binaries = {name: arrays[name].tobytes() for name in files["binaries"]}
+        library = Library(arrays[files["library"]].tobytes(), files["codec"], binaries)
+        contents = [arrays[name].tobytes() for name in files["contents"]]
+        decoded, pictures = decode(library, contents, opened(files["network"]))
+        results = {str(index): picture for index, picture in enumerate(pictures)}
     there = [name for name in facts.get("modules", ()) if find_spec(name)]
-    found = {"tasks": done, "version": network.version, "peak_bytes": network.peak() or peak()}
+    found = {"tasks": done, "files": decoded, "version": network.version, "peak_bytes": network.peak() or peak()}
     return pack({**found, "machine": describe_machine(root), "modules": there}, results)
 
 
@@ -88,10 +102,15 @@ def describe_machine(root: Path = SYS) -> dict[str, Any]:
     """What a machine is.
 
     Returns: ``description``, processor, cores and system, without the machine's name; ``has_sensor`` and ``sensor``
-        (`codecswap.runner.power.find`).
+        (`codecswap.runner.power.find`), and `triple`.
     """
     sensor, said = find(root)
-    return {"description": describe(), "has_sensor": sensor is not None, "sensor": said}
+    return {"description": describe(), "has_sensor": sensor is not None, "sensor": said, "triple": triple()}
+
+
+def triple() -> str:
+    """Processor and system that this Python is for, as compilers name them, e.g. ``aarch64-linux-gnu``; empty: unknown."""
+    return getattr(sys.implementation, "_multiarch", "")
 
 
 def describe() -> str:
