@@ -19,6 +19,8 @@ from codecswap.swaps.apply import swap
 from codecswap.swaps.calibrate import calibrate
 from codecswap.swaps.closed_form import measure
 
+pytestmark = pytest.mark.skipif(not torch.backends.cuda.is_built(), reason="needs a PyTorch that knows CUDA; no GPU")
+
 
 def test_the_imitation_refuses_what_a_gpu_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
     with imitated_gpu(monkeypatch):
