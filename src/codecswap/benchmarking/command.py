@@ -24,6 +24,7 @@ from codecswap.compile.ethos_u import VELA
 from codecswap.config import BenchmarkOptions, Form
 from codecswap.console import bar, say, show_table
 from codecswap.errors import UserError
+from codecswap.runner.networks import EMULATED
 from codecswap.runner.respond import triple
 from codecswap.students.checkpoint import read_student
 
@@ -139,6 +140,8 @@ def _show(rows: Sequence[Row], sizes: Sequence[Size], machine: str, options: Ben
     for row in rows:
         if row.status != OK:
             say(f"{label(row)}: {row.status}")
+        elif row.version.endswith(EMULATED):
+            say(f"{label(row)}: emulated, so its times are not the NPU's.")
     for reason in dict.fromkeys(row.files_status for row in rows if row.files_status):
         say(f"{', '.join(label(row) for row in rows if row.files_status == reason)}: no .csw files. {reason}")
 

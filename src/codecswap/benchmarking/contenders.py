@@ -1,6 +1,7 @@
 """What a benchmark compares: files of one decoder in every form and precision, or folders that are there already."""
 
 import io
+import json
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,6 +16,7 @@ from codecswap.benchmarking.machines import Machine
 from codecswap.benchmarking.runtimes import RUNTIMES, configuration, missing
 from codecswap.codecs.protocol import Codec
 from codecswap.codecs.torch_codec import TorchCodec
+from codecswap.compile.compiler import REPORT
 from codecswap.config import Form, QuantizeOptions
 from codecswap.data.samples import CROP, calibration_pictures
 from codecswap.entropy.bitstream import Quantized
@@ -41,8 +43,9 @@ Size = tuple[int, int]
 """Width and height of a picture."""
 Feeds = dict[str, np.ndarray]
 OPSET = 13
-SUFFIXES = {"tflite": (".tflite",), **{name: engine.suffixes for name, engine in ENGINES.items()}}
-"""Ends of the names of a compiled folder's files, by the kind of file in `RUNTIMES`, beside ONNX's."""
+SUFFIXES = {"onnx": (), "tflite": (".tflite",), **{name: engine.suffixes for name, engine in ENGINES.items()}}
+SUFFIXES |= {"rknn": (".rknn",), "vela": ("_vela.tflite",), "qnn": (".onnx",)}
+"""Ends of the names of a compiled folder's files, by the kind of file in `RUNTIMES`; ONNX's is in codec.json."""
 
 
 @dataclass(frozen=True)
@@ -197,7 +200,7 @@ def of_codec(
     # without such layers, as in a quantized decoder, all forms are equal
     rewritten = (torch.nn.ConvTranspose2d, UpsampleConv2d, SubpixelConv, MaskedConv)
     several = any(isinstance(layer, rewritten) for layer in codec.g_s.modules())
-    for runtime in runtimes:
+    for runtime in (one for one in runtimes if not RUNTIMES[one].toolchain):
         if reason := missing(runtime, machine):
             yield Contender(name, "", "", runtime, refused=reason)
             continue
@@ -243,6 +246,14 @@ def _of_codec(
     )
 
 
+def read_report(folder: Path) -> dict[str, Any]:
+    """What `codecswap compile` says of its folder (report.json); empty for others, and where it is damaged."""
+    try:
+        return dict(json.loads((folder / REPORT).read_bytes()))
+    except (OSError, ValueError, TypeError):
+        return {}
+
+
 def of_folder(folder: Path, codec: Codec, runtimes: Sequence[str], machine: Machine) -> Iterator[Contender]:
     """A folder of ``export``, ``quantize`` or ``compile`` in each runtime that reads its files.
 
@@ -262,8 +273,11 @@ def of_folder(folder: Path, codec: Codec, runtimes: Sequence[str], machine: Mach
     def feeds(coded: Quantized) -> Feeds:
         return {network.input: opened.decoder_input(coded.symbols, coded.means)[None]}
 
+    compiled = read_report(folder)
     for runtime in runtimes:
-        kind = RUNTIMES[runtime].file
+        kind, toolchain = RUNTIMES[runtime].file, RUNTIMES[runtime].toolchain
+        if toolchain and toolchain != compiled.get("toolchain"):
+            continue
         paths = [folder / f"decoder{suffix}" for suffix in SUFFIXES.get(kind, ())]
         if kind == "module" or not all(path.is_file() for path in paths):
             continue
@@ -271,7 +285,7 @@ def of_folder(folder: Path, codec: Codec, runtimes: Sequence[str], machine: Mach
         yield Contender(
             str(folder),
             manifest.replacement,
-            manifest.precision,
+            str(compiled["precision"]) if toolchain else manifest.precision,
             runtime,
             refused=missing(runtime, machine) or "",
             size=size,

@@ -219,7 +219,8 @@ class Visit:
         try:
             answer, results = messages.answer(*ask(messages.pack(facts, arrays), threads, python))
         except messages.NoAnswer as error:
-            raise UserError(f"Failed: {error}.") from None
+            needs = f" It needs {known.install}." if known.toolchain else ""
+            raise UserError(f"Failed: {error}.{needs}") from None
         self.version, self.memory = answer["version"], max(self.memory, answer["peak_bytes"] or 0)
         for index, sample in enumerate(shown):
             result = results[str(index)][0]

@@ -11,6 +11,7 @@ from codecswap.export.backends.engines import ENGINES, engine_settings
 from codecswap.inference.openvino import SETTINGS
 from codecswap.inference.runtime import session_entries
 from codecswap.quantized.precision import PRECISIONS
+from codecswap.runner.networks import QNN
 
 CUDA_PROVIDER = "CUDAExecutionProvider"
 
@@ -24,7 +25,7 @@ class Runtime:
     package: str
     """Its Python module."""
     file: str
-    """What it opens: ``module`` (PyTorch's), ``onnx``, ``tflite``, or a name in `codecswap.export.backends.engines.ENGINES`."""
+    """What it opens: ``module`` (PyTorch's), or a name in `codecswap.benchmarking.contenders.SUFFIXES`."""
     precisions: tuple[str, ...]
     install: str
     """What to do where it is missing, without a full stop."""
@@ -34,6 +35,8 @@ class Runtime:
     """Target whose quantization scheme fits it; None: that of `codecswap quantize`."""
     config: Mapping[str, Any] = field(default_factory=dict)
     """Settings for the runner."""
+    toolchain: str = ""
+    """It runs nothing but folders that `codecswap compile` wrote with this toolchain, on an NPU."""
 
 
 RUNTIMES = {
@@ -80,6 +83,37 @@ RUNTIMES = {
         other="tflite_runtime",
         target="ethos-u",
     ),
+    "rknnlite": Runtime(
+        "rknnlite",
+        "rknnlite",
+        "rknn",
+        (),
+        "pip install rknn-toolkit-lite2 on the board, and Rockchip's librknnrt.so of the same version",
+        toolchain="rknn",
+    ),
+    "litert-ethos-u": Runtime(
+        "litert",
+        "ai_edge_litert",
+        "vela",
+        (),
+        "pip install ai-edge-litert on the board, and libethosu_delegate.so of its Linux's driver of the Ethos-U",
+        other="tflite_runtime",
+        toolchain="vela",
+        config={"delegate": "libethosu_delegate.so"},
+    ),
+    "onnxruntime-qnn": Runtime(
+        "onnxruntime",
+        "onnxruntime",
+        "qnn",
+        (),
+        "an onnxruntime with QNNExecutionProvider (pip install onnxruntime-qnn) on the board, and Qualcomm's driver of the HTP",
+        toolchain="qnn",
+        config={
+            "provider": QNN,
+            "settings": {"backend_path": "libQnnHtp.so"},
+            "entries": {"session.disable_cpu_ep_fallback": "1"},
+        },
+    ),
     "ncnn": Runtime("ncnn", "ncnn", "ncnn", ("float32", "float16"), ENGINES["ncnn"].install),
     "mnn": Runtime("mnn", "MNN", "mnn", ("float32", "float16"), ENGINES["mnn"].install),
     "executorch": Runtime("executorch", "executorch", "executorch", ("float32",), ENGINES["executorch"].install),
@@ -125,7 +159,7 @@ def configuration(name: str, precision: str, wide_sums: bool) -> dict[str, Any]:
     """Settings of a runtime for the runner."""
     runtime = RUNTIMES[name]
     config = dict(runtime.config)
-    if runtime.runner == "onnxruntime":
+    if runtime.runner == "onnxruntime" and not runtime.toolchain:
         config["entries"] = session_entries(wide_sums)
     if runtime.runner == "pytorch":
         config["dtype"] = precision

@@ -171,7 +171,18 @@ class AdviseOptions(TeacherOptions):
 
 
 RuntimeName = Literal[
-    "pytorch", "pytorch-cuda", "onnxruntime", "onnxruntime-cuda", "openvino", "litert", "ncnn", "mnn", "executorch"
+    "pytorch",
+    "pytorch-cuda",
+    "onnxruntime",
+    "onnxruntime-cuda",
+    "onnxruntime-qnn",
+    "openvino",
+    "litert",
+    "litert-ethos-u",
+    "rknnlite",
+    "ncnn",
+    "mnn",
+    "executorch",
 ]
 """Names in `codecswap.benchmarking.runtimes.RUNTIMES`."""
 PrecisionName = Literal["float32", "float16", "w8a8", "mixed", "w8a16"]
@@ -194,7 +205,8 @@ class BenchmarkOptions(TeacherOptions):
     precision: list[PrecisionName] = field(default_factory=lambda: list(get_args(PrecisionName)))
     """Precisions, e.g. float32,w8a8. Default: all that a runtime has."""
     runtime: list[RuntimeName] = field(default_factory=lambda: list(get_args(RuntimeName)))
-    """Runtimes, e.g. onnxruntime,openvino. Default: all; those that are not installed are listed."""
+    """Runtimes, e.g. onnxruntime,openvino. Default: all; those that are not installed are listed. Those of NPUs
+    (rknnlite, litert-ethos-u, onnxruntime-qnn) run folders that were compiled for them."""
     sizes: list[str] = field(default_factory=lambda: ["256x256", "768x512"])
     """Widths and heights of the pictures to time. The loss is measured at the largest."""
     images: str | None = None

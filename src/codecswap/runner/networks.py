@@ -4,8 +4,15 @@ from __future__ import annotations
 
 import io
 import os
+import platform
 import tempfile
+from importlib.util import find_spec
 from typing import Any
+
+QNN = "QNNExecutionProvider"
+"""ONNX Runtime's execution provider for Qualcomm's NPUs."""
+EMULATED = "emulated"
+"""Last word of the version of a runtime that emulates an NPU, so that its times are not those of one."""
 
 
 class Network:
@@ -58,7 +65,7 @@ class PyTorch(Network):
 
 
 class OnnxRuntime(Network):
-    """``config`` has the execution ``provider`` and the session's ``entries``."""
+    """``config`` has the execution ``provider``, the session's ``entries`` and, for an NPU, the provider's ``settings``."""
 
     def __init__(self, content: bytes, threads: int, config: dict[str, Any]) -> None:
         import onnxruntime
@@ -68,11 +75,24 @@ class OnnxRuntime(Network):
         options.log_severity_level = 3
         for key, value in config["entries"].items():
             options.add_session_config_entry(key, value)
-        self.session = onnxruntime.InferenceSession(content, options, providers=[config["provider"]])
-        if self.session.get_providers()[0] != config["provider"]:
-            raise RuntimeError(f"{config['provider']} cannot be used here")
-        self.outputs = [self.session.get_outputs()[0].name]
         self.version = f"onnxruntime {onnxruntime.__version__}"
+        provider, settings = config["provider"], config.get("settings", {})
+        if provider == QNN and find_spec("onnxruntime_qnn"):  # a plugin, whose libraries are where it is
+            import onnxruntime_qnn
+
+            onnxruntime.register_execution_provider_library(QNN, onnxruntime_qnn.get_library_path())
+            devices = [device for device in onnxruntime.get_ep_devices() if device.ep_name == QNN]
+            settings = {**settings, "backend_path": onnxruntime_qnn.get_qnn_htp_path()}
+            options.add_provider_for_devices(devices[:1], settings)
+            self.session = onnxruntime.InferenceSession(content, options)
+            self.version += f", QNN {EMULATED}" if platform.machine() in ("x86_64", "AMD64") else ", QNN"
+        else:
+            if provider not in onnxruntime.get_available_providers():
+                raise RuntimeError(f"this onnxruntime has no {provider}")
+            self.session = onnxruntime.InferenceSession(content, options, providers=[(provider, settings)])
+            if self.session.get_providers()[0] != provider:
+                raise RuntimeError(f"{provider} cannot be used here")
+        self.outputs = [self.session.get_outputs()[0].name]
 
     def run(self, given: Any) -> Any:  # noqa: D102
         return self.session.run(self.outputs, given)[0]
@@ -95,17 +115,21 @@ class OpenVino(Network):
 
 
 class LiteRt(Network):
-    """A TFLite file, ``(1, H, W, C)``, of one input and one output, in integers or float."""
+    """A TFLite file, ``(1, H, W, C)``, of one input and one output, in integers or float.
+
+    ``config`` may have a ``delegate``, the name of the shared library that runs it on an NPU.
+    """
 
     def __init__(self, content: bytes, threads: int, config: dict[str, Any]) -> None:
         try:
             import ai_edge_litert as package
-            from ai_edge_litert.interpreter import Interpreter
+            from ai_edge_litert.interpreter import Interpreter, load_delegate
         except ImportError:  # the older package, which boards have
             import tflite_runtime as package
-            from tflite_runtime.interpreter import Interpreter
+            from tflite_runtime.interpreter import Interpreter, load_delegate
 
-        self.interpreter = Interpreter(model_content=content, num_threads=threads)
+        delegates = [load_delegate(config["delegate"])] if "delegate" in config else None
+        self.interpreter = Interpreter(model_content=content, num_threads=threads, experimental_delegates=delegates)
         self.interpreter.allocate_tensors()
         self.input, self.output = self.interpreter.get_input_details()[0], self.interpreter.get_output_details()[0]
         self.version = f"{package.__name__} {getattr(package, '__version__', '')}".strip()
@@ -130,6 +154,34 @@ class LiteRt(Network):
         scale, zero = self.output["quantization"]
         values = result.astype("float32")
         return ((values - zero) * scale if scale else values).transpose(0, 3, 1, 2).astype("float32")
+
+
+class RknnLite(Network):
+    """Rockchip's runtime for Python on its boards, with a network of `codecswap compile`, ``(1, H, W, C)`` in."""
+
+    def __init__(self, content: bytes, threads: int, config: dict[str, Any]) -> None:
+        from importlib.metadata import version
+
+        from rknnlite.api import RKNNLite
+
+        self.rknn, self.version = RKNNLite(), f"rknn-toolkit-lite2 {version('rknn-toolkit-lite2')}"
+        if self.rknn.load_rknn(path_of(content)) or self.rknn.init_runtime():
+            raise RuntimeError("RKNNLite does not open the network")
+
+    def given(self, feeds: dict[str, Any]) -> Any:  # noqa: D102
+        import numpy as np
+
+        (values,) = feeds.values()
+        return np.ascontiguousarray(values.transpose(0, 2, 3, 1))
+
+    def run(self, given: Any) -> Any:  # noqa: D102
+        results = self.rknn.inference(inputs=[given], data_format=["nhwc"])
+        if results is None:
+            raise RuntimeError("RKNNLite does not compute the network")
+        return results[0]
+
+    def array(self, result: Any) -> Any:  # noqa: D102
+        return result.astype("float32")
 
 
 class Ncnn(Network):
@@ -250,6 +302,7 @@ RUNTIMES = {
     "onnxruntime": OnnxRuntime,
     "openvino": OpenVino,
     "litert": LiteRt,
+    "rknnlite": RknnLite,
     "ncnn": Ncnn,
     "mnn": Mnn,
     "executorch": ExecuTorch,
