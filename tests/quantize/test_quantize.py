@@ -104,7 +104,7 @@ def test_the_command_makes_a_codec_that_decodes_what_the_teacher_wrote(
     fixed = ["--height", "160", "--width", "240", "--images", str(pictures / "val"), "--calibration_count", "4"]
     assert cli.main([*arguments, *fixed]) == 0
     printed = capsys.readouterr().out
-    assert "g_s.5 Mul" in printed and precision in printed
+    assert "g_s.5" in printed and precision in printed
     manifest = json.loads((folder / "codec.json").read_text())
     assert (manifest["precision"], manifest["decoder"]["input"], manifest["encoder"]) == (
         precision,

@@ -27,6 +27,7 @@ from codecswap.quantize.hyper_synthesis import latent_bits
 from codecswap.quantize.ranges import coarse_divisors, quantize_graph
 from codecswap.quantize.rounding import round_weights, split_weights
 from codecswap.quantize.scheme import FLOAT, SPLIT, WIDE, Frontier, Scheme
+from codecswap.quantize.signals import Signals, fit_signals, varied
 from codecswap.quantized.precision import Precision
 from codecswap.quantized.representation import Quantization, TransformGraph
 from codecswap.quantized.synthesis import QuantizedSynthesis
@@ -77,6 +78,8 @@ class Lowered:
     """Layout of the inputs; None if they are pictures or latents."""
     stopped: Mapping[str, str] = field(default_factory=dict)
     """As in `QuantizedNetwork`."""
+    signals: Mapping[str, Signals] = field(default_factory=dict)
+    """Result of `codecswap.quantize.signals.fit_signals`."""
 
 
 @dataclass(frozen=True)
@@ -145,7 +148,14 @@ def quantize(
             continue
         if name == "decoder":
             copies = scheme.copies if not _precision(scheme).is_wide else 0.0
-            start = lowered_decoder(codec, samples, form=form, equalized=scheme.equalize, copies=copies)
+            start = lowered_decoder(
+                codec,
+                samples,
+                form=form,
+                equalized=scheme.equalize,
+                copies=copies,
+                fitted=not _precision(scheme).is_wide,
+            )
             split_inputs = start.split_inputs
         else:
             start = _lowered_encoder(codec, samples, scheme)
@@ -161,9 +171,9 @@ def quantize(
             finer = coarse_divisors(reference, inputs, _precision(scheme).inside)
             weight = latent_weight(codec, torch.from_numpy(np.stack(samples.pictures[:WEIGHED])))
         chosen = scheme if _precision(scheme).is_wide else replace(scheme, keep=(*scheme.keep, *finer))
-        known = _round(lowered, inputs, name, input, chosen, weight)
+        known = _round(start, name, input, chosen, weight)
         advance(1)
-        made = _quantized(lowered, inputs, name, known, chosen, reference, finer, weight)
+        made = _quantized(start, name, known, chosen, reference, finer, weight)
         stopped = {f"{prefix}.{layer}": why for layer, why in start.stopped.items()}
         networks[name] = replace(made, stopped=stopped, finer=tuple(finer))
         advance(1)
@@ -244,7 +254,7 @@ def _latents(size: tuple[int, int] | None, codec: Codec) -> tuple[int, int] | No
 
 
 def lowered_decoder(
-    codec: Codec, samples: Samples, *, form: Form, equalized: bool = True, copies: float = 0.0
+    codec: Codec, samples: Samples, *, form: Form, equalized: bool = True, copies: float = 0.0, fitted: bool = False
 ) -> Lowered:
     """The lowered float synthesis transform that is quantized.
 
@@ -254,17 +264,23 @@ def lowered_decoder(
     Args:
         equalized: equalize the ranges of its channels.
         copies: `Scheme.copies`.
+        fitted: fit scales and ranges of 8-bit tensors around inverse GDNs (`codecswap.quantize.signals`).
     """
     lowered, pairs = lower(codec.g_s, form), list(zip(samples.symbols, samples.means, strict=True))
     latents = [symbols.astype(np.float32) + means for symbols, means in pairs]
     given = [torch.from_numpy(one)[None] for one in latents]
     stopped = equalize(lowered, given) if equalized else {}
+    signals: dict[str, Signals] = {}
+    if equalized and fitted:
+        more = encode_samples(codec, varied(samples.pictures))
+        others = [symbols.astype(np.float32) + means for symbols, means in zip(more.symbols, more.means, strict=True)]
+        signals = fit_signals(lowered, given, [torch.from_numpy(one)[None] for one in others])
     if copies:
-        copy_channels(lowered, given, copies)
+        copy_channels(lowered, given, copies, signals)
     if (taken := take_split_inputs(lowered, *_layout(codec, latents))) is None:
-        return Lowered(lowered, [one[None] for one in latents], stopped=stopped)
+        return Lowered(lowered, [one[None] for one in latents], stopped=stopped, signals=signals)
     lowered, split_inputs = taken
-    return Lowered(lowered, [split_inputs.split(*pair)[None] for pair in pairs], split_inputs, stopped)
+    return Lowered(lowered, [split_inputs.split(*pair)[None] for pair in pairs], split_inputs, stopped, signals)
 
 
 def _layout(codec: Codec, latents: Sequence[np.ndarray]) -> tuple[SplitInputs, np.ndarray]:
@@ -281,14 +297,12 @@ def _lowered_encoder(codec: Codec, samples: Samples, scheme: Scheme) -> Lowered:
     return Lowered(lowered, inputs, stopped=stopped)
 
 
-def _round(
-    lowered: nn.Module, inputs: Sequence[np.ndarray], part: str, input: str, scheme: Scheme, weight: Tensor | None
-) -> dict[str, Quantization]:
+def _round(start: Lowered, part: str, input: str, scheme: Scheme, weight: Tensor | None) -> dict[str, Quantization]:
     """Refit and round a transform's weights in place; returns their quantization by their names in the graph.
 
     ``weight``: weights of the squared errors of its output (`codecswap.quantize.gains`).
     """
-    name, precision = TRANSFORMS[part][0], _precision(scheme)
+    lowered, name, precision = start.transform, TRANSFORMS[part][0], _precision(scheme)
 
     def paths(layers: Collection[str]) -> list[str]:
         return [layer.removeprefix(f"{name}.") for layer in layers if layer.startswith(f"{name}.")]
@@ -304,7 +318,7 @@ def _round(
     if not scheme.refit:
         split_weights(lowered, split, levels)
         return {}
-    tensors: list[Tensor] = [torch.from_numpy(one) for one in inputs]
+    tensors: list[Tensor] = [torch.from_numpy(one) for one in start.inputs]
     scales = round_weights(
         lowered,
         tensors,
@@ -317,6 +331,7 @@ def _round(
         split_layers=split,
         wide_layers=paths(scheme.layers(WIDE)),
         output_weight=weight,
+        known_ranges={name: range for one in start.signals.values() for name, range in one.ranges.items()},
     )
     split_weights(lowered, split, levels)
     outputs = {  # channel axis of the scales of each weight
@@ -350,8 +365,7 @@ def _last(lowered: nn.Module, part: str) -> str:
 
 
 def _quantized(
-    lowered: nn.Module,
-    inputs: Sequence[np.ndarray],
+    start: Lowered,
     part: str,
     known: dict[str, Quantization],
     scheme: Scheme,
@@ -359,7 +373,8 @@ def _quantized(
     finer: Sequence[str],
     weight: Tensor | None,
 ) -> QuantizedNetwork:
-    precision, (prefix, _, output), input = _precision(scheme), TRANSFORMS[part], reference.input
+    lowered, precision, (prefix, _, output) = start.transform, _precision(scheme), TRANSFORMS[part]
+    input = reference.input
     keep = _kept(lowered, part, input, scheme)
     gdns = [f"{prefix}.{key}" for key, layer in lowered.named_modules() if isinstance(layer, PlainActivation)]
     if input != "latents":
@@ -369,7 +384,7 @@ def _quantized(
     graph = trace(lowered, input=input, shape=reference.input_shape, output=output, prefix=prefix)
     transform = quantize_graph(
         graph,
-        inputs,
+        start.inputs,
         precision,
         known=known,
         gdns=[name for name in gdns if name not in finer],
@@ -378,7 +393,8 @@ def _quantized(
         # with piecewise-linear roots and clipped norms, ONNX Runtime was 33 dB from what a file says; the cause is not known
         clip=all(step.operator != "Relu" for step in graph.operations),
         weight=weight,
+        signals={f"{prefix}.{path}": (one.range, one.root_range) for path, one in start.signals.items()},
     )
     if scheme.reduced_range:
         transform = reduce_ranges(transform)
-    return QuantizedNetwork(leave_in_float(transform, scheme.float_results), reference, inputs)
+    return QuantizedNetwork(leave_in_float(transform, scheme.float_results), reference, start.inputs)

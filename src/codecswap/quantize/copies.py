@@ -6,8 +6,9 @@ Their values are half a rounding step apart, so that their mean has half the ste
 the convolutions before and after it.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, cast
 
 import torch
@@ -15,8 +16,9 @@ from torch import Tensor, nn
 
 from codecswap.graph.leaves import INPUT, Leaves, leaves
 from codecswap.graph.lower import LoweredGDN
-from codecswap.quantize.equalize import scalings
+from codecswap.quantize.equalize import around_gdns
 from codecswap.quantize.gains import output_metrics
+from codecswap.quantize.signals import Signals
 
 Convolution = nn.Conv2d | nn.ConvTranspose2d
 STEPS = 255
@@ -73,18 +75,24 @@ class _Chain:
 
 
 @torch.no_grad()
-def copy_channels(transform: nn.Module, samples: Sequence[Tensor], share: float) -> dict[str, int]:
+def copy_channels(
+    transform: nn.Module,
+    samples: Sequence[Tensor],
+    share: float,
+    signals: Mapping[str, Signals] = MappingProxyType({}),
+) -> dict[str, int]:
     """Copy the channels that gain most for their multiply-adds, in place; the function does not change.
 
     Args:
         transform: an equalized lowered transform.
         samples: its inputs, ``(1, C, H, W)``.
         share: multiply-adds that copies may add, in shares of the transform's.
+        signals: how the tensors around some GDNs are rounded; the steps of the others are those of their ranges.
 
     Returns: the number of copies that were added, by the path of the GDN.
     """
     tree = leaves(transform)
-    chains = _chains(transform, tree, samples)
+    chains = _chains(transform, tree, samples, signals)
     spent, added = 0.0, dict.fromkeys(chains, 0)
     while True:
         gains = {path: (chain.gain() / chain.work).max(0) for path, chain in chains.items()}
@@ -101,27 +109,24 @@ def copy_channels(transform: nn.Module, samples: Sequence[Tensor], share: float)
     return {path: number for path, number in added.items() if number}
 
 
-def _chains(transform: nn.Module, tree: Leaves, samples: Sequence[Tensor]) -> dict[str, _Chain]:
+def _chains(
+    transform: nn.Module, tree: Leaves, samples: Sequence[Tensor], signals: Mapping[str, Signals]
+) -> dict[str, _Chain]:
     """All places for copies, by the path of the GDN."""
-    found, _ = scalings(transform, tree)
-    after = {one.source.path: one for one in found if not one.passed}
-    pairs = {
-        first.sink.path: (first, after[first.sink.path])
-        for first in found
-        if isinstance(first.sink.module, LoweredGDN)
-        and first.sink.path in after
-        and all(isinstance(layer.module, nn.PixelShuffle) for layer in first.passed)
-        and all(_is_plain(conv) for conv in (first.source.module, after[first.sink.path].sink.module))
-    }
+    pairs = around_gdns(transform, tree)
     if not pairs:
         return {}
     names = [one.tensor for pair in pairs.values() for one in pair]
     metrics, steps, work = output_metrics(tree, samples, names), _steps(tree, samples, names), _work(tree, samples[0])
+    for one in signals.values():
+        steps |= {name: (high - low) / STEPS for name, (low, high) in one.ranges.items() if name in steps}
     made = {}
     for path, (first, second) in pairs.items():
         before: Any = first.source.module
         gdn: Any = first.sink.module
         signal, product = (metrics[one.tensor].diagonal() * steps[one.tensor] ** 2 for one in (first, second))
+        if path in signals:
+            product = product * signals[path].repeated
         share = (work[first.source.path] + work[second.sink.path] + 2 * work[f"{path}.norm"]) / len(signal)
         made[path] = _Chain(
             before,
@@ -135,10 +140,6 @@ def _chains(transform: nn.Module, tree: Leaves, samples: Sequence[Tensor]) -> di
             steps[first.tensor],
         )
     return made
-
-
-def _is_plain(conv: nn.Module | None) -> bool:
-    return isinstance(conv, Convolution) and conv.groups == 1 and conv.bias is not None
 
 
 def _steps(tree: Leaves, samples: Sequence[Tensor], names: Collection[str]) -> dict[str, float]:

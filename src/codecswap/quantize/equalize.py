@@ -16,12 +16,14 @@ takes such scales (`codecswap.layers.gdn.PlainActivation.rescale`).
 from collections import Counter
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from codecswap.graph.leaves import Leaf, Leaves, leaves
+from codecswap.graph.lower import LoweredGDN
 from codecswap.layers.gdn import PlainActivation
 from codecswap.layers.upsampling import ConstantMask
 
@@ -124,6 +126,19 @@ def equalize(transform: nn.Module, samples: Iterable[Tensor]) -> dict[str, str]:
     return stopped
 
 
+@torch.no_grad()
+def rescale_around(before: Scaling, after: Scaling, inside: Tensor, outside: Tensor) -> None:
+    """Divide the channels that an activation reads by ``inside: (C,)``, and its outputs by ``outside: (C,)``, in place.
+
+    The convolutions around it compensate this.
+    """
+    source: Any = before.source.module
+    activation: Any = before.sink.module
+    _scale_outputs(source, 1 / inside.repeat_interleave(source.out_channels // len(inside)))
+    activation.rescale(inside, 1 / outside)
+    _scale_inputs(after.sink.module, outside)
+
+
 def scalings(transform: nn.Module, tree: Leaves) -> tuple[list[Scaling], dict[str, str]]:
     """All scalings of a transform with these leaves, and why outputs of other layers are not rescaled, by the layer's path."""
     layers = _layers(transform, tree)
@@ -138,6 +153,24 @@ def scalings(transform: nn.Module, tree: Leaves) -> tuple[list[Scaling], dict[st
             elif result:
                 stopped[layer.path] = result
     return found, stopped
+
+
+def around_gdns(transform: nn.Module, tree: Leaves) -> dict[str, tuple[Scaling, Scaling]]:
+    """The scalings before and after each lowered GDN between two plain convolutions, by its path."""
+    found, _ = scalings(transform, tree)
+    after = {one.source.path: one for one in found if not one.passed}
+    pairs = [(one, after[one.sink.path]) for one in found if one.sink.path in after]
+    return {
+        first.sink.path: (first, second)
+        for first, second in pairs
+        if isinstance(first.sink.module, LoweredGDN)
+        and all(isinstance(layer.module, nn.PixelShuffle) for layer in first.passed)
+        and all(_is_plain(conv) for conv in (first.source.module, second.sink.module))
+    }
+
+
+def _is_plain(conv: nn.Module | None) -> bool:
+    return isinstance(conv, nn.Conv2d | nn.ConvTranspose2d) and conv.groups == 1 and conv.bias is not None
 
 
 def _layers(transform: nn.Module, tree: Leaves) -> list[Layer]:

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -29,6 +30,7 @@ class FloatAndRounded:
         exact_input: do not round the input.
         float_layers: paths of layers whose outputs are not rounded (`is_inside`).
         wide_layers: paths of layers whose outputs are rounded to `WIDE_STEPS`.
+        known_ranges: ranges of some leaves' outputs, by name; the others' are estimated.
     """
 
     def __init__(
@@ -40,11 +42,13 @@ class FloatAndRounded:
         steps: int,
         float_layers: Collection[str] = (),
         wide_layers: Collection[str] = (),
+        known_ranges: Mapping[str, tuple[float, float]] = MappingProxyType({}),
     ) -> None:
         self.tree, self.float_tree = leaves(transform), leaves(copy.deepcopy(transform))
         self.last_use = {name: place for place, leaf in enumerate(self.tree.steps) for name in leaf.inputs}
         rounded = {leaf.name for leaf in self.tree.steps if _is_rounded(leaf, self.tree, float_layers)}
         ranges = self._ranges(samples, rounded if exact_input else {*rounded, INPUT})
+        ranges |= {name: one for name, one in known_ranges.items() if name in ranges}
         wide = {leaf.name for leaf in self.tree.steps if is_inside(leaf.layer, wide_layers)}
         self.step = {
             name: max(high - low, 1e-12) / (WIDE_STEPS if name in wide else steps)

@@ -39,7 +39,7 @@ def output_metrics(
     counts = dict.fromkeys(names, 0)
     generator = torch.Generator().manual_seed(0)
     for x in samples:
-        for name, slope in _slopes(tree, x, names, weight, generator).items():
+        for name, (_, slope) in values_and_slopes(tree, x, names, weight, generator).items():
             rows = slope.flatten(2).transpose(1, 2).flatten(0, 1)
             found[name] = found.get(name, 0) + (rows.T @ rows).double()
             counts[name] += len(rows)
@@ -48,10 +48,10 @@ def output_metrics(
     return {name: one / counts[name] for name, one in found.items()}
 
 
-def _slopes(
+def values_and_slopes(
     tree: Leaves, x: Tensor, names: Collection[str], weight: Tensor | None, generator: torch.Generator
-) -> dict[str, Tensor]:
-    """Gradients of the output, with random signs, by the outputs of some leaves."""
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """Outputs of some leaves, and the gradients of the tree's output, with random signs, by them."""
     with torch.enable_grad():
         values = {INPUT: x}
         for leaf in tree.steps:
@@ -64,7 +64,7 @@ def _slopes(
         signs = signs if weight is None else signs * weight.sqrt()
         kept = [name for name in names if values[name].requires_grad]
         slopes = torch.autograd.grad((shown * signs).sum(), [values[name] for name in kept], allow_unused=True)
-    return {name: slope for name, slope in zip(kept, slopes, strict=True) if slope is not None}
+    return {name: (values[name].detach(), slope) for name, slope in zip(kept, slopes, strict=True) if slope is not None}
 
 
 def latent_weight(codec: Codec, x: Tensor) -> Tensor:

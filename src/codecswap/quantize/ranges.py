@@ -46,6 +46,7 @@ def quantize_graph(
     wide: Collection[str] = (),
     clip: bool = False,
     weight: Tensor | None = None,
+    signals: Mapping[str, tuple[Range, Range]] = MappingProxyType({}),
 ) -> TransformGraph:
     """Quantize a float graph: int8 weights per channel, activations per tensor, int32 biases.
 
@@ -63,6 +64,7 @@ def quantize_graph(
             (`clipped_ranges`). Signals are not clipped: a picture may have larger ones than those that were looked at, and
             loses them.
         weight: weights of its squared errors; None: 1.
+        signals: ranges of the 8-bit tensors before and after inverse GDNs, and of their roots, by layer.
     """
     graph = _with_own_weights(graph)
     found, inner = estimate_ranges(graph, feeds), inner_tensors(graph, gdns)
@@ -78,12 +80,17 @@ def quantize_graph(
             kinds[group] = WIDE.get(kind, kind) if widened & group.tensors else kind
         else:
             activations |= dict.fromkeys(group.tensors & touched, chosen)
+    fixed = _around(graph, signals)
     if clip:
         narrow = [group for group, kind in kinds.items() if kind in WIDE and not group.unit]
         squares = {step.output for step in graph.operations if step.operator == "Mul"}
-        names = touched & inner - squares & {name for group in narrow for name in group.tensors - group.cut}
+        names = (
+            touched & inner - squares - fixed.keys() & {name for group in narrow for name in group.tensors - group.cut}
+        )
         found |= clipped_ranges(graph, feeds, {name: found[name] for name in names}, weight)
     for group, kind in kinds.items():
+        if kind in WIDE and (known_range := next((fixed[name] for name in group.tensors if name in fixed), None)):
+            found |= dict.fromkeys(group.tensors, known_range)
         chosen = group.rounding(found, kind)
         activations |= dict.fromkeys(group.tensors & touched, chosen)
     constants = dict(graph.constants)
@@ -96,6 +103,19 @@ def quantize_graph(
                 rounding = quantization_of_range(float(values.min()), float(values.max()), precision.between)
                 constants[name] = Constant(rounding.quantize(values), rounding)
     return _folded(replace(graph, constants=constants, activations=activations))
+
+
+def _around(graph: TransformGraph, signals: Mapping[str, tuple[Range, Range]]) -> dict[str, Range]:
+    """Ranges of the factors and of the product of inverse GDNs."""
+    roots = {step.output for step in graph.operations if step.operator == "Sqrt"}
+    found: dict[str, Range] = {}
+    for step in graph.operations:
+        if step.layer in signals and step.operator == "Mul" and roots & set(step.inputs):
+            around, root = signals[step.layer]
+            found |= {name: root if name in roots else around for name in (*step.inputs, step.output)}
+        elif step.layer in signals and step.operator == "Mul":
+            found[step.output] = (0.0, max(limit**2 for limit in signals[step.layer][0]))
+    return found
 
 
 @torch.no_grad()

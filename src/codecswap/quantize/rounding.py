@@ -9,9 +9,10 @@ compensate the layers before it.
 """
 
 import copy
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -83,6 +84,7 @@ def round_weights(
     split_layers: Collection[str] = (),
     wide_layers: Collection[str] = (),
     output_weight: Tensor | None = None,
+    known_ranges: Mapping[str, tuple[float, float]] = MappingProxyType({}),
 ) -> dict[str, Tensor]:
     """Refit and round all (transposed) convolutions of an equalized lowered transform, in place.
 
@@ -99,12 +101,19 @@ def round_weights(
         split_layers: layers whose convolutions become a `SplitConv2d`.
         wide_layers: layers whose outputs have 16 bits.
         output_weight: weights of the squared errors of the transform's output; None: 1.
+        known_ranges: as in `FloatAndRounded`.
 
     Returns: scale ``(O,)`` of each rounded weight, by the parameter's name.
     """
     generator = torch.Generator().manual_seed(0)
     walk = FloatAndRounded(
-        transform, samples, exact_input=exact_input, steps=steps, float_layers=float_layers, wide_layers=wide_layers
+        transform,
+        samples,
+        exact_input=exact_input,
+        steps=steps,
+        float_layers=float_layers,
+        wide_layers=wide_layers,
+        known_ranges=known_ranges,
     )
     left = [path for path, one in transform.named_modules() if isinstance(one, PlainActivation)]
     left += untouched
