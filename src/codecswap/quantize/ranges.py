@@ -214,7 +214,7 @@ def _groups(graph: TransformGraph) -> list[_Group]:
     made = {step.output: step.operator for step in graph.operations if step.operator not in MOVING}
     for step in graph.operations:
         joined = [name for name in step.inputs if name in group_of] if step.operator == "Concat" else []
-        if step.operator in MOVING or step.inputs[0] in cut or _is_mask(graph, step):
+        if step.operator in MOVING or step.inputs[0] in cut or is_mask(graph, step):
             joined = [next(name for name in step.inputs if name in group_of)]
         for name in joined:
             group = group_of[name] | group_of[step.output]
@@ -230,7 +230,7 @@ def _groups(graph: TransformGraph) -> list[_Group]:
     ]
 
 
-def _is_mask(graph: TransformGraph, step: Operation) -> bool:
+def is_mask(graph: TransformGraph, step: Operation) -> bool:
     """Whether an operation multiplies by a constant of zeros and ones."""
     constants = [graph.constants[name].values for name in step.inputs if name in graph.constants]
     return step.operator == "Mul" and len(constants) == 1 and bool(np.isin(constants[0], (0, 1)).all())

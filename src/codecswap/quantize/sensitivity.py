@@ -7,11 +7,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from codecswap.quantize.ranges import MOVING, is_mask
 from codecswap.quantized.compute import compute, reals, rounded
-from codecswap.quantized.representation import Quantization, TransformGraph
+from codecswap.quantized.representation import Operation, TransformGraph
 
 WEIGHTS = "weights"
 """`Cost.tensor` of a convolution's weights and bias."""
+
+KEEPING = MOVING | {"Clip", "Concat", "Relu"}
+"""Operators whose outputs have only values of their inputs, or limits."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +73,7 @@ def costs(
         if stored and step.operator in ("Conv", "ConvTranspose"):
             result.append(Cost(step.layer, WEIGHTS, error(None, stored), step.name, frozenset([step.layer])))
         rounding = quantized.activations.get(new.output)
-        if rounding is not None and not _same(rounding, quantized.activations.get(new.inputs[0])):
+        if rounding is not None and not _keeps_values(quantized, new):
             squares = step.operator == "Mul" and step.inputs[0] == step.inputs[1]
             name = "Square" if squares else step.operator
             result.append(Cost(step.layer, name, error(new.output, {}), new.output, touching[new.output]))
@@ -82,13 +86,14 @@ def _touching(graph: TransformGraph) -> Mapping[str, frozenset[str]]:
     for step in reversed(graph.operations):
         for name in set(step.inputs) & found.keys():
             found[name].add(step.layer)
-            if _same(graph.activations.get(step.output), graph.activations.get(name)):
+            if _keeps_values(graph, step):
                 found[name] |= found[step.output]
     return {name: frozenset(layers) for name, layers in found.items()}
 
 
-def _same(one: Quantization | None, other: Quantization | None) -> bool:
-    """Whether values quantized with ``other`` are unchanged by ``one``."""
-    if one is None or other is None:
+def _keeps_values(graph: TransformGraph, step: Operation) -> bool:
+    """Whether an output has only values of the first input, in the same quantization, so that nothing is rounded."""
+    one, other = graph.activations.get(step.output), graph.activations.get(step.inputs[0])
+    if one is None or other is None or not (step.operator in KEEPING or is_mask(graph, step)):
         return False
     return one.scale == other.scale and one.zero_point == other.zero_point
