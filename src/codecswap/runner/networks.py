@@ -105,7 +105,7 @@ class OpenVino(Network):
         import openvino
 
         core = openvino.Core()
-        settings = config | {"INFERENCE_NUM_THREADS": threads}
+        settings = {**config, "INFERENCE_NUM_THREADS": threads}
         self.request = core.compile_model(core.read_model(content), "CPU", settings).create_infer_request()
         self.version = f"openvino {openvino.__version__.partition('-')[0]}"
 
