@@ -28,8 +28,8 @@ SCALES = torch.arange(0.3, 3.0, 0.05, dtype=torch.float64)
 """Ranges that are tried, in shares of the largest value on the calibration pictures."""
 BINS, MOST = 400, 4.0
 """Number of bins of a channel's values, and the largest one, in the same shares."""
-LEVELS = (232, 204, 170, 127, 85)
-"""Integers that may stand for a root of 1, of 255."""
+LEVELS = (231, 203, 171, 127, 85)
+"""Integers that may stand for a root of 1, of 255; odd, so that no product is exactly between two integers."""
 DRAWN = 256
 """Positions of each picture at which the rounding of products is looked at."""
 SATURATION, CONTRAST = 2.0, 1.6
