@@ -35,6 +35,8 @@ PAGES = {
     "phones.md": ("ncnn", "mnn", "executorch"),
 }
 """Pages of families, and their target files."""
+NO_NPU = (*PAGES["phones.md"], "coreml")
+"""Target files that are left out where no targets are named: those of CPUs have files of results of their own."""
 RESULTS = figures.DATA / "npu.csv"
 ALL_RESULTS = (RESULTS, figures.DATA / "phones.csv", figures.DATA / "executorch.csv")
 """Files that the tables are made from."""
@@ -68,7 +70,7 @@ def main() -> None:
     parser.add_argument("--channels", type=int, nargs=2, help="N and M of a codec with random weights, instead")
     parser.add_argument("--forms", nargs="+", default=list(FORMS))
     parser.add_argument("--images", help="folder of pictures whose middle is measured on; default: the package's five")
-    parser.add_argument("--targets", nargs="*", default=list(chips()))
+    parser.add_argument("--targets", nargs="*", default=[chip for chip, name in chips().items() if name not in NO_NPU])
     parser.add_argument("--height", type=int, default=256)
     parser.add_argument("--width", type=int, default=256)
     parser.add_argument("--toolchain_python", type=Path)
