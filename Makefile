@@ -16,7 +16,10 @@ test: .venv/installed  ## about 12 minutes on two cores
 test-all: .venv/installed  ## the slow ones too
 	$(BIN)/python -m pytest -n 2 -rs
 
-# A browser, compilers and emulators; the C interface of ONNX Runtime; the runtime of the page. Without them such tests skip.
+# A C compiler for all platforms that the registry has: 100 MB.
+ZIG := ziglang==0.17.1
+
+# A browser, compilers (Zig for boards) and emulators; the C interface of ONNX Runtime; the runtime of the page. Without them such tests skip.
 TEST_PACKAGES := chromium gcc clang lld libclang-rt-dev cmake valgrind libc6-dbg qemu-user libpng-dev libcjson-dev \
 	gcc-aarch64-linux-gnu gcc-riscv64-linux-gnu gcc-s390x-linux-gnu gcc-arm-linux-gnueabihf \
 	libc6-dev-arm64-cross libc6-dev-armhf-cross libc6-dev-riscv64-cross libc6-dev-s390x-cross
@@ -27,6 +30,7 @@ test-deps: .venv/installed  ## what tests need besides (Debian and Ubuntu; asks 
 		$$sudo apt-get update -qq && $$sudo apt-get install -yqq --no-install-recommends openssh-server; \
 		$$sudo systemctl disable --now ssh >/dev/null 2>&1 || true; }  # tests start their own, on loopback
 	$(BIN)/python scripts/onnxruntime_c.py .venv/onnxruntime
+	$(BIN)/python -m pip install --quiet $(ZIG)
 	$(BIN)/python -c "from codecswap.page import onnxruntime_web; onnxruntime_web.load()"
 
 docs: .venv/installed  ## the site of docs/ in site/; it needs no network
@@ -38,9 +42,8 @@ c:  ## the library for boards: c/build/libcodecswap.a
 wasm:  ## the same for browsers, which is kept in git: src/codecswap/page/codecswap.wasm (clang, lld)
 	$(MAKE) -C c wasm
 
-# Zig is a C compiler for all platforms that the registry has: 100 MB, and needed for nothing else.
 dist: .venv/installed  ## source distribution and wheels with the compiled coder, for Linux, macOS and Windows, in dist/
-	$(BIN)/python -m pip install --quiet ziglang==0.17.1
+	$(BIN)/python -m pip install --quiet $(ZIG)
 	$(BIN)/python -m scripts.wheels
 
 # It pins old releases, so it has an environment of its own; what it asks for and does not need here is left out.

@@ -16,6 +16,7 @@ from codecswap.entropy.tables import EntropyTables
 BOARDS = {"aarch64-linux-gnu": "qemu-aarch64", "arm-linux-gnueabihf": "qemu-arm"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("triple", BOARDS)
 def test_a_board_reads_files(triple: str, random_tables: Callable[..., EntropyTables], tmp_path: Path) -> None:
     pytest.importorskip("ziglang")
