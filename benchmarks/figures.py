@@ -19,7 +19,14 @@ HEAD = ("command", "commit", "date", "machine", "code")
 """What each file begins with, one line of ``# name: value`` each; ``code`` is what the figures depend on."""
 
 
-def write(path: Path, rows: Sequence[Mapping[str, object]], *, command: str, code: str) -> None:
+def write(
+    path: Path,
+    rows: Sequence[Mapping[str, object]],
+    *,
+    command: str,
+    code: str,
+    begun: Mapping[str, str] | None = None,
+) -> None:
     """Write rows as a CSV file.
 
     Args:
@@ -27,10 +34,18 @@ def write(path: Path, rows: Sequence[Mapping[str, object]], *, command: str, cod
         rows: by column; all have the same columns.
         command: what measured them.
         code: files and folders whose change may change them, separated by spaces.
+        begun: how a file was made some of whose rows are kept; its commit and date stay, those of the oldest rows.
     """
-    commit = _git("rev-parse", "--short=10", "HEAD") or "unknown"
-    head = (command, commit, f"{datetime.now(UTC):%Y-%m-%d}", describe(), code)
+    commit, date = _git("rev-parse", "--short=10", "HEAD") or "unknown", today()
+    if begun:
+        commit, date = begun["commit"], begun["date"]
+    head = (command, commit, date, describe(), code)
     write_csv(path, dict(zip(HEAD, head, strict=True)), rows)
+
+
+def today() -> str:
+    """The date, as files of figures have it."""
+    return f"{datetime.now(UTC):%Y-%m-%d}"
 
 
 def read(path: Path) -> tuple[dict[str, str], list[dict[str, str]]]:

@@ -5,9 +5,9 @@ python -m benchmarks.npu [--teacher tiny] [--images FOLDER] [--targets rk3588 ..
 python -m benchmarks.npu --channels 192 320 --forms subpixel --height 512 --width 768     (rows are printed only)
 python -m benchmarks.npu --targets                                                        (only the table from the file)
 
-Rows that the results file has already are not made again, so an interrupted run goes on. Quality is measured on the first
-chip of each target file; the others of that file compute the same. ``--channels N M`` takes a codec of that size with random
-weights, whose pictures mean nothing.
+Rows that the results file has already are not made again, so an interrupted run goes on; each has its date. Quality is
+measured on the first chip of each target file; the others of that file compute the same. ``--channels N M`` takes a codec of
+that size with random weights, whose pictures mean nothing.
 """
 
 import argparse
@@ -48,18 +48,29 @@ FLOAT_CODE = (
 CODE = "src/codecswap/compile src/codecswap/quantize src/codecswap/quantized src/codecswap/export src/codecswap/targets"
 FORMS = ("native", "masked", "subpixel")
 KEY = ("target", "form", "precision")
-MEASURED = ("on_npu", "on_cpu", "cpu_operators", "cycles", "milliseconds", "kib", "psnr", "psnr_to_float", "error")
+MEASURED = (
+    "on_npu",
+    "on_cpu",
+    "cpu_operators",
+    "cycles",
+    "milliseconds",
+    "kib",
+    "psnr",
+    "psnr_to_float",
+    "error",
+    "date",
+)
 """Columns of the file beside `KEY` and ``compiles``."""
 CLOSE = 0.02
 """Decibels within which the faster form or precision is the better one."""
 TITLES = (
-    "| family | compiled for | best | NPU / CPU | 10^6 cycles | ms | KiB | dB | to float, dB | compile |\n"
-    + "|---" * 10
+    "| family | compiled for | best | NPU / CPU | 10^6 cycles | ms | KiB | dB | to float, dB | measured | compile |\n"
+    + "|---" * 11
     + "|\n"
 )
 MEASURED_TITLES = (
-    "| `codecswap compile --target ...` | NPU / CPU | 10^6 cycles | ms | KiB | dB | to float, dB |\n"
-    + "|---" * 7
+    "| `codecswap compile --target ...` | NPU / CPU | 10^6 cycles | ms | KiB | dB | to float, dB | measured |\n"
+    + "|---" * 8
     + "|\n"
 )
 
@@ -95,7 +106,8 @@ def middles(given: argparse.Namespace, folder: Path) -> str | None:
 
 def make(given: argparse.Namespace, images: str | None) -> None:
     """Compile and measure every row."""
-    rows: list[dict[str, Any]] = list(figures.read(given.results)[1]) if given.results.exists() else []
+    begun, kept = figures.read(given.results) if given.results.exists() else (None, [])
+    rows: list[dict[str, Any]] = list(kept)
     there = set() if given.channels else {tuple(row[name] for name in KEY) for row in rows}
     codec, of = random_codec(*given.channels) if given.channels else load_codec(given.teacher), chips()
     folder = Path(given.images).name if given.images else "(the package's)"
@@ -128,13 +140,13 @@ def make(given: argparse.Namespace, images: str | None) -> None:
                 if not given.channels:
                     in_float = all(row["precision"] in ("float32", "float16") for row in rows)
                     code = FLOAT_CODE if in_float else CODE
-                    figures.write(given.results, rows, command=command, code=code)
+                    figures.write(given.results, rows, command=command, code=code, begun=begun)
 
 
 def row(report: dict[str, Any]) -> dict[str, str]:
     """The columns of a compiled decoder's report, or of its error."""
     if "error" in report:
-        return {"compiles": "no", **dict.fromkeys(MEASURED[:-1], ""), "error": report["error"]}
+        return {"compiles": "no", **dict.fromkeys(MEASURED, ""), "error": report["error"], "date": figures.today()}
     placed = [one["on_npu"] for one in report["operators"]]
     quality = report["quality"] or {"compiled": None, "to_float": None}
     values = (
@@ -147,6 +159,7 @@ def row(report: dict[str, Any]) -> dict[str, str]:
         _number(quality["compiled"], 1, 3),
         _number(quality["to_float"], 1, 1),
         "",
+        figures.today(),
     )
     return {"compiles": "yes", **{name: str(value) for name, value in zip(MEASURED, values, strict=True)}}
 
@@ -170,7 +183,7 @@ def _made(paths: Sequence[Path]) -> str:
     """How files were made, a line each."""
     heads = [(figures.read(path)[0], path.name) for path in paths]
     return "".join(
-        f"Made by `{head['command']}` on the middle of each picture, {head['date']}; every row: [data/{name}](data/{name}).\n"
+        f"Made by `{head['command']}` on the middle of each picture; every row: [data/{name}](data/{name}).\n"
         for head, name in heads
     )
 
@@ -219,6 +232,7 @@ def _figures(row: dict[str, str]) -> tuple[str, ...]:
         f"{int(row['kib']):,}" if row["kib"] else "",
         row["psnr"],
         row["psnr_to_float"],
+        row["date"],
     )
 
 
