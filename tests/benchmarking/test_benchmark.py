@@ -58,16 +58,6 @@ def folder(tmp_path: Path, codec: FactorizedPrior) -> Path:
     return tmp_path / "folder"
 
 
-@pytest.fixture
-def photographs(tmp_path: Path, photos: list[Path]) -> str:
-    """A folder of two photographs."""
-    there = tmp_path / "photos"
-    there.mkdir()
-    for path in photos[:2]:
-        (there / path.name).write_bytes(path.read_bytes())
-    return str(there)
-
-
 def decibels(x: np.ndarray, picture: np.ndarray) -> float:
     shown = np.rint(np.clip(x.astype(np.float64), 0, 1) * 255) / 255
     return float(10 * np.log10(1 / np.mean((shown - picture) ** 2)))

@@ -29,16 +29,6 @@ compiled = pytest.mark.skipif(
 )
 
 
-@pytest.fixture
-def photographs(tmp_path: Path, photos: list[Path]) -> str:
-    """A folder of two photographs."""
-    there = tmp_path / "photos"
-    there.mkdir()
-    for path in photos[:2]:
-        (there / path.name).write_bytes(path.read_bytes())
-    return str(there)
-
-
 @compiled
 @pytest.mark.parametrize("teacher", ["tiny", "tiny_hyper", "tiny_vbr"])
 def test_files_are_decoded_to_what_python_makes_of_them(teacher: str, photographs: str) -> None:

@@ -61,8 +61,7 @@ def quantize_graph(
         keep: layers (or modules) left in float. Inputs and outputs of other layers are rounded.
         wide: layers (or modules) whose outputs have 16 bits.
         clip: clip rare large values of 8-bit norms and roots of GDNs where that lowers the error of the output
-            (`clipped_ranges`). Signals are not clipped: a picture may have larger ones than those that were looked at, and
-            loses them.
+            (`clipped_ranges`).
         weight: weights of its squared errors; None: 1.
         signals: ranges of the 8-bit tensors before and after inverse GDNs, and of their roots, by layer.
     """

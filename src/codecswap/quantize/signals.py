@@ -17,7 +17,6 @@ import torch
 from torch import Tensor, nn
 
 from codecswap.graph.leaves import Leaves, leaves
-from codecswap.graph.lower import LoweredGDN
 from codecswap.quantize.clipping import Range
 from codecswap.quantize.equalize import Scaling, around_gdns, rescale_around
 from codecswap.quantize.gains import values_and_slopes
@@ -225,8 +224,6 @@ def _choose(before: _Seen, after: _Seen, products: _Products, highest: float) ->
 
 def _pairs(transform: nn.Module, tree: Leaves) -> dict[str, tuple[Scaling, Scaling]]:
     """The scalings before and after each inverse GDN between two convolutions, by its path."""
-    return {
-        path: (first, second)
-        for path, (first, second) in around_gdns(transform, tree).items()
-        if isinstance(gdn := first.sink.module, LoweredGDN) and gdn.inverse and not gdn.reciprocal
-    }
+    gdns: dict[str, Any] = dict(transform.named_modules())
+    pairs = around_gdns(transform, tree)
+    return {path: pair for path, pair in pairs.items() if gdns[path].inverse and not gdns[path].reciprocal}
